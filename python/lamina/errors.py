@@ -1,0 +1,46 @@
+"""The errors that lamina raises; the engine raises these classes too.
+
+Each class has an ``exit_code``: what the ``lamina`` command exits with when the error ends it.
+"""
+
+
+class LaminaError(Exception):
+    """Base class of all errors that lamina raises on purpose."""
+
+    exit_code = 1
+
+
+class InvalidInputError(LaminaError, ValueError):
+    """An argument, a file or a model is not what the call needs; nothing was changed."""
+
+    exit_code = 2
+
+
+class NotFoundError(LaminaError, LookupError):
+    """A repository, snapshot, alias, series or tensor of this name does not exist."""
+
+    exit_code = 3
+
+
+class CorruptDataError(LaminaError):
+    """Stored bytes are not the bytes that were written; none of them reached the caller."""
+
+    exit_code = 4
+
+
+class UnsupportedFormatError(LaminaError):
+    """The data needs a newer lamina: its format version or a feature it requires is unknown here."""
+
+    exit_code = 5
+
+
+class StorageError(LaminaError, OSError):
+    """The operating system refused to read or write: disk full, no permission, a path that is gone."""
+
+    exit_code = 6
+
+
+class ArtifactError(LaminaError):
+    """W&B refused, was not reachable, or holds something that lamina cannot use."""
+
+    exit_code = 7
