@@ -3,6 +3,13 @@
 Each class has an ``exit_code``: what the ``lamina`` command exits with when the error ends it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lamina.repository import VerifyReport
+
 
 class LaminaError(Exception):
     """Base class of all errors that lamina raises on purpose."""
@@ -23,9 +30,13 @@ class NotFoundError(LaminaError, LookupError):
 
 
 class CorruptDataError(LaminaError):
-    """Stored bytes are not the bytes that were written; none of them reached the caller."""
+    """Stored bytes are not the bytes that were written; none of them reached the caller.
+
+    ``report`` is what a verify found, where one raised it.
+    """
 
     exit_code = 4
+    report: VerifyReport | None = None
 
 
 class UnsupportedFormatError(LaminaError):

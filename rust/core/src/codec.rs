@@ -1,1 +1,187 @@
-//! Codecs.
+//! Codecs: how the bytes of one chunk are stored (docs/format.md §7).
+//!
+//! [`Encoder`] decides from a small sample what to try, [`Decoder`] undoes whatever an encoder chose. The bytes of an
+//! encoded chunk depend on the raw bytes, the element and the choice only: not on the processor, the thread or what the
+//! same encoder did before. That holds because the sample is evaluated in integers, every kernel equals its portable
+//! twin, and zstd is pinned (see `frame`).
+
+mod frame;
+mod planes;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::tensor::{Class, Element};
+use frame::{Frames, Method};
+use planes::PlaneEncoder;
+use sample::Sampler;
+
+/// How a chunk is stored; the value is the tag on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// The bytes themselves.
+    Raw = 0,
+    /// One zstd frame.
+    Zstd = 1,
+    /// Byte planes, each stored in the way that suits it.
+    Planes = 2,
+    /// Difference to a base chunk.
+    Delta = 3,
+}
+
+impl Codec {
+    /// The codec of a tag, if there is one.
+    pub fn from_tag(tag: u8) -> Option<Codec> {
+        [Self::Raw, Self::Zstd, Self::Planes, Self::Delta].into_iter().find(|&codec| codec as u8 == tag)
+    }
+
+    /// The name in messages and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Zstd => "zstd",
+            Self::Planes => "planes",
+            Self::Delta => "delta",
+        }
+    }
+}
+
+/// What the user asked for; resolved by [`Encoder::encode`] and never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodecChoice {
+    /// Whatever a sample of the data speaks for.
+    Auto,
+    /// No compression.
+    Raw,
+    /// zstd wherever it is smaller.
+    Zstd,
+    /// Byte planes wherever they are smaller.
+    Planes,
+    /// As `Auto`, until a base is given.
+    Delta,
+}
+
+impl FromStr for CodecChoice {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "raw" => Ok(Self::Raw),
+            "zstd" => Ok(Self::Zstd),
+            "planes" => Ok(Self::Planes),
+            "delta" => Ok(Self::Delta),
+            _ => Err(Error::invalid(format!("unknown codec {name:?}; expected auto, raw, zstd, planes or delta"))),
+        }
+    }
+}
+
+/// Encodes chunks; keeps its buffers and zstd contexts, so one per thread is used for many chunks.
+pub struct Encoder {
+    sampler: Sampler,
+    frames: Frames,
+    planes: PlaneEncoder,
+    zstd: Vec<u8>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Encoder {
+    /// An encoder without buffers; they come with the first chunk.
+    pub fn new() -> Self {
+        Self { sampler: Sampler::new(), frames: Frames::new(), planes: PlaneEncoder::default(), zstd: Vec::new() }
+    }
+
+    /// The smallest form found: never longer than `raw`, which is what comes back where nothing pays.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an element width other than 1, 2, 4, 8, and for a `LAMINA_CPU` that cannot be met.
+    pub fn encode<'a>(&'a mut self, raw: &'a [u8], element: Element, choice: CodecChoice) -> Result<(Codec, &'a [u8])> {
+        if !matches!(element.width, 1 | 2 | 4 | 8) {
+            return Err(Error::invalid(format!("an element has 1, 2, 4 or 8 bytes. Received: {}", element.width)));
+        }
+        let (planes, zstd) = self.lengths(raw, element, choice)?;
+        Ok(match (planes, zstd) {
+            (Some(p), Some(z)) if p <= z && p < raw.len() => (Codec::Planes, &self.planes.encoded()[..p]),
+            (_, Some(z)) if z < raw.len() => (Codec::Zstd, &self.zstd[..z]),
+            (Some(p), _) if p < raw.len() => (Codec::Planes, &self.planes.encoded()[..p]),
+            _ => (Codec::Raw, raw),
+        })
+    }
+
+    /// Tries what the choice allows and the sample suggests; gives the lengths of what was tried.
+    fn lengths(&mut self, raw: &[u8], element: Element, choice: CodecChoice) -> Result<(Option<usize>, Option<usize>)> {
+        let whole = raw.len().is_multiple_of(element.width);
+        if raw.is_empty() || choice == CodecChoice::Raw {
+            return Ok((None, None));
+        }
+        if choice == CodecChoice::Zstd || (choice == CodecChoice::Planes && !whole) {
+            return Ok((None, self.zstd(raw)));
+        }
+        let element = if whole { element } else { Element::OPAQUE };
+        let sample = self.sampler.take(raw, element);
+        if element.class == Class::Bytes && choice != CodecChoice::Planes {
+            return Ok((None, if sample.is_promising() { self.zstd(raw) } else { None }));
+        }
+        let planes = self.planes.encode(&mut self.frames, raw, element.width, &sample)?;
+        // With one plane, zstd would only repeat what the plane has tried; where the planes are next to nothing, less would
+        // be no gain.
+        let worthwhile = sample.repetitive && element.width > 1 && planes.is_none_or(|len| len > raw.len() / 64);
+        let zstd = if worthwhile && choice != CodecChoice::Planes { self.zstd(raw) } else { None };
+        Ok((planes, zstd))
+    }
+
+    fn zstd(&mut self, raw: &[u8]) -> Option<usize> {
+        self.frames.compress(Method::Search, raw, frame::grown(&mut self.zstd, frame::bound(raw.len())))
+    }
+}
+
+/// Decodes chunks; keeps its buffers and zstd context, so one per thread is used for many chunks.
+pub struct Decoder {
+    zstd: zstd_safe::DCtx<'static>,
+    scratch: Vec<u8>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder {
+    /// A decoder without buffers; they come with the first chunk.
+    pub fn new() -> Self {
+        Self { zstd: zstd_safe::DCtx::create(), scratch: Vec::new() }
+    }
+
+    /// Fills `dst`, whose length is the chunk's raw length, from `encoded`.
+    ///
+    /// Whether the bytes are the right ones is for the caller to find out, from the chunk's id.
+    ///
+    /// # Errors
+    /// `Corrupt` for encoded bytes that do not give exactly `dst.len()` bytes; what `dst` then holds is undefined.
+    pub fn decode_into(&mut self, codec: Codec, encoded: &[u8], dst: &mut [u8]) -> Result<()> {
+        match codec {
+            Codec::Raw if encoded.len() == dst.len() => dst.copy_from_slice(encoded),
+            Codec::Raw => {
+                return Err(Error::corrupt(format!(
+                    "a raw chunk of {} bytes should have {} bytes",
+                    encoded.len(),
+                    dst.len()
+                )));
+            }
+            Codec::Zstd => frame::decompress(&mut self.zstd, encoded, dst)?,
+            Codec::Planes => planes::decode(&mut self.zstd, &mut self.scratch, encoded, dst)?,
+            Codec::Delta => return Err(Error::unsupported("a delta chunk cannot be decoded without its base")),
+        }
+        Ok(())
+    }
+}

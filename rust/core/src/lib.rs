@@ -2,9 +2,25 @@
 //!
 //! It knows bytes, not Keras, and has no idea that Python exists. `docs/format.md` defines every byte that it writes.
 
+pub mod chunker;
 pub mod codec;
+pub mod digest;
 pub mod error;
+pub mod format;
 pub mod kernels;
+pub mod md5;
+pub mod pack;
+pub mod pipeline;
+pub mod placement;
+pub mod reader;
+pub mod repository;
+pub mod retention;
+pub mod session;
+pub mod snapshot;
+pub mod source;
+pub mod storage;
 pub mod tensor;
+pub mod verify;
+pub mod writer;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,1 +1,26 @@
-use pyo3 as _;
+//! `lamina._core`: the engine as Python sees it. Arguments in, the GIL off, the result wrapped; decisions live in the core.
+
+mod convert;
+mod error;
+mod interrupt;
+mod reader;
+mod repository;
+mod snapshot;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::reader::Reader;
+    #[pymodule_export]
+    use super::repository::Repository;
+    #[pymodule_export]
+    use super::repository::default_threads;
+    #[pymodule_export]
+    use super::repository::md5_files;
+    #[pymodule_export]
+    use super::snapshot::Snapshot;
+    #[pymodule_export]
+    use super::snapshot::parse_snapshot;
+}

@@ -1,0 +1,65 @@
+"""lamina: checkpoint Keras models to Weights & Biases without stopping training.
+
+The callbacks are in `lamina.keras`; importing `lamina` alone imports neither Keras nor a backend nor wandb.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lamina.checkpointer import Checkpointer
+    from lamina.keep import Keep
+    from lamina.repository import Repository, open
+    from lamina.saving import export, load_model, read_tensors, restore, save
+    from lamina.snapshot import Snapshot
+
+try:
+    __version__ = version("lamina")
+except PackageNotFoundError:  # used from a source tree
+    __version__ = "0"
+
+#: Name → module; loaded when it is first used.
+_PUBLIC = {
+    "Checkpointer": "lamina.checkpointer",
+    "Keep": "lamina.keep",
+    "Repository": "lamina.repository",
+    "Snapshot": "lamina.snapshot",
+    "export": "lamina.saving",
+    "load_model": "lamina.saving",
+    "open": "lamina.repository",
+    "read_tensors": "lamina.saving",
+    "restore": "lamina.saving",
+    "save": "lamina.saving",
+}
+_MODULES = ("errors", "keras", "wandb")
+
+__all__ = [
+    "Checkpointer",
+    "Keep",
+    "Repository",
+    "Snapshot",
+    "errors",
+    "export",
+    "load_model",
+    "read_tensors",
+    "restore",
+    "save",
+    "wandb",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"lamina.{name}")
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lamina' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC, *_MODULES})

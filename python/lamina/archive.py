@@ -1,0 +1,85 @@
+"""Finds the HDF5 file inside a .keras file without unpacking it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from typing import IO, TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# Bytes that one read of a file's structure may ask for: a hostile length must not allocate more than this.
+MAX_READ = 16 << 20
+KERAS_MEMBER = "model.weights.h5"
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
+
+def stored_weights(raw: io.FileIO, size: int) -> tuple[int, int] | None:
+    """Where the embedded HDF5 file stands, if it is neither compressed nor encrypted."""
+    with zipfile.ZipFile(cast(IO[bytes], Window(raw, 0, size))) as archive:
+        members = [info for info in archive.infolist() if info.filename == KERAS_MEMBER]
+    if len(members) != 1:
+        return None
+    info = members[0]
+    if (
+        info.compress_type != zipfile.ZIP_STORED
+        or info.compress_size != info.file_size
+        or info.header_offset < 0
+    ):
+        return None
+    raw.seek(info.header_offset)
+    header = raw.read(_LOCAL_HEADER.size + len(KERAS_MEMBER))
+    if len(header) < _LOCAL_HEADER.size + len(KERAS_MEMBER):
+        return None
+    magic, _, flags, method, _, _, _, _, _, name_length, extra_length = _LOCAL_HEADER.unpack_from(header)
+    if magic != b"PK\3\4" or flags & 1 or method != zipfile.ZIP_STORED:
+        return None
+    if header[_LOCAL_HEADER.size :] != KERAS_MEMBER.encode() or name_length != len(KERAS_MEMBER):
+        return None
+    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    return (start, info.file_size) if start + info.file_size <= size else None
+
+
+class Window(io.RawIOBase):
+    """A part of a file as a file of its own, read-only, that refuses to read much at once."""
+
+    def __init__(self, raw: io.FileIO, start: int, size: int) -> None:
+        self._raw, self._start, self._size, self._at = raw, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = (0, self._at, self._size)[whence]
+        if base + offset < 0:
+            raise OSError("seek before the start of the window")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = max(self._size - self._at, 0)
+        self._check(left if size < 0 else size)
+        return super().read(size) or b""
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        self._check(len(view))
+        wanted = max(min(len(view), self._size - self._at), 0)
+        self._raw.seek(self._start + self._at)
+        done = 0
+        while done < wanted and (n := self._raw.readinto(view[done:wanted])):
+            done += n
+        self._at += done
+        # h5py ignores short reads and would hand on whatever stood in the buffer.
+        view[done:] = bytes(len(view) - done)
+        return done
+
+    @staticmethod
+    def _check(size: int) -> None:
+        if size > MAX_READ:
+            raise OSError(f"a read of {size} bytes of a file's structure; at most {MAX_READ} are expected")

@@ -1,0 +1,33 @@
+"""What retention holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lamina.errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which snapshots of a series stay; one that any rule holds stays, and so does one with a user alias.
+
+    Args:
+        last: the newest so many.
+        best: so many with the best values of the monitored metric.
+        every: those at the end of every so many epochs (epochs counted from 1).
+
+    Raises:
+        InvalidInputError: if no rule is given, or one is not a whole number of at least 1.
+    """
+
+    last: int | None = None
+    best: int | None = None
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        rules = (self.last, self.best, self.every)
+        if all(rule is None for rule in rules):
+            raise InvalidInputError("Keep() holds nothing; give at least one of last=, best=, every=")
+        for rule in rules:
+            if rule is not None and (not isinstance(rule, int) or isinstance(rule, bool) or rule < 1):
+                raise InvalidInputError(f"Keep takes whole numbers of at least 1. Received: {self}")

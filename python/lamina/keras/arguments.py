@@ -1,0 +1,69 @@
+"""Checks of constructor arguments: each returns the value or says what was expected."""
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from lamina.errors import InvalidInputError
+
+
+def refuse(name: str, expected: str, value: object) -> InvalidInputError:
+    return InvalidInputError(f"`{name}` must be {expected}. Received: {value!r}")
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise refuse(name, "True or False", value)
+    return bool(value)
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < least:
+        raise refuse(name, f"an int of {least} or more", value)
+    return index(value)
+
+
+def optional_integer(name: str, value: Any, least: int) -> int | None:
+    return None if value is None else integer(name, value, least)
+
+
+def choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    if not isinstance(value, str | None) or value not in choices:
+        raise refuse(name, f"one of {', '.join(map(repr, choices))}", value)
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise refuse(name, "a name", value)
+    return value
+
+
+def processor(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise refuse(name, "a function of (index, row)", value)
+    return value
+
+
+def listing(name: str, value: Any) -> list[Any]:
+    """A list; empty for None."""
+    if value is None:
+        return []
+    if isinstance(value, str | bytes | dict) or not hasattr(value, "__len__"):
+        raise refuse(name, "a list", value)
+    return list(value)
+
+
+def colors(name: str, value: Any) -> Any:
+    """(classes, 3) floats; None stays None."""
+    if value is None:
+        return None
+    try:
+        array = np.asarray(value, dtype="float32")
+    except (TypeError, ValueError):
+        array = np.zeros(())
+    if array.ndim != 2 or array.shape[1] != 3 or not ((array >= 0) & (array <= 1)).all():
+        raise refuse(name, "one (red, green, blue) of 0 to 1 per class", value)
+    return array

@@ -1,0 +1,49 @@
+"""The best model so far: its file in the run's directory, and the artifact that carries it."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+
+def artifact_name(run: Any) -> str:
+    """``model-<run name>``, or the run's id where it has no name; only what W&B takes in a name."""
+    name = f"model-{run.name or run.id}"
+    safe = re.sub(r"[^a-zA-Z0-9_.-]", "_", name)
+    return safe if len(safe) <= 128 else f"{safe[:63]}..{safe[-63:]}"
+
+
+def save(model: Any, path: Path, weights_only: bool) -> None:
+    """Write the file beside its place and put it there by one rename."""
+    suffix = ".weights.h5" if weights_only else path.suffix
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    try:
+        if weights_only:
+            model.save_weights(unfinished)
+        else:
+            model.save(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            unfinished.unlink()
+
+
+def log(run: Any, path: Path, epoch: int, metadata: dict[str, Any]) -> Any:
+    """Log the file as the next version of the run's model."""
+    name, aliases = artifact_name(run), ("latest", f"epoch_{epoch}")
+    try:
+        from lamina.wandb import log_checkpoint  # type: ignore[attr-defined]
+    except ImportError:
+        return _log(run, path, name, aliases, metadata)
+    return log_checkpoint(
+        path, run=run, name=name, aliases=aliases, layout="file", type="model", metadata=metadata
+    )
+
+
+def _log(run: Any, path: Path, name: str, aliases: tuple[str, ...], metadata: dict[str, Any]) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(name, type="model", metadata=metadata)
+    artifact.add_file(str(path), name=path.name, policy="mutable")
+    return run.log_artifact(artifact, aliases=list(aliases))

@@ -1,0 +1,92 @@
+"""A model's layers and their connections as a ``wandb.Graph``."""
+
+from typing import Any
+
+
+def model_graph(model: Any) -> Any:
+    """Nodes for layers (and for functions between layers), edges along the data.
+
+    The layers of a nested model are nodes too, named ``<model>/<layer>``; an edge leads from the nested model
+    to the first of them. A subclassed model tells its layers, not how they are connected.
+    """
+    import wandb
+
+    graph = wandb.Graph()
+    _add(graph, wandb.Node, model, prefix="")
+    return graph
+
+
+def _add(graph: Any, node_class: Any, model: Any, prefix: str) -> list[Any]:
+    """Add the parts of one model; return those that data enters first."""
+    edges = _connections(model)
+    targets = {id(target) for _, target in edges}
+    nodes = {}
+    for part in _parts(model):
+        nodes[id(part)] = node = graph.add_node(_node(node_class, part, prefix + part.name))
+        if hasattr(part, "layers"):
+            for first in _add(graph, node_class, part, f"{prefix}{part.name}/"):
+                graph.add_edge(node, first)
+    for source, target in edges:
+        graph.add_edge(nodes[id(source)], nodes[id(target)])
+    return [nodes[id(part)] for part in _parts(model) if edges and id(part) not in targets]
+
+
+def _parts(model: Any) -> list[Any]:
+    if not _is_functional(model):
+        return list(model.layers)
+    return [node.operation for node in _nodes(model, first_of_each=True)]
+
+
+def _connections(model: Any) -> list[tuple[Any, Any]]:
+    if _is_functional(model):
+        own = {id(node) for node in _nodes(model)}
+        return [
+            (parent.operation, node.operation)
+            for node in _nodes(model)
+            for parent in node.parent_nodes
+            if id(parent) in own
+        ]
+    if hasattr(model, "_functional"):  # Sequential
+        return list(zip(model.layers, model.layers[1:], strict=False))
+    return []
+
+
+def _is_functional(model: Any) -> bool:
+    return hasattr(model, "_nodes_by_depth")
+
+
+def _nodes(model: Any, first_of_each: bool = False) -> list[Any]:
+    """The calls that make up a functional model, from its inputs on; a shared layer is called several times."""
+    by_depth = sorted(model._nodes_by_depth.items(), reverse=True)
+    nodes = [node for _, level in by_depth for node in level]
+    if not first_of_each:
+        return nodes
+    return list({id(node.operation): node for node in reversed(nodes)}.values())[::-1]
+
+
+def _node(node_class: Any, part: Any, name: str) -> Any:
+    return node_class(
+        id=name,
+        name=name,
+        class_name=type(part).__name__,
+        output_shape=_output_shape(part),
+        num_parameters=_parameters(part),
+    )
+
+
+def _output_shape(part: Any) -> list[Any]:
+    try:
+        output = part.output
+    except (AttributeError, ValueError):  # never called symbolically, or with several outputs by several calls
+        return ["multiple"]
+    tensors = output if isinstance(output, list | tuple) else [output]
+    if isinstance(output, dict):
+        tensors = list(output.values())
+    shapes = [list(tensor.shape) for tensor in tensors]
+    return shapes[0] if len(shapes) == 1 else shapes
+
+
+def _parameters(part: Any) -> int:
+    if not getattr(part, "built", False) or not hasattr(part, "count_params"):
+        return 0
+    return int(part.count_params())

@@ -1,0 +1,25 @@
+"""The active W&B run, for the callbacks that log to it; wandb is imported when the first of them is made."""
+
+from typing import Any
+
+
+def active_run(caller: str) -> Any:
+    """The active run; without one, ``wandb.Error``, as from wandb's own callbacks."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError(f"{caller} needs wandb: pip install 'lamina[wandb]'") from error
+    if wandb.run is None:
+        raise wandb.Error(f"You must call `wandb.init()` before {caller}()")
+    return wandb.run
+
+
+def mark_feature(run: Any, feature: str) -> None:
+    """Tell W&B's telemetry which callback is in use; a wandb without that feature goes untold."""
+    try:
+        from wandb.sdk.lib import telemetry
+
+        with telemetry.context(run=run) as record:
+            setattr(record.feature, feature, True)
+    except (ImportError, AttributeError):
+        return

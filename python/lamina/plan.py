@@ -1,0 +1,39 @@
+"""A file as a list of tensors between literal bytes; what the engine stores and what it makes files from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where one tensor's bytes stand in a file; ``name`` is its HDF5 path and unique in the file."""
+
+    name: str
+    dtype: str  # a name of docs/format.md §5.1
+    shape: tuple[int, ...]
+    role: str  # "weights" | "optimizer" | "counters"
+    offset: int  # in the file; 0 where nbytes is 0
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """One file of a snapshot: every byte outside the tensors is literal. Tensors ascend and never overlap."""
+
+    path: str  # relative, "/"-separated
+    size: int
+    tensors: tuple[Tensor, ...]
+
+    def literal_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) of the bytes that belong to no tensor, in file order."""
+        end = 0
+        for tensor in self.tensors:
+            if tensor.nbytes == 0:
+                continue
+            if tensor.offset > end:
+                yield end, tensor.offset - end
+            end = tensor.offset + tensor.nbytes
+        if self.size > end:
+            yield end, self.size - end

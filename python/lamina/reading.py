@@ -1,0 +1,85 @@
+"""The verified content of a snapshot: its files and tensors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lamina.dtypes import as_bytes, to_numpy
+from lamina.errors import NotFoundError
+from lamina.snapshot import TensorInfo
+
+if TYPE_CHECKING:
+    from lamina import _core
+
+
+class Content:
+    """What a reader of the engine has opened. Reads go straight to their destination and are verified on the way."""
+
+    def __init__(self, reader: _core.Reader) -> None:
+        self.reader = reader
+        self._structure: dict[str, Any] = json.loads(reader.structure())
+
+    @cached_property
+    def files(self) -> dict[str, int]:
+        """Path → bytes."""
+        return {file["path"]: file["size"] for file in self._structure["files"]}
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Tensors of all files by name, or ``FILE:NAME`` where names repeat."""
+        found = [_info(entry, file["path"]) for file in self._structure["files"] for entry in file["tensors"]]
+        names = [tensor.name for tensor in found]
+        if len(set(names)) < len(names):
+            return {f"{tensor.file}:{tensor.name}": tensor for tensor in found}
+        return {tensor.name: tensor for tensor in found}
+
+    @cached_property
+    def training(self) -> dict[str, TensorInfo]:
+        """Tensors of the training state by name."""
+        return {entry[0]: _info(entry, None) for entry in self._structure["training"]}
+
+    def read(self, tensors: Iterable[TensorInfo], *, threads: int = 0) -> list[np.ndarray[Any, Any]]:
+        """Read tensors, in parallel, each into fresh memory."""
+        wanted = list(tensors)
+        arrays = [np.empty(tensor.shape, to_numpy(tensor.dtype)) for tensor in wanted]
+        self.reader.read(
+            [(tensor.offset, as_bytes(array)) for tensor, array in zip(wanted, arrays, strict=True) if array.size],
+            threads,
+        )
+        return arrays
+
+    def read_named(
+        self, names: Iterable[str] | None = None, *, threads: int = 0
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Read the tensors of these names, or all."""
+        wanted = list(self.tensors if names is None else names)
+        missing = [name for name in wanted if name not in self.tensors]
+        if missing:
+            raise NotFoundError(f"no tensor {missing[0]!r}; there are {len(self.tensors)}: {_some(self.tensors)}")
+        return dict(zip(wanted, self.read((self.tensors[n] for n in wanted), threads=threads), strict=True))
+
+    def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
+        """Write the files, byte for byte; each is there whole or not at all."""
+        return self.reader.export(directory, threads)
+
+    def chunks(self, tensor: TensorInfo) -> list[tuple[str, int]]:
+        """Ids and lengths of the chunks that hold a tensor."""
+        nbytes = math.prod(tensor.shape) * to_numpy(tensor.dtype).itemsize
+        return self.reader.chunks(tensor.offset, nbytes)
+
+
+def _info(entry: list[Any], file: str | None) -> TensorInfo:
+    name, dtype, shape, role, offset = entry
+    return TensorInfo(name, dtype, tuple(shape), role, file, offset)
+
+
+def _some(names: Mapping[str, Any], limit: int = 5) -> str:
+    listed = list(names)[:limit]
+    return ", ".join(map(repr, listed)) + (", …" if len(names) > limit else "")

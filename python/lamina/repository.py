@@ -1,0 +1,203 @@
+"""A repository: snapshots in a directory, deduplicated against each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lamina import _core
+from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError
+from lamina.keep import Keep
+from lamina.reading import Content
+from lamina.snapshot import Snapshot, TensorInfo
+from lamina.timestamps import now
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verify looked at. ``chunks`` and ``bytes`` are 0 for a quick one."""
+
+    snapshots: int
+    packs: int
+    chunks: int
+    bytes: int
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What prune deleted, or with ``dry_run`` would delete."""
+
+    snapshots: list[int]
+    packs: int
+    bytes: int
+    waiting: int  # packs that go once the saves that are under way have ended
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a repository holds. All sizes in bytes."""
+
+    snapshots: int
+    series: int
+    packs: int
+    bytes_packs: int
+    bytes_total: int  # of all states, as if each had been saved on its own
+
+
+@dataclass(frozen=True)
+class TensorDiff:
+    """How a tensor of two snapshots differs: ``"added"``, ``"removed"``, ``"changed"`` or ``"same"``."""
+
+    name: str
+    status: str
+    nbytes: int
+    changed_bytes: int  # in chunks that the other snapshot's tensor does not have
+    before: TensorInfo | None
+    after: TensorInfo | None
+
+
+class Repository:
+    """An open repository. Several threads and processes may use the same directory at once."""
+
+    def __init__(self, core: _core.Repository) -> None:
+        self._core = core
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return Path(self._core.root)
+
+    @property
+    def series(self) -> list[str]:
+        """Names of its series, sorted."""
+        return sorted({snapshot.series for snapshot in self.snapshots()})
+
+    def snapshots(self, series: str | None = None) -> list[Snapshot]:
+        """All snapshots, or those of a series, from the oldest to the newest."""
+        found = [Snapshot(core, repository=self) for core in self._core.snapshots()]
+        return [snapshot for snapshot in found if series is None or snapshot.series == series]
+
+    def snapshot(self, ref: str = "latest", *, series: str | None = None) -> Snapshot:
+        """The snapshot that ``ref`` names: an alias, ``latest``, ``best``, ``epoch_N``, a number or an id, or
+        ``SERIES:`` and one of these.
+
+        Raises:
+            NotFoundError: if there is none.
+            InvalidInputError: if the repository has several series and none is named.
+        """
+        if series is None and ":" in ref:
+            series, ref = ref.rsplit(":", 1)
+        return Snapshot(self._core.resolve(series, ref or "latest"), repository=self)
+
+    def best(self, metric: str | None = None, mode: str | None = None, *, series: str | None = None) -> Snapshot:
+        """The snapshot with the best value of ``metric``; without one, what the alias ``best`` names.
+
+        ``mode`` is ``"min"`` or ``"max"``; without it, the one that training used for this metric.
+        """
+        if metric is None:
+            return self.snapshot("best", series=series)
+        if mode not in (None, "min", "max"):
+            raise InvalidInputError(f"mode must be 'min' or 'max'. Received: {mode!r}")
+        found = self.snapshots(series)
+        valued = [(s.logs[metric], s) for s in found if isinstance(s.logs.get(metric), (int, float))]
+        valued = [(value, s) for value, s in valued if value == value]
+        if not valued:
+            raise NotFoundError(f"no snapshot in {self.path} has a value of {metric!r}")
+        mode = mode or next((s.mode for s in reversed(found) if s.monitor == metric and s.mode), None)
+        if mode is None:
+            mode = "min" if metric.removeprefix("val_").endswith("loss") else None
+        if mode is None:
+            raise InvalidInputError(f"is a larger {metric!r} better? Say mode='max' or mode='min'")
+        pick = min if mode == "min" else max
+        return pick(valued, key=lambda pair: pair[0])[1]
+
+    def diff(self, a: Snapshot | str, b: Snapshot | str) -> list[TensorDiff]:
+        """How each tensor changed from ``a`` to ``b``, the most changed first. Nothing but names is read."""
+        before, after = (self._open(self.snapshot(s) if isinstance(s, str) else s) for s in (a, b))
+        names = list(dict.fromkeys([*before.tensors, *after.tensors]))
+        return sorted((_diff(name, before, after) for name in names), key=lambda d: -d.changed_bytes)
+
+    def verify(self, full: bool = False) -> VerifyReport:
+        """Check everything that can be checked without, or with ``full`` with, reading every byte.
+
+        Raises:
+            CorruptDataError: if anything is damaged; its ``report`` lists every problem.
+        """
+        report = VerifyReport(*self._core.verify(full))
+        if report.problems:
+            more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
+            error = CorruptDataError(f"{report.problems[0]}{more}")
+            error.report = report
+            raise error
+        return report
+
+    def prune(self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False) -> PruneReport:
+        """Delete the snapshots that ``keep`` does not hold (of ``series``, or of each), and packs that nothing needs.
+
+        Without ``keep`` no snapshot is deleted. Snapshots with a user alias and uploads under way are held.
+
+        Raises:
+            UnsupportedFormatError: where file locks do not work; nothing was deleted.
+            CorruptDataError: if something that stays is damaged; nothing was deleted.
+        """
+        rules = None if keep is None else (keep.last, keep.best, keep.every)
+        return PruneReport(*self._core.prune(rules, series, dry_run))
+
+    def stats(self) -> Stats:
+        """What it holds."""
+        found = self.snapshots()
+        sizes = [entry.stat().st_size for entry in os.scandir(self.path / "packs") if entry.name.endswith(".pack")]
+        total = sum(snapshot.bytes_total for snapshot in found)
+        return Stats(len(found), len({s.series for s in found}), len(sizes), sum(sizes), total)
+
+    def set_alias(self, snapshot: Snapshot | str, alias: str) -> None:
+        """Let ``alias`` name a snapshot of its series; it moves there if it exists. It holds the snapshot."""
+        found = self.snapshot(snapshot) if isinstance(snapshot, str) else snapshot
+        self._core.set_alias(found._core, alias)
+
+    def remove_alias(self, series: str, alias: str) -> bool:
+        """Delete a user alias; False if there was none."""
+        return self._core.remove_alias(series, alias)
+
+    def _aliases_of(self, snapshot: Snapshot) -> list[str]:
+        return self._core.aliases().get(snapshot.number or 0, [])
+
+    def _open(self, snapshot: Snapshot) -> Content:
+        return Content(self._core.reader(snapshot._core))
+
+    def _name(self, snapshot: Snapshot, aliases: Iterable[str]) -> None:
+        for alias in aliases:
+            if alias != "latest":
+                self._core.set_alias(snapshot._core, alias)
+
+    def __repr__(self) -> str:
+        return f"Repository({str(self.path)!r})"
+
+
+def open(path: str | os.PathLike[str]) -> Repository:
+    """Open an existing repository.
+
+    Raises:
+        NotFoundError: if the directory is none.
+    """
+    return Repository(_core.Repository.open(os.fspath(path)))
+
+
+def open_or_create(path: str | os.PathLike[str]) -> Repository:
+    """Open a repository, and make it first where the directory is new or empty."""
+    return Repository(_core.Repository.open_or_create(os.fspath(path), now()))
+
+
+def _diff(name: str, before: Content, after: Content) -> TensorDiff:
+    old, new = before.tensors.get(name), after.tensors.get(name)
+    known = set(before.chunks(old)) if old else set()
+    there = after.chunks(new) if new else before.chunks(old) if old else []
+    nbytes = sum(length for _, length in there)
+    changed = sum(length for chunk, length in there if (chunk, length) not in known) if new else nbytes
+    if old is None or new is None:
+        return TensorDiff(name, "removed" if new is None else "added", nbytes, nbytes, old, new)
+    same = changed == 0 and (old.dtype, old.shape) == (new.dtype, new.shape)
+    return TensorDiff(name, "same" if same else "changed", nbytes, changed, old, new)

@@ -1,0 +1,98 @@
+"""Which files a user means by a path, and what they are called in a snapshot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+from lamina.errors import InvalidInputError, NotFoundError, StorageError
+
+# A Keras index has 100 bytes per layer.
+MAX_INDEX = 64 << 20
+# docs/format.md §5.1
+MAX_PATH = 1024
+_NOT_PORTABLE = re.compile(r"[\\:\x00-\x1f\x7f-\x9f]")
+
+
+def source_files(source: Path) -> list[tuple[Path, str]]:
+    """List the file, a sharded checkpoint by its index, or the directory's files, each with its name."""
+    if stat.S_ISDIR(file_status(source).st_mode):
+        names = _names_below(source)
+        return [(source / name, _portable(name)) for name in names]
+    names = [source.name]
+    if source.name.endswith(".weights.json"):
+        names += _shards(source)
+    return [(source.with_name(name), _portable(name)) for name in names]
+
+
+def file_status(path: Path) -> os.stat_result:
+    """``stat`` with errors of our own."""
+    try:
+        return path.stat()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _names_below(root: Path) -> list[str]:
+    files: list[str] = []
+    folders = [""]
+    while folders:
+        prefix = folders.pop()
+        for entry in _entries(root / prefix):
+            name = prefix + entry.name
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                raise InvalidInputError(
+                    f"{root / name} is neither a regular file nor a directory; lamina saves no links"
+                )
+            (folders.append(name + "/") if entry.is_dir() else files.append(name))
+    if not files:
+        raise InvalidInputError(f"{root} holds no file; there is nothing to save")
+    return sorted(files)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise StorageError(f"cannot read {folder}: {error.strerror or error}") from error
+
+
+def _portable(name: str) -> str:
+    """Refuse a name that the format cannot write down (§5.1) before anything is read."""
+    encodable = name.encode(errors="replace").decode() == name
+    if not encodable or len(name.encode()) > MAX_PATH or _NOT_PORTABLE.search(name):
+        raise InvalidInputError(
+            f"a file of a snapshot cannot be called {name!r}: names are at most {MAX_PATH} bytes of UTF-8 "
+            "without backslash, colon and control characters"
+        )
+    return name
+
+
+def _shards(index: Path) -> list[str]:
+    """The names of the shards that a Keras index lists; none if it is no such index."""
+    try:
+        if index.stat().st_size > MAX_INDEX:
+            return []
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        names = {
+            name for value in weight_map.values() for name in ([value] if isinstance(value, str) else value)
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []  # a file that only happens to have this name
+    for name in sorted(names, key=str):
+        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+            raise InvalidInputError(
+                f"{index} names the shard {name!r}; expected the name of a file beside it"
+            )
+        shard = index.with_name(name)
+        if shard.is_symlink() or not shard.is_file():
+            raise InvalidInputError(
+                f"{index} names the shard {name!r}, which is not a regular file beside it"
+            )
+    return sorted(names)

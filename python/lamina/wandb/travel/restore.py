@@ -1,0 +1,790 @@
+#!/usr/bin/env python3
+"""Give back the original files from a lamina artifact or repository, without lamina.
+
+This file is complete in itself and travels with the data. It needs Python 3.10 and two packages:
+
+    pip install numpy zstandard             (with `pip install blake3` as well it is several times faster)
+    python restore.py                       the artifact that this script lies in -> ./restored
+    python restore.py SOURCE -o DIR         an artifact directory or a repository -> DIR
+    python restore.py REPOSITORY --list
+    python restore.py REPOSITORY --snapshot NUMBER|ID
+
+As a module: ``open_source(path)`` has ``snapshots``, ``restore``, ``tensors`` and ``verify``.
+
+It was written from docs/format.md alone and shares no code with the engine. Each stored byte is checked
+against its BLAKE3 digest before it is used, so damaged data leads to an error that names the place, never to
+wrong data. Snapshots and packs with the feature "delta" are refused: they need lamina itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import math
+import os
+import re
+import secrets
+import struct
+import sys
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+try:
+    import numpy as np
+    import numpy.typing as npt
+    import zstandard
+except ImportError as missing:
+    if __name__ == "__main__":
+        sys.exit(f"restore.py: {missing}; run: pip install numpy zstandard")
+    raise
+
+# Limits (§10 of the format): nothing is allocated on a larger number than these.
+MAX_CHUNK = 4 << 20
+MAX_ENTRIES = 1 << 20
+MAX_PACK = 1 << 40
+MAX_JSON = 64 << 20
+MAX_DEPTH = 4
+MAX_CONTENT = 1 << 26
+MAX_FILES, MAX_TENSORS, MAX_RANK = 1 << 20, 1 << 24, 64
+MAX_STRUCTURE = 1 << 30  # the format names none; a snapshot of 2**24 tensors stays below it
+MAX_WINDOW = 8 << 20  # zstd: what every decoder must support, twice the largest chunk
+CACHED_CHUNKS = 16  # files interleave tensors with literal bytes that share chunks; at most 64 MiB
+
+# The form of JSON files in all versions (§4); the groups are kind, version, digest, body.
+ENVELOPE = re.compile(
+    rb'\{"lamina":"([a-z]+)","version":(0|[1-9][0-9]{0,17}),"blake3":"([0-9a-f]{64})",\n"body":(\{[^\n]*\})\n\}\n'
+)
+HEADER, TRAILER_MAGIC, PLACEMENT_MAGIC = b"LAMINAPK", b"LAMINAFT", b"LAMINAPL"
+TRAILER = struct.Struct("<IIQQQ32s8s")
+ENTRY = np.dtype(
+    [("id", "V32"), ("encoded", "<u4"), ("raw", "<u4"), ("codec", "u1"), ("kind", "u1"), ("zero", "<u2")]
+)
+CONTENT = np.dtype([("id", "V32"), ("length", "<u4")])
+RAW, ZSTD, PLANES = range(3)
+ROLES = frozenset({"weights", "optimizer", "counters", "training"})
+ML_DTYPES = {
+    "bfloat16": 2,
+    "float8_e3m4": 1,
+    "float8_e4m3": 1,
+    "float8_e4m3b11fnuz": 1,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
+}
+
+
+class RestoreError(Exception):
+    """The files cannot be given back; the message is one sentence for the user."""
+
+
+class DamagedError(RestoreError):
+    """Stored bytes are not the bytes that were written."""
+
+
+class UnsupportedError(RestoreError):
+    """The data needs a newer reader, or lamina itself."""
+
+
+def _demand(good: object, message: str) -> None:
+    if not good:
+        raise DamagedError(message)
+
+
+def _demand_version(version: int, what: object) -> None:
+    if version != 1:
+        raise UnsupportedError(f"{what} has format version {version}; this reader knows version 1")
+
+
+# --- BLAKE3: all chunks of 1 KiB advance together, one numpy lane each -------------------------------------
+
+Words = npt.NDArray[np.uint32]
+Counters = npt.NDArray[np.uint64]
+CHUNK_START, CHUNK_END, PARENT, ROOT = 1, 2, 4, 8
+PIECE = 4 << 20  # a complete subtree, so that hashing a file needs little memory
+IV = np.frombuffer(
+    bytes.fromhex("6A09E667 BB67AE85 3C6EF372 A54FF53A 510E527F 9B05688C 1F83D9AB 5BE0CD19"), ">u4"
+).astype(np.uint32)[:, None]
+PERMUTATION = np.array([2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8])
+# For each round, the message words in rows of four: both words of the columns, then of the diagonals.
+SCHEDULE = [np.array([0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15])]
+for _ in range(6):
+    SCHEDULE.append(PERMUTATION[SCHEDULE[-1]])
+ROLL = [np.roll(np.arange(4), -by) for by in range(4)]
+
+
+def _rotate(words: Words, by: int, spare: Words) -> None:
+    np.left_shift(words, np.uint32(32 - by), out=spare)
+    np.right_shift(words, np.uint32(by), out=words)
+    np.bitwise_or(words, spare, out=words)
+
+
+def _mix(a: Words, b: Words, c: Words, d: Words, first: Words, second: Words, spare: Words) -> None:
+    for word, turn_d, turn_b in ((first, 16, 12), (second, 8, 7)):
+        a += b
+        a += word
+        d ^= a
+        _rotate(d, turn_d, spare)
+        c += d
+        b ^= c
+        _rotate(b, turn_b, spare)
+
+
+def _compress(chain: Words, block: Words, counter: Counters, length: Words, flags: Words) -> Words:
+    """Take chaining values (8, lanes) and blocks (16, lanes), give the next chaining values."""
+    a, b, c = chain[:4].copy(), chain[4:].copy(), np.repeat(IV[:4], chain.shape[1], axis=1)
+    low, high = counter.astype(np.uint32), (counter >> np.uint64(32)).astype(np.uint32)
+    d, spare = np.stack([low, high, length, flags]), np.empty_like(a)
+    for order in SCHEDULE:
+        words = block[order]
+        _mix(a, b, c, d, words[:4], words[4:8], spare)
+        b, c, d = b[ROLL[1]], c[ROLL[2]], d[ROLL[3]]
+        _mix(a, b, c, d, words[8:12], words[12:], spare)
+        b, c, d = b[ROLL[3]], c[ROLL[2]], d[ROLL[1]]
+    return np.concatenate([a ^ c, b ^ d])
+
+
+def _leaves(data: bytes | bytearray, first: int, alone: bool) -> Words:
+    """Chaining values (8, lanes) of the 1 KiB chunks; the last one may be short: its lane stops early."""
+    lanes = max(1, -(-len(data) // 1024))
+    padded = np.zeros(lanes * 1024, np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    words = padded.view("<u4").astype(np.uint32, copy=False).reshape(lanes, 16, 16)
+    counter = np.arange(first, first + lanes, dtype=np.uint64)
+    rest = len(data) - (lanes - 1) * 1024
+    end = max(1, -(-rest // 64)) - 1
+    chain = np.repeat(IV, lanes, axis=1)
+    for index in range(16 if lanes > 1 else end + 1):
+        active = lanes if index <= end else lanes - 1
+        length = np.full(active, 64, np.uint32)
+        flags = np.full(active, CHUNK_START * (index == 0) | CHUNK_END * (index == 15), np.uint32)
+        if index == end:
+            length[-1] = rest - 64 * end
+            flags[-1] |= CHUNK_END | (ROOT if alone and lanes == 1 else 0)
+        block = np.ascontiguousarray(words[:active, index].T)
+        chain[:, :active] = _compress(chain[:, :active], block, counter[:active], length, flags)
+    return chain
+
+
+def _fold(chain: Words, root: bool) -> Words:
+    """Join neighbours, level by level (an odd one out moves up), until one chaining value is left."""
+    while (lanes := chain.shape[1]) > 1:
+        pairs = lanes // 2
+        block = np.concatenate([chain[:, 0 : 2 * pairs : 2], chain[:, 1 : 2 * pairs : 2]])
+        flags = np.full(pairs, PARENT | (ROOT if root and lanes == 2 else 0), np.uint32)
+        counter, length = np.zeros(pairs, np.uint64), np.full(pairs, 64, np.uint32)
+        above = _compress(np.repeat(IV, pairs, axis=1), block, counter, length, flags)
+        chain = np.concatenate([above, chain[:, 2 * pairs :]], axis=1)
+    return chain
+
+
+class NumpyBlake3:
+    """BLAKE3 with 32 bytes of output; used like the class of the ``blake3`` package."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._buffer = bytearray()
+        self._done: list[Words] = []
+        self.update(data)
+
+    def update(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) > PIECE:  # the last piece waits: it may hold the root
+            piece, first = self._buffer[:PIECE], len(self._done) * PIECE // 1024
+            self._done.append(_fold(_leaves(piece, first, alone=False), root=False))
+            del self._buffer[:PIECE]
+
+    def digest(self) -> bytes:
+        alone = not self._done
+        last = _fold(_leaves(self._buffer, len(self._done) * PIECE // 1024, alone), root=alone)
+        root = _fold(np.concatenate([*self._done, last], axis=1), root=True)
+        return root[:, 0].astype("<u4").tobytes()
+
+
+Blake3: Any = NumpyBlake3
+with contextlib.suppress(ImportError, AttributeError):
+    Blake3 = importlib.import_module("blake3").blake3
+
+
+def blake3(data: bytes) -> bytes:
+    digest: bytes = Blake3(data).digest()
+    return digest
+
+
+# --- Codecs (§7) -------------------------------------------------------------------------------------------
+
+
+def _unzstd(frame: bytes, length: int) -> bytes:
+    """Decode one frame of exactly ``length`` bytes; a frame that claims another length is refused unread."""
+    try:
+        claimed = zstandard.frame_content_size(frame)
+        _demand(claimed in (-1, length), f"a zstd frame claims {claimed} bytes instead of {length}")
+        decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+        data: bytes = decoder.decompress(frame, max_output_size=length, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise DamagedError(f"a zstd frame cannot be decoded ({error})") from None
+    _demand(len(data) == length, f"a zstd frame holds {len(data)} bytes instead of {length}")
+    return data
+
+
+def _plane(mode: int, stored: bytes, count: int) -> bytes:
+    if mode == 0 and len(stored) == count:
+        return stored
+    if mode == 1:
+        return _unzstd(stored, count)
+    if mode == 2 and len(stored) == 1:
+        return stored * count
+    raise DamagedError(f"a byte plane has mode {mode} and {len(stored)} bytes")
+
+
+def _unplane(encoded: bytes, length: int) -> bytes:
+    width, transform = (encoded[0], encoded[1]) if len(encoded) >= 2 else (0, 0)
+    start = 2 + 5 * width
+    good = width in (1, 2, 4, 8) and transform <= 1 and length % width == 0 and len(encoded) >= start
+    _demand(good, f"byte planes of width {width} and transform {transform} do not fit {length} bytes")
+    count = length // width
+    words = np.empty((count, width), np.uint8)
+    for index, (mode, size) in enumerate(struct.iter_unpack("<BI", encoded[2:start])):
+        words[:, index] = np.frombuffer(_plane(mode, encoded[start : start + size], count), np.uint8)
+        start += size
+    _demand(start == len(encoded), "byte planes do not fill their chunk")
+    if transform:
+        turned = words.view(f"<u{width}")
+        words = ((turned >> 1) | (turned << (8 * width - 1))).astype(turned.dtype, copy=False)
+    return words.tobytes()
+
+
+def _decode(codec: int, encoded: bytes, length: int) -> bytes:
+    if codec == ZSTD:
+        return _unzstd(encoded, length)
+    return _unplane(encoded, length) if codec == PLANES else encoded
+
+
+# --- Envelopes, packs and the placement (§4, §6) -----------------------------------------------------------
+
+
+def _whole(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _json(data: bytes, what: str) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(constant)
+
+    try:
+        value = json.loads(data.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        value = None
+    _demand(isinstance(value, dict), f"{what} is damaged: it does not hold a JSON object")
+    return value  # type: ignore[no-any-return]
+
+
+def read_envelope(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
+    """Give the digest and the body of a JSON file of the kind ``config`` or ``snapshot``."""
+    with path.open("rb") as file:
+        data = file.read(MAX_JSON + 1)
+    match = ENVELOPE.fullmatch(data)
+    if len(data) > MAX_JSON or match is None:
+        raise DamagedError(f"{path} is damaged: it is not a JSON document as lamina writes them")
+    digest = match[3].decode()
+    found = blake3(data[: match.start(3)] + data[match.end(3) :]).hex()
+    _demand(found == digest, f"{path} is damaged: its digest does not match")
+    _demand(match[1] == kind.encode(), f"{path} holds a {match[1].decode()} where a {kind} was expected")
+    _demand_version(int(match[2]), path)
+    body = _json(match[4], str(path))
+    for names in (body.get("required"), body.get("optional")):
+        good = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        _demand(good, f"{path} is damaged: it does not list its features")
+    if body["required"]:
+        names = ", ".join(map(ascii, body["required"]))
+        raise UnsupportedError(f"{path} needs lamina itself: it requires {names}")
+    return digest, body
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chunk is stored, and how."""
+
+    pack: Pack
+    offset: int
+    encoded: int
+    raw: int
+    codec: int
+
+
+@dataclass(frozen=True)
+class Pack:
+    path: Path
+    length: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                found = file.seek(0, os.SEEK_END)
+                file.seek(offset)
+                data = file.read(length)
+        except FileNotFoundError:
+            raise DamagedError(f"pack {self.path.stem} is missing") from None
+        good = found == self.length and len(data) == length
+        _demand(good, f"pack {self.path.stem} has {found} bytes instead of {self.length}")
+        return data
+
+    def places(self, footer: bytes, trailer: bytes) -> Iterator[tuple[bytes, Place]]:
+        """Check footer and trailer (§6.3), then list the chunks."""
+        name = f"pack {self.path.stem}"
+        version, count, size, required, _optional, digest, magic = TRAILER.unpack(trailer)
+        found = blake3(HEADER + footer + trailer[:32])
+        good = magic == TRAILER_MAGIC and size == len(footer) and found == digest
+        _demand(good, f"{name} is damaged: the digest of its footer does not match")
+        _demand_version(version, name)
+        if required:
+            bits = ("delta" if bit == 0 else f"bit {bit}" for bit in range(64) if required >> bit & 1)
+            raise UnsupportedError(f"{name} needs lamina itself: it requires {', '.join(bits)}")
+        good = 1 <= count <= MAX_ENTRIES and len(footer) == count * ENTRY.itemsize
+        _demand(good, f"{name} is damaged: {count} entries do not make a footer of {len(footer)} bytes")
+        entries = np.frombuffer(footer, ENTRY)
+        encoded, raw = entries["encoded"].astype(np.int64), entries["raw"]
+        fine = (encoded >= 1) & (encoded <= raw) & (raw <= MAX_CHUNK)
+        fine &= (entries["codec"] <= PLANES) & (entries["kind"] <= 2) & (entries["zero"] == 0)
+        ends = len(HEADER) + np.cumsum(encoded)
+        good = fine.all() and ends[-1] + len(footer) + len(trailer) == self.length <= MAX_PACK
+        _demand(good, f"{name} is damaged: its entries do not describe {self.length} bytes")
+        columns = (entries["id"], ends - encoded, encoded, raw, entries["codec"])
+        for chunk, *place in zip(*(column.tolist() for column in columns), strict=True):
+            yield chunk, Place(self, *place)
+
+
+Index = dict[bytes, tuple[Place, ...]]
+
+
+def _add(index: Index, chunk: bytes, place: Place) -> None:
+    index[chunk] = (*index.get(chunk, ()), place)
+
+
+def index_of_pack(path: Path) -> Iterator[tuple[bytes, Place]]:
+    pack = Pack(path, path.stat().st_size)
+    least = len(HEADER) + TRAILER.size
+    good = pack.length >= least and pack.read(0, len(HEADER)) == HEADER
+    _demand(good, f"pack {path.stem} is damaged: it does not begin as a pack")
+    trailer = pack.read(pack.length - TRAILER.size, TRAILER.size)
+    size = TRAILER.unpack(trailer)[2]
+    good = size <= min(pack.length - least, MAX_ENTRIES * (ENTRY.itemsize + 32))
+    _demand(good, f"pack {path.stem} is damaged: its footer does not fit")
+    return pack.places(pack.read(pack.length - TRAILER.size - size, size), trailer)
+
+
+def index_of_placement(path: Path) -> Index:
+    data = path.read_bytes()
+    good = len(data) >= 48 and data[:8] == PLACEMENT_MAGIC and blake3(data[:-32]) == data[-32:]
+    _demand(good, f"{path} is damaged: its digest does not match")
+    version, packs = struct.unpack_from("<II", data, 8)
+    _demand_version(version, path)
+    index: Index = {}
+    position, end, before = 16, len(data) - 32, b""
+    for _ in range(packs):
+        _demand(end - position >= 48, f"{path} is damaged: it ends inside a pack's entry")
+        name, length, size = struct.unpack_from("<32sQQ", data, position)
+        position += 48
+        good = name > before and TRAILER.size <= size <= end - position
+        _demand(good, f"{path} is damaged: its entry for pack {name.hex()} does not fit")
+        middle, after = position + size - TRAILER.size, position + size
+        pack = Pack(path.parent / "packs" / f"{name.hex()}.pack", length)
+        for chunk, place in pack.places(data[position:middle], data[middle:after]):
+            _add(index, chunk, place)
+        position, before = after, name
+    _demand(position == end, f"{path} is damaged: it holds more than its {packs} packs")
+    return index
+
+
+# --- Structure and state (§5) ------------------------------------------------------------------------------
+
+
+def check_paths(paths: list[str]) -> None:
+    """Refuse what could leave the target folder, or mean two files at once on some file system."""
+    for path in paths:
+        bad = any(part in ("", ".", "..") for part in path.split("/"))
+        bad = bad or any(sign in "\\:" or unicodedata.category(sign) in ("Cc", "Cs") for sign in path)
+        good = not bad and len(path.encode()) <= 1024
+        _demand(good, f"the snapshot names a file with the forbidden path {path!a}")
+    known = {path.lower() for path in paths}
+    _demand(len(known) == len(paths), "the snapshot names two files that differ in letter case at most")
+    for path in known:
+        parts = path.split("/")
+        good = not any("/".join(parts[:depth]) in known for depth in range(1, len(parts)))
+        _demand(good, f"the snapshot uses a file as the folder of {path!a}")
+
+
+def _element(name: str) -> np.dtype[Any]:
+    """Give the dtype for a name of the format; where ml_dtypes is missing, opaque bytes of the same size."""
+    if name in ML_DTYPES:
+        with contextlib.suppress(ImportError, AttributeError):
+            known: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+            return known
+        return np.dtype("u1" if ML_DTYPES[name] == 1 else f"V{ML_DTYPES[name]}")
+    if not re.fullmatch(r"[<>|][biufcVSU][1-9][0-9]{0,8}", name):
+        raise UnsupportedError(f"the dtype {name!a} is not known to this reader")
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise UnsupportedError(f"numpy does not know the dtype {name!a}") from None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def _tensor(record: object, state_length: int) -> Tensor:
+    match record:
+        case [str(name), str(dtype), list(shape), str(role), int(offset)] if (
+            role in ROLES and len(shape) <= MAX_RANK and all(_whole(side, 0, (1 << 63) - 1) for side in shape)
+        ):
+            element = _element(dtype)
+            length = element.itemsize * math.prod(shape)
+            if _whole(offset, 0, state_length - length if length else 0):
+                return Tensor(name, element, tuple(shape), offset, length)
+    raise DamagedError(f"the snapshot describes a tensor wrongly: {ascii(record)[:200]}")
+
+
+Entries = npt.NDArray[Any]  # of the dtype CONTENT
+
+
+class State:
+    """The bytes that one snapshot saves, and the files and tensors in them."""
+
+    def __init__(self, source: Source, body: dict[str, Any]) -> None:
+        match body.get("state"):
+            case {"length": length, "structure": list(structure), "depth": depth, "root": list(root)}:
+                good = _whole(length, 0, MAX_CONTENT * MAX_CHUNK) and _whole(depth, 0, MAX_DEPTH)
+                _demand(good, f"the snapshot's state has the length {length!a} and the depth {depth!a}")
+            case _:
+                raise DamagedError("the snapshot does not describe its state")
+        self._source, self.length = source, length
+        content = self._expand(_entries(root), depth)
+        self._ids, self._ends = content["id"], np.cumsum(content["length"], dtype=np.int64)
+        total = int(self._ends[-1]) if len(content) else 0
+        _demand(total == length, f"the snapshot's chunks add up to {total} bytes instead of {length}")
+        self.files, self.training = self._parse(_entries(structure))
+
+    def _expand(self, level: Entries, depth: int) -> Entries:
+        """Replace nodes by what they list, until the content itself is left."""
+        limit = min(MAX_CONTENT, self.length) * CONTENT.itemsize
+        for _ in range(depth):
+            below = bytearray()
+            for chunk, length in level.tolist():
+                below += self._source.chunk(chunk, length)
+                good = length % CONTENT.itemsize == 0 and len(below) <= limit
+                _demand(good, f"node {chunk.hex()} does not list chunks, or too many")
+            level = _checked(below)
+        return level
+
+    def _parse(self, structure: Entries) -> tuple[list[dict[str, Any]], list[Any]]:
+        length = int(structure["length"].sum(dtype=np.int64))
+        _demand(length <= MAX_STRUCTURE, f"the snapshot's structure is longer than {MAX_STRUCTURE} bytes")
+        data = b"".join(self._source.chunk(chunk, length) for chunk, length in structure.tolist())
+        match _json(data, "the snapshot's structure"):
+            case {"files": list(files), "training": list(training)} if len(files) <= MAX_FILES:
+                for file in files:
+                    self._check_file(file)
+                check_paths([file["path"] for file in files])
+                count = sum(len(file["tensors"]) for file in files) + len(training)
+                _demand(count <= MAX_TENSORS, f"the snapshot has more than {MAX_TENSORS} tensors")
+                return files, training
+        raise DamagedError("the snapshot's structure does not list files and training tensors")
+
+    def _check_file(self, file: object) -> None:
+        match file:
+            case {"path": str(path), "size": int(size), "tensors": list(), "extents": list(extents)}:
+                rest = size
+                for extent in extents:
+                    match extent:
+                        case [int(offset), int(length)] if _whole(offset, 0, self.length):
+                            good = _whole(length, 0, self.length - offset)
+                        case _:
+                            good = False
+                    _demand(good, f"file {path!a} has the extent {ascii(extent)[:100]}")
+                    rest -= length
+                good = type(size) is int and rest == 0
+                _demand(good, f"the extents of file {path!a} do not add up to its size")
+            case _:
+                raise DamagedError(f"the snapshot describes a file wrongly: {ascii(file)[:200]}")
+
+    def read(self, offset: int, length: int) -> Iterator[memoryview]:
+        index = int(np.searchsorted(self._ends, offset, side="right"))
+        while length:
+            end = int(self._ends[index])
+            start = int(self._ends[index - 1]) if index else 0
+            data = memoryview(self._source.chunk(self._ids[index].tobytes(), end - start))
+            part = data[offset - start : offset - start + length]
+            yield part
+            offset, length, index = offset + len(part), length - len(part), index + 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors by name; a name that stands twice becomes ``path:name``, outside files ``:name``."""
+        groups = [(file["path"], file["tensors"]) for file in self.files] + [("", self.training)]
+        found = [(place, _tensor(record, self.length)) for place, records in groups for record in records]
+        unique = {(place, tensor.name) for place, tensor in found}
+        _demand(len(unique) == len(found), "the snapshot names two tensors of one file alike")
+        named: dict[str, list[str]] = {}
+        for place, tensor in found:
+            named.setdefault(tensor.name, []).append(place)
+        return {(t.name if len(named[t.name]) == 1 else f"{place}:{t.name}"): t for place, t in found}
+
+
+def _checked(packed: bytearray) -> Entries:
+    entries = np.frombuffer(bytes(packed), CONTENT)
+    good = ((entries["length"] >= 1) & (entries["length"] <= MAX_CHUNK)).all()
+    _demand(good, f"the snapshot lists a chunk that is empty or longer than {MAX_CHUNK} bytes")
+    return entries
+
+
+def _entries(pairs: list[Any]) -> Entries:
+    packed = bytearray()
+    for pair in pairs:
+        match pair:
+            case [str(name), length] if re.fullmatch("[0-9a-f]{64}", name) and _whole(length, 1, MAX_CHUNK):
+                packed += bytes.fromhex(name) + struct.pack("<I", length)
+            case _:
+                raise DamagedError(f"the snapshot lists a chunk as {ascii(pair)[:200]}")
+    return _checked(packed)
+
+
+# --- The source --------------------------------------------------------------------------------------------
+
+
+def _refuse_existing(target: Path, force: bool) -> None:
+    if not force and os.path.lexists(target):
+        raise RestoreError(f"{target} exists already; choose another folder or allow overwriting (--force)")
+
+
+class Source:
+    """An artifact directory or a repository; ``open_source`` makes it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._index: Index | None = None
+        self._unread: list[RestoreError] = []  # why packs of a repository could not be used
+        self._used: set[Pack] = set()
+        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        self.is_artifact = (root / "lamina.json").is_file()
+        self._files: dict[int | None, Path] = {}
+        if self.is_artifact:
+            self._files[None] = root / "lamina.json"
+        elif (root / "config.json").is_file() and (root / "snapshots").is_dir():
+            read_envelope(root / "config.json", "config")
+            found = sorted((root / "snapshots").glob("*.json"))
+            self._files.update(
+                {int(path.stem): path for path in found if re.fullmatch("[0-9]{10}", path.stem)}
+            )
+        else:
+            raise RestoreError(f"{root} is neither an artifact (lamina.json) nor a repository (config.json)")
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """The snapshots, oldest first: their fields, ``id``, and ``number`` (None in an artifact)."""
+        return [self._snapshot(number) for number in self._files]
+
+    def _snapshot(self, number: int | None) -> dict[str, Any]:
+        digest, body = read_envelope(self._files[number], "snapshot")
+        return {**body, "id": digest[:32], "number": number}
+
+    def find(self, wanted: int | str | None = None) -> dict[str, Any]:
+        """Give the snapshot of this number or id; None means the newest, where there is one series."""
+        text = "" if wanted is None else str(wanted)
+        if re.fullmatch("[0-9]{1,10}", text):
+            if int(text) not in self._files:
+                raise RestoreError(f"{self.root} has no snapshot with the number {int(text)}")
+            return self._snapshot(int(text))
+        if not self._files:
+            raise RestoreError(f"{self.root} has no snapshots")
+        if wanted is None:
+            return self._newest()
+        unread: list[RestoreError] = []
+        for number in self._files:
+            try:
+                if (snapshot := self._snapshot(number))["id"] == text:
+                    return snapshot
+            except RestoreError as error:
+                unread.append(error)
+        raise unread[0] if unread else RestoreError(f"{self.root} has no snapshot with the id {text!a}")
+
+    def _newest(self) -> dict[str, Any]:
+        newest, *older = reversed(self._files)
+        snapshot = self._snapshot(newest)
+        series: dict[str, int | None] = {}
+        for number in older:
+            # An old snapshot that is damaged must not keep the newest one from its owner.
+            with contextlib.suppress(RestoreError):
+                series.setdefault(str(self._snapshot(number).get("series")), number)
+        series[str(snapshot.get("series"))] = newest
+        if len(series) > 1:
+            listed = ", ".join(f"{number} of {name!a}" for name, number in sorted(series.items()))
+            raise RestoreError(
+                f"{self.root} holds several series; name a snapshot, such as their newest: {listed}"
+            )
+        return snapshot
+
+    def restore(
+        self, directory: str | os.PathLike[str], snapshot: int | str | None = None, *, force: bool = False
+    ) -> list[Path]:
+        """Write the files of a snapshot into a directory and give their paths."""
+        return list(self.restoring(directory, snapshot, force=force))
+
+    def restoring(
+        self, directory: str | os.PathLike[str], snapshot: int | str | None = None, *, force: bool = False
+    ) -> Iterator[Path]:
+        """The same, file by file."""
+        state, base = State(self, self.find(snapshot)), Path(directory)
+        for file in state.files:
+            _refuse_existing(base / file["path"], force)
+        base.mkdir(parents=True, exist_ok=True)
+        for file in state.files:
+            try:
+                yield self._write(state, base, file, force)
+            except RestoreError as error:
+                raise type(error)(f"file {file['path']!a} cannot be restored: {error}") from None
+
+    def _write(self, state: State, base: Path, file: dict[str, Any], force: bool) -> Path:
+        target: Path = base / file["path"]
+        inside, folder = base.resolve(), target.parent.resolve()
+        if folder != inside and inside not in folder.parents:
+            raise RestoreError(f"a link leads from {target.parent} out of {base}")
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = folder / f".{secrets.token_hex(8)}.part"
+        try:
+            with hidden.open("xb") as out:
+                for offset, length in file["extents"]:
+                    for part in state.read(offset, length):
+                        out.write(part)
+                out.flush()
+                os.fsync(out.fileno())
+            _refuse_existing(target, force)
+            hidden.replace(target)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
+        return target
+
+    def tensors(self, snapshot: int | str | None = None) -> dict[str, npt.NDArray[Any]]:
+        """The tensors of a snapshot, those of the training state among them, as new arrays in memory."""
+        state = State(self, self.find(snapshot))
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, tensor in state.tensors().items():
+            data = bytearray()
+            for part in state.read(tensor.offset, tensor.length):
+                data += part
+            try:
+                arrays[name] = np.frombuffer(data, np.uint8).view(tensor.dtype).reshape(tensor.shape)
+            except ValueError as error:
+                raise RestoreError(f"numpy cannot hold the tensor {name!a}: {error}") from None
+        return arrays
+
+    def verify(self, snapshot: int | str | None = None) -> None:
+        """Read all that a snapshot needs, and its packs as a whole; raise at the first damage."""
+        self._cache.clear()
+        self._used.clear()
+        state = State(self, self.find(snapshot))
+        state.tensors()
+        for _ in state.read(0, state.length):
+            pass
+        for pack in sorted(self._used, key=lambda pack: pack.path):
+            hasher = Blake3()
+            for offset in range(0, pack.length, PIECE):
+                hasher.update(pack.read(offset, min(PIECE, pack.length - offset)))
+            good = hasher.digest().hex() == pack.path.stem
+            _demand(good, f"pack {pack.path.stem} is damaged: its bytes do not have the digest of its name")
+
+    def chunk(self, chunk: bytes, length: int) -> bytes:
+        """Give a chunk's bytes, from whichever pack has them intact."""
+        data = self._cache.pop(chunk, None) or self._load(chunk)
+        _demand(len(data) == length, f"chunk {chunk.hex()} has {len(data)} bytes instead of {length}")
+        self._cache[chunk] = data
+        if len(self._cache) > CACHED_CHUNKS:
+            self._cache.popitem(last=False)
+        return data
+
+    def _load(self, chunk: bytes) -> bytes:
+        if self._index is None:
+            self._index = self._read_index()
+        failed = None
+        for place in self._index.get(chunk, ()):
+            try:
+                data = _decode(place.codec, place.pack.read(place.offset, place.encoded), place.raw)
+                _demand(len(data) == place.raw and blake3(data) == chunk, "its bytes do not match its digest")
+                self._used.add(place.pack)
+                return data
+            except DamagedError as error:
+                where = f"chunk {chunk.hex()} in pack {place.pack.path.stem}"
+                failed = failed or DamagedError(f"{where} is damaged: {error}")
+        if failed:
+            raise failed
+        reason = f" ({self._unread[0]})" if self._unread else ""
+        kind = type(self._unread[0]) if self._unread else DamagedError
+        raise kind(f"chunk {chunk.hex()} stands in none of the packs{reason}")
+
+    def _read_index(self) -> Index:
+        placement = self.root / "lamina.placement"
+        if self.is_artifact and placement.exists():
+            return index_of_placement(placement)
+        index: Index = {}
+        for path in sorted((self.root / "packs").glob("*.pack")):
+            if not re.fullmatch("[0-9a-f]{64}", path.stem):
+                continue
+            try:
+                for chunk, place in index_of_pack(path):
+                    _add(index, chunk, place)
+            except RestoreError as error:  # other snapshots may live without this pack
+                self._unread.append(error)
+        return index
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    return Source(Path(path))
+
+
+def _line(snapshot: dict[str, Any]) -> str:
+    number = "-" if snapshot["number"] is None else snapshot["number"]
+    fields = ("created_at", "kind", "series", "epoch", "bytes_total")
+    shown = (f"{name}={snapshot.get(name)!a}" for name in fields)
+    return "  ".join([f"{number:>6}", snapshot["id"], *shown])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description="Give back the original files from a lamina artifact.")
+    about = "artifact directory or repository (default: where this script lies)"
+    parser.add_argument("source", nargs="?", default=here, metavar="SOURCE", help=about)
+    parser.add_argument("-o", "--output", default="restored", metavar="DIR", help="default: ./restored")
+    parser.add_argument("--snapshot", metavar="NUMBER|ID", help="default: the newest")
+    parser.add_argument("--list", action="store_true", help="list the snapshots and write nothing")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+    options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter of a path is no failure
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        source = open_source(options.source)
+        if options.list:
+            for snapshot in source.snapshots():
+                print(_line(snapshot))
+            return 0
+        for path in source.restoring(options.output, options.snapshot, force=options.force):
+            print(f"{path}  {path.stat().st_size} bytes, verified", flush=True)
+    except (RestoreError, OSError, UnicodeError) as error:
+        print(f"restore.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,411 @@
+//! The chunker: in which order a state stands, and where it is cut (docs/format.md §5.2).
+//!
+//! Cuts never depend on the bytes of tensors, only on their names and sizes: a frozen tensor keeps its chunks whatever
+//! happens around it, and a layer that is inserted makes chunks of its own.
+
+use std::collections::HashMap;
+
+use crate::digest::{ChunkId, Digest};
+use crate::error::{Error, Result};
+use crate::format::MAX_TENSORS;
+use crate::snapshot::{ChunkRef, FileEntry, Structure, TensorEntry};
+use crate::tensor::{Element, parse_dtype, tensor_bytes};
+
+/// A tensor below this size shares a chunk with its neighbours.
+pub const SMALL_TENSOR: u64 = 16 << 10;
+/// A group ends behind the tensor with which it has this size.
+pub const GROUP: u64 = 64 << 10;
+/// Bytes of a run of a large tensor.
+pub const RUN: u64 = 1 << 20;
+/// From this size on a tensor is cut into longer runs.
+pub const HUGE_TENSOR: u64 = 1 << 30;
+/// Bytes of a run of a huge tensor.
+pub const HUGE_RUN: u64 = 4 << 20;
+/// Smallest, average and largest chunk of metadata (literals beside tensors, structure).
+pub const METADATA_CDC: (usize, usize, usize) = (4 << 10, 16 << 10, 64 << 10);
+/// Smallest, average and largest chunk of opaque files.
+pub const OPAQUE_CDC: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
+/// A node of the content tree may end from this many entries on …
+pub const NODE_MIN: usize = 32;
+/// … and must end here.
+pub const NODE_MAX: usize = 1024;
+
+/// A tensor to be saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Name, unique in its file.
+    pub name: String,
+    /// dtype (docs/format.md §5.1).
+    pub dtype: String,
+    /// Shape.
+    pub shape: Vec<u64>,
+    /// `weights`, `optimizer`, `counters` or `training`.
+    pub role: String,
+    /// Where its bytes stand in the file; nothing for tensors without file or bytes.
+    pub offset: u64,
+}
+
+/// A file to be saved: tensors, and literal bytes between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSpec {
+    /// Path inside the snapshot.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Tensors, none overlapping another.
+    pub tensors: Vec<TensorSpec>,
+}
+
+/// Which tensor: `file` counts the files, and the tensors without file as one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorAt {
+    /// Index of the file.
+    pub file: usize,
+    /// Index in the file's tensors.
+    pub tensor: usize,
+}
+
+/// One or more whole tensors, or a run of one, that make a chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes `start..start + len` of a tensor.
+    Run {
+        /// Which.
+        at: TensorAt,
+        /// First byte.
+        start: u64,
+        /// Bytes.
+        len: usize,
+        /// What the codec is told.
+        element: Element,
+    },
+    /// Whole tensors, one after the other.
+    Group {
+        /// Which, and the bytes of each.
+        members: Vec<(TensorAt, usize)>,
+        /// What the codec is told.
+        element: Element,
+    },
+    /// All literal bytes of a file; cut by content.
+    Literals {
+        /// Index of the file.
+        file: usize,
+        /// Bytes.
+        len: u64,
+        /// Smallest, average and largest chunk.
+        cdc: (usize, usize, usize),
+    },
+}
+
+impl Piece {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Run { len, .. } => *len as u64,
+            Self::Group { members, .. } => members.iter().map(|m| m.1 as u64).sum(),
+            Self::Literals { len, .. } => *len,
+        }
+    }
+
+    /// Whether there are none; never true for the pieces of a layout.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A state in its order: what stands where.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// What the bytes mean.
+    pub structure: Structure,
+    /// Pieces in state order.
+    pub pieces: Vec<Piece>,
+    /// Where each piece begins in the state.
+    pub starts: Vec<u64>,
+    /// Bytes of the state.
+    pub length: u64,
+    /// Per file, the runs (file offset, bytes) outside its tensors.
+    pub literals: Vec<Vec<(u64, u64)>>,
+}
+
+impl Layout {
+    /// Lays out files and the tensors that stand in none.
+    ///
+    /// # Errors
+    /// `InvalidInput` where names repeat, extents overlap or leave their file, a path or dtype is not allowed.
+    pub fn new(files: &[FileSpec], training: &[TensorSpec]) -> Result<Self> {
+        let total = training.len() + files.iter().map(|f| f.tensors.len()).sum::<usize>();
+        if total > MAX_TENSORS {
+            return Err(Error::invalid(format!("{total} tensors; at most {MAX_TENSORS} are supported")));
+        }
+        let mut layout = Self { structure: Structure::default(), pieces: vec![], starts: vec![], length: 0, literals: vec![] };
+        for (index, file) in files.iter().enumerate() {
+            layout.add_file(index, file)?;
+        }
+        layout.structure.training = layout.add_tensors(files.len(), training)?;
+        layout.structure.check(layout.length)?;
+        Ok(layout)
+    }
+
+    fn push(&mut self, piece: Piece) -> Result<()> {
+        self.starts.push(self.length);
+        self.length = self.length.checked_add(piece.len()).ok_or_else(|| Error::invalid("the state has more than 2^64 bytes"))?;
+        self.pieces.push(piece);
+        Ok(())
+    }
+
+    fn add_file(&mut self, index: usize, file: &FileSpec) -> Result<()> {
+        let literals = complement(file)?;
+        let tensors = self.add_tensors(index, &file.tensors)?;
+        let literal_start = self.length;
+        let len = literals.iter().map(|l| l.1).sum();
+        if len > 0 {
+            let cdc = if file.tensors.is_empty() { OPAQUE_CDC } else { METADATA_CDC };
+            self.push(Piece::Literals { file: index, len, cdc })?;
+        }
+        let extents = extents(file, &tensors, &literals, literal_start)?;
+        self.structure.files.push(FileEntry { path: file.path.clone(), size: file.size, tensors, extents });
+        self.literals.push(literals);
+        Ok(())
+    }
+
+    /// Pushes the pieces of tensors; gives their entries, in the order of `tensors`.
+    fn add_tensors(&mut self, file: usize, tensors: &[TensorSpec]) -> Result<Vec<TensorEntry>> {
+        let mut entries = Vec::with_capacity(tensors.len());
+        let mut names = std::collections::HashSet::new();
+        for t in tensors {
+            if !names.insert(&t.name) {
+                return Err(Error::invalid(format!("two tensors are called {:?}", t.name)));
+            }
+            entries.push(TensorEntry(t.name.clone(), t.dtype.clone(), t.shape.clone(), t.role.clone(), 0));
+        }
+        let groups = group_small(tensors)?;
+        for (index, spec) in tensors.iter().enumerate() {
+            let bytes = tensor_bytes(&spec.dtype, &spec.shape)?;
+            if bytes >= SMALL_TENSOR {
+                entries[index].4 = self.length;
+                self.add_runs(TensorAt { file, tensor: index }, bytes, parse_dtype(&spec.dtype)?.1)?;
+            }
+            for group in groups.get(&index).into_iter().flatten() {
+                let mut members = vec![];
+                let mut at = self.length;
+                for &(tensor, bytes) in group {
+                    entries[tensor].4 = at;
+                    at += bytes;
+                    members.push((TensorAt { file, tensor }, bytes as usize));
+                }
+                self.push(Piece::Group { members, element: parse_dtype(&spec.dtype)?.1 })?;
+            }
+        }
+        Ok(entries)
+    }
+
+    fn add_runs(&mut self, at: TensorAt, bytes: u64, element: Element) -> Result<()> {
+        let run = if bytes >= HUGE_TENSOR { HUGE_RUN } else { RUN };
+        let mut start = 0;
+        while start < bytes {
+            let len = run.min(bytes - start);
+            self.push(Piece::Run { at, start, len: len as usize, element })?;
+            start += len;
+        }
+        Ok(())
+    }
+}
+
+/// Groups of small tensors as (index, bytes), under the index of the first small tensor of their folder, dtype and role.
+type Groups = HashMap<usize, Vec<Vec<(usize, u64)>>>;
+
+fn group_small(tensors: &[TensorSpec]) -> Result<Groups> {
+    let mut families: HashMap<(&str, &str, &str), (usize, Vec<Vec<(usize, u64)>>, bool)> = HashMap::new();
+    let mut sizes: HashMap<(&str, &str, &str), u64> = HashMap::new();
+    for (index, spec) in tensors.iter().enumerate() {
+        let bytes = tensor_bytes(&spec.dtype, &spec.shape)?;
+        if bytes == 0 || bytes >= SMALL_TENSOR {
+            continue;
+        }
+        let folder = spec.name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let key = (folder, spec.dtype.as_str(), spec.role.as_str());
+        let (_, groups, open) = families.entry(key).or_insert_with(|| (index, vec![], false));
+        let size = sizes.entry(key).or_insert(0);
+        match groups.last_mut() {
+            Some(group) if *open => group.push((index, bytes)),
+            _ => {
+                groups.push(vec![(index, bytes)]);
+                *size = 0;
+            }
+        }
+        *size += bytes;
+        *open = *size < GROUP && Digest::of(spec.name.as_bytes()).as_bytes()[0] >= 16;
+    }
+    let mut out = Groups::new();
+    for (first, groups, _) in families.into_values() {
+        out.insert(first, groups);
+    }
+    Ok(out)
+}
+
+/// The runs of a file outside its tensors, in file order.
+fn complement(file: &FileSpec) -> Result<Vec<(u64, u64)>> {
+    let mut taken = vec![];
+    for t in &file.tensors {
+        let bytes = tensor_bytes(&t.dtype, &t.shape)?;
+        if bytes > 0 {
+            taken.push((t.offset, bytes, &t.name));
+        }
+    }
+    taken.sort_unstable();
+    let mut runs = vec![];
+    let mut at = 0;
+    for (offset, bytes, name) in taken {
+        let end = offset.checked_add(bytes).filter(|&end| offset >= at && end <= file.size);
+        let end = end.ok_or_else(|| {
+            Error::invalid(format!("tensor {name:?} at {offset} + {bytes} overlaps another or leaves {:?} ({} bytes)", file.path, file.size))
+        })?;
+        if offset > at {
+            runs.push((at, offset - at));
+        }
+        at = end;
+    }
+    if at < file.size {
+        runs.push((at, file.size - at));
+    }
+    Ok(runs)
+}
+
+/// The extents of a file: its tensors and literals in file order, neighbours in the state merged.
+fn extents(file: &FileSpec, tensors: &[TensorEntry], literals: &[(u64, u64)], literal_start: u64) -> Result<Vec<(u64, u64)>> {
+    let mut parts = vec![];
+    for (spec, entry) in file.tensors.iter().zip(tensors) {
+        let bytes = tensor_bytes(&spec.dtype, &spec.shape)?;
+        if bytes > 0 {
+            parts.push((spec.offset, entry.4, bytes));
+        }
+    }
+    let mut state = literal_start;
+    for &(offset, bytes) in literals {
+        parts.push((offset, state, bytes));
+        state += bytes;
+    }
+    parts.sort_unstable();
+    let mut extents: Vec<(u64, u64)> = vec![];
+    for (_, state, bytes) in parts {
+        match extents.last_mut() {
+            Some((start, len)) if *start + *len == state => *len += bytes,
+            _ => extents.push((state, bytes)),
+        }
+    }
+    Ok(extents)
+}
+
+/// Cuts bytes at hand by content.
+pub fn cut(bytes: &[u8], cdc: (usize, usize, usize)) -> Vec<&[u8]> {
+    let (min, avg, max) = cdc;
+    if bytes.len() <= min {
+        return if bytes.is_empty() { vec![] } else { vec![bytes] };
+    }
+    fastcdc::v2020::FastCDC::new(bytes, min, avg, max).map(|c| &bytes[c.offset..c.offset + c.length]).collect()
+}
+
+/// Whether a node of `entries` entries ends behind the one with this id.
+pub fn node_ends(entries: usize, id: &ChunkId) -> bool {
+    entries >= NODE_MAX || (entries >= NODE_MIN && id.as_bytes()[0] == 0)
+}
+
+/// A level of the content tree cut into nodes: the bytes of each.
+pub fn nodes(level: &[ChunkRef]) -> Vec<Vec<u8>> {
+    let mut nodes = vec![];
+    let mut node = vec![];
+    for entry in level {
+        entry.append_to(&mut node);
+        if node_ends(node.len() / crate::snapshot::ENTRY, &entry.id) {
+            nodes.push(std::mem::take(&mut node));
+        }
+    }
+    if !node.is_empty() {
+        nodes.push(node);
+    }
+    nodes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn spec(name: &str, dtype: &str, shape: &[u64], offset: u64) -> TensorSpec {
+        TensorSpec { name: name.into(), dtype: dtype.into(), shape: shape.into(), role: "weights".into(), offset }
+    }
+
+    fn file(size: u64, tensors: Vec<TensorSpec>) -> FileSpec {
+        FileSpec { path: "f".into(), size, tensors }
+    }
+
+    /// Moving a cut silently doubles every user's storage.
+    #[test]
+    fn cuts_are_pinned() {
+        let mut tensors = vec![];
+        let mut at = 100;
+        for i in 0..200u64 {
+            let shape = [(i * i * 37) % 9001];
+            tensors.push(spec(&format!("layers/l{}/vars/{}", i / 5, i % 5), ["<f4", "bfloat16"][(i % 3 == 0) as usize], &shape, at));
+            at += tensor_bytes(&tensors[i as usize].dtype, &shape).unwrap() + i % 2 * 7;
+        }
+        tensors.push(spec("big", "<f4", &[3, 1 << 20], at));
+        let layout = Layout::new(&[file(at + (12 << 20) + 9, tensors)], &[spec("seed", "<u4", &[2], 0)]).unwrap();
+        let pin = |text: String| Digest::of(text.as_bytes()).hex()[..16].to_owned();
+        let layout = pin(format!("{:?}{:?}", layout.pieces, layout.structure));
+        let noise: Vec<u8> = (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ (i >> 9) as u8).collect();
+        let cuts = [METADATA_CDC, OPAQUE_CDC].map(|cdc| cut(&noise, cdc).iter().map(|c| c.len()).collect::<Vec<_>>());
+        let cuts = pin(format!("{cuts:?}"));
+        let level: Vec<_> = (0..9000u32).map(|i| ChunkRef { id: Digest::of(&i.to_le_bytes()), len: i + 1 }).collect();
+        let ends: Vec<_> = nodes(&level).iter().map(Vec::len).collect();
+        assert_eq!([layout, cuts, pin(format!("{ends:?}"))], ["e5d85424b4fd9730", "04d45d17ac44acca", "8462b55d351f9c18"]);
+    }
+
+    #[test]
+    fn an_inserted_layer_moves_no_other_piece() {
+        let layer = |i: usize, at| vec![spec(&format!("l{i}/k"), "<f4", &[100, 90], at), spec(&format!("l{i}/b"), "<f4", &[90], at + 36_000)];
+        let size = 36_360;
+        let before: Vec<_> = (0..6).flat_map(|i| layer(i, i as u64 * size)).collect();
+        let mut after = before.clone();
+        after.extend(layer(77, 6 * size));
+        let sizes = |tensors: Vec<TensorSpec>| {
+            let layout = Layout::new(&[file(tensors.len() as u64 / 2 * size, tensors)], &[]).unwrap();
+            layout.pieces.iter().map(Piece::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(before)[..], sizes(after)[..12]);
+    }
+
+    #[test]
+    fn bad_input_is_refused() {
+        let refused = |f: FileSpec| assert!(Layout::new(&[f], &[]).is_err());
+        refused(file(10, vec![spec("a", "<f4", &[2], 4)]));
+        refused(file(20, vec![spec("a", "<f4", &[2], 0), spec("b", "<f4", &[2], 4)]));
+        refused(file(20, vec![spec("a", "<f4", &[1], 0), spec("a", "<f4", &[1], 4)]));
+        refused(file(20, vec![spec("a", "<f4", &[1], u64::MAX)]));
+        refused(FileSpec { path: "../f".into(), size: 0, tensors: vec![] });
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_stands_once(parts in prop::collection::vec((0u64..40_000, 0u64..50, 0usize..4), 0..40), tail in 0u64..100) {
+            let mut tensors = vec![];
+            let mut at = 0;
+            for (i, (n, gap, folder)) in parts.iter().enumerate() {
+                at += gap;
+                tensors.push(spec(&format!("d{folder}/t{i}"), "|u1", &[*n], at));
+                at += n;
+            }
+            let layout = Layout::new(&[file(at + tail, tensors)], &[]).unwrap();
+            prop_assert_eq!(layout.length, at + tail);
+            let mut runs = layout.structure.files[0].extents.clone();
+            runs.sort_unstable();
+            let mut end = 0;
+            for (start, len) in runs {
+                prop_assert_eq!(start, end);
+                end = start + len;
+            }
+            prop_assert_eq!(end, at + tail);
+        }
+    }
+}

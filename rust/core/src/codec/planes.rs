@@ -1,0 +1,155 @@
+//! The planes codec: byte p of all elements stands together, and each such plane is stored in its own way.
+
+use zstd_safe::DCtx;
+
+use super::frame::{self, Frames, Method, grown};
+use super::sample::{Plan, Sample};
+use crate::error::{Error, Result};
+use crate::kernels;
+
+const STORED: u8 = 0;
+const FRAME: u8 = 1;
+const CONSTANT: u8 = 2;
+
+/// Most planes that there can be: the widest element has 8 bytes.
+pub(super) const MAX_WIDTH: usize = 8;
+
+fn header_len(width: usize) -> usize {
+    2 + 5 * width
+}
+
+/// Buffers of the encoder.
+#[derive(Default)]
+pub(super) struct PlaneEncoder {
+    scratch: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl PlaneEncoder {
+    /// The buffer that [`PlaneEncoder::encode`] has written to.
+    pub(super) fn encoded(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Encodes `raw`, a whole number of elements, and gives the encoded length; `None` where no plane promises anything.
+    pub(super) fn encode(
+        &mut self,
+        frames: &mut Frames,
+        raw: &[u8],
+        width: usize,
+        sample: &Sample,
+    ) -> Result<Option<usize>> {
+        if !sample.is_promising() {
+            return Ok(None);
+        }
+        let plane_len = raw.len() / width;
+        let plans = &sample.plans[..width];
+        let header = header_len(width);
+        // Two frames of a plane stand behind each other while it is decided which one stays.
+        let out = grown(&mut self.out, header + raw.len() + 2 * frame::bound(plane_len));
+        let scratch = grown(&mut self.scratch, raw.len());
+
+        // Planes that are stored and stand before all compressed ones are split to where they stay.
+        let direct = plans.iter().take_while(|&&plan| plan == Plan::Store).count();
+        let (in_place, _) = out[header..].split_at_mut(direct * plane_len);
+        let (apart, _) = scratch.split_at_mut((width - direct) * plane_len);
+        split(raw, sample.rotate, plane_len, in_place, apart)?;
+
+        out[0] = width as u8;
+        out[1] = u8::from(sample.rotate);
+        let mut at = header;
+        for (index, &plan) in plans.iter().enumerate() {
+            let (mode, len) = match index.checked_sub(direct) {
+                None => (STORED, plane_len),
+                Some(k) => encode_plane(frames, plan, &scratch[k * plane_len..][..plane_len], &mut out[at..]),
+            };
+            out[2 + 5 * index] = mode;
+            out[3 + 5 * index..][..4].copy_from_slice(&(len as u32).to_le_bytes());
+            at += len;
+        }
+        Ok(Some(at))
+    }
+}
+
+fn split(raw: &[u8], rotate: bool, plane_len: usize, first: &mut [u8], rest: &mut [u8]) -> Result<()> {
+    let mut planes: [&mut [u8]; MAX_WIDTH] = Default::default();
+    let targets = first.chunks_exact_mut(plane_len).chain(rest.chunks_exact_mut(plane_len));
+    let width = planes.iter_mut().zip(targets).map(|(plane, target)| *plane = target).count();
+    kernels::split(raw, rotate, &mut planes[..width])
+}
+
+/// Writes one plane to the front of `out`; gives its mode and length.
+fn encode_plane(frames: &mut Frames, plan: Plan, plane: &[u8], out: &mut [u8]) -> (u8, usize) {
+    // A plane that hardly shrinks costs a decoding for nothing.
+    let worthwhile = |len: &usize| *len < plane.len() - plane.len() / 32;
+    let best = match plan {
+        Plan::Store => None,
+        // As one comparison of memory, which is far faster than byte by byte.
+        Plan::Constant if plane[1..] == plane[..plane.len() - 1] => {
+            out[0] = plane[0];
+            return (CONSTANT, 1);
+        }
+        Plan::Huffman => frames.compress(Method::Huffman, plane, out),
+        Plan::Search | Plan::Constant => smaller_frame(frames, plane, out),
+    };
+    if let Some(len) = best.filter(worthwhile) {
+        return (FRAME, len);
+    }
+    out[..plane.len()].copy_from_slice(plane);
+    (STORED, plane.len())
+}
+
+/// Matches pay for repetition, Huffman alone for random bytes of few values; nothing but trying both tells.
+fn smaller_frame(frames: &mut Frames, plane: &[u8], out: &mut [u8]) -> Option<usize> {
+    let search = frames.compress(Method::Search, plane, out)?;
+    let huffman = frames.compress(Method::Huffman, plane, &mut out[search..])?;
+    if huffman < search {
+        out.copy_within(search..search + huffman, 0);
+    }
+    Some(huffman.min(search))
+}
+
+/// Decodes to `dst`; stored planes are read where they stand, the others through `scratch`.
+pub(super) fn decode(zstd: &mut DCtx<'static>, scratch: &mut Vec<u8>, encoded: &[u8], dst: &mut [u8]) -> Result<()> {
+    let damaged = |what: String| Error::corrupt(format!("a chunk of byte planes is damaged: {what}"));
+    let (width, rotate) = match *encoded {
+        [width @ (1 | 2 | 4 | 8), transform @ (0 | 1), ..] => (usize::from(width), transform == 1),
+        [width, transform, ..] => return Err(damaged(format!("width {width}, transform {transform}"))),
+        _ => return Err(damaged(format!("it has {} bytes", encoded.len()))),
+    };
+    if !dst.len().is_multiple_of(width) {
+        return Err(damaged(format!("{} bytes are no whole number of elements of {width} bytes", dst.len())));
+    }
+    let Some((header, mut rest)) = encoded.split_at_checked(header_len(width)) else {
+        return Err(damaged(format!("it has {} bytes", encoded.len())));
+    };
+
+    let plane_len = dst.len() / width;
+    let mut free = grown(scratch, dst.len());
+    let mut planes: [&[u8]; MAX_WIDTH] = Default::default();
+    for (plane, entry) in planes.iter_mut().zip(header[2..].chunks_exact(5)) {
+        let len = u32::from_le_bytes([entry[1], entry[2], entry[3], entry[4]]) as usize;
+        let Some((bytes, behind)) = rest.split_at_checked(len) else {
+            return Err(damaged(format!("a plane of {len} bytes where {} are left", rest.len())));
+        };
+        rest = behind;
+        let target;
+        (target, free) = free.split_at_mut(plane_len);
+        *plane = match (entry[0], bytes) {
+            (STORED, _) if len == plane_len => bytes,
+            (FRAME, _) => {
+                frame::decompress(zstd, bytes, target)?;
+                target
+            }
+            (CONSTANT, &[byte]) => {
+                target.fill(byte);
+                target
+            }
+            (mode, _) => return Err(damaged(format!("a plane of mode {mode} with {len} bytes"))),
+        };
+    }
+    if !rest.is_empty() {
+        return Err(damaged(format!("{} bytes behind the last plane", rest.len())));
+    }
+    kernels::merge(&planes[..width], rotate, dst)
+}

@@ -1,0 +1,161 @@
+//! Constants of the format and the envelope of its JSON files (docs/format.md §4 and §10).
+
+use serde_json::{Map, Value};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+
+/// Version that this engine writes and the newest it reads.
+pub const VERSION: u32 = 1;
+/// Raw length of a chunk: bounds what one decode may allocate.
+pub const MAX_CHUNK: usize = 4 << 20;
+/// A JSON file: a snapshot has some kilobytes plus what the user puts into its metadata.
+pub const MAX_JSON: u64 = 64 << 20;
+/// Chunks of one snapshot: 64 TiB of 1 MiB chunks.
+pub const MAX_CHUNKS: u64 = 1 << 26;
+/// Files of one snapshot.
+pub const MAX_FILES: usize = 1 << 20;
+/// Tensors of one snapshot.
+pub const MAX_TENSORS: usize = 1 << 24;
+
+/// Required features of JSON bodies that this engine knows.
+const KNOWN_FEATURES: &[&str] = &["delta"];
+
+/// The bytes of an envelope around `body`.
+pub fn seal(kind: &str, body: &Map<String, Value>) -> Result<Vec<u8>> {
+    let body = serde_json::to_string(body).map_err(|e| Error::invalid(format!("{kind} cannot be written: {e}")))?;
+    let head = format!("{{\"lamina\":\"{kind}\",\"version\":{VERSION},\"blake3\":\"");
+    let tail = format!("\",\n\"body\":{body}\n}}\n");
+    if (head.len() + 64 + tail.len()) as u64 > MAX_JSON {
+        return Err(Error::invalid(format!("{kind} would have {} bytes; at most {MAX_JSON} are allowed", tail.len())));
+    }
+    let digest = digest_of(&head, &tail);
+    Ok([head.as_bytes(), digest.hex().as_bytes(), tail.as_bytes()].concat())
+}
+
+fn digest_of(head: &str, tail: &str) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(head.as_bytes()).update(tail.as_bytes());
+    Digest::finish(&hasher)
+}
+
+/// Checks an envelope and gives its digest and body. `what` names the file in messages.
+///
+/// # Errors
+/// `Corrupt` for anything but the bytes that [`seal`] wrote, `Unsupported` for a newer version or a feature unknown here.
+pub fn unseal(bytes: &[u8], kind: &str, what: &str) -> Result<(Digest, Map<String, Value>)> {
+    let damaged = |why: &str| Error::corrupt(format!("{what} is damaged: {why}"));
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not UTF-8"))?;
+    let (first, rest) = text.split_once('\n').ok_or_else(|| damaged("it has no complete first line"))?;
+    let mark = "\"blake3\":\"";
+    let at = first.find(mark).ok_or_else(|| damaged("its first line is not that of a lamina file"))? + mark.len();
+    let (head, digest) = first.split_at(at);
+    let digest = digest.strip_suffix("\",").and_then(Digest::from_hex);
+    let digest = digest.ok_or_else(|| damaged("its first line holds no digest"))?;
+    let body = rest.strip_prefix("\"body\":").and_then(|r| r.strip_suffix("\n}\n"));
+    let body = body.filter(|b| !b.contains('\n')).ok_or_else(|| damaged("it does not have the three lines of a lamina file"))?;
+    if digest_of(head, &text[at + 64..]) != digest {
+        return Err(damaged("its digest is not that of its bytes"));
+    }
+    let (found, version) = parse_head(head).ok_or_else(|| damaged("its first line is not that of a lamina file"))?;
+    if found != kind {
+        return Err(damaged(&format!("it is a {found:?} file, expected {kind:?}")));
+    }
+    if version != VERSION {
+        return Err(Error::unsupported(format!("{what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina")));
+    }
+    let body: Map<String, Value> = serde_json::from_str(body).map_err(|e| damaged(&format!("its body is not JSON: {e}")))?;
+    check_features(&body, what)?;
+    Ok((digest, body))
+}
+
+fn parse_head(head: &str) -> Option<(&str, u32)> {
+    let (kind, rest) = head.strip_prefix("{\"lamina\":\"")?.split_once("\",\"version\":")?;
+    let version = rest.strip_suffix(",\"blake3\":\"")?;
+    let decimal = !version.starts_with('0') && version.bytes().all(|b| b.is_ascii_digit());
+    (decimal && kind.bytes().all(|b| b.is_ascii_lowercase())).then_some((kind, version.parse().ok()?))
+}
+
+fn check_features(body: &Map<String, Value>, what: &str) -> Result<()> {
+    for list in ["required", "optional"] {
+        let names = body.get(list).and_then(Value::as_array);
+        let names = names.ok_or_else(|| Error::corrupt(format!("{what} is damaged: it has no list {list:?}")))?;
+        for name in names {
+            let name = name.as_str().ok_or_else(|| Error::corrupt(format!("{what} is damaged: a feature is not a string")))?;
+            if list == "required" && !KNOWN_FEATURES.contains(&name) {
+                return Err(Error::unsupported(format!("{what} requires the feature {name:?}, unknown here: upgrade lamina")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A body that requires nothing, with `fields`.
+pub fn body<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("required".into(), Value::Array(vec![]));
+    map.insert("optional".into(), Value::Array(vec![]));
+    map.extend(fields.into_iter().map(|(k, v)| (k.to_owned(), v)));
+    map
+}
+
+/// Little-endian u32 at `at`; the caller has checked the length.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+/// Little-endian u64 at `at`; the caller has checked the length.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn sample() -> Vec<u8> {
+        seal("alias", &body([("alias", "a\nb é".into()), ("x", 1.5.into())])).unwrap()
+    }
+
+    #[test]
+    fn round_trip_and_pinned_bytes() {
+        let bytes = sample();
+        let (_, map) = unseal(&bytes, "alias", "it").unwrap();
+        assert_eq!(map["alias"], "a\nb é");
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.starts_with("{\"lamina\":\"alias\",\"version\":1,\"blake3\":\""));
+        assert!(serde_json::from_str::<Value>(&text).is_ok());
+        assert_eq!(unseal(text.as_bytes(), "config", "it").unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn every_cut_and_every_bit() {
+        let bytes = sample();
+        for cut in 0..bytes.len() {
+            assert_eq!(unseal(&bytes[..cut], "alias", "it").unwrap_err().kind(), ErrorKind::Corrupt, "{cut}");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(unseal(&bad, "alias", "it").unwrap_err().kind(), ErrorKind::Corrupt, "{bit}");
+        }
+    }
+
+    #[test]
+    fn newer_is_unsupported_not_damaged() {
+        let tail = "\",\n\"body\":{\"required\":[],\"optional\":[]}\n}\n";
+        let head = "{\"lamina\":\"alias\",\"version\":2,\"blake3\":\"";
+        let newer = format!("{head}{}{tail}", digest_of(head, tail).hex());
+        assert_eq!(unseal(newer.as_bytes(), "alias", "it").unwrap_err().kind(), ErrorKind::Unsupported);
+        let mut needs = body([]);
+        needs["required"] = Value::from(vec!["telepathy"]);
+        let error = unseal(&seal("alias", &needs).unwrap(), "alias", "it").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("telepathy"));
+    }
+}

@@ -1,0 +1,318 @@
+//! MD5 of many streams at once. One stream cannot be hashed faster than its chain of 64 dependent steps per block allows;
+//! a vector carries one stream in each lane.
+//!
+//! MD5 is here because object stores want it, not for security.
+
+use super::Level;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// Bytes of a block.
+pub(super) const BLOCK: usize = 64;
+
+/// The additive constants: |sin(n + 1)| · 2^32.
+#[rustfmt::skip]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) const SINES: [u32; 64] = [
+    0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613, 0xfd469501,
+    0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821,
+    0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa, 0xd62f105d, 0x02441453, 0xd8a1e681, 0xe7d3fbc8,
+    0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed, 0xa9e3e905, 0xfcefa3f8, 0x676f02d9, 0x8d2a4c8a,
+    0xfffa3942, 0x8771f681, 0x6d9d6122, 0xfde5380c, 0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70,
+    0x289b7ec6, 0xeaa127fa, 0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665,
+    0xf4292244, 0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92, 0xffeff47d, 0x85845dd1,
+    0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391,
+];
+
+/// One digest that takes its bytes piece by piece, through [`update_many`].
+#[derive(Debug, Clone)]
+pub struct Md5 {
+    state: [u32; 4],
+    /// The bytes behind the last whole block.
+    pending: [u8; BLOCK],
+    len: u64,
+}
+
+impl Default for Md5 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Md5 {
+    /// The digest of nothing so far.
+    pub fn new() -> Self {
+        Self { state: [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476], pending: [0; BLOCK], len: 0 }
+    }
+
+    fn pending_len(&self) -> usize {
+        (self.len % BLOCK as u64) as usize
+    }
+
+    /// Takes bytes until a block is full or `input` at its end; gives what is left of `input`.
+    fn fill<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
+        let used = self.pending_len();
+        let (bytes, rest) = input.split_at(input.len().min(BLOCK - used));
+        self.pending[used..][..bytes.len()].copy_from_slice(bytes);
+        self.len = self.len.wrapping_add(bytes.len() as u64);
+        rest
+    }
+
+    /// The one or two blocks that end the message: what is pending, padding, the length in bits.
+    fn ending(&self) -> ([[u8; BLOCK]; 2], usize) {
+        let mut blocks = [[0; BLOCK]; 2];
+        let used = self.pending_len();
+        let count = (used + 1 + 8).div_ceil(BLOCK);
+        let bytes = &mut blocks.as_flattened_mut()[..count * BLOCK];
+        bytes[..used].copy_from_slice(&self.pending[..used]);
+        bytes[used] = 0x80;
+        bytes[count * BLOCK - 8..].copy_from_slice(&self.len.wrapping_mul(8).to_le_bytes());
+        (blocks, count)
+    }
+
+    fn bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (target, word) in bytes.chunks_exact_mut(4).zip(self.state) {
+            target.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// The MD5 digest of each input. Fastest with 16 inputs of about the same length, or many more.
+pub fn md5_many(inputs: &[&[u8]]) -> Vec<[u8; 16]> {
+    // Digests are the same on every level, and a LAMINA_CPU that cannot be met is an error of the codecs already.
+    md5_many_at(super::level().unwrap_or(Level::Portable), inputs)
+}
+
+/// [`md5_many`] with the kernels of one level.
+///
+/// # Panics
+/// Where the processor lacks the level.
+pub fn md5_many_at(level: Level, inputs: &[&[u8]]) -> Vec<[u8; 16]> {
+    let mut digests = vec![Md5::new(); inputs.len()];
+    update_many(level, &mut digests, inputs);
+    digest_many(level, digests)
+}
+
+/// Goes on with each digest by the input of the same index.
+///
+/// # Panics
+/// Where there are not as many inputs as digests, or the processor lacks the level.
+pub fn update_many(level: Level, digests: &mut [Md5], inputs: &[&[u8]]) {
+    assert_eq!(digests.len(), inputs.len(), "one input per digest");
+    let mut rests = inputs.to_vec();
+    let mut jobs = Vec::new();
+    for (digest, rest) in digests.iter_mut().zip(&mut rests) {
+        if digest.pending_len() > 0 {
+            *rest = digest.fill(rest);
+            if digest.pending_len() == 0 {
+                jobs.push(Job { state: &mut digest.state, blocks: std::slice::from_ref(&digest.pending) });
+            }
+        }
+    }
+    run(level, jobs);
+    let mut jobs = Vec::new();
+    for (digest, rest) in digests.iter_mut().zip(rests) {
+        let (blocks, end) = rest.as_chunks();
+        // Where the head did not fill a block, nothing is left, and nothing happens here.
+        digest.len = digest.len.wrapping_add((blocks.len() * BLOCK) as u64);
+        digest.fill(end);
+        jobs.push(Job { state: &mut digest.state, blocks });
+    }
+    run(level, jobs);
+}
+
+/// Ends each digest.
+///
+/// # Panics
+/// Where the processor lacks the level.
+pub fn digest_many(level: Level, mut digests: Vec<Md5>) -> Vec<[u8; 16]> {
+    let endings: Vec<_> = digests.iter().map(Md5::ending).collect();
+    let blocks = endings.iter().map(|(blocks, count)| &blocks[..*count]);
+    run(
+        level,
+        digests.iter_mut().zip(blocks).map(|(digest, blocks)| Job { state: &mut digest.state, blocks }).collect(),
+    );
+    digests.iter().map(Md5::bytes).collect()
+}
+
+/// Whole blocks that go into one state.
+struct Job<'a> {
+    state: &'a mut [u32; 4],
+    blocks: &'a [[u8; BLOCK]],
+}
+
+#[allow(unsafe_code)]
+fn run(level: Level, jobs: Vec<Job<'_>>) {
+    assert!(level.is_available(), "{} on a processor without it", level.name());
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => {
+            // SAFETY: the function needs nothing but AVX2, which is available.
+            run_lanes::<{ avx2::LANES }>(jobs, |state, inputs| unsafe { avx2::md5_compress(state, inputs) });
+        }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => {
+            // SAFETY: the function needs nothing but AVX-512 F and BW, which are available.
+            run_lanes::<{ avx512::LANES }>(jobs, |state, inputs| unsafe { avx512::md5_compress(state, inputs) });
+        }
+        _ => run_portable(jobs),
+    }
+}
+
+fn run_portable(jobs: Vec<Job<'_>>) {
+    for job in jobs {
+        md5::block_api::compress(job.state, job.blocks);
+    }
+}
+
+/// Word n of the states of all lanes.
+pub(super) type State<const LANES: usize> = [[u32; LANES]; 4];
+/// The next blocks of each lane, all of the same number.
+pub(super) type Inputs<'a, const LANES: usize> = [&'a [[u8; BLOCK]]; LANES];
+
+/// Runs jobs side by side: each lane takes the next job when its own is done.
+///
+/// A single job left over is faster without lanes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+fn run_lanes<const LANES: usize>(mut jobs: Vec<Job<'_>>, compress: impl Fn(&mut State<LANES>, &Inputs<'_, LANES>)) {
+    jobs.retain(|job| !job.blocks.is_empty());
+    // The shortest first in the vector means the longest first off its end, so that lanes end at about the same time.
+    jobs.sort_by_key(|job| job.blocks.len());
+    let mut active = jobs.split_off(jobs.len().saturating_sub(LANES));
+    while active.len() > 1 {
+        let steps = active.iter().map(|job| job.blocks.len()).min().unwrap_or(0);
+        // Lanes without a job do the work of the first once more.
+        let job = |lane: usize| active.get(lane).unwrap_or(&active[0]);
+        let mut state: State<LANES> = std::array::from_fn(|word| std::array::from_fn(|lane| job(lane).state[word]));
+        compress(&mut state, &std::array::from_fn(|lane| &job(lane).blocks[..steps]));
+        for (lane, job) in active.iter_mut().enumerate() {
+            *job.state = state.map(|words| words[lane]);
+            job.blocks = &job.blocks[steps..];
+        }
+        active.retain(|job| !job.blocks.is_empty());
+        while active.len() < LANES
+            && let Some(job) = jobs.pop()
+        {
+            active.push(job);
+        }
+    }
+    run_portable(active);
+}
+
+/// The compression function over a vector type, for a module that has `LANES`, `lanes`, `unlanes`, `splat`, `add`,
+/// `rotate_left`, `message` and the four functions `mix1` to `mix4` that MD5 mixes three words by.
+#[cfg(target_arch = "x86_64")]
+macro_rules! md5_compress {
+    ($feature:literal) => {
+        #[target_feature(enable = $feature)]
+        pub(super) fn md5_compress(state: &mut State<LANES>, inputs: &Inputs<'_, LANES>) {
+            let steps = inputs[0].len();
+            assert!(inputs.iter().all(|input| input.len() == steps), "lanes advance together");
+            let [mut a, mut b, mut c, mut d] = [lanes(state[0]), lanes(state[1]), lanes(state[2]), lanes(state[3])];
+            for step in 0..steps {
+                let words = message(inputs, step);
+                let before = (a, b, c, d);
+                md5_round!((a, b, c, d), words, mix1, 0, |n| n, (7, 25), (12, 20), (17, 15), (22, 10));
+                md5_round!((a, b, c, d), words, mix2, 16, |n| 5 * n + 1, (5, 27), (9, 23), (14, 18), (20, 12));
+                md5_round!((a, b, c, d), words, mix3, 32, |n| 3 * n + 5, (4, 28), (11, 21), (16, 16), (23, 9));
+                md5_round!((a, b, c, d), words, mix4, 48, |n| 7 * n, (6, 26), (10, 22), (15, 17), (21, 11));
+                (a, b, c, d) = (add(a, before.0), add(b, before.1), add(c, before.2), add(d, before.3));
+            }
+            *state = [unlanes(a), unlanes(b), unlanes(c), unlanes(d)];
+        }
+    };
+}
+
+/// 16 steps. Each pair is a rotation and what it lacks to 32.
+#[cfg(target_arch = "x86_64")]
+macro_rules! md5_round {
+    (
+        ($a:ident, $b:ident, $c:ident, $d:ident), $words:ident, $mix:ident, $first:literal, |$n:ident| $index:expr,
+        $s:tt, $t:tt, $u:tt, $v:tt
+    ) => {
+        for fours in 0..4 {
+            let next = 4 * fours;
+            md5_round!(@step $a, $b, $c, $d, $words, $mix, $first, next, |$n| $index, $s);
+            md5_round!(@step $d, $a, $b, $c, $words, $mix, $first, next + 1, |$n| $index, $t);
+            md5_round!(@step $c, $d, $a, $b, $words, $mix, $first, next + 2, |$n| $index, $u);
+            md5_round!(@step $b, $c, $d, $a, $words, $mix, $first, next + 3, |$n| $index, $v);
+        }
+    };
+    (
+        @step $a:ident, $b:ident, $c:ident, $d:ident, $words:ident, $mix:ident, $first:literal, $next:expr,
+        |$n:ident| $index:expr, ($by:literal, $rest:literal)
+    ) => {
+        let $n: usize = $next;
+        // Grouped so that only the last addition of the sum waits for the step before.
+        let sum = add(add($a, add($words[($index) % 16], splat(SINES[$first + $n]))), $mix($b, $c, $d));
+        $a = add($b, rotate_left::<$by, $rest>(sum));
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use {md5_compress, md5_round};
+
+#[cfg(test)]
+mod tests {
+    use md5::Digest;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kernels::available;
+
+    fn bytes(len: usize, seed: usize) -> Vec<u8> {
+        (0..len).map(|n| ((n + seed).wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+    }
+
+    fn check(inputs: &[&[u8]]) {
+        let expected: Vec<[u8; 16]> = inputs.iter().map(|input| md5::Md5::digest(input).into()).collect();
+        for level in available() {
+            assert!(md5_many_at(level, inputs) == expected, "{level:?} of {} inputs", inputs.len());
+        }
+    }
+
+    #[test]
+    fn constants_are_sines() {
+        for (n, &word) in SINES.iter().enumerate() {
+            assert_eq!(word, ((n as f64 + 1.0).sin().abs() * 4_294_967_296.0) as u32);
+        }
+    }
+
+    #[test]
+    fn every_short_length() {
+        let data = bytes(300, 1);
+        let inputs: Vec<&[u8]> = (0..300).map(|len| &data[..len]).collect();
+        check(&inputs);
+        for count in 0..40 {
+            check(&inputs[300 - count..]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn unequal_lengths(lens in prop::collection::vec(0usize..5000, 0..40)) {
+            let inputs: Vec<Vec<u8>> = lens.iter().enumerate().map(|(seed, &len)| bytes(len, seed)).collect();
+            check(&inputs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn piece_by_piece(pieces in prop::collection::vec(prop::collection::vec(0usize..200, 3), 0..12)) {
+            let data = bytes(200 * 12, 9);
+            for level in available() {
+                let mut digests = vec![Md5::new(); 3];
+                let mut whole = vec![md5::Md5::new(); 3];
+                for lens in &pieces {
+                    let inputs: Vec<&[u8]> = lens.iter().map(|&len| &data[len..2 * len]).collect();
+                    update_many(level, &mut digests, &inputs);
+                    whole.iter_mut().zip(inputs).for_each(|(digest, input)| digest.update(input));
+                }
+                let expected: Vec<[u8; 16]> = whole.into_iter().map(|digest| digest.finalize().into()).collect();
+                prop_assert_eq!(digest_many(level, digests), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Packs: files of encoded chunks with a footer (docs/format.md §6).
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::codec::Codec;
+use crate::digest::{ChunkId, Digest};
+use crate::error::{Error, Result};
+use crate::format::{MAX_CHUNK, VERSION, u32_at, u64_at};
+use crate::storage;
+
+/// First bytes of a pack.
+pub const MAGIC: &[u8; 8] = b"LAMINAPK";
+/// Last bytes of a pack.
+pub const END_MAGIC: &[u8; 8] = b"LAMINAFT";
+/// Bytes of the trailer.
+pub const TRAILER: usize = 80;
+/// Entries of a pack: a footer of at most 76 MiB.
+pub const MAX_ENTRIES: u32 = 1 << 20;
+/// Bytes of a footer entry.
+const ENTRY: usize = 44;
+/// Required feature bits that this engine knows: bit 0 is `delta`.
+const KNOWN_BITS: u64 = 1;
+
+/// What a chunk is for; prune and restore treat all alike, people and statistics do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Bytes of a state.
+    Content = 0,
+    /// Node of a content tree.
+    Node = 1,
+    /// Part of a structure.
+    Structure = 2,
+}
+
+/// An entry of a footer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Where its encoded bytes stand in the pack.
+    pub offset: u64,
+    /// Bytes there.
+    pub encoded: u32,
+    /// Bytes of the chunk.
+    pub raw: u32,
+    /// How it is stored.
+    pub codec: Codec,
+    /// What it is for.
+    pub kind: Kind,
+    /// For codec delta, the chunk it is the difference to.
+    pub base: Option<ChunkId>,
+}
+
+/// The footer and trailer of a pack with these entries.
+/// `salt` is 0 but for a pack that must not have the name of a condemned one.
+pub fn footer(entries: &[Entry], salt: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
+    for e in entries {
+        bytes.extend_from_slice(e.id.as_bytes());
+        bytes.extend_from_slice(&e.encoded.to_le_bytes());
+        bytes.extend_from_slice(&e.raw.to_le_bytes());
+        bytes.extend_from_slice(&[e.codec as u8, e.kind as u8, 0, 0]);
+    }
+    for base in entries.iter().filter_map(|e| e.base) {
+        bytes.extend_from_slice(base.as_bytes());
+    }
+    let length = bytes.len() as u64;
+    let required = u64::from(entries.iter().any(|e| e.base.is_some()));
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&(entries.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&required.to_le_bytes());
+    bytes.extend_from_slice(&0u64.to_le_bytes());
+    bytes.extend_from_slice(&salt.to_le_bytes());
+    let digest = digest(&bytes);
+    bytes.extend_from_slice(digest.as_bytes());
+    bytes.extend_from_slice(END_MAGIC);
+    bytes
+}
+
+/// Digest of the header, the footer and the trailer's fields.
+fn digest(footer_and_fields: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(MAGIC).update(footer_and_fields);
+    Digest::finish(&hasher)
+}
+
+/// Reads the footer of a pack file: the file's length, its entries and its salt.
+pub fn read_footer(file: &File, path: &Path) -> Result<(u64, Vec<Entry>, u64)> {
+    let (length, footer) = read_footer_bytes(file, path)?;
+    let (entries, salt) = parse_footer(&footer, length, &path.display().to_string())?;
+    Ok((length, entries, salt))
+}
+
+/// Length of a pack file, and the bytes of its footer and trailer.
+pub fn read_footer_bytes(file: &File, path: &Path) -> Result<(u64, Vec<u8>)> {
+    let what = path.display();
+    let length = storage::length(file, path)?;
+    if length < (MAGIC.len() + TRAILER) as u64 {
+        return Err(Error::corrupt(format!("pack {what} has {length} bytes; it was cut off")));
+    }
+    let mut magic = [0; 8];
+    storage::read_at(file, path, &mut magic, 0)?;
+    let mut trailer = [0; TRAILER];
+    storage::read_at(file, path, &mut trailer, length - TRAILER as u64)?;
+    if magic != *MAGIC || trailer[72..] != *END_MAGIC {
+        return Err(Error::corrupt(format!("pack {what} does not begin and end as a pack does; it was cut off or overwritten")));
+    }
+    let footer = u64_at(&trailer, 8);
+    let count = u64::from(u32_at(&trailer, 4));
+    if footer > length - (MAGIC.len() + TRAILER) as u64 || footer > count * (ENTRY as u64 + 32) {
+        return Err(Error::corrupt(format!("pack {what} names a footer of {footer} bytes for {count} entries")));
+    }
+    let mut bytes = vec![0; footer as usize + TRAILER];
+    let at = length - bytes.len() as u64;
+    storage::read_at(file, path, &mut bytes, at)?;
+    Ok((length, bytes))
+}
+
+/// Checks the bytes of a footer and trailer against the length of the pack file and gives the entries and the salt.
+pub fn parse_footer(bytes: &[u8], length: u64, what: &str) -> Result<(Vec<Entry>, u64)> {
+    let damaged = |why: &str| Error::corrupt(format!("the footer of pack {what} is damaged: {why}"));
+    let size = bytes.len().checked_sub(TRAILER).ok_or_else(|| damaged("it is too short"))?;
+    let (footer, trailer) = bytes.split_at(size);
+    if trailer[72..] != *END_MAGIC || digest(&bytes[..size + 40]).as_bytes()[..] != trailer[40..72] {
+        return Err(damaged("its digest is not that of its bytes"));
+    }
+    let version = u32_at(trailer, 0);
+    if version != VERSION {
+        return Err(Error::unsupported(format!("pack {what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina")));
+    }
+    let unknown = u64_at(trailer, 16) & !KNOWN_BITS;
+    if unknown != 0 {
+        return Err(Error::unsupported(format!("pack {what} requires feature bit {}, unknown here: upgrade lamina", unknown.trailing_zeros())));
+    }
+    let count = u32_at(trailer, 4);
+    if count == 0 || count > MAX_ENTRIES || u64_at(trailer, 8) != size as u64 {
+        return Err(damaged("its lengths do not fit together"));
+    }
+    let entries = parse_entries(footer, count as usize).map_err(damaged)?;
+    let end = entries.last().map_or(0, |e| e.offset + u64::from(e.encoded));
+    if end + bytes.len() as u64 != length {
+        return Err(damaged("its entries do not add up to the pack's length"));
+    }
+    Ok((entries, u64_at(trailer, 32)))
+}
+
+fn parse_entries(footer: &[u8], count: usize) -> std::result::Result<Vec<Entry>, &'static str> {
+    let fixed = footer.get(..count * ENTRY).ok_or("it is shorter than its entries")?;
+    let mut bases = footer[count * ENTRY..].chunks(32);
+    let mut entries = Vec::with_capacity(count);
+    let mut offset = MAGIC.len() as u64;
+    for bytes in fixed.chunks_exact(ENTRY) {
+        let codec = Codec::from_tag(bytes[40]).ok_or("an entry has an unknown codec")?;
+        let kind = [Kind::Content, Kind::Node, Kind::Structure].get(usize::from(bytes[41])).copied();
+        let (encoded, raw) = (u32_at(bytes, 32), u32_at(bytes, 36));
+        if encoded == 0 || encoded > raw || raw as usize > MAX_CHUNK || bytes[42..] != [0, 0] || (codec == Codec::Raw && encoded != raw) {
+            return Err("an entry has impossible lengths");
+        }
+        let base = match codec {
+            Codec::Delta => Some(bases.next().and_then(Digest::from_slice).ok_or("a base is missing")?),
+            _ => None,
+        };
+        let id = Digest::from_slice(&bytes[..32]).ok_or("an entry is cut off")?;
+        entries.push(Entry { id, offset, encoded, raw, codec, kind: kind.ok_or("an entry has an unknown kind")?, base });
+        offset += u64::from(encoded);
+    }
+    match bases.next() {
+        None => Ok(entries),
+        Some(_) => Err("bytes are left over"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn entries() -> Vec<Entry> {
+        let entry = |i: u8, offset, codec, base| Entry { id: Digest::of(&[i]), offset, encoded: 5, raw: 5, codec, kind: Kind::Node, base };
+        vec![entry(0, 8, Codec::Raw, None), entry(1, 13, Codec::Delta, Some(Digest::of(b"b"))), entry(2, 18, Codec::Zstd, None)]
+    }
+
+    #[test]
+    fn round_trip_and_every_flip() {
+        let bytes = footer(&entries(), 0);
+        let length = 8 + 15 + bytes.len() as u64;
+        assert_eq!(parse_footer(&bytes, length, "p").unwrap(), (entries(), 0));
+        assert!(parse_footer(&bytes, length + 1, "p").is_err());
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(parse_footer(&bad, length, "p").unwrap_err().kind(), ErrorKind::Corrupt, "{bit}");
+        }
+        for cut in 0..bytes.len() {
+            assert_eq!(parse_footer(&bytes[..cut], length, "p").unwrap_err().kind(), ErrorKind::Corrupt, "{cut}");
+        }
+    }
+
+    #[test]
+    fn unknown_bits_are_named() {
+        let mut bytes = footer(&entries(), 0);
+        let end = bytes.len() - TRAILER;
+        bytes[end + 16] |= 4;
+        let digest = digest(&bytes[..end + 40]);
+        bytes[end + 40..end + 72].copy_from_slice(digest.as_bytes());
+        let error = parse_footer(&bytes, 23 + bytes.len() as u64, "p").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("bit 2"), "{error}");
+    }
+}

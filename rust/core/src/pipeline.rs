@@ -1,0 +1,180 @@
+//! A bounded parallel pipeline: items are made one after the other, worked on by several threads, and taken in order.
+//!
+//! Everything that decides what is written happens in the first and the last step, so the result does not depend on the
+//! number of threads.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+struct Shared<S, R> {
+    source: Mutex<(S, usize)>,
+    queue: Mutex<Queue<R>>,
+    changed: Condvar,
+}
+
+struct Queue<R> {
+    done: BTreeMap<usize, Result<R>>,
+    /// Index that the sink takes next.
+    next: usize,
+    /// Number of items, once the source has ended.
+    total: Option<usize>,
+    stopped: bool,
+}
+
+/// A lock whose holder panicked still guards data that is whole: every update is a single step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Threads to use where the caller names none: `LAMINA_THREADS`, else one per core, at most 8.
+pub fn default_threads() -> usize {
+    let wanted = std::env::var("LAMINA_THREADS").ok().and_then(|t| t.parse().ok());
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    wanted.filter(|&n| n > 0).unwrap_or_else(cores)
+}
+
+/// Runs `work` on the items of `source` in `threads` threads and gives the results to `sink` in order, on the calling thread.
+/// At most `window` results wait. The first error, in order, ends it.
+pub fn run<T, R, W>(
+    threads: usize,
+    window: usize,
+    source: impl FnMut() -> Result<Option<T>> + Send,
+    worker: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, T) -> Result<R> + Sync,
+    mut sink: impl FnMut(R) -> Result<()>,
+) -> Result<()>
+where
+    R: Send,
+{
+    let queue = Queue { done: BTreeMap::new(), next: 0, total: None, stopped: false };
+    let shared = Shared { source: Mutex::new((source, 0)), queue: Mutex::new(queue), changed: Condvar::new() };
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                let _guard = StopOnPanic(&shared);
+                let mut state = worker();
+                while step(&shared, window.max(1), |item| work(&mut state, item)) {}
+            });
+        }
+        let result = drain(&shared, &mut sink);
+        lock(&shared.queue).stopped = true;
+        shared.changed.notify_all();
+        result
+    })
+}
+
+/// Makes the sink give up when a worker panics, instead of waiting for ever.
+struct StopOnPanic<'a, S, R>(&'a Shared<S, R>);
+
+impl<S, R> Drop for StopOnPanic<'_, S, R> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.0.queue).stopped = true;
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+/// One item from source to queue; false when there is nothing more to do.
+fn step<S, T, R>(shared: &Shared<S, R>, window: usize, work: impl FnOnce(T) -> Result<R>) -> bool
+where
+    S: FnMut() -> Result<Option<T>>,
+{
+    let (index, item) = {
+        let mut source = lock(&shared.source);
+        if lock(&shared.queue).total.is_some() {
+            return false;
+        }
+        let item = (source.0)();
+        let index = source.1;
+        source.1 += 1;
+        if !matches!(item, Ok(Some(_))) {
+            // An error counts as the last item.
+            lock(&shared.queue).total = Some(index + usize::from(item.is_err()));
+        }
+        (index, item)
+    };
+    let result = match item {
+        Ok(Some(item)) => work(item),
+        Ok(None) => {
+            shared.changed.notify_all();
+            return false;
+        }
+        Err(error) => Err(error),
+    };
+    let mut queue = lock(&shared.queue);
+    while index >= queue.next + window && !queue.stopped {
+        queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    }
+    queue.done.insert(index, result);
+    shared.changed.notify_all();
+    !queue.stopped
+}
+
+fn drain<S, R>(shared: &Shared<S, R>, sink: &mut impl FnMut(R) -> Result<()>) -> Result<()> {
+    let mut queue = lock(&shared.queue);
+    loop {
+        let next = queue.next;
+        if let Some(result) = queue.done.remove(&next) {
+            queue.next += 1;
+            shared.changed.notify_all();
+            drop(queue);
+            sink(result?)?;
+            queue = lock(&shared.queue);
+        } else if queue.total == Some(next) {
+            return Ok(());
+        } else if queue.stopped {
+            return Err(Error::invalid("a worker thread of the engine panicked; please report this"));
+        } else {
+            queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn squares(threads: usize, n: u64, bad: Option<u64>, source_bad: Option<u64>) -> Result<Vec<u64>> {
+        let mut out = vec![];
+        let mut i = 0;
+        let source = || {
+            i += 1;
+            if source_bad == Some(i) {
+                return Err(Error::invalid("source"));
+            }
+            Ok((i <= n).then_some(i))
+        };
+        let work = |_: &mut (), i: u64| if bad == Some(i) { Err(Error::invalid("work")) } else { Ok(i * i) };
+        run(threads, 3, source, || (), work, |r| {
+            out.push(r);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    #[test]
+    fn in_order_with_any_number_of_threads() {
+        for threads in [1, 2, 7] {
+            for n in [0, 1, 2, 100] {
+                let want: Vec<_> = (1..=n).map(|i| i * i).collect();
+                assert_eq!(squares(threads, n, None, None).unwrap(), want);
+            }
+            assert_eq!(squares(threads, 100, Some(50), None).unwrap_err().message(), "work");
+            assert_eq!(squares(threads, 100, None, Some(50)).unwrap_err().message(), "source");
+        }
+    }
+
+    #[test]
+    fn a_failing_sink_ends_it() {
+        let mut i = 0u64;
+        let source = || {
+            i += 1;
+            Ok(Some(i))
+        };
+        let error = run(3, 4, source, || (), |(), i| Ok(i), |i| if i == 9 { Err(Error::cancelled()) } else { Ok(()) });
+        assert!(error.is_err());
+    }
+}

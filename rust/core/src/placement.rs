@@ -1,0 +1,233 @@
+//! Placement: which pack holds a chunk. Derived from the footers of packs, and rebuildable from them at any time.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::digest::{ChunkId, PackName};
+use crate::error::{Error, Result};
+use crate::format::{VERSION, u32_at, u64_at};
+use crate::pack::{self, Entry};
+
+const MAGIC: &[u8; 8] = b"LAMINAPL";
+
+/// A pack whose footer is known.
+#[derive(Debug, Clone)]
+pub struct Pack {
+    /// Its name.
+    pub name: PackName,
+    /// Bytes of the file.
+    pub length: u64,
+    /// Its chunks.
+    pub entries: Vec<Entry>,
+    /// Salt of its name.
+    pub salt: u64,
+}
+
+impl Pack {
+    /// Bytes of encoded chunks.
+    pub fn encoded(&self) -> u64 {
+        self.entries.iter().map(|e| u64::from(e.encoded)).sum()
+    }
+}
+
+/// Where one chunk stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Location<'a> {
+    /// The pack.
+    pub pack: &'a Pack,
+    /// Its entry there.
+    pub entry: &'a Entry,
+}
+
+/// Packs, and the chunks in them.
+#[derive(Debug, Clone, Default)]
+pub struct Placement {
+    packs: HashMap<PackName, Pack>,
+    chunks: HashMap<ChunkId, Vec<(PackName, u32)>>,
+}
+
+impl Placement {
+    /// Adds a pack.
+    pub fn insert(&mut self, pack: Pack) {
+        for (index, entry) in pack.entries.iter().enumerate() {
+            let places = self.chunks.entry(entry.id).or_default();
+            if !places.iter().any(|p| p.0 == pack.name) {
+                places.push((pack.name, index as u32));
+            }
+        }
+        self.packs.insert(pack.name, pack);
+    }
+
+    /// Removes a pack.
+    pub fn remove(&mut self, name: &PackName) {
+        let Some(pack) = self.packs.remove(name) else { return };
+        for entry in &pack.entries {
+            if let Some(places) = self.chunks.get_mut(&entry.id) {
+                places.retain(|p| p.0 != *name);
+                if places.is_empty() {
+                    self.chunks.remove(&entry.id);
+                }
+            }
+        }
+    }
+
+    /// The pack of this name.
+    pub fn pack(&self, name: &PackName) -> Option<&Pack> {
+        self.packs.get(name)
+    }
+
+    /// All packs.
+    pub fn packs(&self) -> impl Iterator<Item = &Pack> {
+        self.packs.values()
+    }
+
+    /// Whether some pack outside `except` holds the chunk.
+    pub fn holds(&self, id: &ChunkId, except: &HashSet<PackName>) -> bool {
+        self.chunks.get(id).is_some_and(|places| places.iter().any(|p| !except.contains(&p.0)))
+    }
+
+    /// The places of a chunk.
+    pub fn places(&self, id: &ChunkId) -> impl Iterator<Item = Location<'_>> {
+        self.chunks.get(id).into_iter().flatten().filter_map(|(name, index)| {
+            let pack = self.packs.get(name)?;
+            Some(Location { pack, entry: pack.entries.get(*index as usize)? })
+        })
+    }
+
+    /// Any place of a chunk.
+    ///
+    /// # Errors
+    /// `Corrupt` where no pack holds it.
+    pub fn find(&self, id: &ChunkId) -> Result<Location<'_>> {
+        self.places(id).next().ok_or_else(|| missing(id))
+    }
+
+    /// For each chunk of a closure the pack that serves it: the one with the largest share of its bytes in the closure, so
+    /// that packs which are mostly something else's drop out (docs/format.md §9).
+    pub fn serve(&self, closure: &HashSet<ChunkId>) -> Result<Serving> {
+        let mut share: HashMap<PackName, u64> = HashMap::new();
+        for id in closure {
+            for place in self.places(id) {
+                *share.entry(place.pack.name).or_default() += u64::from(place.entry.encoded);
+            }
+        }
+        let mut serving = Serving::default();
+        for id in closure {
+            // Shares are compared as fractions, crosswise, so that no rounding decides.
+            let best = self.places(id).max_by(|a, b| {
+                let part = |p: &Location<'_>, other: &Location<'_>| u128::from(share[&p.pack.name]) * u128::from(other.pack.length);
+                part(a, b).cmp(&part(b, a)).then(b.pack.name.cmp(&a.pack.name))
+            });
+            let best = best.ok_or_else(|| missing(id))?;
+            *serving.live.entry(best.pack.name).or_default() += u64::from(best.entry.encoded);
+            serving.pack_of.insert(*id, best.pack.name);
+        }
+        Ok(serving)
+    }
+
+    /// The bytes of `lamina.placement` for these packs (docs/format.md §6.4).
+    pub fn to_bytes(&self, names: &HashSet<PackName>) -> Vec<u8> {
+        let mut packs: Vec<&Pack> = names.iter().filter_map(|n| self.packs.get(n)).collect();
+        packs.sort_by_key(|p| p.name);
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(packs.len() as u32).to_le_bytes());
+        for pack in packs {
+            let footer = pack::footer(&pack.entries, pack.salt);
+            bytes.extend_from_slice(pack.name.as_bytes());
+            bytes.extend_from_slice(&pack.length.to_le_bytes());
+            bytes.extend_from_slice(&(footer.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(&footer);
+        }
+        let digest = PackName::of(&bytes);
+        bytes.extend_from_slice(digest.as_bytes());
+        bytes
+    }
+
+    /// Reads the bytes of `lamina.placement`.
+    pub fn parse(bytes: &[u8], what: &str) -> Result<Self> {
+        let damaged = |why: &str| Error::corrupt(format!("{what} is damaged: {why}"));
+        let size = bytes.len().checked_sub(32).filter(|&s| s >= 16).ok_or_else(|| damaged("it was cut off"))?;
+        if PackName::of(&bytes[..size]).as_bytes()[..] != bytes[size..] || bytes[..8] != *MAGIC {
+            return Err(damaged("its digest is not that of its bytes"));
+        }
+        let version = u32_at(bytes, 8);
+        if version != VERSION {
+            return Err(Error::unsupported(format!("{what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina")));
+        }
+        let mut placement = Self::default();
+        let mut rest = &bytes[16..size];
+        for _ in 0..u32_at(bytes, 12) {
+            let head = rest.get(..48).ok_or_else(|| damaged("it ends inside a pack"))?;
+            let name = PackName::from_slice(&head[..32]).ok_or_else(|| damaged("it ends inside a pack"))?;
+            let (length, footer) = (u64_at(head, 32), u64_at(head, 40));
+            let footer = usize::try_from(footer).ok().and_then(|n| rest.get(48..48usize.checked_add(n)?));
+            let footer = footer.ok_or_else(|| damaged("it ends inside a footer"))?;
+            let (entries, salt) = pack::parse_footer(footer, length, &name.hex())?;
+            placement.insert(Pack { name, length, entries, salt });
+            rest = &rest[48 + footer.len()..];
+        }
+        if rest.is_empty() { Ok(placement) } else { Err(damaged("bytes are left over")) }
+    }
+}
+
+fn missing(id: &ChunkId) -> Error {
+    Error::corrupt(format!("no pack holds chunk {}; a pack was deleted or lost", id.hex()))
+}
+
+/// Which pack serves which chunk of a closure.
+#[derive(Debug, Default)]
+pub struct Serving {
+    /// Chunk → pack.
+    pub pack_of: HashMap<ChunkId, PackName>,
+    /// Pack → encoded bytes of the closure that it serves.
+    pub live: HashMap<PackName, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::codec::Codec;
+    use crate::pack::Kind;
+
+    fn pack(name: u8, chunks: &[u8]) -> Pack {
+        let mut offset = 8;
+        let mut entry = |c: &u8| {
+            offset += 10;
+            Entry { id: ChunkId::of(&[*c]), offset: offset - 10, encoded: 10, raw: 10, codec: Codec::Raw, kind: Kind::Content, base: None }
+        };
+        let entries: Vec<_> = chunks.iter().map(&mut entry).collect();
+        let length = 8 + 10 * chunks.len() as u64 + pack::footer(&entries, 0).len() as u64;
+        Pack { name: PackName::of(&[name]), length, entries, salt: 0 }
+    }
+
+    #[test]
+    fn the_fuller_pack_serves() {
+        let mut placement = Placement::default();
+        placement.insert(pack(0, &[1, 2, 3, 4, 5, 6, 7, 8]));
+        placement.insert(pack(1, &[1, 9]));
+        let closure = [1, 9].map(|c: u8| ChunkId::of(&[c])).into_iter().collect();
+        let serving = placement.serve(&closure).unwrap();
+        assert_eq!(serving.live, HashMap::from([(PackName::of(&[1]), 20)]));
+        placement.remove(&PackName::of(&[1]));
+        assert_eq!(placement.serve(&closure).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn bytes_round_trip_and_every_flip() {
+        let mut placement = Placement::default();
+        placement.insert(pack(0, &[1, 2]));
+        placement.insert(pack(1, &[3]));
+        let names = [PackName::of(&[0]), PackName::of(&[1])].into_iter().collect();
+        let bytes = placement.to_bytes(&names);
+        assert_eq!(Placement::parse(&bytes, "it").unwrap().to_bytes(&names), bytes);
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Placement::parse(&bad, "it").unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        for cut in 0..bytes.len() {
+            assert_eq!(Placement::parse(&bytes[..cut], "it").unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The reader: verified bytes of a snapshot, in parallel, straight to where they are wanted.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::codec::{Codec, Decoder};
+use crate::digest::{ChunkId, Digest, PackName};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::MAX_CHUNKS;
+use crate::pack::Entry;
+use crate::pipeline;
+use crate::placement::{Location, Placement};
+use crate::snapshot::{ChunkRef, Snapshot, State, Structure};
+use crate::storage;
+
+/// Open pack files of a folder.
+#[derive(Debug)]
+pub struct PackFiles {
+    folder: PathBuf,
+    open: Mutex<HashMap<PackName, Arc<File>>>,
+}
+
+/// Pack files that are kept open at once; more than a snapshot of a repository normally needs, fewer than any system allows.
+const OPEN_FILES: usize = 128;
+
+impl PackFiles {
+    /// The packs of a folder.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, open: Mutex::default() }
+    }
+
+    /// Path of a pack.
+    pub fn path(&self, name: &PackName) -> PathBuf {
+        self.folder.join(format!("{}.pack", name.hex()))
+    }
+
+    fn file(&self, name: &PackName) -> Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(name) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.path(name);
+        let file = storage::open(&path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::corrupt(format!("pack {} is missing", path.display())),
+            _ => e,
+        })?;
+        if open.len() >= OPEN_FILES {
+            open.clear();
+        }
+        let file = Arc::new(file);
+        open.insert(*name, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// The encoded bytes of a chunk.
+    pub fn read<'a>(&self, place: Location<'_>, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        buffer.resize(place.entry.encoded as usize, 0);
+        let file = self.file(&place.pack.name)?;
+        storage::read_at(&file, &self.path(&place.pack.name), buffer, place.entry.offset)?;
+        Ok(buffer)
+    }
+}
+
+/// A thread's decoder and buffers.
+pub struct Scratch {
+    decoder: Decoder,
+    encoded: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+impl Scratch {
+    /// Empty buffers.
+    pub fn new() -> Self {
+        Self { decoder: Decoder::new(), encoded: vec![], raw: vec![] }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reads and verifies a chunk into `dst`, which has its raw length.
+pub fn read_chunk(packs: &PackFiles, place: Location<'_>, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
+    let Entry { id, codec, raw, .. } = place.entry;
+    if *raw as usize != dst.len() {
+        return Err(Error::corrupt(format!("chunk {} has {raw} bytes, {} were expected", id.hex(), dst.len())));
+    }
+    let file = || format!("chunk {} in pack {}", id.hex(), place.pack.name.hex());
+    let encoded = packs.read(place, &mut scratch.encoded)?;
+    match codec {
+        Codec::Raw => dst.copy_from_slice(encoded),
+        _ => scratch.decoder.decode_into(*codec, encoded, dst).map_err(|e| e.context(file()))?,
+    }
+    if Digest::of(dst) == *id { Ok(()) } else { Err(Error::corrupt(format!("{} is damaged: its digest is not its name", file()))) }
+}
+
+/// A destination: bytes of the state from `offset` go here.
+#[derive(Debug)]
+pub struct Want<'a> {
+    /// First byte in the state.
+    pub offset: u64,
+    /// Where they go.
+    pub to: &'a mut [u8],
+}
+
+/// A chunk of metadata, verified.
+fn read_small(placement: &Placement, packs: &PackFiles, scratch: &mut Scratch, chunk: &ChunkRef) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; chunk.len as usize];
+    read_chunk(packs, placement.find(&chunk.id)?, scratch, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The chunks that a state needs.
+#[derive(Debug)]
+pub struct Closure {
+    /// Its content, in order, with repetitions.
+    pub content: Vec<ChunkRef>,
+    /// Its structure and the nodes of its content tree.
+    pub metadata: HashSet<ChunkId>,
+}
+
+/// Nodes that have been read already.
+pub type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
+
+/// Reads the content tree of a state; `nodes` saves reading what snapshots share.
+pub fn closure(placement: &Placement, packs: &PackFiles, state: &State, nodes: &mut Nodes) -> Result<Closure> {
+    let mut scratch = Scratch::new();
+    let mut metadata: HashSet<ChunkId> = state.structure.iter().map(|c| c.id).collect();
+    let mut content = state.root.clone();
+    for _ in 0..state.depth {
+        let mut below = vec![];
+        for node in &content {
+            metadata.insert(node.id);
+            let entries = match nodes.get(&node.id) {
+                Some(entries) => Arc::clone(entries),
+                None => {
+                    let entries = ChunkRef::parse_node(&read_small(placement, packs, &mut scratch, node)?)?;
+                    Arc::clone(nodes.entry(node.id).or_insert(Arc::new(entries)))
+                }
+            };
+            below.extend_from_slice(&entries);
+            // A chunk has at least one byte, so a list longer than the state is a lie; stop before it fills memory.
+            if below.len() as u64 > MAX_CHUNKS.min(state.length) {
+                return Err(Error::corrupt("the content tree lists more chunks than the state can have"));
+            }
+        }
+        content = below;
+    }
+    let bytes = content.iter().map(|c| u64::from(c.len)).sum::<u64>();
+    if bytes != state.length {
+        return Err(Error::corrupt(format!("the content list has {bytes} bytes, the state {}", state.length)));
+    }
+    Ok(Closure { content, metadata })
+}
+
+/// A snapshot whose content list and structure have been read.
+#[derive(Debug)]
+pub struct Reader {
+    placement: Arc<Placement>,
+    packs: PackFiles,
+    content: Vec<ChunkRef>,
+    metadata: HashSet<ChunkId>,
+    starts: Vec<u64>,
+    pack_of: HashMap<ChunkId, PackName>,
+    length: u64,
+    /// What the bytes mean.
+    pub structure: Structure,
+}
+
+impl Reader {
+    /// Reads content list and structure of a snapshot.
+    pub fn open(placement: Arc<Placement>, packs: PackFiles, snapshot: &Snapshot) -> Result<Self> {
+        let state = &snapshot.body.state;
+        let mut scratch = Scratch::new();
+        let mut structure = vec![];
+        for c in &state.structure {
+            structure.extend(read_small(&placement, &packs, &mut scratch, c)?);
+        }
+        let structure = Structure::parse(&structure, state.length)?;
+        let Closure { content, metadata } = closure(&placement, &packs, state, &mut HashMap::new())?;
+        let mut starts = Vec::with_capacity(content.len());
+        let mut at = 0u64;
+        for c in &content {
+            starts.push(at);
+            at += u64::from(c.len);
+        }
+        let ids = content.iter().map(|c| c.id).chain(metadata.iter().copied()).collect();
+        let pack_of = placement.serve(&ids)?.pack_of;
+        Ok(Self { placement, packs, content, metadata, starts, pack_of, length: state.length, structure })
+    }
+
+    /// Chunks of the content, with repetitions.
+    pub fn content(&self) -> &[ChunkRef] {
+        &self.content
+    }
+
+    /// The chunks that hold bytes `offset..offset + length` of the state.
+    pub fn chunks(&self, offset: u64, length: u64) -> &[ChunkRef] {
+        &self.content[self.overlapping(offset, offset.saturating_add(length).min(self.length))]
+    }
+
+    /// All chunks that the snapshot needs, those of its structure and content tree included.
+    pub fn closure(&self) -> HashSet<ChunkId> {
+        self.content.iter().map(|c| c.id).chain(self.metadata.iter().copied()).collect()
+    }
+
+    /// Names of the packs that serve it.
+    pub fn packs(&self) -> HashSet<PackName> {
+        self.pack_of.values().copied().collect()
+    }
+
+    fn place(&self, id: &ChunkId) -> Result<Location<'_>> {
+        let name = self.pack_of.get(id);
+        let place = self.placement.places(id).find(|p| Some(&p.pack.name) == name);
+        place.ok_or_else(|| Error::corrupt(format!("no pack holds chunk {}", id.hex())))
+    }
+
+    /// The chunks that overlap `start..end`: index range.
+    fn overlapping(&self, start: u64, end: u64) -> std::ops::Range<usize> {
+        if start >= end {
+            return 0..0;
+        }
+        let first = self.starts.partition_point(|&s| s <= start).saturating_sub(1);
+        first..self.starts.partition_point(|&s| s < end)
+    }
+
+    /// Fills all destinations, verified. On an error some hold bytes, but never wrong ones that were reported as right.
+    pub fn read(&self, wants: Vec<Want<'_>>, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        let mut tasks: HashMap<usize, Vec<(usize, &mut [u8])>> = HashMap::new();
+        for want in wants {
+            let end = want.offset.checked_add(want.to.len() as u64).filter(|&e| e <= self.length);
+            let end = end.ok_or_else(|| Error::invalid("bytes outside the state were asked for"))?;
+            let mut at = want.offset;
+            let mut rest = want.to;
+            for index in self.overlapping(at, end) {
+                let within = (at - self.starts[index]) as usize;
+                let n = (self.content[index].len as usize - within).min(rest.len());
+                let (part, later) = rest.split_at_mut(n);
+                tasks.entry(index).or_default().push((within, part));
+                rest = later;
+                at += n as u64;
+            }
+        }
+        let mut tasks: Vec<_> = tasks.into_iter().collect();
+        tasks.sort_by_key(|t| t.0);
+        let mut tasks = tasks.into_iter();
+        let source = || {
+            interrupt()?;
+            Ok(tasks.next())
+        };
+        let work = |scratch: &mut Scratch, (index, parts): (usize, Vec<(usize, &mut [u8])>)| self.fill(scratch, index, parts);
+        pipeline::run(threads, 64, source, Scratch::new, work, |()| Ok(()))
+    }
+
+    fn fill(&self, scratch: &mut Scratch, index: usize, mut parts: Vec<(usize, &mut [u8])>) -> Result<()> {
+        let chunk = self.content[index];
+        let place = self.place(&chunk.id)?;
+        if let [(0, part)] = &mut parts[..]
+            && part.len() == chunk.len as usize
+        {
+            return read_chunk(&self.packs, place, scratch, part);
+        }
+        let mut raw = std::mem::take(&mut scratch.raw);
+        raw.resize(chunk.len as usize, 0);
+        let result = read_chunk(&self.packs, place, scratch, &mut raw);
+        if result.is_ok() {
+            for (within, part) in parts {
+                part.copy_from_slice(&raw[within..within + part.len()]);
+            }
+        }
+        scratch.raw = raw;
+        result
+    }
+
+    /// Writes the files of the snapshot into `folder`, each under a temporary name until it is complete.
+    pub fn export(&self, folder: &Path, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Vec<PathBuf>> {
+        storage::create_dir(folder)?;
+        let mut outputs = Outputs::default();
+        for file in &self.structure.files {
+            outputs.create(folder, &file.path, file.size)?;
+        }
+        let mut runs: HashMap<usize, Vec<Copy>> = HashMap::new();
+        for (number, file) in self.structure.files.iter().enumerate() {
+            let mut position = 0;
+            for &(offset, len) in &file.extents {
+                for index in self.overlapping(offset, offset + len) {
+                    let start = self.starts[index].max(offset);
+                    let end = (self.starts[index] + u64::from(self.content[index].len)).min(offset + len);
+                    let within = (start - self.starts[index]) as usize;
+                    let copy = Copy { file: number, position: position + start - offset, within, len: (end - start) as usize };
+                    runs.entry(index).or_default().push(copy);
+                }
+                position += len;
+            }
+        }
+        let mut runs: Vec<_> = runs.into_iter().collect();
+        runs.sort_by_key(|r| r.0);
+        let mut runs = runs.into_iter();
+        let source = || {
+            interrupt()?;
+            Ok(runs.next())
+        };
+        let work = |scratch: &mut Scratch, (index, copies): (usize, Vec<Copy>)| {
+            let mut raw = std::mem::take(&mut scratch.raw);
+            raw.resize(self.content[index].len as usize, 0);
+            let result = self.place(&self.content[index].id).and_then(|place| read_chunk(&self.packs, place, scratch, &mut raw));
+            let result = result.and_then(|()| copies.iter().try_for_each(|c| outputs.write(c, &raw)));
+            scratch.raw = raw;
+            result
+        };
+        pipeline::run(threads, 64, source, Scratch::new, work, |()| Ok(()))?;
+        outputs.commit()
+    }
+}
+
+/// `len` bytes of a chunk from `within` go to `position` of a file.
+struct Copy {
+    file: usize,
+    position: u64,
+    within: usize,
+    len: usize,
+}
+
+/// Files being written under temporary names; those not committed are removed.
+#[derive(Default)]
+struct Outputs {
+    files: Vec<(File, PathBuf, PathBuf)>,
+}
+
+impl Outputs {
+    fn create(&mut self, folder: &Path, path: &str, size: u64) -> Result<()> {
+        let target = path.split('/').fold(folder.to_owned(), |folder, part| folder.join(part));
+        let parent = storage::parent(&target);
+        storage::create_dir(&parent)?;
+        if target.is_dir() {
+            return Err(Error::invalid(format!("{} is a folder; a file of this name is to be written", target.display())));
+        }
+        let temp = parent.join(format!(".{}.tmp", crate::digest::random_name()));
+        let file = storage::create_new(&temp)?;
+        file.set_len(size).map_err(|e| Error::io("write", &temp, &e))?;
+        self.files.push((file, temp, target));
+        Ok(())
+    }
+
+    fn write(&self, copy: &Copy, raw: &[u8]) -> Result<()> {
+        let (file, temp, _) = &self.files[copy.file];
+        storage::write_at(file, temp, &raw[copy.within..copy.within + copy.len], copy.position)
+    }
+
+    fn commit(mut self) -> Result<Vec<PathBuf>> {
+        for (file, temp, _) in &self.files {
+            storage::sync(file, temp)?;
+        }
+        let mut paths = vec![];
+        let mut folders = HashSet::new();
+        for (_, temp, target) in &self.files {
+            storage::rename(temp, target)?;
+            folders.insert(storage::parent(target));
+            paths.push(target.clone());
+        }
+        self.files.clear();
+        folders.iter().try_for_each(|f| storage::sync_dir(f))?;
+        Ok(paths)
+    }
+}
+
+impl Drop for Outputs {
+    fn drop(&mut self) {
+        for (_, temp, _) in &self.files {
+            let _ = storage::remove_file(temp);
+        }
+    }
+}
+
+impl Closure {
+    /// Names of all chunks.
+    pub fn ids(self) -> HashSet<ChunkId> {
+        let mut ids = self.metadata;
+        ids.extend(self.content.iter().map(|c| c.id));
+        ids
+    }
+}

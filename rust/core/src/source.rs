@@ -1,0 +1,171 @@
+//! Where the bytes of a state come from when it is saved: files on disk, or memory.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use crate::chunker::{FileSpec, Layout, Piece, TensorAt};
+use crate::error::{Error, Result};
+use crate::storage;
+
+/// Random access to the bytes of a state, from several threads at once.
+pub trait StateSource: Sync {
+    /// Bytes `start..start + len` of a tensor; `scratch` may hold them.
+    fn tensor<'a>(&'a self, at: TensorAt, start: u64, len: usize, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]>;
+
+    /// Fills `buffer` with the bytes of a file that stand at `offset` of the file, outside its tensors. `literal` is how
+    /// many literal bytes of the file stand before.
+    fn literal(&self, file: usize, offset: u64, literal: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Called when all has been read: was it one state?
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Files on disk.
+#[derive(Debug)]
+pub struct FileSource<'a> {
+    specs: &'a [FileSpec],
+    files: Vec<(PathBuf, File, Option<SystemTime>)>,
+}
+
+impl<'a> FileSource<'a> {
+    /// Opens the file of each spec.
+    pub fn open(specs: &'a [FileSpec], paths: Vec<PathBuf>) -> Result<Self> {
+        let open = |path: PathBuf| {
+            let file = storage::open(&path)?;
+            let modified = file.metadata().and_then(|m| m.modified()).ok();
+            Ok((path, file, modified))
+        };
+        let files = paths.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        if files.len() != specs.len() {
+            return Err(Error::invalid(format!("{} files for {} file plans", files.len(), specs.len())));
+        }
+        let source = Self { specs, files };
+        source.finish()?;
+        Ok(source)
+    }
+
+    fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let (path, file, _) = &self.files[file];
+        storage::read_at(file, path, buffer, offset).map_err(|e| match e.kind() {
+            crate::ErrorKind::Corrupt => changed(path),
+            _ => e,
+        })
+    }
+}
+
+fn changed(path: &std::path::Path) -> Error {
+    Error::invalid(format!("{} was changed while it was being saved; nothing was saved. Save again", path.display()))
+}
+
+impl StateSource for FileSource<'_> {
+    fn tensor<'a>(&'a self, at: TensorAt, start: u64, len: usize, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        let offset = self.specs[at.file].tensors[at.tensor].offset;
+        scratch.resize(len, 0);
+        self.read(at.file, offset + start, scratch)?;
+        Ok(scratch)
+    }
+
+    fn literal(&self, file: usize, offset: u64, _literal: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read(file, offset, buffer)
+    }
+
+    fn finish(&self) -> Result<()> {
+        for ((path, file, modified), spec) in self.files.iter().zip(self.specs) {
+            let now = file.metadata().and_then(|m| m.modified()).ok();
+            if storage::length(file, path)? != spec.size || now != *modified {
+                return Err(changed(path));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tensors and literals in memory, in the order of the specs.
+#[derive(Debug)]
+pub struct MemorySource<'a> {
+    /// Per file, and at last for the tensors without file, the bytes of each tensor.
+    pub tensors: Vec<Vec<&'a [u8]>>,
+    /// Per file the bytes outside its tensors, in file order.
+    pub literals: Vec<&'a [u8]>,
+}
+
+impl<'a> MemorySource<'a> {
+    /// Checks that every buffer has the length that the layout needs.
+    pub fn check(&self, layout: &Layout) -> Result<()> {
+        let s = &layout.structure;
+        let wanted = s.files.iter().map(|f| &f.tensors).chain([&s.training]);
+        if self.tensors.len() != s.files.len() + 1 || self.literals.len() != s.files.len() {
+            return Err(Error::invalid(format!("buffers for {} files, the plan has {}", self.literals.len(), s.files.len())));
+        }
+        for (tensors, buffers) in wanted.zip(&self.tensors) {
+            if tensors.len() != buffers.len() {
+                return Err(Error::invalid(format!("{} buffers for {} tensors", buffers.len(), tensors.len())));
+            }
+            for (entry, buffer) in tensors.iter().zip(buffers) {
+                let bytes = crate::tensor::tensor_bytes(&entry.1, &entry.2)?;
+                if bytes != buffer.len() as u64 {
+                    return Err(Error::invalid(format!("the buffer of {:?} has {} bytes, its dtype and shape need {bytes}", entry.0, buffer.len())));
+                }
+            }
+        }
+        for (runs, literal) in layout.literals.iter().zip(&self.literals) {
+            let bytes: u64 = runs.iter().map(|r| r.1).sum();
+            if bytes != literal.len() as u64 {
+                return Err(Error::invalid(format!("{} literal bytes, the plan needs {bytes}", literal.len())));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StateSource for MemorySource<'_> {
+    fn tensor<'a>(&'a self, at: TensorAt, start: u64, len: usize, _scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        let start = start as usize;
+        Ok(&self.tensors[at.file][at.tensor][start..start + len])
+    }
+
+    fn literal(&self, file: usize, _offset: u64, literal: u64, buffer: &mut [u8]) -> Result<()> {
+        let start = literal as usize;
+        buffer.copy_from_slice(&self.literals[file][start..start + buffer.len()]);
+        Ok(())
+    }
+}
+
+/// Fills `buffer` with literal bytes of a file from `position`, counted in literal bytes.
+pub fn read_literals(source: &dyn StateSource, layout: &Layout, file: usize, position: u64, buffer: &mut [u8]) -> Result<()> {
+    let mut skip = position;
+    let mut filled = 0;
+    for &(offset, len) in &layout.literals[file] {
+        if skip >= len {
+            skip -= len;
+            continue;
+        }
+        let n = ((len - skip) as usize).min(buffer.len() - filled);
+        source.literal(file, offset + skip, position + filled as u64, &mut buffer[filled..filled + n])?;
+        filled += n;
+        skip = 0;
+        if filled == buffer.len() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a run or group; `scratch` and `joined` may hold them.
+pub fn read_piece<'a>(source: &'a dyn StateSource, piece: &Piece, scratch: &'a mut Vec<u8>, joined: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    match piece {
+        Piece::Run { at, start, len, .. } => source.tensor(*at, *start, *len, scratch),
+        Piece::Group { members, .. } if members.len() == 1 => source.tensor(members[0].0, 0, members[0].1, scratch),
+        Piece::Group { members, .. } => {
+            joined.clear();
+            for &(at, len) in members {
+                joined.extend_from_slice(source.tensor(at, 0, len, scratch)?);
+            }
+            Ok(joined)
+        }
+        Piece::Literals { .. } => Err(Error::invalid("literals are not read as one piece")),
+    }
+}

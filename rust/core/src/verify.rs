@@ -1,0 +1,171 @@
+//! Verification: is everything that a repository holds what was written? Nothing is changed.
+
+use std::collections::HashSet;
+use std::fs::File;
+
+use serde_json::Value;
+
+use crate::codec::{Codec, Decoder};
+use crate::digest::{Digest, PackName};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{self, MAX_JSON};
+use crate::pack;
+use crate::pipeline;
+use crate::reader::{PackFiles, Reader};
+use crate::repository::Repository;
+use crate::storage;
+
+/// What was looked at, and what was found wrong.
+#[derive(Debug, Default, Clone)]
+pub struct Report {
+    /// Snapshots looked at.
+    pub snapshots: usize,
+    /// Packs looked at.
+    pub packs: usize,
+    /// Chunks decoded and hashed; 0 for a quick verify.
+    pub chunks: u64,
+    /// Bytes of packs read; 0 for a quick verify.
+    pub bytes: u64,
+    /// Problems, each a sentence.
+    pub problems: Vec<String>,
+}
+
+impl Repository {
+    /// Verifies the structure of everything, with `full` also every byte of every pack.
+    ///
+    /// # Errors
+    /// Only where the operating system refuses; damage is in the report.
+    pub fn verify(&self, full: bool, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Report> {
+        let mut report = Report::default();
+        self.verify_small_files(&mut report)?;
+        self.verify_packs(full, threads, interrupt, &mut report)?;
+        self.verify_snapshots(interrupt, &mut report)?;
+        Ok(report)
+    }
+
+    fn verify_small_files(&self, report: &mut Report) -> Result<()> {
+        let root = self.root();
+        let mut files = vec![("config", root.join("config.json")), ("condemned", root.join("condemned.json"))];
+        for (kind, folder) in [("alias", "aliases"), ("journal", "journal")] {
+            let names = storage::list(&root.join(folder))?;
+            files.extend(names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')).map(|n| (kind, root.join(folder).join(n))));
+        }
+        let mut targets = vec![];
+        for (kind, path) in files {
+            let Some(bytes) = note(report, storage::read_small_if_any(&path, MAX_JSON))?.flatten() else { continue };
+            let body = note(report, format::unseal(&bytes, kind, &path.display().to_string()))?;
+            if let (Some((_, body)), "alias") = (body, kind) {
+                targets.push((path, body));
+            }
+        }
+        let ids: HashSet<String> = note(report, self.snapshots())?.into_iter().flatten().map(|s| s.id.clone()).collect();
+        for (path, body) in targets {
+            let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let name = Digest::of(&[text("series").as_bytes(), b"\0", text("alias").as_bytes()].concat()).hex();
+            if path.file_stem().and_then(|s| s.to_str()) != Some(&name[..32]) {
+                report.problems.push(format!("{} has the name of another alias than {:?}", path.display(), text("alias")));
+            } else if !ids.contains(&text("snapshot")) {
+                report.problems.push(format!("alias {:?} of {:?} names a snapshot that is gone", text("alias"), text("series")));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_packs(&self, full: bool, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync), report: &mut Report) -> Result<()> {
+        let folder = self.root().join("packs");
+        let mut names: Vec<_> = storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
+        names.sort();
+        report.packs = names.len();
+        let mut names = names.into_iter();
+        let source = || {
+            interrupt()?;
+            Ok(names.next())
+        };
+        let work = |decoder: &mut Decoder, name: PackName| {
+            let path = folder.join(format!("{}.pack", name.hex()));
+            let file = match storage::open(&path) {
+                // Prune may have been faster.
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok((0, 0, vec![])),
+                other => other?,
+            };
+            match if full { verify_pack(&file, &path, name, decoder) } else { pack::read_footer(&file, &path).map(|_| (0, 0, vec![])) } {
+                Err(e) if e.kind() != ErrorKind::Io => Ok((0, 0, vec![e.message().to_owned()])),
+                other => other,
+            }
+        };
+        pipeline::run(threads, 16, source, Decoder::new, work, |(chunks, bytes, problems)| {
+            report.chunks += chunks;
+            report.bytes += bytes;
+            report.problems.extend(problems);
+            Ok(())
+        })
+    }
+
+    fn verify_snapshots(&self, interrupt: &(dyn Fn() -> Result<()> + Sync), report: &mut Report) -> Result<()> {
+        let numbers = storage::list(&self.root().join("snapshots"))?;
+        report.snapshots = numbers.iter().filter(|n| n.ends_with(".json")).count();
+        let Some(placement) = note(report, self.refresh())? else { return Ok(()) };
+        for snapshot in note(report, self.snapshots())?.into_iter().flatten() {
+            interrupt()?;
+            let packs = PackFiles::new(self.root().join("packs"));
+            let reader = Reader::open(placement.clone(), packs, &snapshot);
+            note(report, reader.map_err(|e| e.context(format!("snapshot {}", snapshot.number))))?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts damage into the report and lets errors of the operating system through.
+fn note<T>(report: &mut Report, result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Cancelled) => Err(e),
+        Err(e) => {
+            if !report.problems.iter().any(|p| p == e.message()) {
+                report.problems.push(e.message().to_owned());
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Reads a pack once: its digest, and every chunk. Gives chunks, bytes and problems.
+fn verify_pack(file: &File, path: &std::path::Path, name: PackName, decoder: &mut Decoder) -> Result<(u64, u64, Vec<String>)> {
+    let (length, footer) = pack::read_footer_bytes(file, path)?;
+    let (entries, _) = pack::parse_footer(&footer, length, &path.display().to_string())?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(pack::MAGIC);
+    let (mut encoded, mut raw, mut problems) = (vec![], vec![], vec![]);
+    for entry in &entries {
+        encoded.resize(entry.encoded as usize, 0);
+        raw.resize(entry.raw as usize, 0);
+        storage::read_at(file, path, &mut encoded, entry.offset)?;
+        hasher.update(&encoded);
+        let decoded = match entry.codec {
+            Codec::Raw => {
+                raw.copy_from_slice(&encoded);
+                Ok(())
+            }
+            // A delta is checked where its base is at hand; the pack's digest covers its bytes here.
+            Codec::Delta => continue,
+            codec => decoder.decode_into(codec, &encoded, &mut raw),
+        };
+        if decoded.is_err() || Digest::of(&raw) != entry.id {
+            problems.push(format!("chunk {} in pack {} is damaged", entry.id.hex(), path.display()));
+        }
+    }
+    hasher.update(&footer);
+    if Digest::finish(&hasher) != name {
+        problems.push(format!("pack {} is damaged: its digest is not its name", path.display()));
+    }
+    Ok((entries.len() as u64, length, problems))
+}
+
+impl Report {
+    /// An error that names the first problems, if there are any.
+    pub fn error(&self) -> Option<Error> {
+        let (first, more) = (self.problems.first()?, self.problems.len() - 1);
+        let more = if more == 0 { String::new() } else { format!(" (and {more} more problems)") };
+        Some(Error::corrupt(format!("{first}{more}")))
+    }
+}

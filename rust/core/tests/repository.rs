@@ -1,0 +1,421 @@
+//! The repository as a whole, on real files.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use lamina_core::chunker::{FileSpec, Layout, TensorSpec};
+use lamina_core::codec::CodecChoice;
+use lamina_core::reader::Want;
+use lamina_core::repository::{Repository, SaveOptions};
+use lamina_core::retention::Keep;
+use lamina_core::session::Session;
+use lamina_core::snapshot::{Body, Snapshot};
+use lamina_core::source::MemorySource;
+use lamina_core::{ErrorKind, Result};
+use proptest::prelude::*;
+
+const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
+
+fn body(series: &str) -> Body {
+    let json = format!(r#"{{"created_at":"2026-01-01T00:00:00.000Z","series":"{series}","kind":"weights"}}"#);
+    serde_json::from_str(&json).unwrap()
+}
+
+/// One file of float32 tensors with a literal byte before each.
+#[derive(Clone)]
+struct Model(Vec<Vec<u8>>);
+
+impl Model {
+    fn new(seed: u64, sizes: &[usize]) -> Self {
+        Self(sizes.iter().enumerate().map(|(i, &n)| noise(seed ^ (i as u64) << 32, n * 4)).collect())
+    }
+
+    fn spec(&self) -> FileSpec {
+        let mut at = 0;
+        let tensor = |(i, bytes): (usize, &Vec<u8>)| {
+            at += 1 + bytes.len() as u64;
+            TensorSpec { name: format!("l{}/{i}", i / 2), dtype: "<f4".into(), shape: vec![bytes.len() as u64 / 4], role: "weights".into(), offset: at - bytes.len() as u64 }
+        };
+        let tensors = self.0.iter().enumerate().map(tensor).collect();
+        FileSpec { path: "m.h5".into(), size: at, tensors }
+    }
+
+    fn file(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|t| [&[7u8], t.as_slice()].concat()).collect()
+    }
+}
+
+/// Bytes that look like small floats: the exponent byte hardly changes.
+fn noise(seed: u64, n: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..n).map(|i| if i % 4 == 3 { 0x3c + (next() % 3) as u8 } else { next() as u8 }).collect()
+}
+
+fn save(repository: &Repository, series: &str, model: &Model, threads: usize, change: impl FnOnce(&mut Body)) -> Arc<Snapshot> {
+    let layout = Layout::new(&[model.spec()], &[]).unwrap();
+    let literals = vec![7; model.0.len()];
+    let source = MemorySource { tensors: vec![model.0.iter().map(Vec::as_slice).collect(), vec![]], literals: vec![&literals] };
+    source.check(&layout).unwrap();
+    let mut fields = body(series);
+    change(&mut fields);
+    repository.save(fields, &layout, &source, &SaveOptions { codec: CodecChoice::Auto, threads, interrupt: NEVER }).unwrap()
+}
+
+fn exported(repository: &Repository, snapshot: &Snapshot) -> Vec<u8> {
+    let out = tempfile::tempdir().unwrap();
+    let paths = repository.reader(snapshot).unwrap().export(out.path(), 2, NEVER).unwrap();
+    std::fs::read(&paths[0]).unwrap()
+}
+
+fn create(root: &Path) -> Repository {
+    Repository::open_or_create(root, "2026-01-01T00:00:00.000Z").unwrap()
+}
+
+fn packs(root: &Path) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(root.join("packs")).unwrap().map(|e| e.unwrap());
+    entries.map(|e| (e.file_name().into_string().unwrap(), e.metadata().unwrap().len())).collect()
+}
+
+fn stored(root: &Path) -> u64 {
+    fn size(path: &Path) -> u64 {
+        std::fs::read_dir(path).unwrap().map(|e| e.unwrap()).map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+    }
+    size(root)
+}
+
+fn intact(repository: &Repository) {
+    let report = repository.verify(true, 2, NEVER).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+#[test]
+fn a_save_comes_back() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[3, 400_000, 0, 5000, 7, 1]);
+    let snapshot = save(&repository, "s", &model, 2, |_| ());
+    assert_eq!(snapshot.number, 1);
+    assert_eq!(snapshot.body.bytes_total, model.file().len() as u64);
+    assert_eq!(exported(&repository, &snapshot), model.file());
+    let again = Repository::open(root.path()).unwrap();
+    let found = again.resolve(None, "latest").unwrap();
+    assert_eq!(found.id, snapshot.id);
+    let reader = again.reader(&found).unwrap();
+    let entry = reader.structure.files[0].tensors[1].clone();
+    let mut bytes = vec![0; 1_600_000];
+    reader.read(vec![Want { offset: entry.4, to: &mut bytes }], 3, NEVER).unwrap();
+    assert_eq!(bytes, model.0[1]);
+    intact(&again);
+}
+
+#[test]
+fn an_unchanged_state_costs_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[300_000, 500, 20, 900_000]);
+    save(&repository, "s", &model, 2, |_| ());
+    let before = stored(root.path());
+    let second = save(&repository, "other", &model, 1, |_| ());
+    assert_eq!((second.body.bytes_new, second.body.bytes_stored), (0, 0));
+    assert!(stored(root.path()) - before < 2000);
+}
+
+#[test]
+fn packs_do_not_depend_on_threads() {
+    let contents: Vec<_> = [1, 2, 5]
+        .map(|threads| {
+            let root = tempfile::tempdir().unwrap();
+            let repository = create(root.path());
+            let mut model = Model::new(3, &[1_000_000, 70_000, 3, 5_000_000, 40]);
+            save(&repository, "s", &model, threads, |_| ());
+            model.0[3][17] ^= 1;
+            save(&repository, "s", &model, threads, |_| ());
+            packs(root.path())
+        })
+        .into();
+    assert!(contents[0].len() > 2);
+    assert_eq!(contents[0], contents[1]);
+    assert_eq!(contents[0], contents[2]);
+}
+
+#[test]
+fn three_hundred_versions_stay_compact() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let mut model = Model::new(5, &[8_000; 400]);
+    let mut newest = save(&repository, "s", &model, 2, |_| ());
+    for version in 1..300u64 {
+        for i in 0..4 {
+            let index = (noise(version * 10 + i, 8).iter().fold(0usize, |a, &b| a * 31 + b as usize)) % 400;
+            model.0[index] = noise(version * 1000 + i, 32_000);
+        }
+        newest = save(&repository, "s", &model, 2, |_| ());
+    }
+    let live: u64 = {
+        let fresh = tempfile::tempdir().unwrap();
+        save(&create(fresh.path()), "s", &model, 2, |_| ());
+        packs(fresh.path()).values().sum()
+    };
+    let held: u64 = repository.packs_of(&newest).unwrap().iter().map(|p| p.1).sum();
+    assert!(held as f64 <= 1.7 * live as f64, "{held} against {live}");
+    let all = stored(root.path());
+    let pruned = repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    assert_eq!(pruned.snapshots.len(), 299);
+    assert!(stored(root.path()) < all / 2);
+    assert_eq!(exported(&repository, &newest), model.file());
+    intact(&repository);
+}
+
+#[test]
+fn retention_leaves_other_series_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let scored = |value: f64, epoch: i64| {
+        move |b: &mut Body| {
+            b.monitor = Some("val_loss".into());
+            b.mode = Some("min".into());
+            b.value = value.into();
+            b.epoch = Some(epoch);
+            b.best = value == 0.5;
+        }
+    };
+    let models: Vec<_> = (0..6).map(|i| Model::new(i, &[9000])).collect();
+    for (i, value) in [0.9, 0.5, 0.7, 0.6].into_iter().enumerate() {
+        save(&repository, "a", &models[i], 1, scored(value, i as i64));
+    }
+    save(&repository, "b", &models[4], 1, |_| ());
+    save(&repository, "b", &models[5], 1, |_| ());
+    let tagged = repository.resolve(Some("a"), "epoch_0").unwrap();
+    repository.set_alias(&tagged, "paper").unwrap();
+    let keep = Keep { last: Some(1), best: Some(1), every: None };
+    let plan = repository.prune(Some(&keep), Some("a"), true).unwrap();
+    assert_eq!(plan.snapshots, [3]);
+    assert_eq!(repository.snapshots().unwrap().len(), 6);
+    repository.prune(Some(&keep), Some("a"), false).unwrap();
+    assert_eq!(repository.resolve(Some("a"), "best").unwrap().number, 2);
+    assert_eq!(exported(&repository, &repository.resolve(Some("b"), "5").unwrap()), models[4].file());
+    assert_eq!(repository.resolve(Some("b"), "epoch_9").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(repository.resolve(None, "latest").unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(exported(&repository, &repository.resolve(Some("a"), "paper").unwrap()), models[0].file());
+    intact(&repository);
+}
+
+#[test]
+fn numbers_are_never_used_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[10]);
+    let value = |v: f64| move |b: &mut Body| (b.monitor, b.mode, b.value, b.best) = (Some("m".into()), Some("max".into()), v.into(), true);
+    save(&repository, "s", &model, 1, value(2.0));
+    save(&repository, "s", &model, 1, value(1.0));
+    repository.prune(Some(&Keep { best: Some(1), ..Keep::default() }), None, false).unwrap();
+    assert_eq!(repository.snapshots().unwrap().len(), 1);
+    assert_eq!(save(&repository, "s", &model, 1, |_| ()).number, 3);
+    assert!(Keep::default().check().is_err());
+}
+
+#[test]
+fn prune_waits_for_saves_under_way() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    save(&repository, "s", &Model::new(1, &[9000]), 1, |_| ());
+    save(&repository, "s", &Model::new(2, &[9000]), 1, |_| ());
+    let keep = Keep { last: Some(1), ..Keep::default() };
+    // A save that began before prune may have deduplicated against the first pack.
+    let early = Session::begin(root.path()).unwrap();
+    let pruned = repository.prune(Some(&keep), None, false).unwrap();
+    assert_eq!((pruned.snapshots.len(), pruned.packs, pruned.waiting), (1, 0, 1));
+    // One that begins now does not touch it: its chunks are stored anew.
+    let snapshot = save(&repository, "s", &Model::new(1, &[9000]), 1, |_| ());
+    assert!(snapshot.body.bytes_new > 0);
+    drop(early);
+    let late = Session::begin(root.path()).unwrap();
+    let pruned = repository.prune(None, None, false).unwrap();
+    assert_eq!((pruned.packs, pruned.waiting), (1, 0));
+    drop(late);
+    assert!(!root.path().join("condemned.json").exists());
+    assert_eq!(exported(&repository, &snapshot), Model::new(1, &[9000]).file());
+    intact(&repository);
+}
+
+#[test]
+fn a_pack_that_was_condemned_in_vain_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[9000]);
+    save(&repository, "s", &model, 1, |_| ());
+    save(&repository, "s", &Model::new(2, &[9000]), 1, |_| ());
+    let slow = Session::begin(root.path()).unwrap();
+    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    // The slow save commits what it deduplicated before prune came.
+    let condemned = std::fs::read(root.path().join("condemned.json")).unwrap();
+    std::fs::remove_file(root.path().join("condemned.json")).unwrap();
+    let snapshot = save(&repository, "s", &model, 1, |_| ());
+    assert_eq!(snapshot.body.bytes_new, 0);
+    std::fs::write(root.path().join("condemned.json"), condemned).unwrap();
+    drop(slow);
+    let pruned = repository.prune(None, None, false).unwrap();
+    assert_eq!((pruned.packs, pruned.waiting), (0, 0));
+    assert_eq!(exported(&repository, &snapshot), model.file());
+}
+
+#[test]
+fn a_folder_with_other_things_is_no_repository() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("thesis.tex"), "x").unwrap();
+    assert_eq!(Repository::open_or_create(root.path(), "").unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(Repository::open(root.path()).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_failed_save_leaves_nothing_but_garbage() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[1_000_000]);
+    let layout = Layout::new(&[model.spec()], &[]).unwrap();
+    let literals = vec![7; 1];
+    let source = MemorySource { tensors: vec![vec![&model.0[0]], vec![]], literals: vec![&literals] };
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let stop = || if calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 2 { Err(lamina_core::Error::cancelled()) } else { Ok(()) };
+    let options = SaveOptions { codec: CodecChoice::Auto, threads: 2, interrupt: &stop };
+    assert_eq!(repository.save(body("s"), &layout, &source, &options).unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(repository.snapshots().unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(root.path().join("sessions")).unwrap().count(), 0);
+    save(&repository, "s", &model, 2, |_| ());
+    intact(&repository);
+}
+
+/// Every file of a repository, cut off and bit-flipped: never a panic, never wrong data.
+#[test]
+fn damage_is_found() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[30, 6000]);
+    let snapshot = save(&repository, "s", &model, 1, |_| ());
+    repository.set_alias(&snapshot, "mine").unwrap();
+    let mut files = vec![];
+    for folder in ["packs", "snapshots", "aliases"] {
+        files.extend(std::fs::read_dir(root.path().join(folder)).unwrap().map(|e| e.unwrap().path()));
+    }
+    files.push(root.path().join("config.json"));
+    for path in files {
+        let good = std::fs::read(&path).unwrap();
+        let cuts = (0..good.len()).step_by(1 + good.len() / 400).map(|n| good[..n].to_vec());
+        let flips = (0..good.len()).step_by(1 + good.len() / 400).map(|i| {
+            let mut bad = good.clone();
+            bad[i] ^= 1 << (i % 8);
+            bad
+        });
+        for bad in cuts.chain(flips) {
+            std::fs::write(&path, &bad).unwrap();
+            let found = Repository::open(root.path()).and_then(|r| {
+                if let Ok(snapshot) = r.resolve(None, "mine") {
+                    let out = tempfile::tempdir().unwrap();
+                    if let Ok(paths) = r.reader(&snapshot).and_then(|reader| reader.export(out.path(), 1, NEVER)) {
+                        assert_eq!(std::fs::read(&paths[0]).unwrap(), model.file(), "{}", path.display());
+                    }
+                }
+                let report = r.verify(true, 1, NEVER)?;
+                report.error().map_or(Ok(()), Err)
+            });
+            assert_eq!(found.unwrap_err().kind(), ErrorKind::Corrupt, "{}", path.display());
+        }
+        std::fs::write(&path, &good).unwrap();
+    }
+    intact(&repository);
+}
+
+#[test]
+fn a_damaged_pack_heals_with_the_next_save() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[9000]);
+    save(&repository, "s", &model, 1, |_| ());
+    let pack = root.path().join("packs").join(packs(root.path()).keys().next().unwrap());
+    std::fs::write(&pack, b"gone").unwrap();
+    let again = Repository::open(root.path()).unwrap();
+    let error = again.reader(&again.resolve(None, "latest").unwrap()).unwrap_err();
+    assert!(error.message().contains("pack"), "{error}");
+    let snapshot = save(&again, "s", &model, 1, |_| ());
+    assert_eq!(exported(&again, &snapshot), model.file());
+    // The pack got its old name, and its old bytes.
+    intact(&again);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Save { series: usize, seed: u64, tensors: Vec<usize> },
+    Change { series: usize, tensor: usize, seed: u64 },
+    Keep { series: Option<usize>, last: usize },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let size = prop_oneof![0usize..10, 3000usize..6000, 250_000usize..300_000];
+    prop_oneof![
+        2 => (0usize..3, any::<u64>(), prop::collection::vec(size, 1..5)).prop_map(|(series, seed, tensors)| Step::Save { series, seed, tensors }),
+        4 => (0usize..3, any::<usize>(), any::<u64>()).prop_map(|(series, tensor, seed)| Step::Change { series, tensor, seed }),
+        2 => (prop::option::of(0usize..3), 1usize..4).prop_map(|(series, last)| Step::Keep { series, last }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn any_history_comes_back(steps in prop::collection::vec(step(), 1..24)) {
+        let root = tempfile::tempdir().unwrap();
+        let mut repository = create(root.path());
+        let mut models: BTreeMap<usize, Model> = BTreeMap::new();
+        let mut held: BTreeMap<usize, Vec<(Arc<Snapshot>, Vec<u8>)>> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Save { series, seed, tensors } => {
+                    models.insert(series, Model::new(seed, &tensors));
+                }
+                Step::Change { series, tensor, seed } => {
+                    let Some(model) = models.get_mut(&series) else { continue };
+                    let index = tensor % model.0.len();
+                    model.0[index] = noise(seed, model.0[index].len());
+                }
+                Step::Keep { series, last } => {
+                    let name = series.map(|s| format!("s{s}"));
+                    let keep = Keep { last: Some(last), ..Keep::default() };
+                    if name.is_some() && !held.contains_key(&series.unwrap()) { continue }
+                    repository.prune(Some(&keep), name.as_deref(), false).unwrap();
+                    for (s, list) in &mut held {
+                        if series.is_none_or(|n| n == *s) {
+                            let cut = list.len().saturating_sub(last);
+                            list.drain(..cut);
+                        }
+                    }
+                    continue;
+                }
+                Step::Reopen => {
+                    repository = Repository::open(root.path()).unwrap();
+                    continue;
+                }
+            }
+            for (series, model) in &models {
+                if held.get(series).and_then(|l| l.last()).is_none_or(|l| l.1 != model.file()) {
+                    let snapshot = save(&repository, &format!("s{series}"), model, 2, |_| ());
+                    held.entry(*series).or_default().push((snapshot, model.file()));
+                }
+            }
+        }
+        let numbers: HashSet<u64> = repository.snapshots().unwrap().iter().map(|s| s.number).collect();
+        prop_assert_eq!(numbers, held.values().flatten().map(|h| h.0.number).collect());
+        for (snapshot, file) in held.values().flatten() {
+            prop_assert_eq!(&exported(&repository, snapshot), file);
+        }
+        intact(&repository);
+    }
+}

@@ -1,0 +1,46 @@
+//! Long calls answer Ctrl-C: the work runs in a thread of its own while the calling thread looks for signals.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use lamina_core::{Error, Result};
+use pyo3::prelude::*;
+
+use crate::error::BindingResult;
+
+/// How often signals are looked for.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// The check that the core calls again and again.
+pub(crate) type Interrupt<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+
+/// Runs `work` without the GIL; a signal handler that raises (Ctrl-C) cancels it.
+pub(crate) fn interruptible<T: Send>(py: Python<'_>, work: impl FnOnce(Interrupt<'_>) -> Result<T> + Send) -> BindingResult<T> {
+    let cancelled = AtomicBool::new(false);
+    let check = || if cancelled.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) };
+    let mut raised = None;
+    let result = py.detach(|| {
+        std::thread::scope(|scope| {
+            let (sender, done) = channel::<()>();
+            let worker = scope.spawn(|| {
+                let _sender = sender;
+                work(&check)
+            });
+            while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(PERIOD) {
+                if let Err(error) = Python::attach(|py| py.check_signals()) {
+                    raised = Some(error);
+                    cancelled.store(true, Ordering::Relaxed);
+                }
+            }
+            worker.join()
+        })
+    });
+    if let Some(error) = raised {
+        return Err(error.into());
+    }
+    match result {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Error::invalid("a thread of the engine panicked; please report this").into()),
+    }
+}

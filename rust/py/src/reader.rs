@@ -1,0 +1,76 @@
+//! `Reader`: verified bytes of a snapshot.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lamina_core::format::MAX_JSON;
+use lamina_core::placement::Placement;
+use lamina_core::reader::{PackFiles, Want};
+use lamina_core::{Error, Result, pipeline, reader as core, snapshot, storage};
+use numpy::PyReadwriteArray1;
+use pyo3::prelude::*;
+
+use crate::error::BindingResult;
+use crate::interrupt::interruptible;
+
+/// An opened snapshot: its structure has been read, its bytes have not.
+#[pyclass(frozen, module = "lamina._core")]
+pub(crate) struct Reader {
+    pub(crate) inner: core::Reader,
+}
+
+#[pymethods]
+impl Reader {
+    /// Opens an artifact directory: snapshot and placement files, and the folder of packs.
+    #[staticmethod]
+    fn open_artifact(py: Python<'_>, snapshot: PathBuf, placement: PathBuf, packs: PathBuf) -> BindingResult<Self> {
+        let inner = py.detach(|| -> Result<_> {
+            let bytes = storage::read_small(&snapshot, MAX_JSON)?;
+            let parsed = snapshot::Snapshot::parse(&bytes, 0, &snapshot.display().to_string())?;
+            let bytes = storage::read_small(&placement, 1 << 32)?;
+            let known = Placement::parse(&bytes, &placement.display().to_string())?;
+            core::Reader::open(Arc::new(known), PackFiles::new(packs), &parsed)
+        })?;
+        Ok(Self { inner })
+    }
+
+    /// The structure as JSON text (docs/format.md §5.1).
+    fn structure(&self) -> BindingResult<String> {
+        let bytes = self.inner.structure.to_bytes()?;
+        Ok(String::from_utf8(bytes).map_err(|e| Error::corrupt(e.to_string()))?)
+    }
+
+    /// Fills uint8 arrays with the bytes of the state from each offset, verified.
+    #[pyo3(signature = (wants, threads = 0))]
+    fn read(&self, py: Python<'_>, wants: Vec<(u64, PyReadwriteArray1<'_, u8>)>, threads: usize) -> BindingResult<()> {
+        let mut arrays = wants;
+        let mut list = Vec::with_capacity(arrays.len());
+        for (offset, array) in &mut arrays {
+            let to = array.as_slice_mut().map_err(|_| Error::invalid("a destination is not contiguous"))?;
+            list.push(Want { offset: *offset, to });
+        }
+        interruptible(py, |check| self.inner.read(list, threads_or_default(threads), check))
+    }
+
+    /// Writes the files into a folder; gives their paths.
+    #[pyo3(signature = (folder, threads = 0))]
+    fn export(&self, py: Python<'_>, folder: PathBuf, threads: usize) -> BindingResult<Vec<PathBuf>> {
+        interruptible(py, |check| self.inner.export(&folder, threads_or_default(threads), check))
+    }
+
+    /// Names and lengths of the chunks that hold bytes `offset..offset + length` of the state.
+    fn chunks(&self, offset: u64, length: u64) -> Vec<(String, u32)> {
+        self.inner.chunks(offset, length).iter().map(|c| (c.id.hex(), c.len)).collect()
+    }
+
+    /// Names of the packs that serve the snapshot, sorted.
+    fn packs(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.inner.packs().iter().map(|n| n.hex()).collect();
+        names.sort();
+        names
+    }
+}
+
+pub(crate) fn threads_or_default(threads: usize) -> usize {
+    if threads == 0 { pipeline::default_threads() } else { threads }
+}

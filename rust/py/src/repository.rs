@@ -1,0 +1,184 @@
+//! `Repository`: save, look up, verify, prune.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use lamina_core::chunker::Layout;
+use lamina_core::codec::CodecChoice;
+use lamina_core::repository::{self as core, SaveOptions};
+use lamina_core::retention::Keep;
+use lamina_core::source::{FileSource, MemorySource, StateSource};
+use lamina_core::{Error, Result, pipeline};
+use numpy::PyReadonlyArray1;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::convert::{self, FileArg, TensorArg};
+use crate::error::BindingResult;
+use crate::interrupt::{Interrupt, interruptible};
+use crate::reader::{Reader, threads_or_default};
+use crate::snapshot::Snapshot;
+
+/// An open repository.
+#[pyclass(frozen, module = "lamina._core")]
+pub(crate) struct Repository {
+    inner: core::Repository,
+}
+
+/// Threads that the engine uses where none are named.
+#[pyfunction]
+pub(crate) fn default_threads() -> usize {
+    pipeline::default_threads()
+}
+
+/// What the steps of a save share, whatever its bytes come from.
+struct Save<'a> {
+    repository: &'a core::Repository,
+    body: &'a str,
+    codec: CodecChoice,
+    threads: usize,
+}
+
+impl Save<'_> {
+    fn run(&self, layout: &Layout, source: &dyn StateSource, interrupt: Interrupt<'_>) -> Result<Snapshot> {
+        let options = SaveOptions { codec: self.codec, threads: self.threads, interrupt };
+        Ok(self.repository.save(convert::body(self.body)?, layout, source, &options)?.into())
+    }
+}
+
+/// (last, best, every)
+type KeepArg = (Option<usize>, Option<usize>, Option<u64>);
+
+#[pymethods]
+impl Repository {
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf) -> BindingResult<Self> {
+        Ok(Self { inner: py.detach(|| core::Repository::open(&path))? })
+    }
+
+    #[staticmethod]
+    fn open_or_create(py: Python<'_>, path: PathBuf, created_at: &str) -> BindingResult<Self> {
+        Ok(Self { inner: py.detach(|| core::Repository::open_or_create(&path, created_at))? })
+    }
+
+    #[getter]
+    fn root(&self) -> PathBuf {
+        self.inner.root().to_owned()
+    }
+
+    #[getter]
+    fn id(&self) -> &str {
+        self.inner.id()
+    }
+
+    /// All snapshots by number.
+    fn snapshots(&self, py: Python<'_>) -> BindingResult<Vec<Snapshot>> {
+        let all = py.detach(|| self.inner.snapshots())?;
+        Ok(all.into_iter().map(Snapshot::from).collect())
+    }
+
+    fn resolve(&self, py: Python<'_>, series: Option<&str>, reference: &str) -> BindingResult<Snapshot> {
+        Ok(py.detach(|| self.inner.resolve(series, reference))?.into())
+    }
+
+    /// Number → aliases of each snapshot.
+    fn aliases(&self, py: Python<'_>) -> BindingResult<HashMap<u64, Vec<String>>> {
+        Ok(py.detach(|| self.inner.aliases())?)
+    }
+
+    fn set_alias(&self, py: Python<'_>, snapshot: &Snapshot, alias: &str) -> BindingResult<()> {
+        Ok(py.detach(|| self.inner.set_alias(&snapshot.inner, alias))?)
+    }
+
+    fn remove_alias(&self, py: Python<'_>, series: &str, alias: &str) -> BindingResult<bool> {
+        Ok(py.detach(|| self.inner.remove_alias(series, alias))?)
+    }
+
+    /// Saves files on disk: (path in the snapshot, size, tensors) and the path on disk of each.
+    #[pyo3(signature = (body, files, paths, codec, threads = 0))]
+    fn save_files(
+        &self,
+        py: Python<'_>,
+        body: &str,
+        files: Vec<FileArg>,
+        paths: Vec<PathBuf>,
+        codec: &str,
+        threads: usize,
+    ) -> BindingResult<Snapshot> {
+        let save = Save { repository: &self.inner, body, codec: codec.parse()?, threads };
+        interruptible(py, |check| {
+            let specs = convert::files(files);
+            save.run(&Layout::new(&specs, &[])?, &FileSource::open(&specs, paths)?, check)
+        })
+    }
+
+    /// Saves memory: per file, and at last for the training tensors, a uint8 array for each tensor; per file the bytes outside
+    /// its tensors. Nobody may write to the arrays until the call returns.
+    #[pyo3(signature = (body, files, training, arrays, literals, codec, threads = 0))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of one save; a struct would only be built to be taken apart")]
+    fn save_memory(
+        &self,
+        py: Python<'_>,
+        body: &str,
+        files: Vec<FileArg>,
+        training: Vec<TensorArg>,
+        arrays: Vec<Vec<PyReadonlyArray1<'_, u8>>>,
+        literals: Vec<PyReadonlyArray1<'_, u8>>,
+        codec: &str,
+        threads: usize,
+    ) -> BindingResult<Snapshot> {
+        let save = Save { repository: &self.inner, body, codec: codec.parse()?, threads };
+        let tensors = arrays.iter().map(|file| slices(file)).collect::<Result<Vec<_>>>()?;
+        let source = MemorySource { tensors, literals: slices(&literals)? };
+        interruptible(py, |check| {
+            let layout = Layout::new(&convert::files(files), &convert::tensors(training))?;
+            source.check(&layout)?;
+            save.run(&layout, &source, check)
+        })
+    }
+
+    fn reader(&self, py: Python<'_>, snapshot: &Snapshot) -> BindingResult<Reader> {
+        Ok(Reader { inner: py.detach(|| self.inner.reader(&snapshot.inner))? })
+    }
+
+    /// Names and lengths of the packs that serve a snapshot.
+    fn packs_of(&self, py: Python<'_>, snapshot: &Snapshot) -> BindingResult<Vec<(String, u64)>> {
+        let packs = py.detach(|| self.inner.packs_of(&snapshot.inner))?;
+        Ok(packs.into_iter().map(|(name, length)| (name.hex(), length)).collect())
+    }
+
+    fn snapshot_bytes<'py>(&self, py: Python<'py>, number: u64) -> BindingResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.inner.snapshot_bytes(number)?))
+    }
+
+    fn placement_bytes<'py>(&self, py: Python<'py>, snapshot: &Snapshot) -> BindingResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| self.inner.placement_bytes(&snapshot.inner))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// (snapshots, packs, chunks, bytes, problems)
+    #[pyo3(signature = (full, threads = 0))]
+    fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<(usize, usize, u64, u64, Vec<String>)> {
+        let report = interruptible(py, |check| self.inner.verify(full, threads_or_default(threads), check))?;
+        Ok((report.snapshots, report.packs, report.chunks, report.bytes, report.problems))
+    }
+
+    /// (numbers of deleted snapshots, deleted packs, their bytes, packs that wait)
+    #[pyo3(signature = (keep, series = None, dry_run = false))]
+    fn prune(&self, py: Python<'_>, keep: Option<KeepArg>, series: Option<&str>, dry_run: bool) -> BindingResult<(Vec<u64>, usize, u64, usize)> {
+        let keep = keep.map(|(last, best, every)| Keep { last, best, every });
+        let pruned = py.detach(|| self.inner.prune(keep.as_ref(), series, dry_run))?;
+        Ok((pruned.snapshots, pruned.packs, pruned.bytes, pruned.waiting))
+    }
+}
+
+fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {
+    let slice = |a: &'a PyReadonlyArray1<'_, u8>| a.as_slice().map_err(|_| Error::invalid("a buffer is not contiguous"));
+    arrays.iter().map(slice).collect()
+}
+
+/// MD5 digests of files, as W&B wants them; several at once where the processor can.
+#[pyfunction]
+pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Vec<String>> {
+    Ok(py.detach(|| lamina_core::md5::of_files(&paths))?)
+}

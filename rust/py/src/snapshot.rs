@@ -1,0 +1,54 @@
+//! `Snapshot`: what the core tells about one.
+
+use std::sync::Arc;
+
+use lamina_core::snapshot as core;
+use lamina_core::{Error, Result};
+use pyo3::prelude::*;
+
+use crate::error::BindingResult;
+
+/// A snapshot file that has been read and checked.
+#[pyclass(frozen, module = "lamina._core")]
+pub(crate) struct Snapshot {
+    pub(crate) inner: Arc<core::Snapshot>,
+}
+
+impl From<Arc<core::Snapshot>> for Snapshot {
+    fn from(inner: Arc<core::Snapshot>) -> Self {
+        Self { inner }
+    }
+}
+
+#[pymethods]
+impl Snapshot {
+    /// First 32 hex digits of the file's digest.
+    #[getter]
+    fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// Sequence number in its repository; 0 outside one.
+    #[getter]
+    fn number(&self) -> u64 {
+        self.inner.number
+    }
+
+    /// Length of the snapshot file in bytes.
+    #[getter]
+    fn file_bytes(&self) -> u64 {
+        self.inner.file_bytes
+    }
+
+    /// The body as JSON text.
+    fn body(&self) -> BindingResult<String> {
+        let text: Result<_> = serde_json::to_string(&self.inner.body).map_err(|e| Error::invalid(e.to_string()));
+        Ok(text?)
+    }
+}
+
+/// Reads and checks the bytes of a snapshot file (an artifact's `lamina.json`).
+#[pyfunction]
+pub(crate) fn parse_snapshot(data: &[u8], what: &str) -> BindingResult<Snapshot> {
+    Ok(Arc::new(core::Snapshot::parse(data, 0, what)?).into())
+}
