@@ -85,6 +85,7 @@ class Recorder:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.run: Any = None
+        self.warnings: list[str] = []
 
     def start(self, **settings: Any) -> Any:
         defaults = {"project": "lamina", "dir": str(self.directory), "mode": self.mode}
@@ -129,7 +130,10 @@ def _offline_artifacts(logged: list[offline_run.LoggedArtifact]) -> list[Logged]
             {alias for alias in item.aliases if owner[item.name, alias] is item},
             item.used,
             item.metadata,
-            {path: _file(entry, lambda entry=entry: entry.read_bytes()) for path, entry in item.entries.items()},
+            {
+                path: _file(entry, lambda entry=entry: entry.read_bytes())
+                for path, entry in item.entries.items()
+            },
         )
         for item in logged
     ]
@@ -214,6 +218,8 @@ def recorder(
 ) -> Iterator[Recorder]:
     monkeypatch.chdir(tmp_path)  # artifact downloads go to the working directory by default
     client = tmp_path / "client"
+    warnings: list[str] = []
+    monkeypatch.setattr(wandb, "termwarn", lambda message, **_: warnings.append(message))
     wandb.teardown()  # what an earlier test left knows other settings
     artifact_instance_cache.clear()  # every server gives out the same ids
     if request.param == "offline":
@@ -221,15 +227,20 @@ def recorder(
             monkeypatch.setenv(f"WANDB_{name}_DIR", str(client / name.lower()))
         monkeypatch.setenv("WANDB_SILENT", "true")
         client.mkdir()
-        yield OfflineRecorder(client)
+        yield _recording(OfflineRecorder(client), warnings)
         _end()
         return
     with Server(tmp_path / "server") as server:
         for name, value in server.environment(client).items():
             monkeypatch.setenv(name, value)
-        yield OnlineRecorder(client, server)
+        yield _recording(OnlineRecorder(client, server), warnings)
         _end()
         wandb.teardown()
+
+
+def _recording(recorder: Recorder, warnings: list[str]) -> Recorder:
+    recorder.warnings = warnings
+    return recorder
 
 
 def _end() -> None:

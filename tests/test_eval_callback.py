@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 import wandb
-from recorded_run import Recorder, recorder  # noqa: F401 (fixture)
+from recorded_run import Recorder
 
 from lamina.errors import InvalidInputError
 from lamina.keras.eval_callback import WandbEvalCallback
 
+pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
 
@@ -182,7 +183,9 @@ def test_names_types_and_aliases_can_be_chosen(recorder: Recorder) -> None:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.init_pred_table(column_names=["c", "d"])
             self.add_model_predictions(batch, logs)
-            self.log_pred_table(type="predictions", table_name="guesses", aliases=["latest", f"batch_{batch}"])
+            self.log_pred_table(
+                type="predictions", table_name="guesses", aliases=["latest", f"batch_{batch}"]
+            )
 
     fit(Named([], []), epochs=1)
     truth, prediction = recorder.finish().artifacts

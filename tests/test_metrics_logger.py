@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 import wandb
-from recorded_run import Recorder, recorder  # noqa: F401 (fixture)
+from recorded_run import Recorder
 
 from lamina.errors import InvalidInputError
 from lamina.keras.metrics_logger import WandbMetricsLogger
 
+pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
 
@@ -21,7 +22,9 @@ def make_model(rate: object = 0.1, **compile_options: object) -> keras.Model:
 
 def data(rows: int = 32) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype("float32")
+    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype(
+        "float32"
+    )
 
 
 def test_the_documented_example_logs_every_epoch(recorder: Recorder) -> None:
@@ -48,7 +51,9 @@ def test_the_documented_example_logs_every_epoch(recorder: Recorder) -> None:
 def test_batch_rows_have_their_own_axis_and_epochs_are_logged_too(recorder: Recorder) -> None:
     recorder.start()
     x, y = data(32)
-    make_model().fit(x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq="batch")], verbose=0)
+    make_model().fit(
+        x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq="batch")], verbose=0
+    )
     arrived = recorder.finish()
 
     assert arrived.column("batch/batch_step") == list(range(8))
@@ -128,7 +133,9 @@ def test_the_rate_of_a_schedule_is_logged(recorder: Recorder, log_freq: str) -> 
     recorder.start()
     x, y = data(32)
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2, 5], [0.4, 0.2, 0.1])
-    make_model(schedule).fit(x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq)], verbose=0)
+    make_model(schedule).fit(
+        x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq)], verbose=0
+    )
     arrived = recorder.finish()
     # after step n the optimizer stands at iteration n
     assert arrived.column("epoch/learning_rate") == pytest.approx([0.2, 0.1])

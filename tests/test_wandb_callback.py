@@ -13,11 +13,12 @@ import keras
 import numpy as np
 import pytest
 import wandb
-from recorded_run import Arrived, Recorder, recorder  # noqa: F401 (fixture)
+from recorded_run import Arrived, Recorder
 
 from lamina.errors import InvalidInputError
 from lamina.keras.wandb_callback import WandbCallback
 
+pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
 layers = keras.layers
@@ -32,12 +33,18 @@ def dense_model(**compile_options: Any) -> keras.Model:
 
 def dense_data(rows: int = 16) -> tuple[Any, Any]:
     generator = np.random.default_rng(0)
-    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype("float32")
+    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype(
+        "float32"
+    )
 
 
 def classifier(classes: int = 3, activation: str = "softmax") -> keras.Model:
     model = keras.Sequential(
-        [keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(classes, activation=activation, name="scores")]
+        [
+            keras.Input((6, 6, 1)),
+            layers.Flatten(),
+            layers.Dense(classes, activation=activation, name="scores"),
+        ]
     )
     model.compile("sgd", "mse")
     return model
@@ -93,6 +100,7 @@ def test_the_documented_example(recorder: Recorder) -> None:
             np.testing.assert_array_equal(mine, theirs)
     assert arrived.summary["graph"]["_type"] == "graph-file"
     assert "keras" in arrived.features
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -193,21 +201,22 @@ def test_a_missing_metric_saves_nothing(recorder: Recorder) -> None:
     assert arrived.column("loss") == [1.0]
     assert arrived.artifacts == []
     assert "best_val_loss" not in arrived.summary
+    assert any("no best model: `val_loss` is not among loss" in warning for warning in recorder.warnings)
 
 
 @offline_only
-def test_verbose_says_when_the_metric_improved(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_says_when_the_metric_improved(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder.start()
-    callback = WandbCallback(verbose=1, save_model=False)
-    recorder.finish()
-    wandb.setup().settings.silent = False
-    recorder.start(settings=wandb.Settings(silent=False))
-    capsys.readouterr()
-    drive(callback, [1.0, 2.0, 0.5])
-    printed = capsys.readouterr().err
-    assert "Epoch 00000: val_loss improved from inf to 1.00000" in printed
-    assert "Epoch 00002: val_loss improved from 1.00000 to 0.50000" in printed
-    assert "Epoch 00001" not in printed
+    printed: list[str] = []
+    monkeypatch.setattr(wandb, "termlog", printed.append)
+    drive(WandbCallback(verbose=1, save_model=False), [1.0, 2.0, 0.5])
+    callback = WandbCallback(verbose=1)
+    drive(callback, [0.25])
+    assert printed == [
+        "Epoch 00000: val_loss improved from inf to 1.00000",
+        "Epoch 00002: val_loss improved from 1.00000 to 0.50000",
+        f"Epoch 00000: val_loss improved from 0.50000 to 0.25000, saving model to {callback.filepath}",
+    ]
 
 
 @offline_only
@@ -277,6 +286,7 @@ def test_weight_histograms(recorder: Recorder) -> None:
     assert kernel[-1]["bins"][0] == pytest.approx(actual.min())
     assert kernel[-1]["bins"][-1] == pytest.approx(actual.max())
     assert arrived.column("epoch") == [0, 1]
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -291,6 +301,9 @@ def test_weights_that_are_not_numbers_end_nothing(recorder: Recorder) -> None:
     (row,) = recorder.finish().history
     assert "parameters/hidden.weights" not in row
     assert sum(row["parameters/out.weights"]["values"]) == 2
+    assert any(
+        "parameters/hidden.weights holds no finite numbers" in warning for warning in recorder.warnings
+    )
 
 
 def expected_gradients(model: keras.Model, x: Any, y: Any) -> dict[str, Any]:
@@ -325,6 +338,7 @@ def test_gradient_histograms_are_the_gradients_by_hand(recorder: Recorder, rows:
             assert last["bins"][0] == pytest.approx(gradient.min(), rel=1e-3, abs=1e-5)
             assert last["bins"][-1] == pytest.approx(gradient.max(), rel=1e-3, abs=1e-5)
         assert first["bins"] != last["bins"]
+    assert recorder.warnings == []
 
 
 def random_model() -> keras.Model:
@@ -364,6 +378,7 @@ def test_the_training_is_the_same_with_everything_logged(recorder: Recorder) -> 
     assert histories[0] == histories[1]
     for plain, logged_weights in zip(*weights, strict=True):
         np.testing.assert_array_equal(plain, logged_weights)
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -375,14 +390,23 @@ def test_gradients_under_loss_scaling_are_not_scaled(recorder: Recorder) -> None
     callback = WandbCallback(log_gradients=True, training_data=(x, y), save_model=False)
     model.fit(x, y, callbacks=[callback], verbose=0)
     (found,) = recorder.finish().column("gradients/hidden/kernel.gradient")
-    assert found["bins"][-1] == pytest.approx(expected_gradients(model, x, y)["hidden/kernel"].max(), rel=1e-3)
+    assert found["bins"][-1] == pytest.approx(
+        expected_gradients(model, x, y)["hidden/kernel"].max(), rel=1e-3
+    )
 
 
 @offline_only
 def test_gradients_of_an_embedding(recorder: Recorder) -> None:
     recorder.start()
     x = np.array([[1, 2], [3, 1]])
-    model = keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(5, 2, name="words"), layers.Flatten(), layers.Dense(1)])
+    model = keras.Sequential(
+        [
+            keras.Input((2,), dtype="int32"),
+            layers.Embedding(5, 2, name="words"),
+            layers.Flatten(),
+            layers.Dense(1),
+        ]
+    )
     model.compile("sgd", "mse")
     callback = WandbCallback(log_gradients=True, training_data=(x, np.ones((2, 1))), save_model=False)
     model.fit(x, np.ones((2, 1)), callbacks=[callback], verbose=0)
@@ -449,6 +473,7 @@ def test_every_source_of_validation_data(recorder: Recorder, kind: str) -> None:
     assert table["nrows"] == 8
     (truth,) = arrived.artifacts_of("validation_dataset")
     assert len(truth.table("validation_data")["data"]) == 8
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -464,6 +489,7 @@ def test_every_source_of_training_data(recorder: Recorder, kind: str) -> None:
     expected = expected_gradients(model, x, y)["hidden/kernel"]
     assert found["bins"][0] == pytest.approx(expected.min(), rel=1e-3)
     assert found["bins"][-1] == pytest.approx(expected.max(), rel=1e-3)
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -494,6 +520,7 @@ def test_without_validation_data_nothing_is_shown(recorder: Recorder) -> None:
     assert "examples" not in arrived.history[0]
     assert arrived.artifacts == []
     assert arrived.column("epoch") == [0]
+    assert any("no images: pass `validation_data`" in warning for warning in recorder.warnings)
 
 
 @offline_only
@@ -503,6 +530,7 @@ def test_an_endless_generator_needs_steps(recorder: Recorder) -> None:
     callback = WandbCallback(generator=endless(x, y, 2), log_evaluation=True, save_model=False)
     classifier().fit(x, y, callbacks=[callback], verbose=0)
     assert recorder.finish().artifacts == []
+    assert any("a generator needs `validation_steps`" in warning for warning in recorder.warnings)
 
 
 # --- images -------------------------------------------------------------------------------------------
@@ -526,6 +554,7 @@ def test_images_with_predicted_labels(recorder: Recorder) -> None:
     shown = image(arrived, last, 0)
     assert shown.shape == (6, 6)
     assert np.abs(shown / 255 - x[0, ..., 0]).max() < 0.01
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -584,6 +613,7 @@ def test_segmentation_masks_in_class_colors(recorder: Recorder) -> None:
     for i in range(3):
         np.testing.assert_array_equal(image(arrived, value, 3 * i + 1), palette[predicted[i]])
         np.testing.assert_array_equal(image(arrived, value, 3 * i + 2), palette[truth[i]])
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -591,7 +621,9 @@ def test_masks_of_class_numbers_get_the_same_colors(recorder: Recorder) -> None:
     recorder.start()
     x = np.random.default_rng(0).uniform(size=(2, 6, 6, 3)).astype("float32")
     truth = np.random.default_rng(1).integers(0, 5, size=(2, 6, 6))
-    callback = WandbCallback(validation_data=(x, truth), input_type="auto", class_colors=None, save_model=False)
+    callback = WandbCallback(
+        validation_data=(x, truth), input_type="auto", class_colors=None, save_model=False
+    )
     model = segmenter(5)
     callback.set_model(model)
     assert (callback.input_type, callback.output_type) == ("image", "segmentation_mask")
@@ -612,7 +644,11 @@ def test_images_from_labels(recorder: Recorder) -> None:
     model = keras.Sequential([keras.Input((3,)), layers.Dense(16), layers.Reshape((4, 4, 1))])
     model.compile("sgd", "mse")
     callback = WandbCallback(
-        validation_data=(x, y), labels=["a", "b", "c"], input_type="label", output_type="images", save_model=False
+        validation_data=(x, y),
+        labels=["a", "b", "c"],
+        input_type="label",
+        output_type="images",
+        save_model=False,
     )
     model.fit(x, y, callbacks=[callback], verbose=0)
     (value,) = recorder.finish().column("examples")
@@ -686,27 +722,29 @@ def test_types_of_a_subclassed_model_are_inferred_from_the_data(recorder: Record
     (value,) = arrived.column("examples")
     assert set(value["captions"]) <= {"a", "b", "c"}
     assert len(arrived.artifacts_of("model")) == 1
+    assert recorder.warnings == []
 
 
 @offline_only
 def test_a_fixed_batch_size_and_stateful_layers(recorder: Recorder) -> None:
     recorder.start()
     x = np.random.default_rng(0).uniform(size=(8, 5, 2)).astype("float32")
-    model = keras.Sequential([keras.Input((5, 2), batch_size=4), layers.GRU(3, stateful=True), layers.Dense(2)])
+    model = keras.Sequential(
+        [keras.Input((5, 2), batch_size=4), layers.GRU(3, stateful=True), layers.Dense(2)]
+    )
     model.compile("sgd", "mse")
     callback = WandbCallback(
         validation_data=(x[:6], np.zeros((6, 2))), input_type="image", output_type="label", save_model=False
     )
-    states = []
-
-    class Before(keras.callbacks.Callback):  # type: ignore[misc]
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            states.append(keras.ops.convert_to_numpy(self.model.layers[0].states[0].value).copy())
-
-    model.fit(x, np.zeros((8, 2)), batch_size=4, callbacks=[Before(), callback, Before()], verbose=0)
+    callback.set_model(model)
+    model.predict(x, batch_size=4, verbose=0)
+    state = model.layers[0].states[0]
+    before = keras.ops.convert_to_numpy(state.value).copy()
+    callback.on_epoch_end(0, {})
     (value,) = recorder.finish().column("examples")
     assert value["count"] == 6
-    np.testing.assert_array_equal(states[0], states[1])
+    assert before.any()
+    np.testing.assert_array_equal(before, keras.ops.convert_to_numpy(state.value))
 
 
 # --- evaluation tables --------------------------------------------------------------------------------
@@ -748,6 +786,7 @@ def test_evaluation_tables(recorder: Recorder) -> None:
     types = predictions["column_types"]["params"]["type_map"]
     linked = logged.files[types["val_row"]["params"]["table"]]
     assert (linked.artifact, linked.path) == (truth.id, "validation_data.table.json")
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -793,7 +832,10 @@ def test_processors_are_not_inferred_unless_wanted(recorder: Recorder) -> None:
     )
     classifier().fit(x, y, callbacks=[callback], verbose=0)
     arrived = recorder.finish()
-    assert arrived.artifacts_of("validation_dataset")[0].table("validation_data")["columns"] == ["target", "input"]
+    assert arrived.artifacts_of("validation_dataset")[0].table("validation_data")["columns"] == [
+        "target",
+        "input",
+    ]
     columns = arrived.artifacts_of("run_table")[0].table("validation_predictions")["columns"]
     assert columns == ["output", "val_row"]
 
@@ -816,6 +858,7 @@ def test_given_indexes_replace_the_table(recorder: Recorder) -> None:
     predictions = logged.table("validation_predictions")
     linked = logged.files[predictions["column_types"]["params"]["type_map"]["val_row"]["params"]["table"]]
     assert (linked.artifact, linked.path) == (mine.id, "rows.table.json")
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -823,7 +866,9 @@ def test_several_inputs_and_outputs(recorder: Recorder) -> None:
     recorder.start()
     left, right = keras.Input((4,), name="left"), keras.Input((12,), name="right")
     joined = layers.Concatenate()([left, right])
-    model = keras.Model([left, right], [layers.Dense(1, name="up")(joined), layers.Dense(2, name="down")(joined)])
+    model = keras.Model(
+        [left, right], [layers.Dense(1, name="up")(joined), layers.Dense(2, name="down")(joined)]
+    )
     model.compile("sgd", ["mse", "mse"])
     x = [np.ones((3, 4), "float32"), np.ones((3, 12), "float32")]
     y = [np.zeros((3, 1), "float32"), np.zeros((3, 2), "float32")]
@@ -846,6 +891,7 @@ def test_several_inputs_and_outputs(recorder: Recorder) -> None:
     assert columns[:3] == ["up", "down", "val_row"]
     assert "gradients/up/kernel.gradient" in arrived.history[0]
     assert arrived.summary["GFLOPs"] * 1e9 == pytest.approx(2 * 16 * 3, rel=0.2)
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -878,6 +924,10 @@ def test_a_processor_that_fails_ends_nothing(recorder: Recorder) -> None:
     arrived = recorder.finish()
     assert arrived.column("epoch") == [0, 1]
     assert arrived.column("validation_predictions") == []
+    assert any(
+        "the predictions are not logged: KeyError: 'no such thing'" in warning
+        for warning in recorder.warnings
+    )
 
 
 # --- graph and FLOPs ----------------------------------------------------------------------------------
@@ -895,7 +945,9 @@ def graph(recorder: Recorder, model: keras.Model, shape: tuple[int, ...]) -> tup
 
 
 def test_the_graph_of_a_sequential_model(recorder: Recorder) -> None:
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(1, name="second")])
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(1, name="second")]
+    )
     nodes, edges = graph(recorder, model, (4,))
     assert [(n["name"], n["class_name"], n["num_parameters"]) for n in nodes.values()] == [
         ("first", "Dense", 15),
@@ -930,7 +982,9 @@ def test_the_graph_of_functions_between_layers(recorder: Recorder) -> None:
 
 @offline_only
 def test_the_graph_of_nested_models(recorder: Recorder) -> None:
-    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")], name="inner")
+    inner = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")], name="inner"
+    )
     inputs = keras.Input((4,), name="in")
     model = keras.Model(inputs, layers.Dense(1, name="out")(inner(inputs)))
     nodes, edges = graph(recorder, model, (4,))
@@ -977,6 +1031,7 @@ def test_flops_are_those_counted_by_hand(recorder: Recorder, make: Any) -> None:
     callback.on_train_begin()
     assert callback.get_flops() * 1e9 == pytest.approx(by_hand, rel=0.05)
     assert recorder.finish().summary["GFLOPs"] == callback.get_flops()
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -987,6 +1042,7 @@ def test_flops_of_a_model_that_is_built_by_training(recorder: Recorder) -> None:
     x, y = dense_data()
     model.fit(x, y, callbacks=[WandbCallback(compute_flops=True, save_model=False)], verbose=0)
     assert recorder.finish().summary["GFLOPs"] * 1e9 == pytest.approx(2 * (4 * 8 + 8), rel=0.3)
+    assert recorder.warnings == []
 
 
 @offline_only
@@ -1109,11 +1165,13 @@ def test_no_backend_but_the_chosen_one_is_imported() -> None:
     import sys
 
     program = (
-        "import sys, lamina.keras.wandb_callback, lamina.keras.eval_callback, lamina.keras.metrics_logger;"
-        "print(*sorted({'tensorflow', 'jax', 'torch', 'wandb'} & set(sys.modules)))"
+        "import sys, keras; before = set(sys.modules);"
+        "import lamina.keras.wandb_callback, lamina.keras.eval_callback, lamina.keras.metrics_logger;"
+        "print(*sorted({'tensorflow', 'jax', 'torch', 'wandb'} & (set(sys.modules) - before)));"
+        "print('tensorflow' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [BACKEND]
+    assert found.stdout.splitlines() == ["", str(BACKEND == "tensorflow")]
 
 
 def test_without_wandb_construction_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def _tensors(h5: h5py.File, start: int, end: int) -> Iterator[Tensor]:
 def _datasets(file_id: Any) -> Iterator[tuple[str, Any]]:
     """Visit each dataset by its hard links, with a stack of our own: HDF5's recursion has no limit."""
     pending: list[tuple[Any, bytes, str]] = [(file_id, b"/", "")]
-    groups: set[int] = set()
+    groups = {h5o.get_info(file_id).addr}
     links = 0
     while pending:
         parent, link, prefix = pending.pop()

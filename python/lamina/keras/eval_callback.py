@@ -1,4 +1,4 @@
-"""Tables of ground truth and of predictions, as W&B artifacts: the base class of users' evaluation callbacks."""
+"""Tables of ground truth and of predictions as W&B artifacts: the base class of users' callbacks."""
 
 import abc
 import inspect
@@ -97,7 +97,7 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
         self.pred_table = wandb.Table(columns=list(column_names))
 
     def log_data_table(self, name: str = "val", type: str = "dataset", table_name: str = "val_data") -> None:
-        """Log ``self.data_table`` as an artifact that the run uses; ``self.data_table_ref`` then refers to it."""
+        """Log ``self.data_table`` as an artifact that the run uses, and set ``self.data_table_ref``."""
         import wandb
 
         run = active_run(self.__class__.__name__)

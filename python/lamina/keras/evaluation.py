@@ -17,7 +17,7 @@ PREDICTIONS = "validation_predictions"
 
 
 class Evaluation:
-    """Logs the validation data when made (unless ``indexes`` say where it stands), predictions on ``table``."""
+    """Logs the validation data when made, unless ``indexes`` say where it stands."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Floating-point operations of one forward pass, by the counter of the backend.
 
-The convention is two operations for a multiply-add, a batch of one, inference. TensorFlow's profiler and XLA's
-cost analysis also count biases and activations, torch's counter only matrix products and convolutions; for
-models of dense and convolutional layers they differ by a few percent. TensorFlow's profiler does not know
+The convention is two operations for a multiply-add, a batch of one, inference. TensorFlow's profiler and
+XLA's cost analysis also count biases and activations, torch's counter only matrix products and convolutions;
+for models of dense and convolutional layers they differ by a few percent. TensorFlow's profiler does not know
 batched matrix products (attention).
 """
 

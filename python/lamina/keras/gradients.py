@@ -70,12 +70,16 @@ def _torch(model: Any) -> Callable[[Batch], list[Any]]:
 
     def compute(batch: Batch) -> list[Any]:
         with torch.enable_grad():
-            loss = _loss(model, *keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+            loss = _loss(model, *keras.tree.map_structure(_tensor, batch))
             values = [variable.value for variable in model.trainable_variables]
             found = torch.autograd.grad(loss, values, allow_unused=True)
         return [None if item is None else item.detach().float().cpu().numpy() for item in found]
 
     return compute
+
+
+def _tensor(value: Any) -> Any:
+    return None if value is None else keras.ops.convert_to_tensor(value)
 
 
 def _loss(model: Any, x: Any, y: Any, weight: Any) -> Any:
@@ -98,7 +102,12 @@ def _jax(model: Any) -> Callable[[Batch], list[Any]]:
 
     def compute(batch: Batch) -> list[Any]:
         optimizer = model.optimizer.variables if model.optimizer is not None else []
-        groups = (model.trainable_variables, model.non_trainable_variables, model.metrics_variables, optimizer)
+        groups = (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.metrics_variables,
+            optimizer,
+        )
         found = gradient(*([variable.value for variable in group] for group in groups), batch)
         return [np.asarray(item) for item in found]
 

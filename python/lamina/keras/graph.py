@@ -12,19 +12,19 @@ def model_graph(model: Any) -> Any:
     import wandb
 
     graph = wandb.Graph()
-    _add(graph, wandb.Node, model, prefix="")
+    _add(graph, model, prefix="")
     return graph
 
 
-def _add(graph: Any, node_class: Any, model: Any, prefix: str) -> list[Any]:
+def _add(graph: Any, model: Any, prefix: str) -> list[Any]:
     """Add the parts of one model; return those that data enters first."""
     edges = _connections(model)
     targets = {id(target) for _, target in edges}
     nodes = {}
     for part in _parts(model):
-        nodes[id(part)] = node = graph.add_node(_node(node_class, part, prefix + part.name))
+        nodes[id(part)] = node = graph.add_node(**_node(part, prefix + part.name))
         if hasattr(part, "layers"):
-            for first in _add(graph, node_class, part, f"{prefix}{part.name}/"):
+            for first in _add(graph, part, f"{prefix}{part.name}/"):
                 graph.add_edge(node, first)
     for source, target in edges:
         graph.add_edge(nodes[id(source)], nodes[id(target)])
@@ -56,7 +56,7 @@ def _is_functional(model: Any) -> bool:
 
 
 def _nodes(model: Any, first_of_each: bool = False) -> list[Any]:
-    """The calls that make up a functional model, from its inputs on; a shared layer is called several times."""
+    """The calls that make up a functional model, from its inputs on; a shared layer has several."""
     by_depth = sorted(model._nodes_by_depth.items(), reverse=True)
     nodes = [node for _, level in by_depth for node in level]
     if not first_of_each:
@@ -64,20 +64,20 @@ def _nodes(model: Any, first_of_each: bool = False) -> list[Any]:
     return list({id(node.operation): node for node in reversed(nodes)}.values())[::-1]
 
 
-def _node(node_class: Any, part: Any, name: str) -> Any:
-    return node_class(
-        id=name,
-        name=name,
-        class_name=type(part).__name__,
-        output_shape=_output_shape(part),
-        num_parameters=_parameters(part),
-    )
+def _node(part: Any, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "name": name,
+        "class_name": type(part).__name__,
+        "output_shape": _output_shape(part),
+        "num_parameters": _parameters(part),
+    }
 
 
 def _output_shape(part: Any) -> list[Any]:
     try:
         output = part.output
-    except (AttributeError, ValueError):  # never called symbolically, or with several outputs by several calls
+    except (AttributeError, ValueError):  # never called symbolically, or several times
         return ["multiple"]
     tensors = output if isinstance(output, list | tuple) else [output]
     if isinstance(output, dict):

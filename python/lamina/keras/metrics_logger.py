@@ -19,7 +19,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
     system metrics (CPU, GPU, TPU) by itself.
 
     Args:
-        log_freq: ``"epoch"``, ``"batch"``, or an int N: the first batch of each epoch and every N-th after it.
+        log_freq: ``"epoch"``, ``"batch"``, or an int N: the first batch of each epoch and every N-th after.
             Where ``steps_per_execution`` hides single batches, the execution that holds such a batch counts.
         initial_global_step: the training steps that were taken before this ``fit``
             (steps per epoch × ``initial_epoch``); ``batch/batch_step`` goes on from there.

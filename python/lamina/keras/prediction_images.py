@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from lamina.keras.pixels import pixels, value_range
+
 PICTURES = ("image", "images", "segmentation_mask")
 KINDS = (*PICTURES, "label")
 
@@ -39,37 +41,41 @@ class PredictionImages:
         columns = []
         captions: Sequence[Any] | None = None
         if self.input_kind in PICTURES:
-            columns.append(self._pictures(x, self.input_kind))
+            columns.append(self._pictures(x, self.input_kind, x))
             if self.output_kind == "label":
                 captions = self._captions(predicted)
         elif self.input_kind == "label" and shown_output:
             captions = self._captions(x)
         if shown_output:
-            columns.append(self._pictures(predicted, self.output_kind))
+            like = predicted if y is None else y
+            columns.append(self._pictures(predicted, self.output_kind, like))
             if y is not None:
-                classes = predicted.shape[-1] if self.output_kind == "segmentation_mask" else None
-                columns.append(self._pictures(y, self.output_kind, classes))
+                columns.append(self._pictures(y, self.output_kind, like, classes=_classes(predicted)))
         return _interleave(columns, captions)
 
-    def _pictures(self, data: Any, kind: str | None, classes: int | None = None) -> Any:
+    def _pictures(self, data: Any, kind: str | None, like: Any, classes: int = 1) -> Any:
+        """Bytes to show; ``like``: the data whose range of values counts."""
+        data = _channels_last(data)
         if kind == "segmentation_mask":
-            return self._colored(_channels_last(data), classes)
-        return [_tiled(picture) for picture in _channels_last(data, kind == "images")]
+            colored = self._colored(data, classes)
+            if colored is not None:
+                return pixels(colored, (0.0, 1.0))
+        return [_tiled(picture) for picture in pixels(data, value_range(like))]
 
-    def _colored(self, masks: Any, classes: int | None) -> Any:
-        """Class scores by the colour of the best class; a mask of one channel stays grey, numbers become colours."""
+    def _colored(self, masks: Any, classes: int) -> Any:
+        """Scores or numbers of classes by the colours of the classes; None for a mask of yes and no."""
         if masks.ndim == 4 and masks.shape[-1] > 1:
             return self._palette(masks.shape[-1])[masks.argmax(axis=-1)]
         numbers = masks[..., 0] if masks.ndim == 4 else masks
-        if classes is not None and classes > 1 and numbers.dtype.kind in "iu":
+        if classes > 1 and numbers.dtype.kind in "iu":
             return self._palette(classes)[numbers.clip(0, classes - 1)]
-        return masks
+        return None
 
     def _palette(self, classes: int) -> Any:
         if self.class_colors is not None and len(self.class_colors) >= classes:
             return np.asarray(self.class_colors, dtype="float32")
         if self.class_colors is not None:
-            self._warn(f"`class_colors` has {len(self.class_colors)} colors for {classes} classes: using others")
+            self._warn(f"`class_colors` has {len(self.class_colors)} of {classes} classes: using others")
         from colorsys import hsv_to_rgb
 
         hues = [hsv_to_rgb(i / (classes - 1), 1.0, 1.0) for i in range(classes - 1)]
@@ -82,7 +88,7 @@ class PredictionImages:
         if len(self.labels) == 2:
             return [self.labels[int(score > 0.5)] for score in scores[:, 0]]
         if len(self.labels):
-            self._warn('the model has a single output: `labels` should be ["label for false", "label for true"]')
+            self._warn('for a single output `labels` should be ["label for false", "label for true"]')
         return [score.item() for score in scores[:, 0]]
 
     def _name(self, label: int) -> Any:
@@ -114,10 +120,16 @@ def _channels_last_shape(shape: Sequence[int | None]) -> Sequence[int | None]:
     return tuple(shape)
 
 
-def _channels_last(data: Any, series: bool = False) -> Any:
-    if keras.config.image_data_format() == "channels_first" and data.ndim == 4 + (series and data.ndim == 5):
+def _channels_last(data: Any) -> Any:
+    if keras.config.image_data_format() == "channels_first" and data.ndim >= 4:
         return np.moveaxis(data, -3, -1)
     return data
+
+
+def _classes(scores: Any) -> int:
+    """How many classes predicted masks tell apart."""
+    scores = _channels_last(scores)
+    return int(scores.shape[-1]) if scores.ndim == 4 else 1
 
 
 def _tiled(picture: Any) -> Any:

@@ -50,5 +50,6 @@ def _states(model: Any) -> list[Any]:
     """Variables that predictions change: the states of stateful recurrent layers."""
     layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else model.layers
     stateful = [layer for layer in layers if getattr(layer, "stateful", False)]
-    found = [state for layer in stateful for state in keras.tree.flatten(getattr(layer, "states", None) or [])]
+    groups = [getattr(layer, "states", None) or [] for layer in stateful]
+    found = [state for group in groups for state in keras.tree.flatten(group)]
     return [state for state in found if isinstance(state, keras.Variable)]

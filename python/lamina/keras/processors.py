@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lamina.keras.pixels import pixels, value_range
+
 Processor = Callable[[int, dict[str, Any]], dict[str, Any]]
 Cell = Callable[[Any, Any], Any]
 
@@ -39,7 +41,7 @@ def infer_processor(
     cells: dict[str, tuple[str, Cell]] = {}
     example_base = base(0) if base is not None else None
     for column, values in columns.items():
-        for meaning, cell in _cells(np.asarray(values[0]), labels, example_base).items():
+        for meaning, cell in _cells(np.asarray(values), labels, example_base).items():
             cells[f"{column}:{meaning}"] = (column, cell)
     if not cells:
         return None
@@ -51,12 +53,13 @@ def infer_processor(
     return process
 
 
-def _cells(example: Any, labels: Labels | None, base: Any) -> dict[str, Cell]:
+def _cells(values: Any, labels: Labels | None, base: Any) -> dict[str, Cell]:
+    example = values[0]
     if example.ndim == 0:
         return _class_number(labels) if labels and example.dtype.kind in "iu" else {}
     if example.ndim == 1:
         return _vector(example, labels)
-    return _picture(example, labels, base)
+    return _picture(values, labels, base)
 
 
 def _class_number(labels: Labels | None) -> dict[str, Cell]:
@@ -82,19 +85,20 @@ def _vector(example: Any, labels: Labels | None) -> dict[str, Cell]:
     return cells
 
 
-def _picture(example: Any, labels: Labels | None, base: Any) -> dict[str, Cell]:
+def _picture(values: Any, labels: Labels | None, base: Any) -> dict[str, Cell]:
     import wandb
 
+    example, meant = values[0], value_range(values)
     if example.ndim == 2 and labels and base is not None and example.shape == base.shape[:2]:
         names = dict(enumerate(labels.names))
 
         def masked(value: Any, under: Any) -> Any:
             mask = {"mask_data": value.astype("int64"), "class_labels": names}
-            return wandb.Image(under, masks={"masks": mask})
+            return wandb.Image(pixels(under, value_range(under)), masks={"masks": mask})
 
         return {"image": masked}
     if example.ndim in (2, 3) and (example.ndim == 2 or example.shape[-1] in (1, 3, 4)):
-        return {"image": lambda value, _: wandb.Image(value)}
+        return {"image": lambda value, _: wandb.Image(pixels(value, meant))}
     if example.ndim == 4 and find_spec("moviepy") is not None:
-        return {"video": lambda value, _: wandb.Video(value)}
+        return {"video": lambda value, _: wandb.Video(pixels(value, meant))}
     return {}

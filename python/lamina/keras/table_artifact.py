@@ -55,7 +55,7 @@ def add_table(artifact: Any, table: Any, name: str, source: DataTable | None = N
 
 
 def _log_used_offline(run: Any, artifact: Any) -> None:
-    """``run.use_artifact`` refuses offline, yet a synced run can tell the server that it used the artifact."""
+    """``run.use_artifact`` refuses offline, yet a sync can tell the server that the run used the artifact."""
     try:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
     except (AttributeError, TypeError):  # another wandb: the same artifact, as an output

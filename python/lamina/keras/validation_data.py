@@ -32,8 +32,10 @@ def check_source(argument: str, data: Any) -> None:
 
 
 def _is_data(part: Any) -> bool:
-    return part is not None and not isinstance(part, str | bytes) and all(
-        hasattr(leaf, "__len__") or hasattr(leaf, "shape") for leaf in keras.tree.flatten(part)
+    return (
+        part is not None
+        and not isinstance(part, str | bytes)
+        and all(hasattr(leaf, "__len__") or hasattr(leaf, "shape") for leaf in keras.tree.flatten(part))
     )
 
 

@@ -1,4 +1,4 @@
-"""The callback that does everything at once: metrics, best model, histograms, images, tables, graph, FLOPs."""
+"""The callback that does it all: metrics, best model, histograms, images, tables, graph, FLOPs."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -39,9 +39,9 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
         model.fit(x, y, validation_data=(x_val, y_val), callbacks=[WandbCallback()])
 
-    Each epoch becomes a row of the history with ``epoch`` and all metrics under their own names. The best value
-    of ``monitor`` goes to the summary as ``best_<monitor>`` and ``best_epoch``; the model that reached it is
-    saved as ``model-best.keras`` (or ``.weights.h5``) in the run's directory and logged as the artifact
+    Each epoch becomes a row of the history with ``epoch`` and all metrics under their own names. The best
+    value of ``monitor`` goes to the summary as ``best_<monitor>`` and ``best_epoch``; the model that reached it
+    is saved as ``model-best.keras`` (or ``.weights.h5``) in the run's directory and logged as the artifact
     ``model-<run name>``.
 
     Args:
@@ -50,10 +50,11 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         mode: ``"min"``, ``"max"`` or ``"auto"``: by the metric's own direction, or its name.
         save_weights_only: save the weights instead of the model.
         log_weights: histograms of the weights, ``parameters/<layer>.weights`` and ``.bias``.
-        log_gradients: histograms of the loss's gradients over ``training_data``, ``gradients/<variable>.gradient``.
+        log_gradients: histograms of the gradients of the loss over ``training_data``,
+            ``gradients/<variable>.gradient``.
         save_model: save and log the best model.
-        training_data: (x, y), or a source of such batches; needed for ``log_gradients``. A generator gives one
-            batch per epoch, anything else is read whole.
+        training_data: (x, y), or a source of such batches; needed for ``log_gradients``. A generator gives
+            one batch per epoch, anything else is read whole.
         validation_data: (x, y), or a source of such batches, for images and evaluation tables.
         labels: names of the classes; for a single output ``["label for false", "label for true"]``.
         predictions: how many examples to show as images per epoch, 100 at most.
@@ -67,11 +68,12 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         log_batch_frequency: also log the metrics of every N-th batch.
         log_best_prefix: in place of ``best_``; None: no such summary.
         save_graph: the model's layers and connections, in the summary as ``graph``.
-        validation_indexes: rows of a table of yours, one per example, for predictions to refer to; no table of
-            the validation data is logged then.
+        validation_indexes: rows of a table of yours, one per example, for predictions to refer to; no table
+            of the validation data is logged then.
         validation_row_processor: function of (index, row) that returns more columns for the validation data;
             the row has ``input`` and ``target``, or the names of the model's inputs and outputs.
-        prediction_row_processor: the same for the predictions, with ``output``; also ``output_row_processor``.
+        prediction_row_processor: the same for the predictions, with ``output``; ``output_row_processor`` is
+            another name of it.
         infer_missing_processors: guess the two from shapes and labels where they are not given.
         log_evaluation_frequency: log predictions every N epochs too; 0: only at the end.
         compute_flops: operations of one forward pass, in the summary as ``GFLOPs``; see ``get_flops``.
@@ -164,7 +166,9 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         suffix = "weights.h5" if self.save_weights_only else "keras"
         self.filepath = str(Path(run.dir) / f"model-best.{suffix}")
         self.current: float | None = None
-        self._set_direction(_named_direction(self.monitor) if self.mode == "auto" else self.mode)
+        auto = self.mode == "auto"
+        self._set_direction(best_model.named_direction(self.monitor) if auto else self.mode)
+        self._direction_known = not auto
         self._take_previous_best(run)
 
     def _take_training_data(self, data: Any) -> None:
@@ -203,8 +207,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _take_previous_best(self, run: Any) -> None:
         """A resumed run goes on from its best."""
         previous = run.summary.get(f"{self.log_best_prefix}{self.monitor}") if self.log_best_prefix else None
-        self._resumed = isinstance(previous, int | float)
-        if self._resumed:
+        if isinstance(previous, int | float):
             self.best = float(previous)
 
     # --- what Keras calls -------------------------------------------------------------------------
@@ -235,14 +238,8 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self.output_type = guess_kind(outputs[0].shape)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Find the metric's direction; log the graph, the FLOPs and the validation data."""
+        """Log the graph, the FLOPs and the validation data."""
         self._steps_in_epoch = 0
-        if self.mode == "auto" and not self._resumed and self.best in (inf, -inf):
-            self._set_direction(_direction(self.model, self.monitor))
-        elif self.mode == "auto":
-            best = self.best
-            self._set_direction(_direction(self.model, self.monitor))
-            self.best = best
         if self.model.built:
             self._describe()
         if self.log_evaluation:
@@ -355,9 +352,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 self.input_type = guess_kind(shown[0].shape, risky=True)
             if self.output_type is None and self.input_type is not None:
                 self.output_type = guess_kind(shown[2].shape)
-            self._images = PredictionImages(
-                self.input_type, self.output_type, self.labels, self.class_colors
-            )
+            self._images = PredictionImages(self.input_type, self.output_type, self.labels, self.class_colors)
         return self._images.make(*shown)
 
     def _begin_evaluation(self) -> None:
@@ -393,7 +388,8 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return {}
 
     def _keep_best(self, epoch: int, logs: dict[str, Any]) -> None:
-        self.current = _scalar(logs.get(self.monitor))
+        self._ask_the_metric()
+        self.current = best_model.scalar(logs.get(self.monitor))
         if self.current is None:
             if self.save_model:
                 _warn(f"no best model: `{self.monitor}` is not among {', '.join(logs) or 'no metrics'}")
@@ -410,6 +406,16 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._save(run, epoch, logs)
         self.best = self.current
 
+    def _ask_the_metric(self) -> None:
+        """With ``mode="auto"``: metrics know which way is better, but only once they have been used."""
+        if self._direction_known:
+            return
+        self._direction_known = True
+        best = self.best
+        self._set_direction(best_model.direction(self.model, self.monitor))
+        if best not in (inf, -inf):
+            self.best = best
+
     def _tell(self, epoch: int) -> None:
         import wandb
 
@@ -424,50 +430,20 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         path = Path(self.filepath)
         best_model.save(self.model, path, self.save_weights_only)
         if self.save_model_as_artifact:
-            scalars = {name: value for name, value in logs.items() if _scalar(value) is not None}
-            monitored = {"epoch": epoch, "monitor": self.monitor, "value": self.current}
-            best_model.log(run, path, epoch, _finite(scalars | monitored))
+            metadata = best_model.metadata(epoch, self.monitor, self.current, logs)
+            best_model.log(run, path, epoch, metadata)
 
 
 def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
     """The value of an argument that has two names."""
     if value is not None and other is not None and value != other:
-        raise InvalidInputError(f"`{name}` and `{other_name}` are two names of one argument: pass one of them")
+        raise InvalidInputError(f"`{name}` and `{other_name}` are two names of one argument: pass one")
     return other if value is None else value
-
-
-def _named_direction(monitor: str) -> str:
-    return "max" if "acc" in monitor or monitor.startswith("fmeasure") else "min"
-
-
-def _direction(model: Any, monitor: str) -> str:
-    """As the metric itself says, otherwise by its name."""
-    name = monitor.removeprefix("val_")
-    for group in getattr(model, "metrics", None) or []:
-        for metric in getattr(group, "metrics", None) or [group]:
-            if metric.name == name and getattr(metric, "_direction", None) in ("up", "down"):
-                return "max" if metric._direction == "up" else "min"
-    return _named_direction(monitor)
-
-
-def _scalar(value: Any) -> float | None:
-    try:
-        return None if value is None or isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _finite(metadata: dict[str, Any]) -> dict[str, Any]:
-    """W&B refuses NaN and infinity in metadata."""
-    return {
-        name: value if isinstance(value, str) or np.isfinite(float(value)) else str(value)
-        for name, value in metadata.items()
-    }
 
 
 @contextmanager
 def _warning(consequence: str) -> Iterator[None]:
-    """What is only shown must not end the training: an error within becomes a warning that says what is lost."""
+    """What is only shown must not end the training: an error becomes a warning that says what is lost."""
     try:
         yield
     except Exception as error:

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod digest;
 pub mod error;
 pub mod format;
+pub mod image;
 pub mod kernels;
 pub mod md5;
 pub mod pack;

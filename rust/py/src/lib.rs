@@ -2,6 +2,7 @@
 
 mod convert;
 mod error;
+mod image;
 mod interrupt;
 mod reader;
 mod repository;
@@ -11,6 +12,16 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use super::image::copy_into;
+    #[pymodule_export]
+    use super::image::crc32_file;
+    #[pymodule_export]
+    use super::image::seal;
+    #[pymodule_export]
+    use super::image::unseal;
+    #[pymodule_export]
+    use super::image::write_file;
     #[pymodule_export]
     use super::reader::Reader;
     #[pymodule_export]

@@ -1,0 +1,65 @@
+# make demo · make test · make check · make bench; each sets up what it needs in .venv
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TORCH  := .venv-torch
+RUST   := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+SETUP  := pyproject.toml $(RUST)
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export CUDA_VISIBLE_DEVICES ?= -1
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-rust test-python test-torch check bench format clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/digits.py
+
+test: test-rust test-python
+
+test-rust:
+	cargo test --workspace --exclude lamina-py
+
+test-python: $(VENV)/test.stamp
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) -m backend
+
+# torch from PyPI brings several GB of CUDA packages, so it has an environment of its own.
+test-torch: $(TORCH)/test.stamp
+	KERAS_BACKEND=torch $(TORCH)/bin/python -m pytest -m backend
+
+check: $(VENV)/test.stamp
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest lamina._core
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m benches $(BENCH)
+
+format: $(VENV)/test.stamp
+	cargo fmt --all
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/demo.stamp: $(SETUP) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,wandb,demo]'
+	touch $@
+
+$(VENV)/test.stamp: $(SETUP) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,jax,wandb,demo,dev]'
+	touch $@ $(VENV)/demo.stamp
+
+$(TORCH)/test.stamp: $(SETUP)
+	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --upgrade pip
+	$(TORCH)/bin/python -m pip install --quiet --editable '.[torch,wandb,demo,dev]'
+	touch $@
+
+clean:
+	rm -rf target $(VENV) $(TORCH) python/lamina/_core*.so

@@ -1,0 +1,24 @@
+"""Numbers as the 0 to 255 of pictures: W&B shows what it gets, and models rarely work on bytes."""
+
+from typing import Any
+
+import numpy as np
+
+
+def value_range(values: Any) -> tuple[float, float]:
+    """The range that the values of a whole column were meant to have: 0 to 1, -1 to 1, 0 to 255, or their own."""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    for meant in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
+        if meant[0] <= low and high <= meant[1]:
+            return meant
+    return low, high
+
+
+def pixels(values: Any, meant: tuple[float, float]) -> Any:
+    """Bytes; what lies outside of the range is cut to it."""
+    low, high = meant
+    scaled = (np.nan_to_num(values.astype("float32"), nan=low) - low) * (255.0 / (high - low))
+    return scaled.round().clip(0, 255).astype("uint8")

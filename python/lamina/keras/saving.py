@@ -1,0 +1,30 @@
+"""Saves a model that is not in `fit`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lamina.errors import InvalidInputError
+from lamina.repository import Repository
+from lamina.saving import save_path
+from lamina.snapshot import Snapshot
+
+
+def save_model(
+    target: Repository, model: Any, fields: Mapping[str, Any], *, codec: str, weights_only: bool
+) -> Snapshot:
+    """Save what Keras writes of a model."""
+    if not getattr(model, "built", False):
+        raise InvalidInputError("the model has no variables yet; build it, or call it on data, before saving")
+    optimizer = getattr(model, "optimizer", None)
+    step = None if optimizer is None else int(optimizer.iterations)
+    with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
+        path = Path(folder) / ("model.weights.h5" if weights_only else "model.keras")
+        if weights_only:
+            model.save_weights(path)
+        else:
+            model.save(path)
+        return save_path(target, path, {"step": step} | dict(fields), codec=codec)

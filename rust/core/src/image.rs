@@ -1,0 +1,139 @@
+//! A file as it stands in memory: tensors, and literal bytes between them. Written in one go, or not at all.
+
+use std::path::Path;
+
+use crate::digest::random_name;
+use crate::error::{Error, Result};
+use crate::pipeline;
+use crate::storage;
+
+/// Bytes that one thread writes or sums at a time.
+const STEP: usize = 4 << 20;
+
+/// The bytes of a file in file order.
+#[derive(Debug)]
+pub struct Image<'a> {
+    size: u64,
+    parts: Vec<(u64, &'a [u8])>,
+}
+
+impl<'a> Image<'a> {
+    /// A file of `size` bytes from tensors (offset, bytes) and the literal bytes between them, in file order.
+    ///
+    /// # Errors
+    /// `InvalidInput` where they overlap or do not fill the file exactly.
+    pub fn new(size: u64, mut tensors: Vec<(u64, &'a [u8])>, literals: &'a [u8]) -> Result<Self> {
+        tensors.retain(|t| !t.1.is_empty());
+        tensors.sort_by_key(|t| t.0);
+        let mut parts = Vec::with_capacity(2 * tensors.len() + 1);
+        let (mut at, mut rest) = (0u64, literals);
+        let mut fill = |parts: &mut Vec<_>, at: u64, to: u64| {
+            let gap = usize::try_from(to - at).ok().filter(|&n| n <= rest.len());
+            let gap = gap.ok_or_else(|| Error::invalid(format!("{} literal bytes are too few for a file of {size} bytes", literals.len())))?;
+            let (part, later) = rest.split_at(gap);
+            if !part.is_empty() {
+                parts.push((at, part));
+            }
+            rest = later;
+            Ok::<_, Error>(rest.len())
+        };
+        for (offset, bytes) in tensors {
+            if offset < at {
+                return Err(Error::invalid(format!("the tensor at byte {offset} overlaps another")));
+            }
+            fill(&mut parts, at, offset)?;
+            parts.push((offset, bytes));
+            at = offset.saturating_add(bytes.len() as u64);
+        }
+        if at > size || fill(&mut parts, at, size)? > 0 {
+            return Err(Error::invalid(format!("tensors and literals have more bytes than the file of {size} bytes")));
+        }
+        Ok(Self { size, parts })
+    }
+
+    /// Pieces of at most [`STEP`] bytes.
+    fn steps(&self) -> impl Iterator<Item = (u64, &'a [u8])> + use<'_, 'a> {
+        self.parts.iter().flat_map(|&(offset, bytes)| bytes.chunks(STEP).enumerate().map(move |(i, step)| (offset + (i * STEP) as u64, step)))
+    }
+
+    /// Writes the file: temporary name beside it, flush, rename, flush of the folder. Until the rename the old file stands.
+    pub fn write(&self, path: &Path, threads: usize) -> Result<()> {
+        let temp = storage::parent(path).join(format!(".{}.tmp", random_name()));
+        let result = self.write_to(&temp, threads).and_then(|()| storage::rename(&temp, path));
+        if result.is_err() {
+            let _ = storage::remove_file(&temp);
+        }
+        result?;
+        storage::sync_dir(&storage::parent(path))
+    }
+
+    fn write_to(&self, temp: &Path, threads: usize) -> Result<()> {
+        let file = storage::create_new(temp)?;
+        file.set_len(self.size).map_err(|e| Error::io("write", temp, &e))?;
+        let mut steps = self.steps();
+        let work = |_: &mut (), (offset, bytes)| storage::write_at(&file, temp, bytes, offset);
+        pipeline::run(threads, 64, || Ok(steps.next()), || (), work, |()| Ok(()))?;
+        storage::sync(&file, temp)
+    }
+
+    /// CRC-32 of the file, as zip archives hold it.
+    pub fn crc32(&self, threads: usize) -> Result<u32> {
+        let mut steps = self.steps();
+        let work = |_: &mut (), (_, bytes): (u64, &[u8])| {
+            let mut hasher = crc32fast::Hasher::new();
+            hasher.update(bytes);
+            Ok(hasher)
+        };
+        let mut whole = crc32fast::Hasher::new();
+        pipeline::run(threads, 64, || Ok(steps.next()), || (), work, |part| {
+            whole.combine(&part);
+            Ok(())
+        })?;
+        Ok(whole.finalize())
+    }
+}
+
+/// Copies each source to its destination of the same length, in parallel.
+pub fn copy(pairs: Vec<(&[u8], &mut [u8])>, threads: usize) -> Result<()> {
+    if let Some((from, to)) = pairs.iter().find(|(from, to)| from.len() != to.len()) {
+        return Err(Error::invalid(format!("{} bytes cannot be copied to {} bytes", from.len(), to.len())));
+    }
+    let total: usize = pairs.iter().map(|p| p.0.len()).sum();
+    if threads <= 1 || total < 2 * STEP {
+        pairs.into_iter().for_each(|(from, to)| to.copy_from_slice(from));
+        return Ok(());
+    }
+    let mut steps = pairs.into_iter().flat_map(|(from, to)| from.chunks(STEP).zip(to.chunks_mut(STEP)));
+    let work = |_: &mut (), (from, to): (&[u8], &mut [u8])| {
+        to.copy_from_slice(from);
+        Ok(())
+    };
+    pipeline::run(threads, 256, || Ok(steps.next()), || (), work, |()| Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let big = vec![5u8; 9 << 20];
+        let size = 3 + big.len() as u64 + 4;
+        let image = Image::new(size, vec![(3, &big), (size - 1, b"z"), (9, b"")], b"abcxyw").unwrap();
+        image.write(&path, 3).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes, [&b"abc"[..], &big, b"xyw", b"z"].concat());
+        assert_eq!(image.crc32(2).unwrap(), crc32fast::hash(&bytes));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(Image::new(5, vec![], b"").unwrap_err().message().contains("few"));
+        assert!(Image::new(0, vec![], b"a").is_err());
+        assert!(Image::new(4, vec![(0, b"abc"), (2, b"de")], b"").is_err());
+        assert!(Image::new(0, vec![], b"").unwrap().write(&folder.path().join("no/f"), 1).is_err());
+        let mut to = vec![0; big.len()];
+        copy(vec![(&big, &mut to)], 3).unwrap();
+        assert_eq!(to, big);
+        assert!(copy(vec![(b"a", &mut [])], 1).is_err());
+    }
+}

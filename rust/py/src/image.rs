@@ -1,0 +1,83 @@
+//! Files and copies from memory, and the envelope of small files.
+
+use std::path::PathBuf;
+
+use lamina_core::image::{self, Image};
+use lamina_core::{Error, Result, format};
+use numpy::{PyReadonlyArray1, PyReadwriteArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use serde_json::{Map, Value};
+
+use crate::error::BindingResult;
+use crate::reader::threads_or_default;
+
+type TensorsArg<'py> = Vec<(u64, PyReadonlyArray1<'py, u8>)>;
+
+fn image_of<'a>(size: u64, tensors: &'a TensorsArg<'_>, literals: &'a PyReadonlyArray1<'_, u8>) -> Result<Image<'a>> {
+    let contiguous = |_| Error::invalid("a buffer is not contiguous");
+    let slice = |(offset, array): &'a (u64, PyReadonlyArray1<'_, u8>)| Ok((*offset, array.as_slice().map_err(contiguous)?));
+    Image::new(size, tensors.iter().map(slice).collect::<Result<_>>()?, literals.as_slice().map_err(contiguous)?)
+}
+
+/// Writes a file of `size` bytes from tensors (offset, uint8 array) and the literal bytes between them; atomically.
+#[pyfunction]
+#[pyo3(signature = (path, size, tensors, literals, threads = 0))]
+pub(crate) fn write_file(
+    py: Python<'_>,
+    path: PathBuf,
+    size: u64,
+    tensors: TensorsArg<'_>,
+    literals: PyReadonlyArray1<'_, u8>,
+    threads: usize,
+) -> BindingResult<()> {
+    let image = image_of(size, &tensors, &literals)?;
+    Ok(py.detach(|| image.write(&path, threads_or_default(threads)))?)
+}
+
+/// CRC-32 of the file that `write_file` would write.
+#[pyfunction]
+#[pyo3(signature = (size, tensors, literals, threads = 0))]
+pub(crate) fn crc32_file(
+    py: Python<'_>,
+    size: u64,
+    tensors: TensorsArg<'_>,
+    literals: PyReadonlyArray1<'_, u8>,
+    threads: usize,
+) -> BindingResult<u32> {
+    let image = image_of(size, &tensors, &literals)?;
+    Ok(py.detach(|| image.crc32(threads_or_default(threads)))?)
+}
+
+/// Copies uint8 arrays to others of the same length, in parallel.
+#[pyfunction]
+#[pyo3(signature = (pairs, threads = 0))]
+pub(crate) fn copy_into(
+    py: Python<'_>,
+    pairs: Vec<(PyReadonlyArray1<'_, u8>, PyReadwriteArray1<'_, u8>)>,
+    threads: usize,
+) -> BindingResult<()> {
+    let mut pairs = pairs;
+    let contiguous = |_| Error::invalid("a buffer is not contiguous");
+    let mut slices = Vec::with_capacity(pairs.len());
+    for (from, to) in &mut pairs {
+        slices.push((from.as_slice().map_err(contiguous)?, to.as_slice_mut().map_err(contiguous)?));
+    }
+    Ok(py.detach(|| image::copy(slices, threads_or_default(threads)))?)
+}
+
+/// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.
+#[pyfunction]
+pub(crate) fn seal<'py>(py: Python<'py>, kind: &str, body: &str) -> BindingResult<Bound<'py, PyBytes>> {
+    let fields: Map<String, Value> = serde_json::from_str(body).map_err(|e| Error::invalid(format!("not a JSON object: {e}")))?;
+    let mut map = format::body([]);
+    map.extend(fields);
+    Ok(PyBytes::new(py, &format::seal(kind, &map)?))
+}
+
+/// Checks a small file of this kind and gives its body as JSON text; `what` names it in messages.
+#[pyfunction]
+pub(crate) fn unseal(kind: &str, data: &[u8], what: &str) -> BindingResult<String> {
+    let (_, map) = format::unseal(data, kind, what)?;
+    Ok(Value::Object(map).to_string())
+}
