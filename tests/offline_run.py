@@ -141,7 +141,7 @@ def read(directory: Path | str, timeout: float = 60) -> OfflineRun:
 
 
 def _log_records(data: bytes) -> Iterator[bytes]:
-    assert data[:4] == b":W&B", data[:HEADER]
+    assert len(data) < HEADER or data[:4] == b":W&B", data[:HEADER]
     position, parts = HEADER, []
     while position + HEADER <= len(data):
         room = BLOCK - position % BLOCK
@@ -153,6 +153,8 @@ def _log_records(data: bytes) -> Iterator[bytes]:
         if kind == 0:
             position += room
             continue
+        if position + HEADER + length > len(data):
+            return  # not flushed yet
         parts.append(data[position + HEADER : position + HEADER + length])
         position += HEADER + length
         if kind in (FULL, LAST):

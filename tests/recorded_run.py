@@ -13,9 +13,9 @@ import pytest
 import wandb
 from wandb.proto.wandb_telemetry_pb2 import Feature
 from wandb.sdk.artifacts.artifact_instance_cache import artifact_instance_cache
-from wandb_server import Server
 
 import offline_run
+from wandb_server import Server
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 import wandb
-from recorded_run import Recorder
 
 from lamina.errors import InvalidInputError
-from lamina.keras.eval_callback import WandbEvalCallback
+from lamina.keras import WandbEvalCallback
+from recorded_run import Recorder
 
 pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend

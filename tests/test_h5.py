@@ -202,6 +202,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     def fill(h5: h5py.File) -> None:
         h5["a/b"] = np.ones(4)
         h5["a/empty"] = np.ones(0)
+        h5["nothing"] = np.ones(0)
         h5["soft"] = h5py.SoftLink("/a")
         h5["dangling"] = h5py.SoftLink("/nowhere")
         h5["outside"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
@@ -210,7 +211,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         h5["again"] = h5["a/b"]
         h5["all"] = h5["a"]
 
-    assert names(write(tmp_path / "x.h5", fill)) == ["a/b", "a/empty"]
+    assert names(write(tmp_path / "x.h5", fill)) == ["a/b", "a/empty", "nothing"]
 
 
 def test_hard_links_to_one_dataset_keep_the_first_name(tmp_path: Path) -> None:
@@ -401,11 +402,11 @@ def test_random_damage_never_fails(tmp_path: Path) -> None:
 
 
 def test_a_damaged_global_heap_does_not_hang(tmp_path: Path) -> None:
-    """HDF5 walks the heap's objects by their sizes; a size of 0 kept it there for ever."""
+    """HDF5 walks the heap by the sizes of its objects, and stays for ever at a free one of size 0."""
     file = write(tmp_path / "x.h5", layers)
     data = bytearray(file.read_bytes())
     heap = data.index(b"GCOL")
-    data[heap + 24 : heap + 32] = bytes(8)
+    data[heap + 16 : heap + 32] = bytes(16)
     file.write_bytes(data)
     code = (
         "import pathlib; from lamina.h5 import plan_file;"

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import wandb
-from recorded_run import Recorder
 
 from lamina.errors import InvalidInputError
-from lamina.keras.metrics_logger import WandbMetricsLogger
+from lamina.keras import WandbMetricsLogger
+from recorded_run import Recorder
 
 pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend

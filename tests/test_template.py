@@ -118,6 +118,17 @@ def test_optimizers_give_their_variables_and_no_copies(kind: str) -> None:
         assert isinstance(value, keras.Variable), name
 
 
+@pytest.mark.parametrize("kind", ["lora_adam", "bfloat16_adam", "batchnorm_dropout"])
+def test_a_walk_copies_no_weight(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ZOO[kind]()
+
+    def convert(value: Any) -> None:
+        raise AssertionError(f"{value} was converted")
+
+    monkeypatch.setattr(walk_module.backend, "convert_to_numpy", convert)
+    assert enumerate_variables(model)
+
+
 def test_a_sharded_checkpoint_is_planned_with_all_its_shards(tmp_path: Path) -> None:
     model = ZOO["large"]()
     model.save_weights(tmp_path / "m.weights.json", max_shard_size=0.00124)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def value_range(values: Any) -> tuple[float, float]:
-    """The range that the values of a whole column were meant to have: 0 to 1, -1 to 1, 0 to 255, or their own."""
+    """What a whole column of values was meant to span: 0 to 1, -1 to 1, 0 to 255, or what it does."""
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not finite.size:
         return 0.0, 1.0

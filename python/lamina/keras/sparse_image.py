@@ -38,7 +38,7 @@ class SparseImage(io.BytesIO):
         for at, start, stop in self._spans(self._at, len(view)):
             piece = view[at : at + stop - start]
             page = (self._at + at) // self._PAGE
-            if page in self._pages or any(piece):
+            if page in self._pages or bytes(piece).strip(b"\0"):
                 self._pages.setdefault(page, bytearray(self._PAGE))[start:stop] = piece
         self._at += len(view)
         self.size = max(self.size, self._at)

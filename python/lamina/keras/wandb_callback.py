@@ -40,8 +40,8 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         model.fit(x, y, validation_data=(x_val, y_val), callbacks=[WandbCallback()])
 
     Each epoch becomes a row of the history with ``epoch`` and all metrics under their own names. The best
-    value of ``monitor`` goes to the summary as ``best_<monitor>`` and ``best_epoch``; the model that reached it
-    is saved as ``model-best.keras`` (or ``.weights.h5``) in the run's directory and logged as the artifact
+    value of ``monitor`` goes to the summary as ``best_<monitor>`` and ``best_epoch``; the model that reached
+    it is saved as ``model-best.keras`` (or ``.weights.h5``) in the run's directory and logged as the artifact
     ``model-<run name>``.
 
     Args:
@@ -346,7 +346,8 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return {"examples": images} if images else {}
 
     def _make_images(self, *data: Any) -> list[Any]:
-        shown = [None if part is None else keras.tree.flatten(part)[0] for part in data]
+        """Images of (x, y, predictions): of the first input, target and output where there are several."""
+        shown: list[Any] = [None if part is None else keras.tree.flatten(part)[0] for part in data]
         if self._images is None:
             if self.input_type == "auto":  # the model did not tell its shapes
                 self.input_type = guess_kind(shown[0].shape, risky=True)

@@ -17,6 +17,8 @@ pub const MAX_CHUNKS: u64 = 1 << 26;
 pub const MAX_FILES: usize = 1 << 20;
 /// Tensors of one snapshot.
 pub const MAX_TENSORS: usize = 1 << 24;
+/// Bytes of a structure: read whole, so a snapshot must not make a reader take any number of chunks for it.
+pub const MAX_STRUCTURE: u64 = 1 << 30;
 
 /// Required features of JSON bodies that this engine knows.
 const KNOWN_FEATURES: &[&str] = &["delta"];

@@ -156,9 +156,13 @@ impl Placement {
         }
         let mut placement = Self::default();
         let mut rest = &bytes[16..size];
+        let mut last = None;
         for _ in 0..u32_at(bytes, 12) {
             let head = rest.get(..48).ok_or_else(|| damaged("it ends inside a pack"))?;
             let name = PackName::from_slice(&head[..32]).ok_or_else(|| damaged("it ends inside a pack"))?;
+            if last.replace(name) >= Some(name) {
+                return Err(damaged("its packs do not ascend by name"));
+            }
             let (length, footer) = (u64_at(head, 32), u64_at(head, 40));
             let footer = usize::try_from(footer).ok().and_then(|n| rest.get(48..48usize.checked_add(n)?));
             let footer = footer.ok_or_else(|| damaged("it ends inside a footer"))?;
@@ -229,5 +233,16 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(Placement::parse(&bytes[..cut], "it").unwrap_err().kind(), ErrorKind::Corrupt);
         }
+    }
+
+    #[test]
+    fn packs_stand_in_order_and_once() {
+        let mut placement = Placement::default();
+        placement.insert(pack(0, &[1, 2]));
+        let bytes = placement.to_bytes(&[PackName::of(&[0])].into_iter().collect());
+        let entry = &bytes[16..bytes.len() - 32];
+        let mut twice = [MAGIC, &VERSION.to_le_bytes()[..], &2u32.to_le_bytes(), entry, entry].concat();
+        twice.extend_from_slice(PackName::of(&twice).as_bytes());
+        assert_eq!(Placement::parse(&twice, "it").unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

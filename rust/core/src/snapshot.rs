@@ -1,17 +1,21 @@
 //! Snapshots: what one save left behind (docs/format.md §5).
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::digest::{ChunkId, Digest};
 use crate::error::{Error, Result};
-use crate::format::{self, MAX_CHUNK, MAX_FILES, MAX_TENSORS};
+use crate::format::{self, MAX_CHUNK, MAX_FILES, MAX_STRUCTURE, MAX_TENSORS};
 use crate::tensor::tensor_bytes;
 
 /// Levels of nodes above the content list.
 pub const MAX_DEPTH: u32 = 4;
 /// Bytes of one entry of the content list.
 pub const ENTRY: usize = 36;
+/// What a tensor can be to training.
+pub const ROLES: [&str; 4] = ["weights", "optimizer", "counters", "training"];
 
 /// A chunk as a content list names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,8 +155,30 @@ impl Body {
         self.mode.as_deref() == Some("max")
     }
 
+    /// Checks what the types of the fields leave open.
+    fn check(&self) -> Result<()> {
+        let State { length, structure, depth, root } = &self.state;
+        let bytes: u64 = structure.iter().map(|c| u64::from(c.len)).sum();
+        if bytes == 0 || bytes > MAX_STRUCTURE {
+            return Err(Error::invalid(format!("its structure has {bytes} bytes, expected 1 to {MAX_STRUCTURE}")));
+        }
+        if *depth > MAX_DEPTH || root.is_empty() != (*length == 0) || (root.is_empty() && *depth > 0) {
+            let listed = root.len();
+            return Err(Error::invalid(format!("{length} bytes cannot have a content tree of depth {depth} with {listed} entries at its root")));
+        }
+        let number = match &self.value {
+            Value::Null | Value::Number(_) => true,
+            value => matches!(value.as_str(), Some("nan" | "inf" | "-inf")),
+        };
+        if !number || !matches!(self.mode.as_deref(), None | Some("min" | "max")) {
+            return Err(Error::invalid(format!("its monitored value is {}, its mode {:?}", self.value, self.mode)));
+        }
+        Ok(())
+    }
+
     /// The bytes of the snapshot file.
     pub fn seal(&self) -> Result<Vec<u8>> {
+        self.check().map_err(|e| e.context("the snapshot cannot be written"))?;
         match serde_json::to_value(self) {
             Ok(Value::Object(map)) => format::seal("snapshot", &map),
             other => Err(Error::invalid(format!("the snapshot cannot be written: {other:?}"))),
@@ -165,9 +191,7 @@ impl Snapshot {
     pub fn parse(bytes: &[u8], number: u64, what: &str) -> Result<Self> {
         let (digest, map) = format::unseal(bytes, "snapshot", what)?;
         let body: Body = serde_json::from_value(Value::Object(map)).map_err(|e| Error::corrupt(format!("{what} is damaged: {e}")))?;
-        if body.state.depth > MAX_DEPTH {
-            return Err(Error::corrupt(format!("{what} has a content tree of depth {}, at most {MAX_DEPTH} are allowed", body.state.depth)));
-        }
+        body.check().map_err(|e| Error::corrupt(format!("{what} is damaged: {e}")))?;
         Ok(Self { id: digest.hex()[..32].to_owned(), number, file_bytes: bytes.len() as u64, body })
     }
 }
@@ -208,10 +232,15 @@ impl Structure {
 
     /// The bytes that [`Structure::parse`] reads.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self).map_err(|e| Error::invalid(format!("the structure cannot be written: {e}")))
+        let bytes = serde_json::to_vec(self).map_err(|e| Error::invalid(format!("the structure cannot be written: {e}")))?;
+        if bytes.len() as u64 > MAX_STRUCTURE {
+            return Err(Error::invalid(format!("the names of files and tensors take {} bytes; at most {MAX_STRUCTURE} are supported", bytes.len())));
+        }
+        Ok(bytes)
     }
 
-    /// Checks paths, sizes, offsets and limits.
+    /// Checks paths, names, sizes, offsets and limits. No byte of the state may be used twice, so that what is read or
+    /// written of a snapshot is never longer than its state.
     pub fn check(&self, length: u64) -> Result<()> {
         if self.files.len() > MAX_FILES {
             return Err(Error::invalid(format!("{} files; at most {MAX_FILES} are supported", self.files.len())));
@@ -220,6 +249,9 @@ impl Structure {
         for file in &self.files {
             let mut size = 0u64;
             for &(offset, run) in &file.extents {
+                if run == 0 {
+                    return Err(Error::invalid(format!("{:?} has an empty extent", file.path)));
+                }
                 in_state(offset, run, length)?;
                 size = size.saturating_add(run);
             }
@@ -227,11 +259,48 @@ impl Structure {
                 return Err(Error::invalid(format!("the extents of {:?} have {size} bytes, the file {}", file.path, file.size)));
             }
         }
-        let tensors = || self.files.iter().flat_map(|f| &f.tensors).chain(&self.training);
-        if tensors().count() > MAX_TENSORS {
+        disjoint(self.files.iter().flat_map(|f| f.extents.iter().copied()).collect())?;
+        let groups = || self.files.iter().map(|f| &f.tensors).chain([&self.training]);
+        if groups().map(Vec::len).sum::<usize>() > MAX_TENSORS {
             return Err(Error::invalid(format!("more than {MAX_TENSORS} tensors")));
         }
-        tensors().try_for_each(|TensorEntry(_, dtype, shape, _, offset)| in_state(*offset, tensor_bytes(dtype, shape)?, length))
+        let mut runs = vec![];
+        for tensors in groups() {
+            let mut names = HashSet::with_capacity(tensors.len());
+            for tensor in tensors {
+                runs.extend(tensor.run(length)?);
+                if !names.insert(&tensor.0) {
+                    return Err(Error::invalid(format!("two tensors are called {:?}", tensor.0)));
+                }
+            }
+        }
+        disjoint(runs)
+    }
+}
+
+impl TensorEntry {
+    /// Where its bytes stand in the state, if it has any.
+    fn run(&self, length: u64) -> Result<Option<(u64, u64)>> {
+        let Self(name, dtype, shape, role, offset) = self;
+        let bytes = tensor_bytes(dtype, shape)?;
+        if !ROLES.contains(&role.as_str()) {
+            return Err(Error::invalid(format!("tensor {name:?} has the role {role:?}, expected one of {ROLES:?}")));
+        }
+        if bytes == 0 {
+            let none = || Error::invalid(format!("tensor {name:?} has no bytes, but the offset {offset}"));
+            return if *offset == 0 { Ok(None) } else { Err(none()) };
+        }
+        in_state(*offset, bytes, length)?;
+        Ok(Some((*offset, bytes)))
+    }
+}
+
+/// Refuses runs, none of which is empty or leaves the state, if two share a byte.
+fn disjoint(mut runs: Vec<(u64, u64)>) -> Result<()> {
+    runs.sort_unstable();
+    match runs.windows(2).find(|pair| pair[0].0 + pair[0].1 > pair[1].0) {
+        None => Ok(()),
+        Some(pair) => Err(Error::invalid(format!("bytes {} + {} of the state are used twice", pair[1].0, pair[1].1))),
     }
 }
 
@@ -244,8 +313,8 @@ fn in_state(offset: u64, run: u64, length: u64) -> Result<()> {
 
 /// Checks that file paths stay inside the folder they are written to and do not collide on any file system.
 pub fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
-    let mut seen = std::collections::HashSet::new();
-    let mut folders = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
+    let mut folders = HashSet::new();
     for path in paths {
         let bad = |why: &str| Error::invalid(format!("file path {path:?} is not allowed: {why}"));
         if path.len() > 1024 {
@@ -292,8 +361,46 @@ mod tests {
         assert!(check(file(vec![(0, 4)], 5)).is_err());
         assert!(check(file(vec![(8, 4)], 4)).is_err());
         assert!(check(file(vec![(u64::MAX, 4)], 4)).is_err());
-        let tensor = TensorEntry("t".into(), "<f4".into(), vec![3], "weights".into(), 0);
-        assert!(Structure { files: vec![], training: vec![tensor] }.check(10).is_err());
+        check(file(vec![(4, 4), (0, 4)], 8)).unwrap();
+        assert!(check(file(vec![(0, 4), (3, 4)], 8)).is_err());
+        assert!(check(file(vec![(0, 10), (0, 10)], 20)).is_err());
+        assert!(check(file(vec![(0, 0)], 0)).is_err());
+        let two = [("a", 0), ("b", 3)].map(|(path, at)| FileEntry { path: path.into(), ..file(vec![(at, 4)], 4) });
+        assert!(Structure { files: two.into(), training: vec![] }.check(10).is_err());
+    }
+
+    #[test]
+    fn tensors_are_checked() {
+        let tensor = |name: &str, n, role: &str, at| TensorEntry(name.into(), "<f4".into(), vec![n], role.into(), at);
+        let check = |training| Structure { files: vec![], training }.check(10);
+        check(vec![tensor("a", 1, "weights", 6), tensor("b", 1, "training", 2), tensor("c", 0, "counters", 0)]).unwrap();
+        assert!(check(vec![tensor("a", 3, "weights", 0)]).is_err());
+        assert!(check(vec![tensor("a", 1, "hero", 0)]).is_err());
+        assert!(check(vec![tensor("a", 0, "weights", 1)]).is_err());
+        assert!(check(vec![tensor("a", 1, "weights", 0), tensor("a", 1, "weights", 4)]).is_err());
+        assert!(check(vec![tensor("a", 2, "weights", 0), tensor("b", 1, "weights", 4)]).is_err());
+    }
+
+    #[test]
+    fn states_are_checked() {
+        let some = |len| vec![ChunkRef { id: Digest::of(b"x"), len }];
+        let check = |state, value: Value, mode: Option<&str>| {
+            let fields = serde_json::json!({"created_at": "", "series": "s", "kind": "files", "value": value, "mode": mode});
+            let mut body: Body = serde_json::from_value(fields).unwrap();
+            body.state = state;
+            body.seal()
+        };
+        let state = |length, depth, root| State { length, structure: some(9), depth, root };
+        check(state(5, 0, some(5)), 1.5.into(), Some("min")).unwrap();
+        check(state(0, 0, vec![]), "-inf".into(), None).unwrap();
+        for bad in [state(5, MAX_DEPTH + 1, some(5)), state(0, 1, vec![]), state(5, 0, vec![]), state(0, 0, some(1))] {
+            assert!(check(bad, Value::Null, None).is_err());
+        }
+        assert!(check(State { structure: vec![], ..state(0, 0, vec![]) }, Value::Null, None).is_err());
+        let bomb = some(MAX_CHUNK as u32).repeat(257);
+        assert!(check(State { structure: bomb, ..state(0, 0, vec![]) }, Value::Null, None).is_err());
+        assert!(check(state(0, 0, vec![]), "0.5".into(), None).is_err());
+        assert!(check(state(0, 0, vec![]), Value::Null, Some("best")).is_err());
     }
 
     #[test]

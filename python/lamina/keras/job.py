@@ -1,0 +1,137 @@
+"""One save on its way: what is known of it, what was captured, and how both are committed."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lamina.errors import StorageError
+from lamina.keras.commit import Commit
+from lamina.repository import Repository
+from lamina.snapshot import Snapshot
+
+#: A repository save that would leave less than this free, or twice its own size, keeps only the plain file.
+RESERVE_BYTES = 1 << 30
+
+
+class Content(Protocol):
+    """A captured state that can be made into Keras's file and into a snapshot."""
+
+    nbytes: int
+
+    def store(
+        self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int
+    ) -> Snapshot: ...
+
+    def write(self, path: str) -> None: ...
+
+    def copy_to(self, path: Path) -> None: ...
+
+    def release(self) -> None: ...
+
+
+@dataclass
+class Facts:
+    """What training said of a save; the fields of a snapshot with the same names."""
+
+    epoch: int
+    batch: int | None
+    step: int | None
+    logs: dict[str, Any]
+    monitor: str
+    mode: str | None
+    value: float | None
+    best: bool
+    series: str
+    run: str | None
+    metadata: dict[str, Any]
+    training: dict[str, Any]
+    blocked_seconds: float = 0.0
+
+    def fields(self) -> dict[str, Any]:
+        return {**vars(self), "next_epoch": self.epoch + (self.batch is None)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where saves go."""
+
+    repository: Repository | None
+    keep_file: bool
+    codec: str
+    threads: int
+
+
+@dataclass
+class SaveJob:
+    """A captured save; `lamina.keras.pipeline` runs it."""
+
+    path: str
+    facts: Facts
+    content: Content
+    place: Place
+    committed: Callable[[Commit], None]
+    replaced: int = 0
+    nbytes: int = field(init=False)
+    best: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nbytes = self.content.nbytes
+        self.best = self.facts.best
+
+    def run(self) -> None:
+        try:
+            snapshot = self._store()
+            there = self.place.keep_file or snapshot is None
+            if there:
+                self.content.write(self.path)
+            self.committed(self._commit(Path(self.path) if there else None, snapshot))
+        finally:
+            self.content.release()
+
+    def discard(self) -> None:
+        self.content.release()
+
+    def _store(self) -> Snapshot | None:
+        repository = self.place.repository
+        if repository is None or not self._room(repository):
+            return None
+        fields = self.facts.fields()
+        return self.content.store(repository, fields, codec=self.place.codec, threads=self.place.threads)
+
+    def _room(self, repository: Repository) -> bool:
+        try:
+            free = shutil.disk_usage(repository.path).free
+        except OSError as error:
+            raise StorageError(f"cannot look at {repository.path}: {error.strerror or error}") from error
+        if free >= max(RESERVE_BYTES, 2 * self.nbytes):
+            return True
+        warnings.warn(
+            f"only {free >> 20} MiB are free at {repository.path}: this save keeps the plain file {self.path} "
+            "and no snapshot",
+            stacklevel=2,
+        )
+        return False
+
+    def _commit(self, path: Path | None, snapshot: Snapshot | None) -> Commit:
+        facts = self.facts
+        return Commit(
+            path=path,
+            snapshot=snapshot,
+            epoch=facts.epoch,
+            batch=facts.batch,
+            step=facts.step,
+            logs=facts.logs,
+            monitor=facts.monitor,
+            mode=facts.mode,
+            value=facts.value,
+            best=facts.best,
+            blocked_seconds=facts.blocked_seconds,
+            bytes=self.nbytes,
+            replaced=self.replaced,
+            _copy=self.content.copy_to,
+        )

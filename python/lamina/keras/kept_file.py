@@ -1,0 +1,71 @@
+"""A file that Keras itself has written, out of sight beside its place until it is committed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras.src.utils import file_utils
+
+from lamina.repository import Repository
+from lamina.saving import save_path
+from lamina.snapshot import Snapshot
+
+
+class KeptFile:
+    """Keras's own file, in a dot-named folder beside ``path`` under its final name."""
+
+    def __init__(self, model: Any, path: str, *, weights_only: bool, beside: Path) -> None:
+        beside.mkdir(parents=True, exist_ok=True)
+        self._folder: Path | None = Path(tempfile.mkdtemp(prefix=".lamina-", dir=beside))
+        self.file = self._folder / os.path.basename(path)
+        try:
+            save_by_keras(model, str(self.file), weights_only=weights_only)
+            self.nbytes = self.file.stat().st_size
+        except BaseException:
+            self.release()
+            raise
+
+    def store(
+        self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int
+    ) -> Snapshot:
+        return save_path(repository, self.file, fields, codec=codec, threads=threads)
+
+    def write(self, path: str) -> None:
+        """Put the file in its place, whole."""
+        if file_utils.is_remote_path(path):
+            file_utils.copy(str(self.file), path)
+            return
+        _flush(self.file)
+        os.replace(self.file, path)
+        self.file = Path(path)
+        _flush(self.file.parent)
+
+    def copy_to(self, path: Path) -> None:
+        shutil.copyfile(self.file, path)
+
+    def release(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def save_by_keras(model: Any, path: str, *, weights_only: bool) -> None:
+    if weights_only:
+        model.save_weights(path, overwrite=True)
+    else:
+        model.save(path, overwrite=True)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle for it
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,330 @@
+"""`ModelCheckpoint`: Keras's callback, except that training does not wait for the disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras.src.utils import file_utils, io_utils
+
+from lamina.errors import InvalidInputError
+from lamina.keep import Keep
+from lamina.keras import arguments
+from lamina.keras.commit import Commit
+from lamina.keras.job import Content, Facts, Place, SaveJob
+from lamina.keras.kept_file import KeptFile, save_by_keras
+from lamina.keras.monitoring import Monitoring
+from lamina.keras.pipeline import Pipeline
+from lamina.repository import Repository
+from lamina.saving import as_repository, threads_or_default
+from lamina.snapshot import Snapshot
+
+CODECS = ("auto", "raw", "zstd", "planes", "delta")
+
+
+class ModelCheckpoint(Monitoring):
+    """`keras.callbacks.ModelCheckpoint` that captures the model in memory and saves it while training goes on.
+
+    The first eight arguments are Keras's. Files are those that Keras writes, and each is there whole or not at all;
+    all of them exist when ``fit`` returns.
+
+    Args:
+        repository: None writes plain files alone; a directory (made where it is new) also gets a snapshot per save,
+            deduplicated against the ones before it.
+        codec: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``: how snapshots are compressed.
+        keep: `lamina.Keep`: which snapshots of this series stay in the repository.
+        keep_file: with a repository, also leave the plain file at ``filepath``.
+        on_backlog: where saves outrun the disk, ``"wait"`` for it, so that every save is kept, or let a newer save
+            ``"replace"`` the one that still waits, though never one that is the best.
+        blocking: return from a save only when it is committed.
+        resume: where the series has a snapshot, continue from it: weights, optimizer, random seeds, ``track``, best
+            value and the initial epoch.
+        track: callbacks whose state travels with the snapshot, such as EarlyStopping.
+        save_on_preempt: on SIGTERM save at the next batch end before the process ends.
+        threads: threads of the engine; otherwise ``LAMINA_THREADS``, or what the machine has.
+        on_commit: called with a `Commit` after each save, on the thread that saved.
+    """
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
+        initial_value_threshold: float | None = None,
+        *,
+        repository: str | os.PathLike[str] | Repository | None = None,
+        codec: str = "auto",
+        keep: Keep | None = None,
+        keep_file: bool = True,
+        on_backlog: str = "wait",
+        blocking: bool = False,
+        resume: bool = False,
+        track: Sequence[keras.callbacks.Callback] = (),
+        save_on_preempt: bool = False,
+        threads: int | None = None,
+        on_commit: Callable[[Commit], None] | None = None,
+    ) -> None:
+        super().__init__(
+            filepath,
+            monitor,
+            verbose,
+            save_best_only,
+            save_weights_only,
+            mode,
+            save_freq,
+            initial_value_threshold,
+        )
+        self.repository = repository
+        self.codec = arguments.choice("codec", codec, CODECS)
+        self.keep = keep
+        self.keep_file = arguments.flag("keep_file", keep_file)
+        self.on_backlog = arguments.choice("on_backlog", on_backlog, ("wait", "replace"))
+        self.blocking = arguments.flag("blocking", blocking)
+        self.resume = arguments.flag("resume", resume)
+        self.track = tuple(arguments.listing("track", track))
+        self.save_on_preempt = arguments.flag("save_on_preempt", save_on_preempt)
+        self.threads = threads
+        self.on_commit = on_commit
+        self._check_arguments()
+        self._last_snapshot: Snapshot | None = None
+        self._best_snapshot: Snapshot | None = None
+        self._open_repository: Repository | None = None
+        self._decision: _Decision | None = None
+        self._pipeline = Pipeline(replace=self.on_backlog == "replace")
+
+    def _check_arguments(self) -> None:
+        threads_or_default(self.threads)
+        if self.keep is not None and not isinstance(self.keep, Keep):
+            raise InvalidInputError(f"keep must be a lamina.Keep. Received: {self.keep!r}")
+        if self.on_commit is not None and not callable(self.on_commit):
+            raise InvalidInputError(f"on_commit must be a function. Received: {self.on_commit!r}")
+        for name in ("keep", "resume"):
+            if self.repository is None and getattr(self, name):
+                raise InvalidInputError(f"{name} needs a repository: pass repository=DIRECTORY")
+        if self.repository is None and not self.keep_file:
+            raise InvalidInputError("keep_file=False without a repository would save nothing")
+
+    # What the user asks.
+
+    @property
+    def last_snapshot(self) -> Snapshot | None:
+        """The snapshot that was committed last; None without a repository."""
+        return self._last_snapshot
+
+    @property
+    def best_snapshot(self) -> Snapshot | None:
+        """The committed snapshot with the best value of the monitored metric."""
+        return self._best_snapshot
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every save so far is committed; False if that takes longer than ``timeout`` seconds.
+
+        Raises:
+            Exception: what a save has failed with, if one has.
+        """
+        done = self._pipeline.wait(timeout)
+        self._raise_failure()
+        return done
+
+    def wait_until_finished(self) -> None:
+        """Wait until every save so far is committed."""
+        self.wait()
+
+    # What Keras calls.
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._raise_failure()
+        self._prepare_monitor(logs)
+        with self._deciding(self._current_epoch, batch, logs):
+            super().on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._raise_failure()
+        with self._deciding(epoch, None, logs):
+            super().on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_end(logs)
+        try:
+            self.wait()
+        finally:
+            self._pipeline.close()
+            self._finish()
+
+    @property
+    def model(self) -> Any:
+        """The model; while Keras decides on a save, with the two methods that save replaced."""
+        model = super().model
+        if self._decision is None or self._decision.thread != threading.get_ident():
+            return model
+        return _Intercepted(model, self._save)
+
+    # What a subclass may change.
+
+    def _series_name(self) -> str:
+        """Which series the snapshots belong to."""
+        return os.path.basename(self.filepath)
+
+    def _run_id(self) -> str | None:
+        """Which run they belong to."""
+        return None
+
+    def _committed(self, commit: Commit) -> None:
+        """Called on the thread that saved, after each commit and before ``on_commit``."""
+
+    def _finish(self) -> None:
+        """Called when training has ended and every save is committed or has failed."""
+
+    def _apply_keep(self, commit: Commit) -> None:
+        """Retention, after ``_committed``."""
+        if self.keep is not None and commit.snapshot is not None:
+            self._repository().prune(self.keep, series=commit.snapshot.series)
+
+    # The way of a save.
+
+    @contextmanager
+    def _deciding(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
+        """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
+        verbose = self.verbose
+        self._decision = _Decision(epoch, batch, dict(logs or {}), threading.get_ident(), verbose)
+        try:
+            yield
+        finally:
+            self._decision = None
+            self.verbose = verbose
+
+    def _save(self, path: str, weights_only: bool) -> None:
+        """Capture the model and hand it to the pipeline."""
+        started = time.perf_counter()
+        decision = self._decision
+        assert decision is not None
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"Is a directory: {path}")
+        facts = self._facts(decision)
+        self._pipeline.admit(0)
+        content = self._capture(path, weights_only)
+        facts.blocked_seconds = time.perf_counter() - started
+        message = f"\nEpoch {decision.epoch + 1}: finished saving model to {path}" if decision.verbose > 0 else ""
+
+        def committed(commit: Commit) -> None:
+            self._note(commit, message)
+
+        self._pipeline.submit(SaveJob(path, facts, content, self._place(), committed))
+        self.verbose = 0
+        if self.blocking:
+            self.wait()
+
+    def _capture(self, path: str, weights_only: bool) -> Content:
+        return KeptFile(super().model, path, weights_only=weights_only, beside=self._temporary_place(path))
+
+    def _temporary_place(self, path: str) -> Path:
+        if self.keep_file and not file_utils.is_remote_path(path):
+            return Path(path).absolute().parent
+        return self._repository().path if self.repository is not None else Path.cwd()
+
+    def _facts(self, decision: _Decision) -> Facts:
+        value, best = self._judge(decision.logs)
+        return Facts(
+            epoch=decision.epoch,
+            batch=decision.batch,
+            step=_steps(super().model),
+            logs=decision.logs,
+            monitor=self.monitor,
+            mode=self.direction,
+            value=value,
+            best=best,
+            series=self._series_name(),
+            run=self._run_id(),
+            metadata={},
+            training={},
+        )
+
+    def _place(self) -> Place:
+        repository = None if self.repository is None else self._repository()
+        return Place(repository, self.keep_file, self.codec, threads_or_default(self.threads))
+
+    def _repository(self) -> Repository:
+        if self._open_repository is None:
+            assert self.repository is not None
+            self._open_repository = as_repository(self.repository)
+        return self._open_repository
+
+    def _note(self, commit: Commit, message: str) -> None:
+        """On the pipeline's thread: the save is on disk; everyone who waits for it is told."""
+        if commit.snapshot is not None:
+            self._last_snapshot = commit.snapshot
+        if commit.best:
+            self._best_committed = commit.value
+            self._best_snapshot = commit.snapshot
+        if message:
+            io_utils.print_msg(message)
+        self._committed(commit)
+        self._apply_keep(commit)
+        if self.on_commit is not None:
+            self.on_commit(commit)
+
+    def _raise_failure(self) -> None:
+        failure = self._pipeline.take_failure()
+        if failure is None:
+            return
+        self._pipeline.wait()
+        self._give_best_back()
+        raise failure
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_open_repository", "_last_snapshot", "_best_snapshot", "_decision"):
+            state[name] = None
+        if isinstance(self.repository, Repository):
+            state["repository"] = self.repository.path
+        return state
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """The moment in training for which Keras decides."""
+
+    epoch: int
+    batch: int | None
+    logs: dict[str, Any]
+    thread: int
+    verbose: int
+
+
+class _Intercepted:
+    """The model, but saving it to a file captures it."""
+
+    def __init__(self, model: Any, save: Callable[[str, bool], None]) -> None:
+        self._model = model
+        self._save = save
+
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        self._save(os.fspath(filepath), False)
+
+    def save_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        self._save(os.fspath(filepath), True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def _steps(model: Any) -> int | None:
+    try:
+        return int(model.optimizer.iterations)
+    except (AttributeError, TypeError, ValueError):
+        return None

@@ -1,0 +1,95 @@
+"""Which way a monitored metric is better, and whether a value is the best so far; never a reason to stop training."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
+    """Keras's decisions, mended: they also work before the first epoch has ended, with NaN, and with metrics
+    whose better direction nobody knows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._undirected = False
+        # The best value that is decided on, saved or not; `best` is Keras's and exists with save_best_only only.
+        self._best_value: float | None = scalar(self.best)
+        self._best_committed = self._best_value
+        self._warn_of_missing_metric()
+
+    @property
+    def direction(self) -> str | None:
+        """``"min"``, ``"max"``, or None where it is unknown."""
+        if self.monitor_op is None or self._undirected:
+            return None
+        return "min" if self.monitor_op is ops.less else "max"
+
+    def _warn_of_missing_metric(self) -> None:
+        chosen = self.save_best_only or self.monitor != "val_loss"
+        if self.save_freq != "epoch" and self.monitor.startswith("val_") and chosen:
+            warnings.warn(
+                f"{type(self).__name__} looks at {self.monitor!r} every {self.save_freq} batches, but validation "
+                "metrics exist at the end of an epoch only. Use save_freq='epoch', or a training metric",
+                stacklevel=4,
+            )
+
+    def _prepare_monitor(self, logs: Mapping[str, Any] | None) -> None:
+        """Find the direction as soon as there is a value to judge."""
+        if self.monitor_op is None and self.monitor in (logs or {}):
+            self._set_monitor_op()
+
+    def _set_monitor_op(self) -> None:
+        try:
+            super()._set_monitor_op()
+        except ValueError:
+            self.monitor_op = ops.greater  # Keras asks for one at each epoch's end; `_undirected` overrules it
+            self._undirected = True
+            effect = "every save counts" if self.save_best_only else "no save is marked as the best"
+            warnings.warn(
+                f"whether a larger {self.monitor!r} is better is unknown, so {effect}; "
+                "pass mode='max' or mode='min'",
+                stacklevel=2,
+            )
+
+    def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
+        value, reference = scalar(monitor_value), scalar(reference_value)
+        if self._undirected or value is None:
+            return True
+        if math.isnan(value):
+            return False
+        if reference is None or math.isnan(reference):
+            return True
+        return bool(super()._is_improvement(value, reference))
+
+    def _judge(self, logs: Mapping[str, Any]) -> tuple[float | None, bool]:
+        """The monitored value, and whether it is the best so far; with save_best_only, Keras has agreed to save."""
+        value = scalar(logs.get(self.monitor))
+        if value is None or math.isnan(value) or self.direction is None:
+            return value, False
+        best = self.save_best_only or self._is_improvement(value, self._best_value)
+        if best:
+            self._best_value = value
+        return value, best
+
+    def _give_best_back(self) -> None:
+        """A save has failed: what is best is what was committed."""
+        self._best_value = self._best_committed
+        if self.save_best_only:
+            self.best = self._best_committed
+
+
+def scalar(value: Any) -> float | None:
+    """A number, where a logged value is one."""
+    if value is None or isinstance(value, (str, bytes)) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return float(value) if not isinstance(value, np.ndarray) else float(value.item())
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,139 @@
+"""The thread that commits saves, one after the other, while training goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+#: Small saves may queue up to this size in all; a larger one waits until the one before it is committed.
+SMALL_BYTES = 128 << 20
+#: A tiny model that is saved at each step must not pile up files, threads' memory and open metadata.
+MAX_JOBS = 64
+
+
+class Job(Protocol):
+    """A captured save."""
+
+    nbytes: int
+    best: bool
+
+    def run(self) -> None:
+        """Commit it."""
+
+    def discard(self) -> None:
+        """Let go of what it holds; it will not run."""
+
+
+class Pipeline:
+    """Runs jobs in their order on one thread, which ends with the interpreter only after all of them.
+
+    With ``replace`` a job that still waits gives way to the next one, unless it is a best one.
+    """
+
+    def __init__(self, *, replace: bool = False) -> None:
+        self.replace = replace
+        self.replaced = 0  # so far
+        self._reset()
+        _pipelines.add(self)
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._failure: BaseException | None = None
+        self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is not yet committed."""
+        return bool(self._waiting) or self._running is not None
+
+    def admit(self, nbytes: int) -> None:
+        """Wait until a save of this size may be captured; with ``replace`` make room for it."""
+        with self._changed:
+            while not self._fits(nbytes):
+                if not (self.replace and self._drop_one()):
+                    self._changed.wait()
+
+    def submit(self, job: Job) -> None:
+        with self._changed:
+            self._waiting.append(job)
+        try:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix="lamina-save")
+            self._executor.submit(self._run_next)
+        except RuntimeError:  # the interpreter is going down and starts no more threads
+            self._run_next()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every save is committed or has failed; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.busy, timeout)
+
+    def take_failure(self) -> BaseException | None:
+        """The first failure since the last call."""
+        with self._changed:
+            failure, self._failure = self._failure, None
+        return failure
+
+    def close(self) -> None:
+        """Let the thread end once it has nothing to do; a later save starts another."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)
+
+    def _fits(self, nbytes: int) -> bool:
+        held = [*self._waiting, *([self._running] if self._running is not None else [])]
+        if not held:
+            return True
+        room = max(SMALL_BYTES, 2 * nbytes if self.replace else 0)
+        return len(held) < MAX_JOBS and sum(job.nbytes for job in held) + nbytes <= room
+
+    def _drop_one(self) -> bool:
+        for job in self._waiting:
+            if not job.best:
+                self._waiting.remove(job)
+                self.replaced += 1
+                job.discard()
+                return True
+        return False
+
+    def _run_next(self) -> None:
+        with self._changed:
+            if not self._waiting:  # it gave way
+                return
+            job = self._running = self._waiting.popleft()
+        failure: BaseException | None = None
+        try:
+            job.run()
+        except BaseException as error:
+            failure = error
+        finally:
+            del job
+            with self._changed:
+                self._running = None
+                self._failure = self._failure or failure
+                self._changed.notify_all()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"replace": self.replace}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(replace=state["replace"])  # type: ignore[misc]
+
+
+_pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """A forked child has neither the thread nor the saves: its parent commits them."""
+    for pipeline in list(_pipelines):
+        pipeline._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,371 @@
+"""The Python API on files: what goes in comes back, and errors say what to do. No Keras."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import h5py
+import lamina
+import numpy as np
+import pytest
+from lamina.errors import (
+    CorruptDataError,
+    InvalidInputError,
+    LaminaError,
+    NotFoundError,
+    StorageError,
+    UnsupportedFormatError,
+)
+
+
+def weights(path: Path, seed: int = 0, layers: int = 4, units: int = 120, **extra: np.ndarray) -> Path:
+    """A file with the form of a `.weights.h5`."""
+    rng = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        for i in range(layers):
+            file[f"layers/dense_{i}/vars/0"] = rng.normal(0, 0.05, (units, units)).astype("f4")
+            file[f"layers/dense_{i}/vars/1"] = rng.normal(0, 0.05, units).astype("f4")
+        for name, value in extra.items():
+            file[name.replace("__", "/")] = value
+    return path
+
+
+def disk(root: Path) -> int:
+    return sum(p.stat().st_size for p in root.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return tmp_path / "repo"
+
+
+def test_importing_lamina_is_light() -> None:
+    code = (
+        "import time, sys; t = time.perf_counter(); import lamina; t = time.perf_counter() - t\n"
+        "heavy = {'keras', 'tensorflow', 'wandb', 'h5py', 'jax', 'torch', 'numpy'} & set(sys.modules)\n"
+        "print(heavy or 'none'); assert 'keras' not in lamina.__all__ and 'open' not in lamina.__all__"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("none", 0), done.stderr
+
+
+def test_a_file_comes_back(tmp_path: Path, repo: Path) -> None:
+    path = weights(tmp_path / "m.weights.h5", odd=np.float16(3), empty=np.zeros((3, 0)), big=np.arange(9, dtype=">i4"))
+    snapshot = lamina.save(path, repo, aliases=["first"], metadata={"note": "é", "n": np.int64(3)})
+    assert (snapshot.number, snapshot.kind, snapshot.files) == (1, "weights", ["m.weights.h5"])
+    assert snapshot.metadata == {"note": "é", "n": 3}
+    assert set(snapshot.aliases) == {"latest", "first"}
+    assert snapshot.bytes_total == path.stat().st_size
+    for source in (repo, str(repo), f"{repo}@first", f"{repo}@default:first", f"{repo}@1", f"{repo}@{snapshot.id}",
+                   f"{repo}@{snapshot.id[:8]}", snapshot, lamina.open(repo)):
+        out = tmp_path / "out"
+        assert lamina.export(source, out) == [out / "m.weights.h5"]
+        assert (out / "m.weights.h5").read_bytes() == path.read_bytes()
+    with h5py.File(path) as file:
+        tensors = lamina.read_tensors(repo)
+        names = [name for name in tensors if isinstance(file[name], h5py.Dataset)]
+        assert len(names) == len(tensors) == 11
+        for name in names:
+            assert tensors[name].dtype == file[name].dtype
+            np.testing.assert_array_equal(tensors[name], file[name][()])
+    one = lamina.read_tensors(path, "layers/dense_1/vars/0")
+    np.testing.assert_array_equal(one["layers/dense_1/vars/0"], tensors["layers/dense_1/vars/0"])
+
+
+@pytest.mark.parametrize("codec", ["auto", "raw", "zstd", "planes", "delta"])
+def test_codecs(tmp_path: Path, repo: Path, codec: str) -> None:
+    path = weights(tmp_path / "m.weights.h5")
+    lamina.save(path, repo, codec=codec)
+    assert lamina.export(repo, tmp_path / "out")[0].read_bytes() == path.read_bytes()
+    lamina.open(repo).verify(full=True)
+
+
+def test_an_unchanged_save_costs_nothing(tmp_path: Path, repo: Path) -> None:
+    path = weights(tmp_path / "m.weights.h5", layers=26, units=1000)
+    first = lamina.save(path, repo)
+    assert first.bytes_new >= 100_000_000
+    before = disk(repo)
+    second = lamina.save(path, repo)
+    assert second.bytes_new == 0
+    assert disk(repo) - before == second.bytes_stored < 20_000
+
+
+def test_an_unchanged_save_of_ten_thousand_tensors_costs_nothing(tmp_path: Path, repo: Path) -> None:
+    path = weights(tmp_path / "m.weights.h5", layers=5000, units=8)
+    assert len(lamina.save(path, repo).tensors) == 10_000
+    before = disk(repo)
+    lamina.save(path, repo)
+    assert disk(repo) - before < 20_000
+
+
+def test_an_inserted_layer_stores_no_other_tensor(tmp_path: Path, repo: Path) -> None:
+    def stack(path: Path, order: list[int]) -> Path:
+        """Keras counts layers of a class, so those behind an inserted one change their names."""
+        with h5py.File(path, "w") as file:
+            for position, seed in enumerate(order):
+                rng = np.random.default_rng(seed)
+                name = f"layers/dense_{position}" if position else "layers/dense"
+                file[f"{name}/vars/0"] = rng.normal(size=(60, 70)).astype("f4")
+                file[f"{name}/vars/1"] = rng.normal(size=70).astype("f4")
+                file[f"{name}/vars/2"] = rng.normal(size=(200, 200)).astype("f4")
+        return path
+
+    lamina.save(stack(tmp_path / "m.weights.h5", [0, 1, 2, 3, 4]), repo)
+    known = chunks(lamina.open(repo).snapshot())
+    lamina.save(stack(tmp_path / "m.weights.h5", [0, 1, 99, 2, 3, 4]), repo)
+    after = lamina.open(repo).snapshot()
+    new = {name for name, ids in chunks(after).items() if not ids <= set().union(*known.values())}
+    assert new == {f"layers/dense_2/vars/{i}" for i in range(3)}
+
+
+def chunks(snapshot: lamina.Snapshot) -> dict[str, set[tuple[str, int]]]:
+    content = snapshot._opened()
+    return {name: set(content.chunks(tensor)) for name, tensor in snapshot.tensors.items()}
+
+
+def test_series_aliases_and_references(tmp_path: Path, repo: Path) -> None:
+    a = lamina.save(weights(tmp_path / "a.h5", 1), repo, series="a")
+    b = lamina.save(weights(tmp_path / "b.h5", 2), repo, series="run:7", aliases="v1")
+    opened = lamina.open(repo)
+    assert opened.series == ["a", "run:7"]
+    assert opened.snapshot("a:latest") == a
+    assert opened.snapshot("run:7:v1") == b
+    assert opened.snapshot("v1", series="run:7") == b
+    assert lamina.export(f"{repo}@run:7:latest", tmp_path / "out")[0].name == "b.h5"
+    with pytest.raises(InvalidInputError, match=r"several series.*'a'.*'run:7'|several series.*\"a\".*\"run:7\""):
+        lamina.export(repo, tmp_path / "out")
+    with pytest.raises(NotFoundError, match="no series"):
+        opened.snapshot("b:latest")
+    with pytest.raises(NotFoundError, match="nonsense"):
+        opened.snapshot("a:nonsense")
+    opened.set_alias(a, "v1")
+    assert opened.snapshot("a:v1") == a
+    assert opened.remove_alias("a", "v1")
+    assert not opened.remove_alias("a", "v1")
+    for bad in ("latest", "", "a/b", "a:b", "x" * 129):
+        with pytest.raises(InvalidInputError):
+            opened.set_alias(a, bad)
+
+
+def test_a_path_with_an_at_sign_wins(tmp_path: Path) -> None:
+    repo = tmp_path / "user@host"
+    path = weights(tmp_path / "m.h5")
+    lamina.save(path, repo, aliases=["x"])
+    assert lamina.export(repo, tmp_path / "out")
+    assert lamina.export(f"{repo}@x", tmp_path / "out")
+
+
+def test_directories_and_opaque_files(tmp_path: Path, repo: Path) -> None:
+    source = tmp_path / "saved_model"
+    (source / "variables").mkdir(parents=True)
+    (source / "fingerprint.pb").write_bytes(os.urandom(2_000_000))
+    (source / "variables" / "data").write_bytes(b"x" * 100)
+    (source / "empty").write_bytes(b"")
+    lamina.save(source, repo)
+    written = lamina.export(repo, tmp_path / "out")
+    assert [p.relative_to(tmp_path / "out").as_posix() for p in written] == ["empty", "fingerprint.pb", "variables/data"]
+    for path in written:
+        assert path.read_bytes() == (source / path.relative_to(tmp_path / "out")).read_bytes()
+    # Bytes in front of an opaque file cost no more than the chunks they touch.
+    (source / "fingerprint.pb").write_bytes(b"new" + (source / "fingerprint.pb").read_bytes())
+    assert lamina.save(source, repo).bytes_new < 1_900_000
+
+
+def test_best_and_diff(tmp_path: Path, repo: Path) -> None:
+    lamina.save(weights(tmp_path / "m.h5", 1), repo)
+    lamina.save(weights(tmp_path / "m.h5", 1, extra=np.ones(5000)), repo)
+    lamina.save(weights(tmp_path / "m.h5", 2), repo)
+    opened = lamina.open(repo)
+    status = {d.name: d.status for d in opened.diff("1", "2")}
+    assert status.pop("extra") == "added"
+    assert set(status.values()) == {"same"}
+    assert {d.status for d in opened.diff("2", "3")} == {"changed", "removed"}
+    with pytest.raises(NotFoundError, match="val_loss"):
+        opened.best("val_loss")
+    with pytest.raises(InvalidInputError, match="min"):
+        opened.best("loss", "smallest")
+
+
+def test_prune(tmp_path: Path, repo: Path) -> None:
+    for i in range(5):
+        lamina.save(weights(tmp_path / "m.h5", i), repo, aliases=["keep"] if i == 1 else [])
+    opened = lamina.open(repo)
+    plan = opened.prune(lamina.Keep(last=2), dry_run=True)
+    assert (plan.snapshots, plan.packs, len(opened.snapshots())) == ([1, 3], 2, 5)
+    done = opened.prune(lamina.Keep(last=2))
+    assert done.snapshots == [1, 3]
+    assert (done.packs, done.bytes) == (plan.packs, plan.bytes)
+    assert [s.number for s in opened.snapshots()] == [2, 4, 5]
+    opened.verify(full=True)
+    for number in (2, 4, 5):
+        lamina.export(f"{repo}@{number}", tmp_path / str(number))
+        assert (tmp_path / str(number) / "m.h5").read_bytes() == weights(tmp_path / "again.h5", number - 1).read_bytes()
+    for bad in ({}, {"last": 0}, {"best": -1}, {"every": 1.5}, {"last": True}):
+        with pytest.raises(InvalidInputError):
+            lamina.Keep(**bad)
+
+
+def test_damage_reaches_nobody(tmp_path: Path, repo: Path) -> None:
+    snapshot = lamina.save(weights(tmp_path / "m.h5"), repo)
+    pack = next((repo / "packs").iterdir())
+    good = pack.read_bytes()
+    bad = bytearray(good)
+    bad[len(bad) // 3] ^= 4
+    pack.write_bytes(bad)
+    with pytest.raises(CorruptDataError, match=pack.name.removesuffix(".pack")):
+        lamina.export(repo, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("**/*"))
+    with pytest.raises(CorruptDataError) as caught:
+        lamina.open(repo).verify(full=True)
+    assert caught.value.report.packs == 1
+    pack.unlink()
+    with pytest.raises(CorruptDataError, match="pack"):
+        lamina.export(snapshot, tmp_path / "out")
+    with pytest.raises(CorruptDataError, match="nothing was deleted"):
+        lamina.open(repo).prune(lamina.Keep(last=1))
+    pack.write_bytes(good)
+    lamina.open(repo).verify(full=True)
+
+
+def test_a_newer_format_says_so(tmp_path: Path, repo: Path) -> None:
+    from lamina import _core
+
+    lamina.save(weights(tmp_path / "m.h5"), repo)
+    (repo / "config.json").write_bytes(_core.seal("config", '{"id":"x","required":["telepathy"]}'))
+    with pytest.raises(UnsupportedFormatError, match="telepathy"):
+        lamina.open(repo)
+
+
+def test_errors_say_what_to_do(tmp_path: Path, repo: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"nowhere.h5 does not exist"):
+        lamina.save(tmp_path / "nowhere.h5", repo)
+    with pytest.raises(InvalidInputError, match="Keras model or a path"):
+        lamina.save(3, repo)
+    path = weights(tmp_path / "m.h5")
+    with pytest.raises(InvalidInputError, match="auto"):
+        lamina.save(path, repo, codec="lzma")
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "main.tex").write_text("x")
+    with pytest.raises(InvalidInputError, match="not empty"):
+        lamina.save(path, foreign)
+    with pytest.raises(NotFoundError, match="no lamina repository|not a lamina repository"):
+        lamina.open(foreign)
+    with pytest.raises(NotFoundError, match="holds no snapshot|no snapshot"):
+        lamina.export(repo, tmp_path / "out")
+    lamina.save(path, repo)
+    with pytest.raises(NotFoundError, match="no tensor 'x'"):
+        lamina.read_tensors(repo, ["x"])
+    with pytest.raises(InvalidInputError, match="Received"):
+        lamina.export(3, tmp_path / "out")
+    for error in (InvalidInputError, NotFoundError, CorruptDataError, UnsupportedFormatError, StorageError):
+        assert issubclass(error, LaminaError)
+    codes = [e.exit_code for e in LaminaError.__subclasses__()]
+    assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs an unwritable place")
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    path = weights(tmp_path / "m.h5")
+    with pytest.raises(StorageError) as caught:
+        lamina.save(path, "/proc/lamina")
+    assert caught.value.errno
+    assert "/proc/lamina" in str(caught.value)
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path: Path, repo: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        lamina.save(weights(tmp_path / "m.h5"), repo)
+        (written,) = lamina.export(repo, tmp_path / "out")
+    finally:
+        os.umask(old)
+    modes = {stat.S_IMODE(p.stat().st_mode) for p in [*repo.rglob("*"), written] if p.is_file()}
+    assert modes == {0o640}
+
+
+def test_threads_save_restore_and_prune_at_once(tmp_path: Path, repo: Path) -> None:
+    lamina.save(weights(tmp_path / "m0.h5", 0), repo, series="s0")
+    failures: list[BaseException] = []
+
+    def work(i: int) -> None:
+        try:
+            for round_ in range(4):
+                path = weights(tmp_path / f"m{i}.h5", 10 * i + round_)
+                snapshot = lamina.save(path, repo, series=f"s{i}")
+                out = lamina.export(snapshot, tmp_path / f"out{i}")
+                assert out[0].read_bytes() == path.read_bytes()
+                try:
+                    lamina.open(repo).prune(lamina.Keep(last=1), series=f"s{i}")
+                except StorageError as error:
+                    assert "another prune" in str(error)  # noqa: PT017
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    lamina.open(repo).prune()
+    lamina.open(repo).verify(full=True)
+
+
+def test_a_killed_save_leaves_the_repository_whole(tmp_path: Path, repo: Path) -> None:
+    """SIGKILL at many moments of saves in a process of its own: what was reported is there, whole."""
+    path = weights(tmp_path / "m.weights.h5", layers=12, units=700)
+    code = (
+        "import sys, lamina, numpy, h5py\n"
+        "path, repo = sys.argv[1:]\n"
+        "for i in range(1000):\n"
+        "    with h5py.File(path, 'r+') as f:\n"
+        "        f['layers/dense_1/vars/0'][...] = numpy.random.default_rng().normal(size=(700, 700))\n"
+        "        f['layers/dense_7/vars/0'][...] = i\n"
+        "    print(lamina.save(path, repo).id, flush=True)\n"
+    )
+    for moment in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(path), str(repo)], stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        reported = [process.stdout.readline().strip() for _ in range(1 + moment % 3)]
+        threading.Event().wait(moment * 0.007)
+        process.kill()
+        reported += process.communicate()[0].split()
+        opened = lamina.open(repo)
+        opened.verify(full=True)
+        ids = {snapshot.id for snapshot in opened.snapshots()}
+        assert all(re.fullmatch("[0-9a-f]{32}", name) and name in ids for name in reported if len(name) == 32)
+        weights(path, layers=12, units=700)
+    lamina.save(path, repo)
+    assert not list((repo / "sessions").iterdir())
+    lamina.open(repo).prune(lamina.Keep(last=1))
+    lamina.open(repo).verify(full=True)
+    assert lamina.export(repo, tmp_path / "out")[0].read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_changes_while_it_is_saved(tmp_path: Path, repo: Path) -> None:
+    path = weights(tmp_path / "m.weights.h5", layers=10, units=1500)
+    stop = threading.Event()
+
+    def touch() -> None:
+        while not stop.is_set():
+            with path.open("r+b") as file:
+                file.seek(10_000)
+                file.write(os.urandom(8))
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        with pytest.raises(InvalidInputError, match="was changed while"):
+            lamina.save(path, repo)
+    finally:
+        stop.set()
+        thread.join()
+    assert lamina.open(repo).snapshots() == []

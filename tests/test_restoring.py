@@ -1,0 +1,180 @@
+"""Models of every kind: saved, exported as the bytes that Keras wrote, restored into a fresh model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import lamina
+import numpy as np
+import pytest
+from keras import layers
+from lamina.errors import CorruptDataError, InvalidInputError
+from zoo import SKIP, ZOO
+
+pytestmark = pytest.mark.backend
+
+KINDS = [pytest.param(k, marks=pytest.mark.skip(reason=SKIP[k])) if k in SKIP else k for k in ZOO]
+
+
+def values(model: Any) -> list[np.ndarray]:
+    variables = list(model.variables) + (list(model.optimizer.variables) if model.optimizer else [])
+    return [keras.ops.convert_to_numpy(v) for v in variables if "seed_generator" not in v.path]
+
+
+def same(left: Any, right: Any) -> None:
+    pairs = list(zip(values(left), values(right), strict=True))
+    assert pairs
+    for a, b in pairs:
+        np.testing.assert_array_equal(a, b)
+
+
+def build(units: int = 3, optimizer: Any = "adam", seed: int = 0) -> Any:
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(40, activation="relu"), layers.BatchNormalization(), layers.Dense(units)]
+    )
+    if optimizer:
+        model.compile(optimizer, "mse")
+        model.train_on_batch(np.ones((4, 6)), np.ones((4, units)))
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model(kind: str, tmp_path: Path) -> None:
+    model = ZOO[kind]()
+    repo = tmp_path / "repo"
+    for ending in (".weights.h5", ".keras"):
+        path = tmp_path / f"model{ending}"
+        model.save(path) if ending == ".keras" else model.save_weights(path)
+        lamina.save(path, repo)
+        assert lamina.export(repo, tmp_path / "out")[0].read_bytes() == path.read_bytes()
+        fresh = ZOO[kind]()
+        reference = ZOO[kind]()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reference.load_weights(path)
+            lamina.restore(repo, fresh)
+        same(fresh, reference)
+
+
+def test_a_model_goes_in_and_comes_back(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    model = build()
+    snapshot = lamina.save(model, repo, metadata={"a": 1})
+    assert (snapshot.kind, snapshot.step, snapshot.files) == ("model", 1, ["model.keras"])
+    assert lamina.save(model, repo, weights_only=True).files == ["model.weights.h5"]
+    for source in (f"{repo}@1", f"{repo}@2"):
+        fresh = build(seed=1)
+        assert lamina.restore(source, fresh, optimizer=True).id == lamina.open(repo).snapshot(source[-1]).id
+        same(fresh, model)
+    loaded = lamina.load_model(f"{repo}@1")
+    same(loaded, model)
+    with pytest.raises(InvalidInputError, match=r"model.weights.h5"):
+        lamina.load_model(f"{repo}@2")
+
+
+def test_an_unbuilt_optimizer_is_built(tmp_path: Path) -> None:
+    model = build()
+    lamina.save(model, tmp_path / "repo")
+    fresh = build(optimizer=None)
+    fresh.compile("adam", "mse")
+    lamina.restore(tmp_path / "repo", fresh, optimizer=True)
+    same(fresh, model)
+
+
+def test_a_model_that_does_not_fit_is_unchanged(tmp_path: Path) -> None:
+    lamina.save(build(), tmp_path / "repo")
+    other = build(units=5, seed=3)
+    before = values(other)
+    with pytest.raises(InvalidInputError) as caught:
+        lamina.restore(tmp_path / "repo", other)
+    assert "layers/dense_1/vars/0 is (40, 3), the model's (40, 5)" in str(caught.value)
+    extra = keras.Sequential([keras.Input((6,)), layers.Dense(40), layers.Dense(3, name="head")])
+    with pytest.raises(InvalidInputError, match=r"(?s)different shape.*missing|unexpected"):
+        lamina.restore(tmp_path / "repo", extra)
+    for a, b in zip(before, values(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.warns(UserWarning, match="left these as they are"):
+        lamina.restore(tmp_path / "repo", other, skip_mismatch=True, optimizer=False)
+    np.testing.assert_array_equal(other.layers[-1].get_weights()[0], before[6])
+    source = build()
+    np.testing.assert_array_equal(other.layers[0].get_weights()[0], source.layers[0].get_weights()[0])
+
+
+def test_the_optimizer_is_asked_for(tmp_path: Path) -> None:
+    lamina.save(build(), tmp_path / "adam")
+    lamina.save(build(optimizer=None), tmp_path / "none")
+    sgd = build(optimizer="sgd", seed=1)
+    with pytest.warns(UserWarning, match="leaves the optimizer as it is") as caught:
+        lamina.restore(tmp_path / "adam", sgd)
+    assert len([w for w in caught if "lamina" in str(w.message)]) == 1
+    for source, model in (("adam", build(optimizer="sgd")), ("none", build()), ("adam", build(optimizer=None))):
+        with pytest.raises(InvalidInputError, match="optimizer"):
+            lamina.restore(tmp_path / source, model, optimizer=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        uncompiled = build(optimizer=None, seed=1)
+        lamina.restore(tmp_path / "adam", uncompiled)
+        kept = build(seed=1)
+        before = values(kept)
+        lamina.restore(tmp_path / "adam", kept, optimizer=False)
+    steps = len(kept.optimizer.variables)
+    for a, b in zip(before[-steps:], values(kept)[-steps:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(InvalidInputError, match="'auto'"):
+        lamina.restore(tmp_path / "adam", kept, optimizer="yes")
+
+
+def test_damage_does_not_reach_the_model(tmp_path: Path) -> None:
+    lamina.save(build(), tmp_path / "repo")
+    (pack,) = (tmp_path / "repo" / "packs").iterdir()
+    data = bytearray(pack.read_bytes())
+    data[40] ^= 1
+    pack.write_bytes(data)
+    model = build(seed=4)
+    before = values(model)
+    with pytest.raises(CorruptDataError):
+        lamina.restore(tmp_path / "repo", model)
+    for a, b in zip(before, values(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_legacy_and_sharded_files(tmp_path: Path) -> None:
+    model = build()
+    model.save(tmp_path / "model.h5")
+    lamina.save(tmp_path / "model.h5", tmp_path / "legacy")
+    assert lamina.export(tmp_path / "legacy", tmp_path / "out")[0].read_bytes() == (tmp_path / "model.h5").read_bytes()
+    fresh = build(seed=1)
+    lamina.restore(tmp_path / "legacy", fresh)
+    for a, b in zip(fresh.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    same(lamina.load_model(tmp_path / "legacy"), model)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    model.save_weights(shards / "m.weights.json", max_shard_size=1e-6)
+    snapshot = lamina.save(shards / "m.weights.json", tmp_path / "sharded")
+    assert len(snapshot.files) > 2
+    for path in lamina.export(tmp_path / "sharded", tmp_path / "out"):
+        assert path.read_bytes() == (shards / path.name).read_bytes()
+    fresh = build(seed=1)
+    lamina.restore(tmp_path / "sharded", fresh)
+    same(fresh, model)
+
+
+def test_files_are_sources_too(tmp_path: Path) -> None:
+    model = build()
+    model.save(tmp_path / "m.keras")
+    fresh = build(seed=1)
+    assert lamina.restore(tmp_path / "m.keras", fresh).number is None
+    same(fresh, model)
+    same(lamina.load_model(tmp_path / "m.keras"), model)
+
+
+def test_an_unbuilt_model(tmp_path: Path) -> None:
+    lamina.save(build(), tmp_path / "repo")
+    for call in (lambda m: lamina.restore(tmp_path / "repo", m), lambda m: lamina.save(m, tmp_path / "repo")):
+        with pytest.raises(InvalidInputError, match="build it"):
+            call(keras.Sequential([layers.Dense(3)]))
