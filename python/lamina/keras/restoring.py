@@ -91,9 +91,11 @@ def _prepare_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) ->
         if wanted is True:
             raise InvalidInputError("the model has no optimizer; compile it first, or pass optimizer=False")
         return False
-    if not any(name.startswith(_OPTIMIZER) for name in stored):
+    saved = sum(name.startswith(_OPTIMIZER) for name in stored)
+    if not saved:
         return _without_optimizer("the snapshot holds no optimizer state", wanted)
-    if not optimizer.built:
+    # One saved before its first step has no slots, and needs none here.
+    if not optimizer.built and saved > len(optimizer.variables):
         optimizer.build(model.trainable_variables)
     return True
 

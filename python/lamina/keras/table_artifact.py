@@ -51,7 +51,7 @@ def add_table(artifact: Any, table: Any, name: str, source: DataTable | None = N
     with _one_copy_per_name(artifact):
         artifact.add(table, name)
     if origin is not None:
-        pass
+        _refer(artifact, origin)
 
 
 def _log_used_offline(run: Any, artifact: Any) -> None:

@@ -52,7 +52,7 @@ impl ChunkRef {
 
     /// The entries of a node.
     pub fn parse_node(bytes: &[u8]) -> Result<Vec<Self>> {
-        if bytes.is_empty() || bytes.len() % ENTRY != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(ENTRY) {
             return Err(Error::corrupt(format!("a content node has {} bytes, expected a multiple of {ENTRY}", bytes.len())));
         }
         let entry = |bytes: &[u8]| {

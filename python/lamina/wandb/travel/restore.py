@@ -9,7 +9,7 @@ This file is complete in itself and travels with the data. It needs Python 3.10 
     python restore.py REPOSITORY --list
     python restore.py REPOSITORY --snapshot NUMBER|ID
 
-As a module: ``open_source(path)`` has ``snapshots``, ``restore``, ``tensors`` and ``verify``.
+As a module: ``open_source(path)`` has ``snapshots``, ``restore``, ``tensors``, ``training`` and ``verify``.
 
 It was written from docs/format.md alone and shares no code with the engine. Each stored byte is checked
 against its BLAKE3 digest before it is used, so damaged data leads to an error that names the place, never to
@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import math
 import os
@@ -32,9 +33,8 @@ import sys
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 try:
     import numpy as np
@@ -46,40 +46,31 @@ except ImportError as missing:
     raise
 
 # Limits (§10 of the format): nothing is allocated on a larger number than these.
-MAX_CHUNK = 4 << 20
-MAX_ENTRIES = 1 << 20
-MAX_PACK = 1 << 40
-MAX_JSON = 64 << 20
-MAX_DEPTH = 4
-MAX_CONTENT = 1 << 26
+MAX_CHUNK, MAX_CONTENT, MAX_DEPTH = 4 << 20, 1 << 26, 4
+MAX_ENTRIES, MAX_PACK, MAX_JSON, MAX_STRUCTURE = 1 << 20, 1 << 40, 64 << 20, 1 << 30
 MAX_FILES, MAX_TENSORS, MAX_RANK = 1 << 20, 1 << 24, 64
-MAX_STRUCTURE = 1 << 30  # the format names none; a snapshot of 2**24 tensors stays below it
-MAX_WINDOW = 8 << 20  # zstd: what every decoder must support, twice the largest chunk
+MAX_WINDOW = 8 << 20  # zstd: what every decoder must support
 CACHED_CHUNKS = 16  # files interleave tensors with literal bytes that share chunks; at most 64 MiB
 
 # The form of JSON files in all versions (§4); the groups are kind, version, digest, body.
 ENVELOPE = re.compile(
-    rb'\{"lamina":"([a-z]+)","version":(0|[1-9][0-9]{0,17}),"blake3":"([0-9a-f]{64})",\n"body":(\{[^\n]*\})\n\}\n'
+    rb'\{"lamina":"([a-z]+)","version":([1-9][0-9]{0,8}),"blake3":"([0-9a-f]{64})",\n"body":(\{[^\n]*\})\n\}\n'
 )
 HEADER, TRAILER_MAGIC, PLACEMENT_MAGIC = b"LAMINAPK", b"LAMINAFT", b"LAMINAPL"
-TRAILER = struct.Struct("<IIQQQ32s8s")
+TRAILER = struct.Struct("<IIQQQQ32s8s")  # version, entries, footer, required, optional, salt, digest, magic
 ENTRY = np.dtype(
     [("id", "V32"), ("encoded", "<u4"), ("raw", "<u4"), ("codec", "u1"), ("kind", "u1"), ("zero", "<u2")]
 )
 CONTENT = np.dtype([("id", "V32"), ("length", "<u4")])
 RAW, ZSTD, PLANES = range(3)
 ROLES = frozenset({"weights", "optimizer", "counters", "training"})
-ML_DTYPES = {
-    "bfloat16": 2,
-    "float8_e3m4": 1,
-    "float8_e4m3": 1,
-    "float8_e4m3b11fnuz": 1,
-    "float8_e4m3fn": 1,
-    "float8_e4m3fnuz": 1,
-    "float8_e5m2": 1,
-    "float8_e5m2fnuz": 1,
-    "float8_e8m0fnu": 1,
-}
+DTYPE = re.compile(
+    r"\|[biu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|24|32)|[<>][mM]8|(\|[SV]|[<>]U)[1-9][0-9]{0,8}"
+)
+ML_DTYPES = re.compile(
+    "bfloat16|float8_(e3m4|e4m3|e4m3b11fnuz|e4m3fn|e4m3fnuz|e5m2|e5m2fnuz|e8m0fnu)"
+    "|float6_e2m3fn|float6_e3m2fn|float4_e2m1fn|u?int[24]"
+)
 
 
 class RestoreError(Exception):
@@ -308,19 +299,7 @@ def read_envelope(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
     return digest, body
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a chunk is stored, and how."""
-
-    pack: Pack
-    offset: int
-    encoded: int
-    raw: int
-    codec: int
-
-
-@dataclass(frozen=True)
-class Pack:
+class Pack(NamedTuple):
     path: Path
     length: int
 
@@ -336,39 +315,46 @@ class Pack:
         _demand(good, f"pack {self.path.stem} has {found} bytes instead of {self.length}")
         return data
 
-    def places(self, footer: bytes, trailer: bytes) -> Iterator[tuple[bytes, Place]]:
-        """Check footer and trailer (§6.3), then list the chunks."""
-        name = f"pack {self.path.stem}"
-        version, count, size, required, _optional, digest, magic = TRAILER.unpack(trailer)
-        found = blake3(HEADER + footer + trailer[:32])
-        good = magic == TRAILER_MAGIC and size == len(footer) and found == digest
-        _demand(good, f"{name} is damaged: the digest of its footer does not match")
-        _demand_version(version, name)
-        if required:
-            bits = ("delta" if bit == 0 else f"bit {bit}" for bit in range(64) if required >> bit & 1)
-            raise UnsupportedError(f"{name} needs lamina itself: it requires {', '.join(bits)}")
-        good = 1 <= count <= MAX_ENTRIES and len(footer) == count * ENTRY.itemsize
-        _demand(good, f"{name} is damaged: {count} entries do not make a footer of {len(footer)} bytes")
-        entries = np.frombuffer(footer, ENTRY)
-        encoded, raw = entries["encoded"].astype(np.int64), entries["raw"]
-        fine = (encoded >= 1) & (encoded <= raw) & (raw <= MAX_CHUNK)
-        fine &= (entries["codec"] <= PLANES) & (entries["kind"] <= 2) & (entries["zero"] == 0)
-        ends = len(HEADER) + np.cumsum(encoded)
-        good = fine.all() and ends[-1] + len(footer) + len(trailer) == self.length <= MAX_PACK
-        _demand(good, f"{name} is damaged: its entries do not describe {self.length} bytes")
-        columns = (entries["id"], ends - encoded, encoded, raw, entries["codec"])
-        for chunk, *place in zip(*(column.tolist() for column in columns), strict=True):
-            yield chunk, Place(self, *place)
+
+class Place(NamedTuple):
+    """Where a chunk is stored, and how."""
+
+    pack: Pack
+    offset: int
+    encoded: int
+    raw: int
+    codec: int
 
 
-Index = dict[bytes, tuple[Place, ...]]
+Index = dict[bytes, list[Place]]
 
 
-def _add(index: Index, chunk: bytes, place: Place) -> None:
-    index[chunk] = (*index.get(chunk, ()), place)
+def _add_pack(index: Index, pack: Pack, footer: bytes, trailer: bytes) -> None:
+    """Check footer and trailer (§6.3), then add the chunks to the index."""
+    name = f"pack {pack.path.stem}"
+    version, count, size, required, _optional, _salt, digest, magic = TRAILER.unpack(trailer)
+    good = magic == TRAILER_MAGIC and size == len(footer) and blake3(HEADER + footer + trailer[:40]) == digest
+    _demand(good, f"{name} is damaged: the digest of its footer does not match")
+    _demand_version(version, name)
+    if required:
+        bits = ("delta" if bit == 0 else f"bit {bit}" for bit in range(64) if required >> bit & 1)
+        raise UnsupportedError(f"{name} needs lamina itself: it requires {', '.join(bits)}")
+    good = 1 <= count <= MAX_ENTRIES and len(footer) == count * ENTRY.itemsize
+    _demand(good, f"{name} is damaged: {count} entries do not make a footer of {len(footer)} bytes")
+    entries = np.frombuffer(footer, ENTRY)
+    encoded, raw = entries["encoded"].astype(np.int64), entries["raw"]
+    fine = (encoded >= 1) & (encoded <= raw) & (raw <= MAX_CHUNK)
+    fine &= (entries["codec"] <= PLANES) & (entries["kind"] <= 2) & (entries["zero"] == 0)
+    fine &= (entries["codec"] != RAW) | (encoded == raw)
+    ends = len(HEADER) + np.cumsum(encoded)
+    good = fine.all() and ends[-1] + len(footer) + len(trailer) == pack.length <= MAX_PACK
+    _demand(good, f"{name} is damaged: its entries do not describe {pack.length} bytes")
+    columns = (entries["id"], ends - encoded, encoded, raw, entries["codec"])
+    for chunk, *place in zip(*(column.tolist() for column in columns), strict=True):
+        index.setdefault(chunk, []).append(Place(pack, *place))
 
 
-def index_of_pack(path: Path) -> Iterator[tuple[bytes, Place]]:
+def _add_pack_file(index: Index, path: Path) -> None:
     pack = Pack(path, path.stat().st_size)
     least = len(HEADER) + TRAILER.size
     good = pack.length >= least and pack.read(0, len(HEADER)) == HEADER
@@ -377,10 +363,10 @@ def index_of_pack(path: Path) -> Iterator[tuple[bytes, Place]]:
     size = TRAILER.unpack(trailer)[2]
     good = size <= min(pack.length - least, MAX_ENTRIES * (ENTRY.itemsize + 32))
     _demand(good, f"pack {path.stem} is damaged: its footer does not fit")
-    return pack.places(pack.read(pack.length - TRAILER.size - size, size), trailer)
+    _add_pack(index, pack, pack.read(pack.length - TRAILER.size - size, size), trailer)
 
 
-def index_of_placement(path: Path) -> Index:
+def _read_placement(path: Path) -> Index:
     data = path.read_bytes()
     good = len(data) >= 48 and data[:8] == PLACEMENT_MAGIC and blake3(data[:-32]) == data[-32:]
     _demand(good, f"{path} is damaged: its digest does not match")
@@ -396,8 +382,7 @@ def index_of_placement(path: Path) -> Index:
         _demand(good, f"{path} is damaged: its entry for pack {name.hex()} does not fit")
         middle, after = position + size - TRAILER.size, position + size
         pack = Pack(path.parent / "packs" / f"{name.hex()}.pack", length)
-        for chunk, place in pack.places(data[position:middle], data[middle:after]):
-            _add(index, chunk, place)
+        _add_pack(index, pack, data[position:middle], data[middle:after])
         position, before = after, name
     _demand(position == end, f"{path} is damaged: it holds more than its {packs} packs")
     return index
@@ -406,7 +391,7 @@ def index_of_placement(path: Path) -> Index:
 # --- Structure and state (§5) ------------------------------------------------------------------------------
 
 
-def check_paths(paths: list[str]) -> None:
+def _check_paths(paths: list[str]) -> None:
     """Refuse what could leave the target folder, or mean two files at once on some file system."""
     for path in paths:
         bad = any(part in ("", ".", "..") for part in path.split("/"))
@@ -421,23 +406,28 @@ def check_paths(paths: list[str]) -> None:
         _demand(good, f"the snapshot uses a file as the folder of {path!a}")
 
 
+def _check_disjoint(runs: list[tuple[int, int]]) -> None:
+    """Refuse to use a byte of the state twice, so that no snapshot gives more than its state."""
+    runs = sorted(run for run in runs if run[1])
+    for (start, length), (following, _) in itertools.pairwise(runs):
+        _demand(start + length <= following, f"the snapshot uses byte {following} of its state twice")
+
+
 def _element(name: str) -> np.dtype[Any]:
-    """Give the dtype for a name of the format; where ml_dtypes is missing, opaque bytes of the same size."""
-    if name in ML_DTYPES:
+    """Give the dtype for a name of the format; where ml_dtypes lacks it, opaque bytes of the same size."""
+    if ML_DTYPES.fullmatch(name):
         with contextlib.suppress(ImportError, AttributeError):
             known: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
             return known
-        return np.dtype("u1" if ML_DTYPES[name] == 1 else f"V{ML_DTYPES[name]}")
-    if not re.fullmatch(r"[<>|][biufcVSU][1-9][0-9]{0,8}", name):
-        raise UnsupportedError(f"the dtype {name!a} is not known to this reader")
+        return np.dtype("V2" if name == "bfloat16" else "u1")
+    _demand(DTYPE.fullmatch(name), f"the snapshot names the dtype {name!a}, which the format does not have")
     try:
         return np.dtype(name)
-    except TypeError:
-        raise UnsupportedError(f"numpy does not know the dtype {name!a}") from None
+    except (TypeError, ValueError):
+        raise UnsupportedError(f"numpy does not know the dtype {name!a} here") from None
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -448,7 +438,7 @@ class Tensor:
 def _tensor(record: object, state_length: int) -> Tensor:
     match record:
         case [str(name), str(dtype), list(shape), str(role), int(offset)] if (
-            role in ROLES and len(shape) <= MAX_RANK and all(_whole(side, 0, (1 << 63) - 1) for side in shape)
+            role in ROLES and len(shape) <= MAX_RANK and all(_whole(side, 0, (1 << 64) - 1) for side in shape)
         ):
             element = _element(dtype)
             length = element.itemsize * math.prod(shape)
@@ -466,7 +456,8 @@ class State:
     def __init__(self, source: Source, body: dict[str, Any]) -> None:
         match body.get("state"):
             case {"length": length, "structure": list(structure), "depth": depth, "root": list(root)}:
-                good = _whole(length, 0, MAX_CONTENT * MAX_CHUNK) and _whole(depth, 0, MAX_DEPTH)
+                deepest = MAX_DEPTH if root else 0
+                good = _whole(length, 0, MAX_CONTENT * MAX_CHUNK) and _whole(depth, 0, deepest)
                 _demand(good, f"the snapshot's state has the length {length!a} and the depth {depth!a}")
             case _:
                 raise DamagedError("the snapshot does not describe its state")
@@ -475,7 +466,7 @@ class State:
         self._ids, self._ends = content["id"], np.cumsum(content["length"], dtype=np.int64)
         total = int(self._ends[-1]) if len(content) else 0
         _demand(total == length, f"the snapshot's chunks add up to {total} bytes instead of {length}")
-        self.files, self.training = self._parse(_entries(structure))
+        self.files, self._training = self._parse(_entries(structure))
 
     def _expand(self, level: Entries, depth: int) -> Entries:
         """Replace nodes by what they list, until the content itself is left."""
@@ -495,30 +486,28 @@ class State:
         data = b"".join(self._source.chunk(chunk, length) for chunk, length in structure.tolist())
         match _json(data, "the snapshot's structure"):
             case {"files": list(files), "training": list(training)} if len(files) <= MAX_FILES:
-                for file in files:
-                    self._check_file(file)
-                check_paths([file["path"] for file in files])
+                _check_disjoint([extent for file in files for extent in self._extents(file)])
+                _check_paths([file["path"] for file in files])
                 count = sum(len(file["tensors"]) for file in files) + len(training)
                 _demand(count <= MAX_TENSORS, f"the snapshot has more than {MAX_TENSORS} tensors")
                 return files, training
         raise DamagedError("the snapshot's structure does not list files and training tensors")
 
-    def _check_file(self, file: object) -> None:
+    def _extents(self, file: object) -> list[tuple[int, int]]:
+        found = []
         match file:
-            case {"path": str(path), "size": int(size), "tensors": list(), "extents": list(extents)}:
-                rest = size
+            case {"path": str(path), "size": size, "tensors": list(), "extents": list(extents)}:
                 for extent in extents:
                     match extent:
-                        case [int(offset), int(length)] if _whole(offset, 0, self.length):
-                            good = _whole(length, 0, self.length - offset)
+                        case [int(offset), length] if _whole(length, 1, self.length - offset):
+                            _demand(_whole(offset, 0, self.length), f"file {path!a} begins before the state")
+                            found.append((offset, length))
                         case _:
-                            good = False
-                    _demand(good, f"file {path!a} has the extent {ascii(extent)[:100]}")
-                    rest -= length
-                good = type(size) is int and rest == 0
+                            raise DamagedError(f"file {path!a} has the extent {ascii(extent)[:100]}")
+                good = type(size) is int and size == sum(length for _, length in found)
                 _demand(good, f"the extents of file {path!a} do not add up to its size")
-            case _:
-                raise DamagedError(f"the snapshot describes a file wrongly: {ascii(file)[:200]}")
+                return found
+        raise DamagedError(f"the snapshot describes a file wrongly: {ascii(file)[:200]}")
 
     def read(self, offset: int, length: int) -> Iterator[memoryview]:
         index = int(np.searchsorted(self._ends, offset, side="right"))
@@ -530,19 +519,25 @@ class State:
             yield part
             offset, length, index = offset + len(part), length - len(part), index + 1
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Tensors by name; a name that stands twice becomes ``path:name``, outside files ``:name``."""
-        groups = [(file["path"], file["tensors"]) for file in self.files] + [("", self.training)]
-        found = [(place, _tensor(record, self.length)) for place, records in groups for record in records]
-        unique = {(place, tensor.name) for place, tensor in found}
-        _demand(len(unique) == len(found), "the snapshot names two tensors of one file alike")
-        named: dict[str, list[str]] = {}
-        for place, tensor in found:
-            named.setdefault(tensor.name, []).append(place)
-        return {(t.name if len(named[t.name]) == 1 else f"{place}:{t.name}"): t for place, t in found}
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The tensors of files, and those of the training state, by name.
+
+        Where a name stands in two files, all tensors of files are called ``FILE:NAME``.
+        """
+        records = [(file["path"], record) for file in self.files for record in file["tensors"]]
+        found = [(path, _tensor(record, self.length)) for path, record in records]
+        training = [_tensor(record, self.length) for record in self._training]
+        _check_disjoint([(t.offset, t.length) for t in [*training, *(tensor for _, tensor in found)]])
+        outside = {tensor.name: tensor for tensor in training}
+        inside = {tensor.name: tensor for _, tensor in found}
+        if len(inside) < len(found):
+            inside = {f"{path}:{tensor.name}": tensor for path, tensor in found}
+        good = len(inside) == len(found) and len(outside) == len(training)
+        _demand(good, "the snapshot names two tensors of one file alike")
+        return inside, outside
 
 
-def _checked(packed: bytearray) -> Entries:
+def _checked(packed: bytes | bytearray) -> Entries:
     entries = np.frombuffer(bytes(packed), CONTENT)
     good = ((entries["length"] >= 1) & (entries["length"] <= MAX_CHUNK)).all()
     _demand(good, f"the snapshot lists a chunk that is empty or longer than {MAX_CHUNK} bytes")
@@ -578,15 +573,12 @@ class Source:
         self._used: set[Pack] = set()
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self.is_artifact = (root / "lamina.json").is_file()
-        self._files: dict[int | None, Path] = {}
         if self.is_artifact:
-            self._files[None] = root / "lamina.json"
+            self._files = {0: root / "lamina.json"}  # by number; an artifact does not know it
         elif (root / "config.json").is_file() and (root / "snapshots").is_dir():
             read_envelope(root / "config.json", "config")
             found = sorted((root / "snapshots").glob("*.json"))
-            self._files.update(
-                {int(path.stem): path for path in found if re.fullmatch("[0-9]{10}", path.stem)}
-            )
+            self._files = {int(path.stem): path for path in found if re.fullmatch("[0-9]{10}", path.stem)}
         else:
             raise RestoreError(f"{root} is neither an artifact (lamina.json) nor a repository (config.json)")
 
@@ -594,45 +586,46 @@ class Source:
         """The snapshots, oldest first: their fields, ``id``, and ``number`` (None in an artifact)."""
         return [self._snapshot(number) for number in self._files]
 
-    def _snapshot(self, number: int | None) -> dict[str, Any]:
+    def _snapshot(self, number: int) -> dict[str, Any]:
         digest, body = read_envelope(self._files[number], "snapshot")
-        return {**body, "id": digest[:32], "number": number}
+        return {**body, "id": digest[:32], "number": number or None}
 
     def find(self, wanted: int | str | None = None) -> dict[str, Any]:
         """Give the snapshot of this number or id; None means the newest, where there is one series."""
-        text = "" if wanted is None else str(wanted)
-        if re.fullmatch("[0-9]{1,10}", text):
-            if int(text) not in self._files:
-                raise RestoreError(f"{self.root} has no snapshot with the number {int(text)}")
-            return self._snapshot(int(text))
-        if not self._files:
-            raise RestoreError(f"{self.root} has no snapshots")
         if wanted is None:
             return self._newest()
-        unread: list[RestoreError] = []
-        for number in self._files:
-            try:
-                if (snapshot := self._snapshot(number))["id"] == text:
+        text = str(wanted)
+        if re.fullmatch("[0-9]{1,10}", text):
+            if int(text) in self._files:
+                return self._snapshot(int(text))
+        else:
+            readable, unread = self._readable()
+            for snapshot in readable:
+                if snapshot["id"] == text:
                     return snapshot
-            except RestoreError as error:
-                unread.append(error)
-        raise unread[0] if unread else RestoreError(f"{self.root} has no snapshot with the id {text!a}")
+            if unread:
+                raise unread[0]
+        raise RestoreError(f"{self.root} has no snapshot {text!a}")
 
     def _newest(self) -> dict[str, Any]:
-        newest, *older = reversed(self._files)
-        snapshot = self._snapshot(newest)
-        series: dict[str, int | None] = {}
-        for number in older:
-            # An old snapshot that is damaged must not keep the newest one from its owner.
-            with contextlib.suppress(RestoreError):
-                series.setdefault(str(self._snapshot(number).get("series")), number)
-        series[str(snapshot.get("series"))] = newest
-        if len(series) > 1:
-            listed = ", ".join(f"{number} of {name!a}" for name, number in sorted(series.items()))
-            raise RestoreError(
-                f"{self.root} holds several series; name a snapshot, such as their newest: {listed}"
-            )
-        return snapshot
+        if not self._files:
+            raise RestoreError(f"{self.root} has no snapshots")
+        newest = self._snapshot(max(self._files))
+        series = {str(snapshot.get("series")): snapshot["number"] for snapshot in self._readable()[0]}
+        if len(series) == 1:
+            return newest
+        listed = ", ".join(f"{number} of {name!a}" for name, number in sorted(series.items()))
+        raise RestoreError(f"{self.root} holds several series; name a snapshot, for example: {listed}")
+
+    def _readable(self) -> tuple[list[dict[str, Any]], list[RestoreError]]:
+        """The snapshots that can be read: one that is damaged must not keep the others from their owner."""
+        readable, unread = [], []
+        for number in self._files:
+            try:
+                readable.append(self._snapshot(number))
+            except RestoreError as error:
+                unread.append(error)
+        return readable, unread
 
     def restore(
         self, directory: str | os.PathLike[str], snapshot: int | str | None = None, *, force: bool = False
@@ -664,8 +657,7 @@ class Source:
         try:
             with hidden.open("xb") as out:
                 for offset, length in file["extents"]:
-                    for part in state.read(offset, length):
-                        out.write(part)
+                    out.writelines(state.read(offset, length))
                 out.flush()
                 os.fsync(out.fileno())
             _refuse_existing(target, force)
@@ -676,18 +668,14 @@ class Source:
         return target
 
     def tensors(self, snapshot: int | str | None = None) -> dict[str, npt.NDArray[Any]]:
-        """The tensors of a snapshot, those of the training state among them, as new arrays in memory."""
+        """The tensors of a snapshot's files, as new arrays in memory."""
         state = State(self, self.find(snapshot))
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        for name, tensor in state.tensors().items():
-            data = bytearray()
-            for part in state.read(tensor.offset, tensor.length):
-                data += part
-            try:
-                arrays[name] = np.frombuffer(data, np.uint8).view(tensor.dtype).reshape(tensor.shape)
-            except ValueError as error:
-                raise RestoreError(f"numpy cannot hold the tensor {name!a}: {error}") from None
-        return arrays
+        return {name: _array(state, tensor) for name, tensor in state.tensors()[0].items()}
+
+    def training(self, snapshot: int | str | None = None) -> dict[str, npt.NDArray[Any]]:
+        """The tensors of a snapshot's training state, which stand in no file."""
+        state = State(self, self.find(snapshot))
+        return {name: _array(state, tensor) for name, tensor in state.tensors()[1].items()}
 
     def verify(self, snapshot: int | str | None = None) -> None:
         """Read all that a snapshot needs, and its packs as a whole; raise at the first damage."""
@@ -697,7 +685,7 @@ class Source:
         state.tensors()
         for _ in state.read(0, state.length):
             pass
-        for pack in sorted(self._used, key=lambda pack: pack.path):
+        for pack in sorted(self._used):
             hasher = Blake3()
             for offset in range(0, pack.length, PIECE):
                 hasher.update(pack.read(offset, min(PIECE, pack.length - offset)))
@@ -735,17 +723,23 @@ class Source:
     def _read_index(self) -> Index:
         placement = self.root / "lamina.placement"
         if self.is_artifact and placement.exists():
-            return index_of_placement(placement)
+            return _read_placement(placement)
         index: Index = {}
         for path in sorted((self.root / "packs").glob("*.pack")):
-            if not re.fullmatch("[0-9a-f]{64}", path.stem):
-                continue
             try:
-                for chunk, place in index_of_pack(path):
-                    _add(index, chunk, place)
+                if re.fullmatch("[0-9a-f]{64}", path.stem):
+                    _add_pack_file(index, path)
             except RestoreError as error:  # other snapshots may live without this pack
                 self._unread.append(error)
         return index
+
+
+def _array(state: State, tensor: Tensor) -> npt.NDArray[Any]:
+    data = bytearray().join(state.read(tensor.offset, tensor.length))
+    try:
+        return np.frombuffer(data, np.uint8).view(tensor.dtype).reshape(tensor.shape)
+    except ValueError as error:
+        raise RestoreError(f"numpy cannot hold the tensor {tensor.name!a}: {error}") from None
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
@@ -753,10 +747,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 
 
 def _line(snapshot: dict[str, Any]) -> str:
-    number = "-" if snapshot["number"] is None else snapshot["number"]
     fields = ("created_at", "kind", "series", "epoch", "bytes_total")
     shown = (f"{name}={snapshot.get(name)!a}" for name in fields)
-    return "  ".join([f"{number:>6}", snapshot["id"], *shown])
+    return "  ".join([f"{snapshot['number'] or '-':>6}", snapshot["id"], *shown])
 
 
 def main(arguments: list[str] | None = None) -> int:
