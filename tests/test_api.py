@@ -11,9 +11,10 @@ import threading
 from pathlib import Path
 
 import h5py
-import lamina
 import numpy as np
 import pytest
+
+import lamina
 from lamina.errors import (
     CorruptDataError,
     InvalidInputError,
@@ -51,19 +52,32 @@ def test_importing_lamina_is_light() -> None:
         "heavy = {'keras', 'tensorflow', 'wandb', 'h5py', 'jax', 'torch', 'numpy'} & set(sys.modules)\n"
         "print(heavy or 'none'); assert 'keras' not in lamina.__all__ and 'open' not in lamina.__all__"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert (done.stdout.strip(), done.returncode) == ("none", 0), done.stderr
 
 
 def test_a_file_comes_back(tmp_path: Path, repo: Path) -> None:
-    path = weights(tmp_path / "m.weights.h5", odd=np.float16(3), empty=np.zeros((3, 0)), big=np.arange(9, dtype=">i4"))
+    path = weights(
+        tmp_path / "m.weights.h5", odd=np.float16(3), empty=np.zeros((3, 0)), big=np.arange(9, dtype=">i4")
+    )
     snapshot = lamina.save(path, repo, aliases=["first"], metadata={"note": "é", "n": np.int64(3)})
     assert (snapshot.number, snapshot.kind, snapshot.files) == (1, "weights", ["m.weights.h5"])
     assert snapshot.metadata == {"note": "é", "n": 3}
     assert set(snapshot.aliases) == {"latest", "first"}
     assert snapshot.bytes_total == path.stat().st_size
-    for source in (repo, str(repo), f"{repo}@first", f"{repo}@default:first", f"{repo}@1", f"{repo}@{snapshot.id}",
-                   f"{repo}@{snapshot.id[:8]}", snapshot, lamina.open(repo)):
+    for source in (
+        repo,
+        str(repo),
+        f"{repo}@first",
+        f"{repo}@default:first",
+        f"{repo}@1",
+        f"{repo}@{snapshot.id}",
+        f"{repo}@{snapshot.id[:8]}",
+        snapshot,
+        lamina.open(repo),
+    ):
         out = tmp_path / "out"
         assert lamina.export(source, out) == [out / "m.weights.h5"]
         assert (out / "m.weights.h5").read_bytes() == path.read_bytes()
@@ -138,7 +152,9 @@ def test_series_aliases_and_references(tmp_path: Path, repo: Path) -> None:
     assert opened.snapshot("run:7:v1") == b
     assert opened.snapshot("v1", series="run:7") == b
     assert lamina.export(f"{repo}@run:7:latest", tmp_path / "out")[0].name == "b.h5"
-    with pytest.raises(InvalidInputError, match=r"several series.*'a'.*'run:7'|several series.*\"a\".*\"run:7\""):
+    with pytest.raises(
+        InvalidInputError, match=r"several series.*'a'.*'run:7'|several series.*\"a\".*\"run:7\""
+    ):
         lamina.export(repo, tmp_path / "out")
     with pytest.raises(NotFoundError, match="no series"):
         opened.snapshot("b:latest")
@@ -169,7 +185,11 @@ def test_directories_and_opaque_files(tmp_path: Path, repo: Path) -> None:
     (source / "empty").write_bytes(b"")
     lamina.save(source, repo)
     written = lamina.export(repo, tmp_path / "out")
-    assert [p.relative_to(tmp_path / "out").as_posix() for p in written] == ["empty", "fingerprint.pb", "variables/data"]
+    assert [p.relative_to(tmp_path / "out").as_posix() for p in written] == [
+        "empty",
+        "fingerprint.pb",
+        "variables/data",
+    ]
     for path in written:
         assert path.read_bytes() == (source / path.relative_to(tmp_path / "out")).read_bytes()
     # Bytes in front of an opaque file cost no more than the chunks they touch.
@@ -205,7 +225,9 @@ def test_prune(tmp_path: Path, repo: Path) -> None:
     opened.verify(full=True)
     for number in (2, 4, 5):
         lamina.export(f"{repo}@{number}", tmp_path / str(number))
-        assert (tmp_path / str(number) / "m.h5").read_bytes() == weights(tmp_path / "again.h5", number - 1).read_bytes()
+        assert (tmp_path / str(number) / "m.h5").read_bytes() == weights(
+            tmp_path / "again.h5", number - 1
+        ).read_bytes()
     for bad in ({}, {"last": 0}, {"best": -1}, {"every": 1.5}, {"last": True}):
         with pytest.raises(InvalidInputError):
             lamina.Keep(**bad)
@@ -305,7 +327,7 @@ def test_threads_save_restore_and_prune_at_once(tmp_path: Path, repo: Path) -> N
                     lamina.open(repo).prune(lamina.Keep(last=1), series=f"s{i}")
                 except StorageError as error:
                     assert "another prune" in str(error)  # noqa: PT017
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
@@ -332,7 +354,10 @@ def test_a_killed_save_leaves_the_repository_whole(tmp_path: Path, repo: Path) -
     )
     for moment in range(12):
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(path), str(repo)], stdout=subprocess.PIPE, text=True, env=os.environ
+            [sys.executable, "-c", code, str(path), str(repo)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ,
         )
         reported = [process.stdout.readline().strip() for _ in range(1 + moment % 3)]
         threading.Event().wait(moment * 0.007)

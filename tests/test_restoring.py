@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import lamina
 import numpy as np
 import pytest
 from keras import layers
+
+import lamina
 from lamina.errors import CorruptDataError, InvalidInputError
 from zoo import SKIP, ZOO
 
@@ -35,7 +36,12 @@ def same(left: Any, right: Any) -> None:
 def build(units: int = 3, optimizer: Any = "adam", seed: int = 0) -> Any:
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
-        [keras.Input((6,)), layers.Dense(40, activation="relu"), layers.BatchNormalization(), layers.Dense(units)]
+        [
+            keras.Input((6,)),
+            layers.Dense(40, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Dense(units),
+        ]
     )
     if optimizer:
         model.compile(optimizer, "mean_squared_error")
@@ -113,7 +119,11 @@ def test_the_optimizer_is_asked_for(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="leaves the optimizer as it is") as caught:
         lamina.restore(tmp_path / "adam", sgd)
     assert len([w for w in caught if "lamina" in str(w.message)]) == 1
-    for source, model in (("adam", build(optimizer="sgd")), ("none", build()), ("adam", build(optimizer=None))):
+    for source, model in (
+        ("adam", build(optimizer="sgd")),
+        ("none", build()),
+        ("adam", build(optimizer=None)),
+    ):
         with pytest.raises(InvalidInputError, match="optimizer"):
             lamina.restore(tmp_path / source, model, optimizer=True)
     with warnings.catch_warnings():
@@ -148,7 +158,10 @@ def test_legacy_and_sharded_files(tmp_path: Path) -> None:
     model = build()
     model.save(tmp_path / "model.h5")
     lamina.save(tmp_path / "model.h5", tmp_path / "legacy")
-    assert lamina.export(tmp_path / "legacy", tmp_path / "out")[0].read_bytes() == (tmp_path / "model.h5").read_bytes()
+    assert (
+        lamina.export(tmp_path / "legacy", tmp_path / "out")[0].read_bytes()
+        == (tmp_path / "model.h5").read_bytes()
+    )
     fresh = build(seed=1)
     lamina.restore(tmp_path / "legacy", fresh)
     for a, b in zip(fresh.get_weights(), model.get_weights(), strict=True):

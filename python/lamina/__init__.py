@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamina.checkpointer import Checkpointer
+    from lamina.keras.checkpointer import Checkpointer
     from lamina.keep import Keep
-    from lamina.repository import Repository, open
+    from lamina.repository import Repository
+    from lamina.repository import open as open
     from lamina.saving import export, load_model, read_tensors, restore, save
     from lamina.snapshot import Snapshot
 
@@ -23,7 +24,7 @@ except PackageNotFoundError:  # used from a source tree
 
 #: Name → module; loaded when it is first used.
 _PUBLIC = {
-    "Checkpointer": "lamina.checkpointer",
+    "Checkpointer": "lamina.keras.checkpointer",
     "Keep": "lamina.keep",
     "Repository": "lamina.repository",
     "Snapshot": "lamina.snapshot",

@@ -82,7 +82,7 @@ def _fill(path: Path, offset: int, buffer: np.ndarray[Any, np.dtype[np.uint8]]) 
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            if file.readinto(memoryview(buffer)) != buffer.nbytes:
+            if file.readinto(buffer.data) != buffer.nbytes:
                 raise StorageError(f"{path} ends inside a tensor")
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error}") from error

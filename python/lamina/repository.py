@@ -92,7 +92,9 @@ class Repository:
             series, ref = ref.rsplit(":", 1)
         return Snapshot(self._core.resolve(series, ref or "latest"), repository=self)
 
-    def best(self, metric: str | None = None, mode: str | None = None, *, series: str | None = None) -> Snapshot:
+    def best(
+        self, metric: str | None = None, mode: str | None = None, *, series: str | None = None
+    ) -> Snapshot:
         """The snapshot with the best value of ``metric``; without one, what the alias ``best`` names.
 
         ``mode`` is ``"min"`` or ``"max"``; without it, the one that training used for this metric.
@@ -134,7 +136,9 @@ class Repository:
             raise error
         return report
 
-    def prune(self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False) -> PruneReport:
+    def prune(
+        self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False
+    ) -> PruneReport:
         """Delete the snapshots that ``keep`` does not hold (of ``series``, or of each), and packs that nothing needs.
 
         Without ``keep`` no snapshot is deleted. Snapshots with a user alias and uploads under way are held.
@@ -149,7 +153,9 @@ class Repository:
     def stats(self) -> Stats:
         """What it holds."""
         found = self.snapshots()
-        sizes = [entry.stat().st_size for entry in os.scandir(self.path / "packs") if entry.name.endswith(".pack")]
+        sizes = [
+            entry.stat().st_size for entry in os.scandir(self.path / "packs") if entry.name.endswith(".pack")
+        ]
         total = sum(snapshot.bytes_total for snapshot in found)
         return Stats(len(found), len({s.series for s in found}), len(sizes), sum(sizes), total)
 

@@ -66,7 +66,7 @@ class Snapshot:
     @property
     def run(self) -> str | None:
         """Id of the W&B run, if there was one."""
-        return self._body["run"]
+        return self._text("run")
 
     @property
     def kind(self) -> str:
@@ -76,22 +76,22 @@ class Snapshot:
     @property
     def epoch(self) -> int | None:
         """0-based, as Keras passes it to callbacks."""
-        return self._body["epoch"]
+        return self._whole("epoch")
 
     @property
     def batch(self) -> int | None:
         """0-based; None for a save at the end of an epoch."""
-        return self._body["batch"]
+        return self._whole("batch")
 
     @property
     def step(self) -> int | None:
         """Optimizer steps done."""
-        return self._body["step"]
+        return self._whole("step")
 
     @property
     def next_epoch(self) -> int | None:
         """What to pass to ``fit(initial_epoch=)`` to go on. The position in the data is not restored."""
-        return self._body["next_epoch"]
+        return self._whole("next_epoch")
 
     @cached_property
     def logs(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Snapshot:
     @property
     def monitor(self) -> str | None:
         """Name of the monitored metric."""
-        return self._body["monitor"]
+        return self._text("monitor")
 
     @property
     def value(self) -> float | None:
@@ -112,7 +112,7 @@ class Snapshot:
     @property
     def mode(self) -> str | None:
         """``"min"``, ``"max"``, or None where the better direction is unknown."""
-        return self._body["mode"]
+        return self._text("mode")
 
     @property
     def best(self) -> bool:
@@ -168,6 +168,14 @@ class Snapshot:
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Its tensors by name; where several files have a tensor of a name, ``FILE:NAME``."""
         return self._opened().tensors
+
+    def _text(self, field: str) -> str | None:
+        value = self._body[field]
+        return None if value is None else str(value)
+
+    def _whole(self, field: str) -> int | None:
+        value = self._body[field]
+        return None if value is None else int(value)
 
     def _opened(self) -> Content:
         if self._content is None:

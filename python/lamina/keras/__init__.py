@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from lamina.keras.wandb_callback import WandbCallback
     from lamina.keras.wandb_model_checkpoint import WandbModelCheckpoint
 
-__all__ = ["ModelCheckpoint", "WandbCallback", "WandbEvalCallback", "WandbMetricsLogger", "WandbModelCheckpoint"]
+__all__ = [
+    "ModelCheckpoint",
+    "WandbCallback",
+    "WandbEvalCallback",
+    "WandbMetricsLogger",
+    "WandbModelCheckpoint",
+]
 
 _PUBLIC = {
     "ModelCheckpoint": "model_checkpoint",

@@ -54,11 +54,8 @@ class Arenas:
         with self._lock:
             self._free.clear()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
+    def __reduce__(self) -> Any:
+        return type(self), ()
 
 
 def _aligned(size: int) -> int:

@@ -139,9 +139,10 @@ def _arrived(value: Any) -> Any:
 
 
 def _own(value: Any) -> Any:
-    """A copy of what is not on one device's memory, or is no variable at all."""
-    array = value if isinstance(value, np.ndarray) else backend.convert_to_numpy(value)
-    return as_bytes(np.array(array, order="C", copy=True))
+    """What is not in one device's memory, or is no tensor at all."""
+    if isinstance(value, np.ndarray):
+        return _Lent(as_bytes(np.ascontiguousarray(value)), value)
+    return as_bytes(np.array(backend.convert_to_numpy(value), order="C", copy=True))
 
 
 def _bytes(value: Any) -> Bytes:

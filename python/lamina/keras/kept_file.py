@@ -9,17 +9,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from keras.src.utils import file_utils
 
+from lamina import h5
+from lamina.keras.capture import Captured
+from lamina.keras.training_state import TrainingTensors
+from lamina.plain import kind_of
 from lamina.repository import Repository
-from lamina.saving import save_path
+from lamina.saving import body, file_argument, save_path
 from lamina.snapshot import Snapshot
 
 
 class KeptFile:
     """Keras's own file, in a dot-named folder beside ``path`` under its final name."""
 
-    def __init__(self, model: Any, path: str, *, weights_only: bool, beside: Path) -> None:
+    def __init__(
+        self,
+        model: Any,
+        path: str,
+        *,
+        weights_only: bool,
+        beside: Path,
+        training: TrainingTensors,
+        captured: Captured,
+    ) -> None:
+        self._training = training
+        self._captured = captured
         beside.mkdir(parents=True, exist_ok=True)
         self._folder: Path | None = Path(tempfile.mkdtemp(prefix=".lamina-", dir=beside))
         self.file = self._folder / os.path.basename(path)
@@ -33,7 +49,21 @@ class KeptFile:
     def store(
         self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int
     ) -> Snapshot:
-        return save_path(repository, self.file, fields, codec=codec, threads=threads)
+        if not self._training.specs:
+            return save_path(repository, self.file, fields, codec=codec, threads=threads)
+        ((file, plan),) = h5.plan_source(self.file)
+        image = np.frombuffer(np.memmap(file, np.uint8, mode="r"), np.uint8)
+        literals = [image[at : at + length] for at, length in plan.literal_runs()]
+        core = repository._core.save_memory(
+            body({"kind": kind_of([plan.path])} | dict(fields)),
+            [file_argument(plan)],
+            self._training.specs,
+            [[image[t.offset : t.offset + t.nbytes] for t in plan.tensors], self._captured.arrays()],
+            [np.concatenate(literals)],
+            codec,
+            threads,
+        )
+        return Snapshot(core, repository=repository)
 
     def write(self, path: str) -> None:
         """Put the file in its place, whole."""
@@ -49,6 +79,7 @@ class KeptFile:
         shutil.copyfile(self.file, path)
 
     def release(self) -> None:
+        self._captured.release()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

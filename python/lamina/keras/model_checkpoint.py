@@ -17,12 +17,16 @@ from keras.src.utils import file_utils, io_utils
 
 from lamina.errors import InvalidInputError
 from lamina.keep import Keep
-from lamina.keras import arguments
+from lamina.keras import arguments, ends, resuming, training_state
+from lamina.keras.arrivals import Arrivals
 from lamina.keras.commit import Commit
 from lamina.keras.job import Content, Facts, Place, SaveJob
-from lamina.keras.kept_file import KeptFile, save_by_keras
-from lamina.keras.monitoring import Monitoring
+from lamina.keras.kept_file import KeptFile
+from lamina.keras.monitoring import Monitoring, scalar
 from lamina.keras.pipeline import Pipeline
+from lamina.keras.planner import Planner
+from lamina.keras.training_state import SavedState, TrainingTensors
+from lamina.keras.walk import NotPlannable
 from lamina.repository import Repository
 from lamina.saving import as_repository, threads_or_default
 from lamina.snapshot import Snapshot
@@ -102,6 +106,14 @@ class ModelCheckpoint(Monitoring):
         self._best_snapshot: Snapshot | None = None
         self._open_repository: Repository | None = None
         self._decision: _Decision | None = None
+        self._noticed: set[str] = set()
+        self._replaced = 0
+        self._resumed = False
+        self._tracked_later: SavedState | None = None
+        self._current_epoch = 0
+        self.preempted = False
+        self._arrivals = Arrivals()
+        self._planner = Planner()
         self._pipeline = Pipeline(replace=self.on_backlog == "replace")
 
     def _check_arguments(self) -> None:
@@ -145,26 +157,76 @@ class ModelCheckpoint(Monitoring):
     # What Keras calls.
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._raise_failure()
         super().on_train_begin(logs)
+        self.preempted = False
+        self._arrivals.start()
+        ends.enter(self)
+        if self.resume and not self._resumed:
+            self._resume()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._forget_initial_epoch()
+        state, self._tracked_later = self._tracked_later, None
+        if state is not None:
+            state.put_into_callbacks(self.track)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._raise_failure()
+        if self._looks_at_batches:
+            self._catch_up()
+            self._arrivals.begin()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._looks_at_batches and self._arrivals.arrive(batch, logs):
+            self._batch_ended(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._raise_failure()
+        if self._looks_at_batches:
+            self._catch_up()
+        with self._deciding(epoch, None, logs):
+            super().on_epoch_end(epoch, logs)
+        if self.preempted:
+            self._save_and_end(epoch, None, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_end(logs)
+        self._forget_initial_epoch()
+        try:
+            self.wait()
+        finally:
+            ends.leave(self)
+            self._pipeline.close()
+            self._planner.end()
+            self._finish()
+
+    @property
+    def async_safe(self) -> bool:
+        """Whether Keras may report batches on other threads: nothing is captured there."""
+        return not self._looks_at_batches and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+
+    @property
+    def _looks_at_batches(self) -> bool:
+        return self.save_freq != "epoch" or self.save_on_preempt
+
+    def _catch_up(self) -> None:
+        for batch, logs in self._arrivals.due():
+            self._batch_ended(batch, logs)
+
+    def _batch_ended(self, batch: int, logs: dict[str, Any] | None) -> None:
         self._raise_failure()
         self._prepare_monitor(logs)
         with self._deciding(self._current_epoch, batch, logs):
             super().on_train_batch_end(batch, logs)
+        if self.preempted:
+            self._save_and_end(self._current_epoch, batch, logs)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._raise_failure()
-        with self._deciding(epoch, None, logs):
-            super().on_epoch_end(epoch, logs)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_end(logs)
-        try:
-            self.wait()
-        finally:
-            self._pipeline.close()
-            self._finish()
+    def _forget_initial_epoch(self) -> None:
+        """Keras would let every later `fit` of the model begin there."""
+        if self._resumed and self._model is not None and getattr(self._model, "_initial_epoch", None):
+            self._model._initial_epoch = None
 
     @property
     def model(self) -> Any:
@@ -175,6 +237,13 @@ class ModelCheckpoint(Monitoring):
         return _Intercepted(model, self._save)
 
     # What a subclass may change.
+
+    def _resume_from(self) -> Snapshot | None:
+        """What ``resume=True`` continues from."""
+        return resuming.latest(self._repository(), self._series_name())
+
+    def _ending(self) -> None:
+        """Called on SIGTERM, when the saves are committed or the time for them is over."""
 
     def _series_name(self) -> str:
         """Which series the snapshots belong to."""
@@ -195,6 +264,50 @@ class ModelCheckpoint(Monitoring):
         if self.keep is not None and commit.snapshot is not None:
             self._repository().prune(self.keep, series=commit.snapshot.series)
 
+    # Resuming, and ending early.
+
+    def _resume(self) -> None:
+        self._resumed = True
+        snapshot = self._resume_from()
+        if snapshot is None:
+            io_utils.print_msg(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
+            return
+        state = resuming.resume(super().model, snapshot)
+        noted = state.checkpoint()
+        if self.save_best_only and noted.get("best") is not None:
+            self.best = noted["best"]
+        self._best_value = self._best_committed = noted.get("best_value", self._best_value)
+        self._batches_seen_since_last_saving = noted.get("batches_seen", 0)
+        self._last_snapshot = snapshot
+        self._tracked_later = state if self.track else None
+
+    def _save_and_end(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
+        """SIGTERM has come: save this step, whatever was decided, and let the process end."""
+        path, keep_file = self._preempt_path(epoch, batch, logs or {})
+        with self._deciding(epoch, batch, logs):
+            self._save(path, self.save_weights_only, keep_file=keep_file)
+        ends.finish()
+
+    def _preempt_path(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> tuple[str, bool]:
+        """Where the step goes, and whether as a plain file; never over the best one."""
+        keep_file = self.keep_file or self.repository is None
+        if not self.save_best_only:
+            try:
+                return self._get_file_path(epoch, batch, logs), keep_file
+            except KeyError:
+                pass  # a placeholder that only the end of an epoch fills
+        suffix = ".weights.h5" if self.save_weights_only else os.path.splitext(self.filepath)[1]
+        folder = os.path.dirname(self.filepath).partition("{")[0]
+        return os.path.join(folder, f"preempted{suffix}"), self.repository is None
+
+    def _end_early(self, timeout: float) -> None:
+        done = self._pipeline.wait(timeout)
+        self._ending()
+        io_utils.print_msg(
+            f"\n{type(self).__name__}: SIGTERM; "
+            + ("every captured save is committed" if done else "a save could not be committed in time")
+        )
+
     # The way of a save.
 
     @contextmanager
@@ -208,7 +321,7 @@ class ModelCheckpoint(Monitoring):
             self._decision = None
             self.verbose = verbose
 
-    def _save(self, path: str, weights_only: bool) -> None:
+    def _save(self, path: str, weights_only: bool, *, keep_file: bool | None = None) -> None:
         """Capture the model and hand it to the pipeline."""
         started = time.perf_counter()
         decision = self._decision
@@ -216,21 +329,53 @@ class ModelCheckpoint(Monitoring):
         if os.path.isdir(path):
             raise IsADirectoryError(f"Is a directory: {path}")
         facts = self._facts(decision)
-        self._pipeline.admit(0)
-        content = self._capture(path, weights_only)
+        training = TrainingTensors()
+        if self.repository is not None:
+            facts.training, training = self._training_state()
+        self._pipeline.admit(self._planner.nbytes)
+        content = self._capture(path, weights_only, training)
         facts.blocked_seconds = time.perf_counter() - started
         message = f"\nEpoch {decision.epoch + 1}: finished saving model to {path}" if decision.verbose > 0 else ""
 
         def committed(commit: Commit) -> None:
             self._note(commit, message)
 
-        self._pipeline.submit(SaveJob(path, facts, content, self._place(), committed))
+        place = self._place(self.keep_file if keep_file is None else keep_file)
+        self._pipeline.submit(SaveJob(path, facts, content, place, committed, self._take_replaced(facts)))
         self.verbose = 0
         if self.blocking:
             self.wait()
 
-    def _capture(self, path: str, weights_only: bool) -> Content:
-        return KeptFile(super().model, path, weights_only=weights_only, beside=self._temporary_place(path))
+    def _capture(self, path: str, weights_only: bool, training: TrainingTensors) -> Content:
+        """What Keras would write to ``path``, held in memory; Keras writes it where lamina cannot."""
+        model = super().model
+        try:
+            _check_plannable(path, weights_only)
+            return self._planner.capture(
+                model,
+                path,
+                training,
+                weights_only=weights_only,
+                threads=threads_or_default(self.threads),
+            )
+        except NotPlannable as reason:
+            self._notice(str(reason))
+        return KeptFile(
+            model,
+            path,
+            weights_only=weights_only,
+            beside=self._temporary_place(path),
+            training=training,
+            captured=self._planner.capture_values(training, threads_or_default(self.threads)),
+        )
+
+    def _notice(self, reason: str) -> None:
+        if reason not in self._noticed:
+            self._noticed.add(reason)
+            warnings.warn(
+                f"{type(self).__name__} lets Keras itself save this model, and training waits for it: {reason}",
+                stacklevel=2,
+            )
 
     def _temporary_place(self, path: str) -> Path:
         if self.keep_file and not file_utils.is_remote_path(path):
@@ -254,9 +399,28 @@ class ModelCheckpoint(Monitoring):
             training={},
         )
 
-    def _place(self) -> Place:
+    def _training_state(self) -> tuple[dict[str, Any], TrainingTensors]:
+        fields, tensors = training_state.take(super().model, self.track)
+        fields["checkpoint"] = {
+            "best": training_state.packed(scalar(self.best)),
+            "best_value": training_state.packed(self._best_value),
+            "batches_seen": self._batches_seen_since_last_saving,
+        }
+        return fields, tensors
+
+    def _take_replaced(self, facts: Facts) -> int:
+        """How many saves have given way since the last one; never silently."""
+        count, self._replaced = self._pipeline.replaced - self._replaced, self._pipeline.replaced
+        if count:
+            facts.metadata["replaced"] = count
+            io_utils.print_msg(
+                f"\n{type(self).__name__}: the disk is slower than the saves; {count} gave way to this one"
+            )
+        return count
+
+    def _place(self, keep_file: bool) -> Place:
         repository = None if self.repository is None else self._repository()
-        return Place(repository, self.keep_file, self.codec, threads_or_default(self.threads))
+        return Place(repository, keep_file, self.codec, threads_or_default(self.threads))
 
     def _repository(self) -> Repository:
         if self._open_repository is None:
@@ -288,8 +452,9 @@ class ModelCheckpoint(Monitoring):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_open_repository", "_last_snapshot", "_best_snapshot", "_decision"):
+        for name in ("_open_repository", "_last_snapshot", "_best_snapshot", "_decision", "_tracked_later"):
             state[name] = None
+        state["_replaced"] = 0
         if isinstance(self.repository, Repository):
             state["repository"] = self.repository.path
         return state
@@ -321,6 +486,13 @@ class _Intercepted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+
+def _check_plannable(path: str, weights_only: bool) -> None:
+    if file_utils.is_remote_path(path):
+        raise NotPlannable("the file is not on this machine")
+    if not path.endswith(".weights.h5" if weights_only else ".keras"):
+        raise NotPlannable("the legacy .h5 format depends on more than the model")
 
 
 def _steps(model: Any) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import threading
 import weakref
 from collections import deque
@@ -13,6 +15,9 @@ from typing import Any, Protocol
 SMALL_BYTES = 128 << 20
 #: A tiny model that is saved at each step must not pile up files, threads' memory and open metadata.
 MAX_JOBS = 64
+
+
+_SESSION_LOCK = re.compile(r"/sessions/\.?[0-9a-f]{32}/lock( \(deleted\))?$")
 
 
 class Job(Protocol):
@@ -119,11 +124,12 @@ class Pipeline:
                 self._failure = self._failure or failure
                 self._changed.notify_all()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"replace": self.replace}
+    def __reduce__(self) -> Any:
+        return _copied, (self.replace,)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(replace=state["replace"])  # type: ignore[misc]
+
+def _copied(replace: bool) -> Pipeline:
+    return Pipeline(replace=replace)
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
@@ -133,6 +139,19 @@ def _forget() -> None:
     """A forked child has neither the thread nor the saves: its parent commits them."""
     for pipeline in list(_pipelines):
         pipeline._reset()
+    _close_locks()
+
+
+def _close_locks() -> None:
+    """A lock lives as long as any process has it open: a parent's saves must not seem alive for ever."""
+    try:
+        descriptors = os.listdir("/proc/self/fd")
+    except OSError:
+        return  # only Linux lists them so
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            if _SESSION_LOCK.search(os.readlink(f"/proc/self/fd/{descriptor}")):
+                os.close(int(descriptor))
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,7 +11,7 @@ from keras.src.saving import saving_lib
 
 from lamina.keras.arena import Arenas
 from lamina.keras.archive_plan import Members
-from lamina.keras.capture import StructureChangedError, capture
+from lamina.keras.capture import Captured, StructureChangedError, capture
 from lamina.keras.guard import Guard, Visited, guard, visits
 from lamina.keras.planned_file import PlannedFile
 from lamina.keras.template import learn
@@ -86,6 +86,10 @@ class Planner:
             )
         raise NotPlannable("a variable holds more or less than it says")
 
+    def capture_values(self, training: TrainingTensors, threads: int) -> Captured:
+        """Capture the training state alone."""
+        return capture(training.values, training.sizes, self.arenas, threads)
+
     def forget(self) -> None:
         """Learn anew at the next save, and hold no model."""
         self._known = None
@@ -134,11 +138,8 @@ class Planner:
 
         return judge
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
+    def __reduce__(self) -> Any:
+        return type(self), ()
 
 
 def _members(model: Any, visited: Visited) -> Members:

@@ -27,7 +27,9 @@ def restore(
     if optimizer not in (True, False, "auto"):
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
     if not getattr(model, "built", False):
-        raise InvalidInputError("the model has no variables yet; build it, or call it on data, before restoring")
+        raise InvalidInputError(
+            "the model has no variables yet; build it, or call it on data, before restoring"
+        )
     stored = _stored(opened)
     if not stored:
         return _through_keras(opened, model, optimizer, skip_mismatch)
@@ -128,7 +130,9 @@ def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict
         elif name not in expected:
             odd[name] = f"unexpected in the snapshot: {name} {stored[name].shape}"
         elif tuple(expected[name]) != stored[name].shape:
-            odd[name] = f"different shape: {name} is {stored[name].shape}, the model's {tuple(expected[name])}"
+            odd[name] = (
+                f"different shape: {name} is {stored[name].shape}, the model's {tuple(expected[name])}"
+            )
     return odd
 
 

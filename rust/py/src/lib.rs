@@ -1,5 +1,6 @@
 //! `lamina._core`: the engine as Python sees it. Arguments in, the GIL off, the result wrapped; decisions live in the core.
 
+mod codec;
 mod convert;
 mod error;
 mod image;
@@ -12,6 +13,10 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use super::codec::decode;
+    #[pymodule_export]
+    use super::codec::encode;
     #[pymodule_export]
     use super::image::copy_into;
     #[pymodule_export]

@@ -65,7 +65,7 @@ CONTENT = np.dtype([("id", "V32"), ("length", "<u4")])
 RAW, ZSTD, PLANES = range(3)
 ROLES = frozenset({"weights", "optimizer", "counters", "training"})
 DTYPE = re.compile(
-    r"\|[biu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|24|32)|[<>][mM]8|(\|[SV]|[<>]U)[1-9][0-9]{0,8}"
+    r"\|[biu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|24|32)|(\|[SV]|[<>]U)[1-9][0-9]{0,8}"
 )
 ML_DTYPES = re.compile(
     "bfloat16|float8_(e3m4|e4m3|e4m3b11fnuz|e4m3fn|e4m3fnuz|e5m2|e5m2fnuz|e8m0fnu)"

@@ -1,0 +1,82 @@
+"""SIGTERM while models train: what is captured is committed, then the signal goes where it would have gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import weakref
+from typing import Any, Protocol
+
+#: Seconds that SIGTERM leaves for commits; spot machines give 30 and more.
+BUDGET_SECONDS = 20.0
+
+
+class Trainee(Protocol):
+    """A callback in `fit`."""
+
+    save_on_preempt: bool
+    preempted: bool
+
+    def _end_early(self, timeout: float) -> None: ...
+
+
+_training: weakref.WeakSet[Any] = weakref.WeakSet()
+_previous: Any = None
+_installed = False
+
+
+def enter(callback: Trainee) -> None:
+    """Training begins; outside the main thread Python takes no handlers."""
+    global _previous, _installed
+    _training.add(callback)
+    if not _installed and threading.current_thread() is threading.main_thread():
+        _previous = signal.signal(signal.SIGTERM, _on_sigterm)
+        _installed = True
+
+
+def leave(callback: Trainee) -> None:
+    """Training has ended; the last one restores the handler that was there before."""
+    _training.discard(callback)
+    if not _training and threading.current_thread() is threading.main_thread():
+        _restore()
+
+
+def finish(frame: Any = None) -> None:
+    """Commit what is captured within the budget, and pass the signal on."""
+    deadline = time.monotonic() + BUDGET_SECONDS
+    for callback in list(_training):
+        callback._end_early(max(deadline - time.monotonic(), 0.0))
+    previous = _previous
+    if callable(previous):
+        previous(signal.SIGTERM, frame)
+    elif previous == signal.SIG_DFL:
+        _training.clear()
+        _restore()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _on_sigterm(signum: int, frame: Any) -> None:
+    due = [callback for callback in _training if callback.save_on_preempt and not callback.preempted]
+    for callback in due:
+        callback.preempted = True  # it saves at the next batch end and calls `finish`
+    if not due:
+        finish(frame)
+
+
+def _restore() -> None:
+    global _previous, _installed
+    if _installed and signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        # None stands for a handler that was not installed from Python; it cannot be put back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if _previous is None else _previous)
+    _installed, _previous = False, None
+
+
+def _forget() -> None:
+    """A forked child trains nothing."""
+    _training.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

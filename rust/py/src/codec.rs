@@ -1,0 +1,61 @@
+//! One chunk through the codecs, as the engine stores it (docs/format.md §7): for benchmarks and tests.
+
+use std::cell::RefCell;
+
+use lamina_core::codec::{Codec, CodecChoice, Decoder, Encoder};
+use lamina_core::format::MAX_CHUNK;
+use lamina_core::tensor::parse_dtype;
+use lamina_core::{Error, Result};
+use numpy::PyReadonlyArray1;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::{BindingError, BindingResult};
+
+thread_local! {
+    // As in a save, where every thread keeps the buffers and zstd contexts of its codecs.
+    static ENCODER: RefCell<Encoder> = RefCell::new(Encoder::new());
+    static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
+}
+
+fn named(name: &str) -> Result<Codec> {
+    let found = (0..=u8::MAX).filter_map(Codec::from_tag).find(|codec| codec.name() == name);
+    found.ok_or_else(|| Error::invalid(format!("unknown codec {name:?}; expected raw, zstd, planes or delta")))
+}
+
+fn check_length(length: usize) -> Result<()> {
+    if length > MAX_CHUNK {
+        return Err(Error::invalid(format!("a chunk has at most {MAX_CHUNK} bytes. Received: {length}")));
+    }
+    Ok(())
+}
+
+/// Encodes a chunk of elements of `dtype`; gives the name of the codec that was chosen, and its bytes.
+#[pyfunction]
+pub(crate) fn encode<'py>(
+    py: Python<'py>,
+    data: PyReadonlyArray1<'_, u8>,
+    dtype: &str,
+    codec: &str,
+) -> BindingResult<(&'static str, Bound<'py, PyBytes>)> {
+    let raw = data.as_slice().map_err(|_| Error::invalid("a buffer is not contiguous"))?;
+    let choice: CodecChoice = codec.parse()?;
+    let (_, element) = parse_dtype(dtype)?;
+    check_length(raw.len())?;
+    ENCODER.with_borrow_mut(|encoder| {
+        let (codec, bytes) = py.detach(|| encoder.encode(raw, element, choice))?;
+        Ok((codec.name(), PyBytes::new(py, bytes)))
+    })
+}
+
+/// Undoes `encode`. Whether these are the right bytes is for the caller to find out, as a reader does from the chunk's id.
+#[pyfunction]
+pub(crate) fn decode<'py>(py: Python<'py>, codec: &str, data: &[u8], raw_length: usize) -> BindingResult<Bound<'py, PyBytes>> {
+    let codec = named(codec)?;
+    check_length(raw_length)?;
+    let fill = |dst: &mut [u8]| {
+        let done = DECODER.with_borrow_mut(|decoder| py.detach(|| decoder.decode_into(codec, data, dst)));
+        done.map_err(|error| BindingError::from(error).into())
+    };
+    Ok(PyBytes::new_with(py, raw_length, fill)?)
+}

@@ -1,0 +1,65 @@
+"""`lamina.Checkpointer` in a training loop of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import lamina
+import numpy as np
+import pytest
+from keras import layers
+from lamina.errors import InvalidInputError, LaminaError
+
+pytestmark = pytest.mark.backend
+
+X, Y = np.ones((8, 6), "float32"), np.zeros((8, 3), "float32")
+
+
+def build(seed: int = 0) -> Any:
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(20), layers.Dropout(0.5), layers.Dense(3)])
+    model.compile("adam", "mean_squared_error")
+    return model
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_each_save_is_the_step_it_was_taken_at(tmp_path: Path, weights_only: bool) -> None:
+    model, kept = build(), []
+    committed: list[Any] = []
+    with lamina.Checkpointer(
+        model, tmp_path / "repo", weights_only=weights_only, monitor="loss", on_commit=committed.append
+    ) as checkpointer:
+        for epoch, loss in enumerate([3.0, 1.0, 2.0]):
+            model.train_on_batch(X, Y)
+            kept.append(model.get_weights())
+            assert checkpointer.save(epoch=epoch, logs={"loss": loss}) is None
+            model.train_on_batch(X, Y)
+    repository = lamina.open(tmp_path / "repo")
+    assert [s.epoch for s in repository.snapshots()] == [0, 1, 2] == [c.epoch for c in committed]
+    assert checkpointer.last_snapshot == repository.snapshot()
+    assert repository.snapshot("best").epoch == 1 == checkpointer.best_snapshot.epoch
+    for epoch, weights in enumerate(kept):
+        fresh = build(seed=1)
+        snapshot = lamina.restore(f"{tmp_path / 'repo'}@epoch_{epoch}", fresh, optimizer=True)
+        assert (snapshot.step, snapshot.next_epoch) == (2 * epoch + 1, epoch + 1)
+        for a, b in zip(fresh.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_blocking_returns_the_snapshot(tmp_path: Path) -> None:
+    checkpointer = lamina.Checkpointer(build(), tmp_path / "repo", series="mine", keep=lamina.Keep(last=1))
+    first = checkpointer.save(epoch=0, blocking=True)
+    second = checkpointer.save(epoch=0, batch=5, blocking=True)
+    checkpointer.close()
+    assert (first.series, second.batch, second.number) == ("mine", 5, 2)
+    assert lamina.open(tmp_path / "repo").snapshots() == [second]
+
+
+def test_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LaminaError):
+        lamina.Checkpointer(build(), tmp_path / "file").save(epoch=0, blocking=True)
+    with pytest.raises(InvalidInputError, match="codec"):
+        lamina.Checkpointer(build(), tmp_path / "repo", codec="lzma")
