@@ -14,7 +14,6 @@ from lamina.errors import InvalidInputError
 from lamina.keras import WandbEvalCallback
 from recorded_run import Recorder
 
-pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
 

@@ -9,7 +9,6 @@ from lamina.errors import InvalidInputError
 from lamina.keras import WandbMetricsLogger
 from recorded_run import Recorder
 
-pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
 

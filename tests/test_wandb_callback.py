@@ -18,7 +18,6 @@ from lamina.errors import InvalidInputError
 from lamina.keras import WandbCallback
 from recorded_run import Arrived, Recorder
 
-pytest_plugins = ["recorded_run"]
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
 layers = keras.layers

@@ -122,11 +122,13 @@ class Sample:
     def body_and_chunks(self) -> tuple[dict[str, Any], list[Chunk]]:
         text = json.dumps(self.structure).encode()
         structure = [Chunk(part, kind=STRUCTURE) for part in (text[:100], text[100:]) if part]
-        structure[-1] = Chunk(structure[-1].data, 1, zstd(structure[-1].data), STRUCTURE)
+        last = structure[-1].data
+        if len(packed := zstd(last)) < len(last):
+            structure[-1] = Chunk(last, 1, packed, STRUCTURE)
         level, chunks = list(self.content), [*self.content, *structure]
         for _ in range(self.depth):
-            packed = [chunk.name + struct.pack("<I", len(chunk.data)) for chunk in level]
-            level = [Chunk(b"".join(packed[at : at + 2]), kind=NODE) for at in range(0, len(packed), 2)]
+            listed = [chunk.name + struct.pack("<I", len(chunk.data)) for chunk in level]
+            level = [Chunk(b"".join(listed[at : at + 2]), kind=NODE) for at in range(0, len(listed), 2)]
             chunks += level
         state = {
             "length": sum(len(chunk.data) for chunk in self.content),

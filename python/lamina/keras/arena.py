@@ -20,8 +20,9 @@ class Arena:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = tuple(sizes)
         self.nbytes = sum(_aligned(size) for size in sizes)
-        memory = memoryview(np.zeros(self.nbytes, np.uint8))
-        np.frombuffer(memory, np.uint8)[:: 4096] = 1  # the first write to a page is what costs
+        block = np.zeros(self.nbytes, np.uint8)
+        block[::4096] = 1  # the first write to a page is what costs
+        memory = block.data
         self.buffers: list[Bytes] = []
         offset = 0
         for size in sizes:

@@ -86,7 +86,7 @@ def _of_tensorflow(value: Any) -> Any:
     if not variable.device.rpartition("device:")[2].startswith(("CPU", "GPU")) and variable.device:
         return _own(value)  # a pluggable device need not copy before it writes
     if type(variable).__name__ == "ResourceVariable":
-        from tensorflow import raw_ops  # type: ignore[import-untyped]
+        from tensorflow import raw_ops
 
         return raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
     return variable.read_value()

@@ -44,7 +44,9 @@ def leave(callback: Trainee) -> None:
 
 
 def finish(frame: Any = None) -> None:
-    """Commit what is captured within the budget, and pass the signal on."""
+    """Commit what is captured within the budget, and pass the signal on; once nobody has a step to save."""
+    if any(callback.preempted for callback in _training):
+        return
     deadline = time.monotonic() + BUDGET_SECONDS
     for callback in list(_training):
         callback._end_early(max(deadline - time.monotonic(), 0.0))
@@ -61,7 +63,9 @@ def _on_sigterm(signum: int, frame: Any) -> None:
     due = [callback for callback in _training if callback.save_on_preempt and not callback.preempted]
     for callback in due:
         callback.preempted = True  # it saves at the next batch end and calls `finish`
-    if not due:
+    if not due:  # or they have been asked before, and no batch has ended since
+        for callback in _training:
+            callback.preempted = False
         finish(frame)
 
 

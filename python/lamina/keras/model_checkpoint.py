@@ -109,6 +109,7 @@ class ModelCheckpoint(Monitoring):
         self._noticed: set[str] = set()
         self._replaced = 0
         self._resumed = False
+        self._last_saved: tuple[int, int | None] | None = None
         self._tracked_later: SavedState | None = None
         self._current_epoch = 0
         self.preempted = False
@@ -196,6 +197,9 @@ class ModelCheckpoint(Monitoring):
         self._forget_initial_epoch()
         try:
             self.wait()
+            if self.preempted:  # too late for a batch end
+                self.preempted = False
+                ends.finish()
         finally:
             ends.leave(self)
             self._pipeline.close()
@@ -205,7 +209,9 @@ class ModelCheckpoint(Monitoring):
     @property
     def async_safe(self) -> bool:
         """Whether Keras may report batches on other threads: nothing is captured there."""
-        return not self._looks_at_batches and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+        return (
+            not self._looks_at_batches and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+        )
 
     @property
     def _looks_at_batches(self) -> bool:
@@ -247,7 +253,7 @@ class ModelCheckpoint(Monitoring):
 
     def _series_name(self) -> str:
         """Which series the snapshots belong to."""
-        return os.path.basename(self.filepath)
+        return os.path.basename(str(self.filepath))
 
     def _run_id(self) -> str | None:
         """Which run they belong to."""
@@ -284,8 +290,10 @@ class ModelCheckpoint(Monitoring):
     def _save_and_end(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
         """SIGTERM has come: save this step, whatever was decided, and let the process end."""
         path, keep_file = self._preempt_path(epoch, batch, logs or {})
-        with self._deciding(epoch, batch, logs):
-            self._save(path, self.save_weights_only, keep_file=keep_file)
+        if self._last_saved != (epoch, batch):
+            with self._deciding(epoch, batch, logs):
+                self._save(path, self.save_weights_only, keep_file=keep_file)
+        self.preempted = False
         ends.finish()
 
     def _preempt_path(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> tuple[str, bool]:
@@ -313,7 +321,7 @@ class ModelCheckpoint(Monitoring):
     @contextmanager
     def _deciding(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
         """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
-        verbose = self.verbose
+        verbose: int = self.verbose
         self._decision = _Decision(epoch, batch, dict(logs or {}), threading.get_ident(), verbose)
         try:
             yield
@@ -335,13 +343,16 @@ class ModelCheckpoint(Monitoring):
         self._pipeline.admit(self._planner.nbytes)
         content = self._capture(path, weights_only, training)
         facts.blocked_seconds = time.perf_counter() - started
-        message = f"\nEpoch {decision.epoch + 1}: finished saving model to {path}" if decision.verbose > 0 else ""
+        message = (
+            f"\nEpoch {decision.epoch + 1}: finished saving model to {path}" if decision.verbose > 0 else ""
+        )
 
         def committed(commit: Commit) -> None:
             self._note(commit, message)
 
         place = self._place(self.keep_file if keep_file is None else keep_file)
         self._pipeline.submit(SaveJob(path, facts, content, place, committed, self._take_replaced(facts)))
+        self._last_saved = (decision.epoch, decision.batch)
         self.verbose = 0
         if self.blocking:
             self.wait()

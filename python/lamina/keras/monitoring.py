@@ -16,6 +16,9 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     """Keras's decisions, mended: they also work before the first epoch has ended, with NaN, and with metrics
     whose better direction nobody knows."""
 
+    best: Any
+    monitor_op: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._undirected = False
@@ -49,7 +52,9 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         try:
             super()._set_monitor_op()
         except ValueError:
-            self.monitor_op = ops.greater  # Keras asks for one at each epoch's end; `_undirected` overrules it
+            self.monitor_op = (
+                ops.greater
+            )  # Keras asks for one at each epoch's end; `_undirected` overrules it
             self._undirected = True
             effect = "every save counts" if self.save_best_only else "no save is marked as the best"
             warnings.warn(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from lamina import _core, h5
-from lamina.keras.arena import Bytes
 from lamina.keras.archive_plan import Members, archive_plan
+from lamina.keras.arena import Bytes
 from lamina.keras.capture import Captured
 from lamina.keras.training_state import TrainingTensors
 from lamina.plan import FilePlan

@@ -9,8 +9,8 @@ from typing import Any
 
 from keras.src.saving import saving_lib
 
-from lamina.keras.arena import Arenas
 from lamina.keras.archive_plan import Members
+from lamina.keras.arena import Arenas
 from lamina.keras.capture import Captured, StructureChangedError, capture
 from lamina.keras.guard import Guard, Visited, guard, visits
 from lamina.keras.planned_file import PlannedFile

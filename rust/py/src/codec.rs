@@ -50,7 +50,12 @@ pub(crate) fn encode<'py>(
 
 /// Undoes `encode`. Whether these are the right bytes is for the caller to find out, as a reader does from the chunk's id.
 #[pyfunction]
-pub(crate) fn decode<'py>(py: Python<'py>, codec: &str, data: &[u8], raw_length: usize) -> BindingResult<Bound<'py, PyBytes>> {
+pub(crate) fn decode<'py>(
+    py: Python<'py>,
+    codec: &str,
+    data: &[u8],
+    raw_length: usize,
+) -> BindingResult<Bound<'py, PyBytes>> {
     let codec = named(codec)?;
     check_length(raw_length)?;
     let fill = |dst: &mut [u8]| {

@@ -1,0 +1,100 @@
+"""The files of an artifact version, and how wandb is told of them without reading them again."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from lamina import _core
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact."""
+
+    path: str  # in the artifact
+    digest: str  # MD5, base64
+    size: int
+    at: str | None = None  # where it stands, relative to the root of its record; None: the server has it
+    birth: str | None = None  # id of the version that first stored it
+
+
+def measured(files: Iterable[tuple[str, Path]], root: Path, known: Mapping[str, str] | None = None) -> list[FileEntry]:
+    """Entries of files below ``root``; ``known`` digests, by path in the artifact, are not computed again."""
+    listed, known = list(files), known or {}
+    unknown = [file for path, file in listed if path not in known]
+    fresh = dict(zip(unknown, map(_base64, _core.md5_files(unknown)), strict=True)) if unknown else {}
+    return [
+        FileEntry(
+            path,
+            known[path] if path in known else fresh[file],
+            file.stat().st_size,
+            file.relative_to(root).as_posix(),
+        )
+        for path, file in listed
+    ]
+
+
+def _base64(digest: str) -> str:
+    return base64.b64encode(bytes.fromhex(digest)).decode()
+
+
+def known_entries(base: Any) -> dict[str, FileEntry]:
+    """What a committed version holds, by path in the artifact."""
+    return {
+        str(path): FileEntry(str(path), entry.digest, entry.size or 0, None, entry.birth_artifact_id or base.id)
+        for path, entry in base.manifest.entries.items()
+        if entry.ref is None and "alg" not in entry.extra
+    }
+
+
+def carried(entries: Iterable[FileEntry], there: Mapping[str, FileEntry]) -> list[FileEntry]:
+    """Let entries whose content the server has under the same path be carried over."""
+    return [there[e.path] if _same(e, there.get(e.path)) else replace(e, birth=None) for e in entries]
+
+
+def _same(entry: FileEntry, other: FileEntry | None) -> bool:
+    return other is not None and (entry.digest, entry.size) == (other.digest, other.size)
+
+
+def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | None = None) -> None:
+    """Declare the entries.
+
+    ``root`` is where their files stand; with ``shown``, wandb is given that path in its place: an offline run is
+    synced later, and from elsewhere.
+    """
+    listed = list(entries)
+    try:
+        from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+
+        for entry in listed:
+            local = None if entry.at is None else f"{shown or root}/{entry.at}"
+            artifact.manifest.add_entry(
+                ArtifactManifestEntry(
+                    path=entry.path,
+                    digest=entry.digest,
+                    size=entry.size,
+                    local_path=local,
+                    birth_artifact_id=None if local else entry.birth,
+                    skip_cache=True,
+                ),
+                overwrite=True,
+            )
+    except (ImportError, AttributeError, TypeError):  # a wandb that is made differently
+        _fill_publicly(artifact, listed, root)
+
+
+def _fill_publicly(artifact: Any, entries: list[FileEntry], root: Path) -> None:
+    """The same through documented calls, which digest each new file once more."""
+    for entry in entries:
+        if entry.at is not None:
+            artifact.add_file(
+                str(root / entry.at), entry.path, policy="immutable", skip_cache=True, overwrite=True
+            )
+        elif entry.path not in artifact.manifest.entries:
+            raise wandb.Error(f"this wandb cannot carry {entry.path} over from an earlier version")

@@ -1,0 +1,86 @@
+"""Where the files of an upload wait for it: a folder that outlives the process, and that nobody else writes to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lamina.repository import Repository
+from lamina.snapshot import Snapshot
+from lamina.wandb.entries import FileEntry, measured
+from lamina.wandb.links import immutable_copy
+
+_TRAVEL = Path(__file__).parent / "travel"
+TRAVELLING = ("README.md", "restore.py")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder for uploads. Records and entries name files relative to ``root``."""
+
+    root: Path  # a repository, or the directory of a run
+    folder: Path  # `journal` in a repository, `lamina` in the directory of a run
+    shown: str | None = None  # for an offline run: `root` as its log names it
+
+    @classmethod
+    def of_repository(cls, repository: Repository) -> Place:
+        return cls(repository.path, repository.path / "journal")
+
+    @classmethod
+    def of_run(cls, run: Any) -> Place:
+        root = Path(run.dir).parent
+        # Relative to the parent of the `wandb` directory, which is where people call `wandb sync`: it works after the
+        # whole has moved, and no path of this machine is uploaded.
+        return cls(root, root / "lamina", f"{root.parent.name}/{root.name}" if run.offline else None)
+
+    def new_folder(self, key: str) -> Path:
+        folder = self.folder / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def remove(self, key: str) -> None:
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+
+    def stage_file(self, key: str, name: str, write: Callable[[Path], None]) -> list[FileEntry]:
+        """The plain file as the one file of a version; ``write`` makes a file of its own."""
+        target = self.new_folder(key) / name
+        write(target)
+        return measured([(name, target)], self.root)
+
+    def stage_packs(
+        self, key: str, repository: Repository, snapshot: Snapshot, known: dict[str, str]
+    ) -> list[FileEntry]:
+        """A snapshot with its packs, which stay in the repository if this is the repository's place.
+
+        ``known``: MD5 digests by path in the artifact; those of more packs are added to it.
+        """
+        folder = self.new_folder(key)
+        core, number = repository._core, snapshot.number or 0
+        (folder / "lamina.json").write_bytes(core.snapshot_bytes(number))
+        (folder / "lamina.placement").write_bytes(core.placement_bytes(snapshot._core))
+        small = [(name, folder / name) for name in ("lamina.json", "lamina.placement")]
+        small += [(name, self._travelling(name)) for name in TRAVELLING]
+        packs = [f"{name}.pack" for name, _ in core.packs_of(snapshot._core)]
+        entries = measured(
+            [(f"packs/{name}", self._pack(repository, name)) for name in packs], self.root, known
+        )
+        known.update((entry.path, entry.digest) for entry in entries)
+        return measured(small, self.root) + entries
+
+    def _pack(self, repository: Repository, name: str) -> Path:
+        pack = repository.path / "packs" / name
+        if self.root == repository.path:
+            return pack
+        target = self.new_folder("packs") / name
+        immutable_copy(pack, target)
+        return target
+
+    def _travelling(self, name: str) -> Path:
+        """The reader for those without lamina, once for all versions."""
+        target = self.new_folder("travel") / name
+        if not target.exists():
+            shutil.copyfile(_TRAVEL / name, target)
+        return target

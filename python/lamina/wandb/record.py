@@ -1,0 +1,129 @@
+"""The journal: what is on its way to W&B, written down before the first request, and removed once it has arrived.
+
+A record is an envelope of kind ``journal`` (docs/format.md §4). It holds the exact manifest, so that a second attempt
+asks for the same version and W&B recognises it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lamina import _core
+from lamina.errors import CorruptDataError, StorageError
+from lamina.wandb.entries import FileEntry
+from lamina.wandb.naming import Description
+from lamina.wandb.place import Place
+
+
+@dataclass(frozen=True)
+class Record:
+    """One version on its way."""
+
+    key: str
+    run: dict[str, Any]  # id, entity, project, offline
+    what: Description
+    entries: tuple[FileEntry, ...]
+    snapshots: tuple[str, ...] = ()
+    number: int = 0  # order among the records of a place
+    digest: str | None = None  # of the manifest, once it was about to be sent
+    place: Place | None = field(default=None, compare=False)
+
+    @property
+    def packs(self) -> list[str]:
+        names = (entry.path for entry in self.entries)
+        return [name[6:-5] for name in names if name.startswith("packs/") and name.endswith(".pack")]
+
+    def write(self) -> None:
+        """Put it on disk, whole or not at all."""
+        assert self.place is not None
+        what = asdict(self.what)
+        what["ttl"] = self.what.ttl.total_seconds() if isinstance(self.what.ttl, timedelta) else None
+        fields = {
+            "snapshots": list(self.snapshots),
+            "packs": self.packs,
+            "number": self.number,
+            "run": self.run,
+            "artifact": what,
+            "digest": self.digest,
+            "entries": [[e.path, e.digest, e.size, e.at, e.birth] for e in self.entries],
+        }
+        self.place.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.place.folder / f".{self.key}-{os.urandom(4).hex()}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(_core.seal("journal", json.dumps(fields)))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StorageError(f"cannot write {self._path}: {error}") from error
+
+    @property
+    def _path(self) -> Path:
+        assert self.place is not None
+        return self.place.folder / f"{self.key}.json"
+
+    def remove(self) -> None:
+        """It has arrived: neither the record nor the files that were made for it are needed."""
+        assert self.place is not None
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        self.place.remove(self.key)
+
+    def sent_as(self, digest: str, entries: list[FileEntry]) -> Record:
+        return replace(self, digest=digest, entries=tuple(entries))
+
+    def missing(self) -> list[str]:
+        """Files that are not there, or not what they were."""
+        assert self.place is not None
+        here = [(e, self.place.root / e.at) for e in self.entries if e.at is not None]
+        absent = [str(path) for _, path in here if not path.is_file()]
+        present = [(e, path) for e, path in here if path.is_file()]
+        digests = _core.md5_files([path for _, path in present]) if present else []
+        changed = [
+            f"{path} (damaged)"
+            for (entry, path), digest in zip(present, digests, strict=True)
+            if entry.digest != _base64(digest)
+        ]
+        return absent + changed
+
+
+def _base64(digest: str) -> str:
+    import base64
+
+    return base64.b64encode(bytes.fromhex(digest)).decode()
+
+
+def records(place: Place) -> Iterator[Record]:
+    """The records of a place, in the order in which they were made."""
+    found = [_read(path, place) for path in place.folder.glob("*.json") if not path.name.startswith(".")]
+    yield from sorted(found, key=lambda record: record.number)
+
+
+def _read(path: Path, place: Place) -> Record:
+    body = json.loads(_core.unseal("journal", path.read_bytes(), str(path)))
+    try:
+        what = dict(body["artifact"])
+        what |= {"aliases": tuple(what["aliases"]), "tags": tuple(what["tags"])}
+        what["ttl"] = None if what["ttl"] is None else timedelta(seconds=what["ttl"])
+        return Record(
+            path.stem,
+            dict(body["run"]),
+            Description(**what),
+            tuple(FileEntry(*entry) for entry in body["entries"]),
+            tuple(body["snapshots"]),
+            int(body["number"]),
+            body["digest"],
+            place,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptDataError(f"{path} is no record of an upload: {error!r}") from error
