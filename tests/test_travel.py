@@ -466,9 +466,7 @@ STRUCTURES = {
     "boolean extent": lambda model: _file(model)["extents"].append([True, 0]),
     "empty extent": lambda model: _file(model)["extents"].append([0, 0]),
     "file bomb": lambda model: _file(model).update(extents=[[0, 64]] * 64, size=64 * 64),
-    "file twice": lambda model: model.structure["files"].append(
-        {**_file(model), "path": "again", "tensors": []}
-    ),
+    "file twice": lambda model: model.structure["files"].append({**_file(model), "path": "again", "tensors": []}),
     "tensors that share bytes": lambda model: _file(model)["tensors"][1].__setitem__(4, 8),
     "short extent": lambda model: _file(model)["extents"].append([0]),
     "no path": lambda model: _file(model).pop("path"),
@@ -491,9 +489,7 @@ STRUCTURES = {
     "empty chunk": lambda model: model.state.update(root=[["0" * 64, 0]]),
     "long chunk": lambda model: model.state.update(root=[["0" * 64, (4 << 20) + 1]]),
     "upper case": lambda model: model.state.update(root=[["A" * 64, 1]]),
-    "wrong length of a chunk": lambda model: model.state.update(
-        structure=[[model.content[2].name.hex(), 29]]
-    ),
+    "wrong length of a chunk": lambda model: model.state.update(structure=[[model.content[2].name.hex(), 29]]),
     "no state": lambda model: model.state.update(root=None),
     "infinite number": lambda model: model.fields.update(value=float("nan")),
     "no features": lambda model: model.fields.update(optional=None),
@@ -541,9 +537,7 @@ def test_nodes_that_repeat_themselves_are_stopped(tmp_path: Path) -> None:
 
 HOLLOW = bytes(1000)
 BOMB = zstd(bytes(1 << 24))
-WIDE = bytes.fromhex(
-    "28b52ffd 00 70 431f00 00"
-)  # 1000 zeros as one run, in a frame that claims a window of 16 MiB
+WIDE = bytes.fromhex("28b52ffd 00 70 431f00 00")  # 1000 zeros as one run, in a frame that claims a window of 16 MiB
 ENCODED = {
     "raw that is short": (0, HOLLOW[1:]),
     "no frame": (1, HOLLOW),

@@ -84,9 +84,7 @@ class Chunk:
         return self.name + struct.pack("<IIBBH", len(self.encoded), raw, self.codec, self.kind, 0)
 
 
-def make_pack(
-    chunks: list[Chunk], *, version: int = 1, required: int = 0, base: bytes = b"", salt: int = 0
-) -> bytes:
+def make_pack(chunks: list[Chunk], *, version: int = 1, required: int = 0, base: bytes = b"", salt: int = 0) -> bytes:
     footer = b"".join(chunk.entry for chunk in chunks) + base
     trailer = struct.pack("<IIQQQQ", version, len(chunks), len(footer), required, 0, salt)
     trailer += blake3(b"LAMINAPK" + footer + trailer) + b"LAMINAFT"
@@ -207,7 +205,5 @@ def sample(*, seed: int = 0, small: bool = False, depth: int = 0) -> Sample:
 
 
 def restored(folder: Path) -> dict[str, bytes]:
-    found = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return dict(sorted(found.items()))

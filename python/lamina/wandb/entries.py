@@ -28,7 +28,7 @@ def measured(files: Iterable[tuple[str, Path]], root: Path, known: Mapping[str, 
     """Entries of files below ``root``; ``known`` digests, by path in the artifact, are not computed again."""
     listed, known = list(files), known or {}
     unknown = [file for path, file in listed if path not in known]
-    fresh = dict(zip(unknown, map(_base64, _core.md5_files(unknown)), strict=True)) if unknown else {}
+    fresh = dict(zip(unknown, map(as_base64, _core.md5_files(unknown)), strict=True)) if unknown else {}
     return [
         FileEntry(
             path,
@@ -40,7 +40,7 @@ def measured(files: Iterable[tuple[str, Path]], root: Path, known: Mapping[str, 
     ]
 
 
-def _base64(digest: str) -> str:
+def as_base64(digest: str) -> str:
     return base64.b64encode(bytes.fromhex(digest)).decode()
 
 

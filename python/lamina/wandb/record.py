@@ -17,7 +17,7 @@ from typing import Any
 
 from lamina import _core
 from lamina.errors import CorruptDataError, StorageError
-from lamina.wandb.entries import FileEntry
+from lamina.wandb.entries import FileEntry, as_base64
 from lamina.wandb.naming import Description
 from lamina.wandb.place import Place
 
@@ -92,15 +92,9 @@ class Record:
         changed = [
             f"{path} (damaged)"
             for (entry, path), digest in zip(present, digests, strict=True)
-            if entry.digest != _base64(digest)
+            if entry.digest != as_base64(digest)
         ]
         return absent + changed
-
-
-def _base64(digest: str) -> str:
-    import base64
-
-    return base64.b64encode(bytes.fromhex(digest)).decode()
 
 
 def records(place: Place) -> Iterator[Record]:
@@ -119,7 +113,7 @@ def _read(path: Path, place: Place) -> Record:
             path.stem,
             dict(body["run"]),
             Description(**what),
-            tuple(FileEntry(*entry) for entry in body["entries"]),
+            tuple(_entry(*entry) for entry in body["entries"]),
             tuple(body["snapshots"]),
             int(body["number"]),
             body["digest"],
@@ -127,3 +121,9 @@ def _read(path: Path, place: Place) -> Record:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(f"{path} is no record of an upload: {error!r}") from error
+
+
+def _entry(path: str, digest: str, size: int, at: str | None, birth: str | None) -> FileEntry:
+    if at is not None and (at.startswith("/") or set(at.split("/")) & {"", ".", ".."}):
+        raise ValueError(f"{at!r} is not below the record's root")
+    return FileEntry(path, digest, size, at, birth)

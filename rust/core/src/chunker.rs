@@ -138,7 +138,8 @@ impl Layout {
         if total > MAX_TENSORS {
             return Err(Error::invalid(format!("{total} tensors; at most {MAX_TENSORS} are supported")));
         }
-        let mut layout = Self { structure: Structure::default(), pieces: vec![], starts: vec![], length: 0, literals: vec![] };
+        let mut layout =
+            Self { structure: Structure::default(), pieces: vec![], starts: vec![], length: 0, literals: vec![] };
         for (index, file) in files.iter().enumerate() {
             layout.add_file(index, file)?;
         }
@@ -149,7 +150,8 @@ impl Layout {
 
     fn push(&mut self, piece: Piece) -> Result<()> {
         self.starts.push(self.length);
-        self.length = self.length.checked_add(piece.len()).ok_or_else(|| Error::invalid("the state has more than 2^64 bytes"))?;
+        self.length =
+            self.length.checked_add(piece.len()).ok_or_else(|| Error::invalid("the state has more than 2^64 bytes"))?;
         self.pieces.push(piece);
         Ok(())
     }
@@ -212,36 +214,38 @@ impl Layout {
     }
 }
 
-/// Groups of small tensors as (index, bytes), under the index of the first small tensor of their folder, dtype and role.
+/// Groups of small tensors as (index, bytes), under the index of the first small tensor of their family.
 type Groups = HashMap<usize, Vec<Vec<(usize, u64)>>>;
 
+/// Small tensors of one folder, dtype and role.
+#[derive(Default)]
+struct Family {
+    first: usize,
+    groups: Vec<Vec<(usize, u64)>>,
+    /// Bytes of the last group; 0 once it has ended.
+    open: u64,
+}
+
 fn group_small(tensors: &[TensorSpec]) -> Result<Groups> {
-    let mut families: HashMap<(&str, &str, &str), (usize, Vec<Vec<(usize, u64)>>, bool)> = HashMap::new();
-    let mut sizes: HashMap<(&str, &str, &str), u64> = HashMap::new();
+    let mut families: HashMap<(&str, &str, &str), Family> = HashMap::new();
     for (index, spec) in tensors.iter().enumerate() {
         let bytes = tensor_bytes(&spec.dtype, &spec.shape)?;
         if bytes == 0 || bytes >= SMALL_TENSOR {
             continue;
         }
         let folder = spec.name.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let key = (folder, spec.dtype.as_str(), spec.role.as_str());
-        let (_, groups, open) = families.entry(key).or_insert_with(|| (index, vec![], false));
-        let size = sizes.entry(key).or_insert(0);
-        match groups.last_mut() {
-            Some(group) if *open => group.push((index, bytes)),
-            _ => {
-                groups.push(vec![(index, bytes)]);
-                *size = 0;
-            }
+        let family = families
+            .entry((folder, &spec.dtype, &spec.role))
+            .or_insert_with(|| Family { first: index, ..Family::default() });
+        match family.groups.last_mut() {
+            Some(group) if family.open > 0 => group.push((index, bytes)),
+            _ => family.groups.push(vec![(index, bytes)]),
         }
-        *size += bytes;
-        *open = *size < GROUP && Digest::of(spec.name.as_bytes()).as_bytes()[0] >= 16;
+        let size = family.open + bytes;
+        let ends = size >= GROUP || Digest::of(spec.name.as_bytes()).as_bytes()[0] < 16;
+        family.open = if ends { 0 } else { size };
     }
-    let mut out = Groups::new();
-    for (first, groups, _) in families.into_values() {
-        out.insert(first, groups);
-    }
-    Ok(out)
+    Ok(families.into_values().map(|family| (family.first, family.groups)).collect())
 }
 
 /// The runs of a file outside its tensors, in file order.
@@ -259,7 +263,10 @@ fn complement(file: &FileSpec) -> Result<Vec<(u64, u64)>> {
     for (offset, bytes, name) in taken {
         let end = offset.checked_add(bytes).filter(|&end| offset >= at && end <= file.size);
         let end = end.ok_or_else(|| {
-            Error::invalid(format!("tensor {name:?} at {offset} + {bytes} overlaps another or leaves {:?} ({} bytes)", file.path, file.size))
+            Error::invalid(format!(
+                "tensor {name:?} at {offset} + {bytes} overlaps another or leaves {:?} ({} bytes)",
+                file.path, file.size
+            ))
         })?;
         if offset > at {
             runs.push((at, offset - at));
@@ -273,7 +280,12 @@ fn complement(file: &FileSpec) -> Result<Vec<(u64, u64)>> {
 }
 
 /// The extents of a file: its tensors and literals in file order, neighbours in the state merged.
-fn extents(file: &FileSpec, tensors: &[TensorEntry], literals: &[(u64, u64)], literal_start: u64) -> Result<Vec<(u64, u64)>> {
+fn extents(
+    file: &FileSpec,
+    tensors: &[TensorEntry],
+    literals: &[(u64, u64)],
+    literal_start: u64,
+) -> Result<Vec<(u64, u64)>> {
     let mut parts = vec![];
     for (spec, entry) in file.tensors.iter().zip(tensors) {
         let bytes = tensor_bytes(&spec.dtype, &spec.shape)?;
@@ -347,24 +359,35 @@ mod tests {
         let mut at = 100;
         for i in 0..200u64 {
             let shape = [(i * i * 37) % 9001];
-            tensors.push(spec(&format!("layers/l{}/vars/{}", i / 5, i % 5), ["<f4", "bfloat16"][(i % 3 == 0) as usize], &shape, at));
+            tensors.push(spec(
+                &format!("layers/l{}/vars/{}", i / 5, i % 5),
+                ["<f4", "bfloat16"][(i % 3 == 0) as usize],
+                &shape,
+                at,
+            ));
             at += tensor_bytes(&tensors[i as usize].dtype, &shape).unwrap() + i % 2 * 7;
         }
         tensors.push(spec("big", "<f4", &[3, 1 << 20], at));
         let layout = Layout::new(&[file(at + (12 << 20) + 9, tensors)], &[spec("seed", "<u4", &[2], 0)]).unwrap();
         let pin = |text: String| Digest::of(text.as_bytes()).hex()[..16].to_owned();
         let layout = pin(format!("{:?}{:?}", layout.pieces, layout.structure));
-        let noise: Vec<u8> = (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ (i >> 9) as u8).collect();
+        let noise: Vec<u8> =
+            (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ (i >> 9) as u8).collect();
         let cuts = [METADATA_CDC, OPAQUE_CDC].map(|cdc| cut(&noise, cdc).iter().map(|c| c.len()).collect::<Vec<_>>());
         let cuts = pin(format!("{cuts:?}"));
         let level: Vec<_> = (0..9000u32).map(|i| ChunkRef { id: Digest::of(&i.to_le_bytes()), len: i + 1 }).collect();
         let ends: Vec<_> = nodes(&level).iter().map(Vec::len).collect();
-        assert_eq!([layout, cuts, pin(format!("{ends:?}"))], ["e5d85424b4fd9730", "04d45d17ac44acca", "8462b55d351f9c18"]);
+        assert_eq!(
+            [layout, cuts, pin(format!("{ends:?}"))],
+            ["e5d85424b4fd9730", "04d45d17ac44acca", "8462b55d351f9c18"]
+        );
     }
 
     #[test]
     fn an_inserted_layer_moves_no_other_piece() {
-        let layer = |i: usize, at| vec![spec(&format!("l{i}/k"), "<f4", &[100, 90], at), spec(&format!("l{i}/b"), "<f4", &[90], at + 36_000)];
+        let layer = |i: usize, at| {
+            vec![spec(&format!("l{i}/k"), "<f4", &[100, 90], at), spec(&format!("l{i}/b"), "<f4", &[90], at + 36_000)]
+        };
         let size = 36_360;
         let before: Vec<_> = (0..6).flat_map(|i| layer(i, i as u64 * size)).collect();
         let mut after = before.clone();

@@ -55,7 +55,9 @@ pub fn unseal(bytes: &[u8], kind: &str, what: &str) -> Result<(Digest, Map<Strin
     let digest = digest.strip_suffix("\",").and_then(Digest::from_hex);
     let digest = digest.ok_or_else(|| damaged("its first line holds no digest"))?;
     let body = rest.strip_prefix("\"body\":").and_then(|r| r.strip_suffix("\n}\n"));
-    let body = body.filter(|b| !b.contains('\n')).ok_or_else(|| damaged("it does not have the three lines of a lamina file"))?;
+    let body = body
+        .filter(|b| !b.contains('\n'))
+        .ok_or_else(|| damaged("it does not have the three lines of a lamina file"))?;
     if digest_of(head, &text[at + 64..]) != digest {
         return Err(damaged("its digest is not that of its bytes"));
     }
@@ -64,9 +66,12 @@ pub fn unseal(bytes: &[u8], kind: &str, what: &str) -> Result<(Digest, Map<Strin
         return Err(damaged(&format!("it is a {found:?} file, expected {kind:?}")));
     }
     if version != VERSION {
-        return Err(Error::unsupported(format!("{what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina")));
+        return Err(Error::unsupported(format!(
+            "{what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina"
+        )));
     }
-    let body: Map<String, Value> = serde_json::from_str(body).map_err(|e| damaged(&format!("its body is not JSON: {e}")))?;
+    let body: Map<String, Value> =
+        serde_json::from_str(body).map_err(|e| damaged(&format!("its body is not JSON: {e}")))?;
     check_features(&body, what)?;
     Ok((digest, body))
 }
@@ -83,9 +88,12 @@ fn check_features(body: &Map<String, Value>, what: &str) -> Result<()> {
         let names = body.get(list).and_then(Value::as_array);
         let names = names.ok_or_else(|| Error::corrupt(format!("{what} is damaged: it has no list {list:?}")))?;
         for name in names {
-            let name = name.as_str().ok_or_else(|| Error::corrupt(format!("{what} is damaged: a feature is not a string")))?;
+            let name =
+                name.as_str().ok_or_else(|| Error::corrupt(format!("{what} is damaged: a feature is not a string")))?;
             if list == "required" && !KNOWN_FEATURES.contains(&name) {
-                return Err(Error::unsupported(format!("{what} requires the feature {name:?}, unknown here: upgrade lamina")));
+                return Err(Error::unsupported(format!(
+                    "{what} requires the feature {name:?}, unknown here: upgrade lamina"
+                )));
             }
         }
     }

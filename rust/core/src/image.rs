@@ -29,7 +29,9 @@ impl<'a> Image<'a> {
         let (mut at, mut rest) = (0u64, literals);
         let mut fill = |parts: &mut Vec<_>, at: u64, to: u64| {
             let gap = usize::try_from(to - at).ok().filter(|&n| n <= rest.len());
-            let gap = gap.ok_or_else(|| Error::invalid(format!("{} literal bytes are too few for a file of {size} bytes", literals.len())))?;
+            let gap = gap.ok_or_else(|| {
+                Error::invalid(format!("{} literal bytes are too few for a file of {size} bytes", literals.len()))
+            })?;
             let (part, later) = rest.split_at(gap);
             if !part.is_empty() {
                 parts.push((at, part));
@@ -53,7 +55,9 @@ impl<'a> Image<'a> {
 
     /// Pieces of at most [`STEP`] bytes.
     fn steps(&self) -> impl Iterator<Item = (u64, &'a [u8])> + use<'_, 'a> {
-        self.parts.iter().flat_map(|&(offset, bytes)| bytes.chunks(STEP).enumerate().map(move |(i, step)| (offset + (i * STEP) as u64, step)))
+        self.parts.iter().flat_map(|&(offset, bytes)| {
+            bytes.chunks(STEP).enumerate().map(move |(i, step)| (offset + (i * STEP) as u64, step))
+        })
     }
 
     /// Writes the file: temporary name beside it, flush, rename, flush of the folder. Until the rename the old file stands.
@@ -85,10 +89,17 @@ impl<'a> Image<'a> {
             Ok(hasher)
         };
         let mut whole = crc32fast::Hasher::new();
-        pipeline::run(threads, 64, || Ok(steps.next()), || (), work, |part| {
-            whole.combine(&part);
-            Ok(())
-        })?;
+        pipeline::run(
+            threads,
+            64,
+            || Ok(steps.next()),
+            || (),
+            work,
+            |part| {
+                whole.combine(&part);
+                Ok(())
+            },
+        )?;
         Ok(whole.finalize())
     }
 }

@@ -106,7 +106,9 @@ pub fn read_footer_bytes(file: &File, path: &Path) -> Result<(u64, Vec<u8>)> {
     let mut trailer = [0; TRAILER];
     storage::read_at(file, path, &mut trailer, length - TRAILER as u64)?;
     if magic != *MAGIC || trailer[72..] != *END_MAGIC {
-        return Err(Error::corrupt(format!("pack {what} does not begin and end as a pack does; it was cut off or overwritten")));
+        return Err(Error::corrupt(format!(
+            "pack {what} does not begin and end as a pack does; it was cut off or overwritten"
+        )));
     }
     let footer = u64_at(&trailer, 8);
     let count = u64::from(u32_at(&trailer, 4));
@@ -129,11 +131,16 @@ pub fn parse_footer(bytes: &[u8], length: u64, what: &str) -> Result<(Vec<Entry>
     }
     let version = u32_at(trailer, 0);
     if version != VERSION {
-        return Err(Error::unsupported(format!("pack {what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina")));
+        return Err(Error::unsupported(format!(
+            "pack {what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina"
+        )));
     }
     let unknown = u64_at(trailer, 16) & !KNOWN_BITS;
     if unknown != 0 {
-        return Err(Error::unsupported(format!("pack {what} requires feature bit {}, unknown here: upgrade lamina", unknown.trailing_zeros())));
+        return Err(Error::unsupported(format!(
+            "pack {what} requires feature bit {}, unknown here: upgrade lamina",
+            unknown.trailing_zeros()
+        )));
     }
     let count = u32_at(trailer, 4);
     if count == 0 || count > MAX_ENTRIES || u64_at(trailer, 8) != size as u64 {
@@ -156,7 +163,12 @@ fn parse_entries(footer: &[u8], count: usize) -> std::result::Result<Vec<Entry>,
         let codec = Codec::from_tag(bytes[40]).ok_or("an entry has an unknown codec")?;
         let kind = [Kind::Content, Kind::Node, Kind::Structure].get(usize::from(bytes[41])).copied();
         let (encoded, raw) = (u32_at(bytes, 32), u32_at(bytes, 36));
-        if encoded == 0 || encoded > raw || raw as usize > MAX_CHUNK || bytes[42..] != [0, 0] || (codec == Codec::Raw && encoded != raw) {
+        if encoded == 0
+            || encoded > raw
+            || raw as usize > MAX_CHUNK
+            || bytes[42..] != [0, 0]
+            || (codec == Codec::Raw && encoded != raw)
+        {
             return Err("an entry has impossible lengths");
         }
         let base = match codec {
@@ -164,7 +176,15 @@ fn parse_entries(footer: &[u8], count: usize) -> std::result::Result<Vec<Entry>,
             _ => None,
         };
         let id = Digest::from_slice(&bytes[..32]).ok_or("an entry is cut off")?;
-        entries.push(Entry { id, offset, encoded, raw, codec, kind: kind.ok_or("an entry has an unknown kind")?, base });
+        entries.push(Entry {
+            id,
+            offset,
+            encoded,
+            raw,
+            codec,
+            kind: kind.ok_or("an entry has an unknown kind")?,
+            base,
+        });
         offset += u64::from(encoded);
     }
     match bases.next() {
@@ -179,8 +199,20 @@ mod tests {
     use crate::ErrorKind;
 
     fn entries() -> Vec<Entry> {
-        let entry = |i: u8, offset, codec, base| Entry { id: Digest::of(&[i]), offset, encoded: 5, raw: 5, codec, kind: Kind::Node, base };
-        vec![entry(0, 8, Codec::Raw, None), entry(1, 13, Codec::Delta, Some(Digest::of(b"b"))), entry(2, 18, Codec::Zstd, None)]
+        let entry = |i: u8, offset, codec, base| Entry {
+            id: Digest::of(&[i]),
+            offset,
+            encoded: 5,
+            raw: 5,
+            codec,
+            kind: Kind::Node,
+            base,
+        };
+        vec![
+            entry(0, 8, Codec::Raw, None),
+            entry(1, 13, Codec::Delta, Some(Digest::of(b"b"))),
+            entry(2, 18, Codec::Zstd, None),
+        ]
     }
 
     #[test]

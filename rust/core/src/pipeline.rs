@@ -148,10 +148,17 @@ mod tests {
             Ok((i <= n).then_some(i))
         };
         let work = |_: &mut (), i: u64| if bad == Some(i) { Err(Error::invalid("work")) } else { Ok(i * i) };
-        run(threads, 3, source, || (), work, |r| {
-            out.push(r);
-            Ok(())
-        })?;
+        run(
+            threads,
+            3,
+            source,
+            || (),
+            work,
+            |r| {
+                out.push(r);
+                Ok(())
+            },
+        )?;
         Ok(out)
     }
 

@@ -114,7 +114,9 @@ impl Placement {
         for id in closure {
             // Shares are compared as fractions, crosswise, so that no rounding decides.
             let best = self.places(id).max_by(|a, b| {
-                let part = |p: &Location<'_>, other: &Location<'_>| u128::from(share[&p.pack.name]) * u128::from(other.pack.length);
+                let part = |p: &Location<'_>, other: &Location<'_>| {
+                    u128::from(share[&p.pack.name]) * u128::from(other.pack.length)
+                };
                 part(a, b).cmp(&part(b, a)).then(b.pack.name.cmp(&a.pack.name))
             });
             let best = best.ok_or_else(|| missing(id))?;
@@ -152,7 +154,9 @@ impl Placement {
         }
         let version = u32_at(bytes, 8);
         if version != VERSION {
-            return Err(Error::unsupported(format!("{what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina")));
+            return Err(Error::unsupported(format!(
+                "{what} has format version {version}; this lamina reads version {VERSION}: upgrade lamina"
+            )));
         }
         let mut placement = Self::default();
         let mut rest = &bytes[16..size];
@@ -198,7 +202,15 @@ mod tests {
         let mut offset = 8;
         let mut entry = |c: &u8| {
             offset += 10;
-            Entry { id: ChunkId::of(&[*c]), offset: offset - 10, encoded: 10, raw: 10, codec: Codec::Raw, kind: Kind::Content, base: None }
+            Entry {
+                id: ChunkId::of(&[*c]),
+                offset: offset - 10,
+                encoded: 10,
+                raw: 10,
+                codec: Codec::Raw,
+                kind: Kind::Content,
+                base: None,
+            }
         };
         let entries: Vec<_> = chunks.iter().map(&mut entry).collect();
         let length = 8 + 10 * chunks.len() as u64 + pack::footer(&entries, 0).len() as u64;

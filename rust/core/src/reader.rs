@@ -95,7 +95,11 @@ pub fn read_chunk(packs: &PackFiles, place: Location<'_>, scratch: &mut Scratch,
         Codec::Raw => dst.copy_from_slice(encoded),
         _ => scratch.decoder.decode_into(*codec, encoded, dst).map_err(|e| e.context(file()))?,
     }
-    if Digest::of(dst) == *id { Ok(()) } else { Err(Error::corrupt(format!("{} is damaged: its digest is not its name", file()))) }
+    if Digest::of(dst) == *id {
+        Ok(())
+    } else {
+        Err(Error::corrupt(format!("{} is damaged: its digest is not its name", file())))
+    }
 }
 
 /// A destination: bytes of the state from `offset` go here.
@@ -229,7 +233,12 @@ impl Reader {
     }
 
     /// Fills all destinations, verified. On an error some hold bytes, but never wrong ones that were reported as right.
-    pub fn read(&self, wants: Vec<Want<'_>>, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+    pub fn read(
+        &self,
+        wants: Vec<Want<'_>>,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<()> {
         let mut tasks: HashMap<usize, Vec<(usize, &mut [u8])>> = HashMap::new();
         for want in wants {
             let end = want.offset.checked_add(want.to.len() as u64).filter(|&e| e <= self.length);
@@ -252,7 +261,8 @@ impl Reader {
             interrupt()?;
             Ok(tasks.next())
         };
-        let work = |scratch: &mut Scratch, (index, parts): (usize, Vec<(usize, &mut [u8])>)| self.fill(scratch, index, parts);
+        let work =
+            |scratch: &mut Scratch, (index, parts): (usize, Vec<(usize, &mut [u8])>)| self.fill(scratch, index, parts);
         pipeline::run(threads, 64, source, Scratch::new, work, |()| Ok(()))
     }
 
@@ -277,7 +287,12 @@ impl Reader {
     }
 
     /// Writes the files of the snapshot into `folder`, each under a temporary name until it is complete.
-    pub fn export(&self, folder: &Path, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Vec<PathBuf>> {
+    pub fn export(
+        &self,
+        folder: &Path,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Vec<PathBuf>> {
         storage::create_dir(folder)?;
         let mut outputs = Outputs::default();
         for file in &self.structure.files {
@@ -291,7 +306,8 @@ impl Reader {
                     let start = self.starts[index].max(offset);
                     let end = (self.starts[index] + u64::from(self.content[index].len)).min(offset + len);
                     let within = (start - self.starts[index]) as usize;
-                    let copy = Copy { file: number, position: position + start - offset, within, len: (end - start) as usize };
+                    let copy =
+                        Copy { file: number, position: position + start - offset, within, len: (end - start) as usize };
                     runs.entry(index).or_default().push(copy);
                 }
                 position += len;
@@ -307,7 +323,8 @@ impl Reader {
         let work = |scratch: &mut Scratch, (index, copies): (usize, Vec<Copy>)| {
             let mut raw = std::mem::take(&mut scratch.raw);
             raw.resize(self.content[index].len as usize, 0);
-            let result = self.place(&self.content[index].id).and_then(|place| read_chunk(&self.packs, place, scratch, &mut raw));
+            let result =
+                self.place(&self.content[index].id).and_then(|place| read_chunk(&self.packs, place, scratch, &mut raw));
             let result = result.and_then(|()| copies.iter().try_for_each(|c| outputs.write(c, &raw)));
             scratch.raw = raw;
             result
@@ -337,7 +354,10 @@ impl Outputs {
         let parent = storage::parent(&target);
         storage::create_dir(&parent)?;
         if target.is_dir() {
-            return Err(Error::invalid(format!("{} is a folder; a file of this name is to be written", target.display())));
+            return Err(Error::invalid(format!(
+                "{} is a folder; a file of this name is to be written",
+                target.display()
+            )));
         }
         let temp = parent.join(format!(".{}.tmp", crate::digest::random_name()));
         let file = storage::create_new(&temp)?;

@@ -77,7 +77,9 @@ impl Repository {
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join("config.json");
         let bytes = storage::read_small(&path, MAX_JSON).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Error::not_found(format!("{} is not a lamina repository: it has no config.json", root.display())),
+            ErrorKind::NotFound => {
+                Error::not_found(format!("{} is not a lamina repository: it has no config.json", root.display()))
+            }
             _ => e,
         })?;
         let (_, body) = format::unseal(&bytes, "config", &path.display().to_string())?;
@@ -91,7 +93,9 @@ impl Repository {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             other => return other,
         }
-        let foreign = storage::list(root)?.into_iter().find(|n| !matches!(n.as_str(), ".gitignore" | "packs" | "snapshots" | "sessions") && !n.starts_with('.'));
+        let foreign = storage::list(root)?
+            .into_iter()
+            .find(|n| !matches!(n.as_str(), ".gitignore" | "packs" | "snapshots" | "sessions") && !n.starts_with('.'));
         if let Some(name) = foreign {
             return Err(Error::invalid(format!(
                 "{} is no lamina repository and not empty (it holds {name:?}); give an empty or new folder",
@@ -137,7 +141,11 @@ impl Repository {
             storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
         let mut known = lock(&self.placement);
         let gone: Vec<_> = known.placement.packs().map(|p| p.name).filter(|n| !names.contains(n)).collect();
-        let come: Vec<_> = names.iter().copied().filter(|n| known.placement.pack(n).is_none() && !known.damaged.contains_key(n)).collect();
+        let come: Vec<_> = names
+            .iter()
+            .copied()
+            .filter(|n| known.placement.pack(n).is_none() && !known.damaged.contains_key(n))
+            .collect();
         known.damaged.retain(|n, _| names.contains(n));
         if gone.is_empty() && come.is_empty() {
             return Ok(Arc::clone(&known.placement));
@@ -163,7 +171,9 @@ impl Repository {
     /// Makes an error that names a missing chunk say which pack is damaged, if one is.
     fn explain(&self, error: Error) -> Error {
         match lock(&self.placement).damaged.values().next() {
-            Some(damage) if error.kind() == ErrorKind::Corrupt && damage.kind() == ErrorKind::Unsupported => damage.clone(),
+            Some(damage) if error.kind() == ErrorKind::Corrupt && damage.kind() == ErrorKind::Unsupported => {
+                damage.clone()
+            }
             Some(damage) if error.kind() == ErrorKind::Corrupt => error.context(damage),
             _ => error,
         }
@@ -235,9 +245,13 @@ impl Repository {
         if let Some(wanted) = series
             && !names.contains(wanted)
         {
-            return Err(Error::not_found(format!("{} has no series {wanted:?}; it has {names:?}", self.root.display())));
+            return Err(Error::not_found(format!(
+                "{} has no series {wanted:?}; it has {names:?}",
+                self.root.display()
+            )));
         }
-        let inside: Vec<&Snapshot> = all.iter().map(|s| &**s).filter(|s| series.is_none_or(|n| s.body.series == n)).collect();
+        let inside: Vec<&Snapshot> =
+            all.iter().map(|s| &**s).filter(|s| series.is_none_or(|n| s.body.series == n)).collect();
         if inside.is_empty() {
             return Err(Error::not_found(format!("{} holds no snapshot yet", self.root.display())));
         }
@@ -254,15 +268,23 @@ impl Repository {
             },
         };
         let number = found.ok_or_else(|| {
-            Error::not_found(format!("no snapshot {reference:?} in {}; expected an alias, latest, best, epoch_N, a number or an id", self.root.display()))
+            Error::not_found(format!(
+                "no snapshot {reference:?} in {}; expected an alias, latest, best, epoch_N, a number or an id",
+                self.root.display()
+            ))
         })?;
-        all.iter().find(|s| s.number == number).cloned().ok_or_else(|| Error::not_found(format!("snapshot {number} is gone")))
+        all.iter()
+            .find(|s| s.number == number)
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("snapshot {number} is gone")))
     }
 
     fn named(&self, series: &str, reference: &str, inside: &[&Snapshot]) -> Result<Option<u64>> {
         if let Some((_, id)) = self.read_alias(&self.alias_path(series, reference))? {
             let target = inside.iter().find(|s| s.id == id);
-            return target.map(|s| Some(s.number)).ok_or_else(|| Error::not_found(format!("alias {reference:?} names snapshot {id}, which is gone")));
+            return target
+                .map(|s| Some(s.number))
+                .ok_or_else(|| Error::not_found(format!("alias {reference:?} names snapshot {id}, which is gone")));
         }
         let newest = |test: &dyn Fn(&Snapshot) -> bool| inside.iter().filter(|s| test(s)).map(|s| s.number).max();
         Ok(match reference {
@@ -330,7 +352,9 @@ impl Repository {
         };
         let (series, alias, snapshot) = (field("series")?, field("alias")?, field("snapshot")?);
         if self.alias_path(&series, &alias).file_name() != path.file_name() {
-            return Err(Error::corrupt(format!("{what} is damaged: it holds the alias {alias:?} of {series:?}, its name is that of another")));
+            return Err(Error::corrupt(format!(
+                "{what} is damaged: it holds the alias {alias:?} of {series:?}, its name is that of another"
+            )));
         }
         Ok(Some((alias, snapshot)))
     }
@@ -366,7 +390,13 @@ impl Repository {
     // ---- save ---------------------------------------------------------------------------------------------------
 
     /// Saves a state and commits a snapshot of it with the fields of `body`; its state, session and figures are filled in here.
-    pub fn save(&self, mut body: Body, layout: &Layout, source: &dyn StateSource, options: &SaveOptions<'_>) -> Result<Arc<Snapshot>> {
+    pub fn save(
+        &self,
+        mut body: Body,
+        layout: &Layout,
+        source: &dyn StateSource,
+        options: &SaveOptions<'_>,
+    ) -> Result<Arc<Snapshot>> {
         if body.series.is_empty() {
             return Err(Error::invalid("a snapshot needs the name of its series"));
         }
@@ -379,7 +409,8 @@ impl Repository {
         let known = self.refresh()?;
         let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
         let threads = if options.threads == 0 { crate::pipeline::default_threads() } else { options.threads };
-        let settings = Options { codec: options.codec, threads, expected_new: self.expected_new(&body.series, layout.length) };
+        let settings =
+            Options { codec: options.codec, threads, expected_new: self.expected_new(&body.series, layout.length) };
         let writer = Writer::new(layout, source, &known, &condemned, settings, options.interrupt);
         let written = writer.write(session.folder(), &self.packs_dir())?;
         drop(known);
@@ -502,7 +533,9 @@ impl Repository {
         let mut doomed = BTreeSet::new();
         for inside in groups.values() {
             let held = keep.held(inside);
-            doomed.extend(inside.iter().filter(|s| !held.contains(&s.number) && !held_ids.contains(&s.id)).map(|s| s.number));
+            doomed.extend(
+                inside.iter().filter(|s| !held.contains(&s.number) && !held_ids.contains(&s.id)).map(|s| s.number),
+            );
         }
         Ok(doomed)
     }
@@ -539,7 +572,9 @@ impl Repository {
         for snapshot in snapshots {
             let ids = closure(&placement, &files, &snapshot.body.state, &mut nodes).map(Closure::ids);
             let serving = ids.and_then(|ids| placement.serve(&ids));
-            let serving = serving.map_err(|e| self.explain(e).context(format!("snapshot {} is not complete, nothing was deleted", snapshot.number)))?;
+            let serving = serving.map_err(|e| {
+                self.explain(e).context(format!("snapshot {} is not complete, nothing was deleted", snapshot.number))
+            })?;
             needed.extend(serving.live.into_keys());
         }
         Ok(needed)
@@ -553,7 +588,15 @@ impl Repository {
             let path = folder.join(name);
             let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { continue };
             let (_, body) = format::unseal(&bytes, "journal", &path.display().to_string())?;
-            let strings = |field: &str| body.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+            let strings = |field: &str| {
+                body.get(field)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
             ids.extend(strings("snapshots"));
             packs.extend(strings("packs").iter().filter_map(|p| PackName::from_hex(p)));
         }
@@ -577,7 +620,11 @@ impl Repository {
             sessions.get_or_insert_with(|| alive.clone());
         }
         self.write_condemned(&condemned)?;
-        let due: Vec<_> = condemned.iter().filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(&self.root, n))).map(|(n, _)| *n).collect();
+        let due: Vec<_> = condemned
+            .iter()
+            .filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(&self.root, n)))
+            .map(|(n, _)| *n)
+            .collect();
         // These sessions have ended, so what they committed can be seen now.
         let needed = self.needed(&self.snapshots()?)?;
         for name in due {
@@ -590,7 +637,11 @@ impl Repository {
         }
         pruned.waiting = condemned.len();
         storage::sync_dir(&self.packs_dir())?;
-        if condemned.is_empty() { storage::remove_file(&self.condemned_path()) } else { self.write_condemned(&condemned) }
+        if condemned.is_empty() {
+            storage::remove_file(&self.condemned_path())
+        } else {
+            self.write_condemned(&condemned)
+        }
     }
 
     fn condemned_path(&self) -> PathBuf {
@@ -605,7 +656,11 @@ impl Repository {
         let damaged = || Error::corrupt(format!("{what} is damaged"));
         let packs: BTreeMap<String, Option<Vec<String>>> =
             serde_json::from_value(body.get("packs").cloned().ok_or_else(damaged)?).map_err(|_| damaged())?;
-        packs.into_iter().map(|(name, s)| Ok((PackName::from_hex(&name).ok_or_else(damaged)?, s))).collect::<Result<_>>().map(Some)
+        packs
+            .into_iter()
+            .map(|(name, s)| Ok((PackName::from_hex(&name).ok_or_else(damaged)?, s)))
+            .collect::<Result<_>>()
+            .map(Some)
     }
 
     /// The condemned packs; `None` if the list cannot be read: then no pack may be deduplicated against.
@@ -619,7 +674,11 @@ impl Repository {
 
     fn write_condemned(&self, condemned: &BTreeMap<PackName, Option<Vec<String>>>) -> Result<()> {
         let packs: Map<String, Value> = condemned.iter().map(|(n, s)| (n.hex(), Value::from(s.clone()))).collect();
-        storage::write_atomic(&self.root, &self.condemned_path(), &format::seal("condemned", &format::body([("packs", packs.into())]))?)
+        storage::write_atomic(
+            &self.root,
+            &self.condemned_path(),
+            &format::seal("condemned", &format::body([("packs", packs.into())]))?,
+        )
     }
 }
 
@@ -649,7 +708,9 @@ fn parse_number(digits: &str) -> Option<u64> {
 
 fn check_alias(alias: &str) -> Result<()> {
     if alias.is_empty() || alias.len() > 128 || alias.chars().any(|c| matches!(c, '/' | ':' | '@') || c.is_control()) {
-        return Err(Error::invalid(format!("an alias has 1 to 128 bytes and none of '/', ':', '@'. Received: {alias:?}")));
+        return Err(Error::invalid(format!(
+            "an alias has 1 to 128 bytes and none of '/', ':', '@'. Received: {alias:?}"
+        )));
     }
     if alias == "latest" {
         return Err(Error::invalid("the alias \"latest\" is computed: it is always the newest snapshot of a series"));

@@ -21,7 +21,9 @@ impl Keep {
     pub fn check(&self) -> Result<()> {
         let zero = self.last == Some(0) || self.best == Some(0) || self.every == Some(0);
         if zero || *self == Self::default() {
-            return Err(Error::invalid(format!("Keep needs at least one of last, best and every, each 1 or more. Received: {self:?}")));
+            return Err(Error::invalid(format!(
+                "Keep needs at least one of last, best and every, each 1 or more. Received: {self:?}"
+            )));
         }
         Ok(())
     }
@@ -33,7 +35,9 @@ impl Keep {
         let mut held: BTreeSet<u64> = by_number.iter().take(self.last.unwrap_or(0)).map(|s| s.number).collect();
         held.extend(ranking(&by_number).iter().take(self.best.unwrap_or(0)).map(|s| s.number));
         if let Some(every) = self.every {
-            let due = |s: &&&Snapshot| s.body.batch.is_none() && s.body.epoch.is_some_and(|e| (e.unsigned_abs() + 1) % every == 0);
+            let due = |s: &&&Snapshot| {
+                s.body.batch.is_none() && s.body.epoch.is_some_and(|e| (e.unsigned_abs() + 1) % every == 0)
+            };
             held.extend(by_number.iter().filter(due).map(|s| s.number));
         }
         held
@@ -42,11 +46,15 @@ impl Keep {
 
 /// Snapshots with a value of the series' newest monitored metric, the best first; among equals the older one.
 pub fn ranking<'a>(series: &[&'a Snapshot]) -> Vec<&'a Snapshot> {
-    let newest = series.iter().filter(|s| s.body.monitor.is_some() && s.body.value().is_some()).max_by_key(|s| s.number);
+    let newest =
+        series.iter().filter(|s| s.body.monitor.is_some() && s.body.value().is_some()).max_by_key(|s| s.number);
     let Some(newest) = newest else { return vec![] };
     let sign = if newest.body.larger_is_better() { -1.0 } else { 1.0 };
-    let same = |s: &&&Snapshot| s.body.monitor == newest.body.monitor && s.body.mode == newest.body.mode && s.body.mode.is_some();
-    let mut ranked: Vec<(f64, &Snapshot)> = series.iter().filter(same).filter_map(|s| Some((sign * s.body.value()?, *s))).collect();
+    let same = |s: &&&Snapshot| {
+        s.body.monitor == newest.body.monitor && s.body.mode == newest.body.mode && s.body.mode.is_some()
+    };
+    let mut ranked: Vec<(f64, &Snapshot)> =
+        series.iter().filter(same).filter_map(|s| Some((sign * s.body.value()?, *s))).collect();
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.number.cmp(&b.1.number)));
     ranked.into_iter().map(|r| r.1).collect()
 }

@@ -42,9 +42,9 @@ impl Session {
         let sessions = repository.join("sessions");
         storage::create_dir(&sessions)?;
         // Another process that sweeps may take the folder for a dead one before its lock is held; then draw again.
-        (0..8).find_map(|_| Self::try_begin(&sessions).transpose()).unwrap_or_else(|| {
-            Err(Error::io("begin a session in", &sessions, &std::io::ErrorKind::WouldBlock.into()))
-        })
+        (0..8)
+            .find_map(|_| Self::try_begin(&sessions).transpose())
+            .unwrap_or_else(|| Err(Error::io("begin a session in", &sessions, &std::io::ErrorKind::WouldBlock.into())))
     }
 
     fn try_begin(sessions: &Path) -> Result<Option<Self>> {

@@ -53,12 +53,16 @@ impl ChunkRef {
     /// The entries of a node.
     pub fn parse_node(bytes: &[u8]) -> Result<Vec<Self>> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(ENTRY) {
-            return Err(Error::corrupt(format!("a content node has {} bytes, expected a multiple of {ENTRY}", bytes.len())));
+            return Err(Error::corrupt(format!(
+                "a content node has {} bytes, expected a multiple of {ENTRY}",
+                bytes.len()
+            )));
         }
         let entry = |bytes: &[u8]| {
             let len = format::u32_at(bytes, 32);
             let id = Digest::from_slice(&bytes[..32]).filter(|_| len > 0 && len as usize <= MAX_CHUNK);
-            id.map(|id| Self { id, len }).ok_or_else(|| Error::corrupt(format!("a content node names a chunk of {len} bytes")))
+            id.map(|id| Self { id, len })
+                .ok_or_else(|| Error::corrupt(format!("a content node names a chunk of {len} bytes")))
         };
         bytes.chunks_exact(ENTRY).map(entry).collect()
     }
@@ -164,7 +168,9 @@ impl Body {
         }
         if *depth > MAX_DEPTH || root.is_empty() != (*length == 0) || (root.is_empty() && *depth > 0) {
             let listed = root.len();
-            return Err(Error::invalid(format!("{length} bytes cannot have a content tree of depth {depth} with {listed} entries at its root")));
+            return Err(Error::invalid(format!(
+                "{length} bytes cannot have a content tree of depth {depth} with {listed} entries at its root"
+            )));
         }
         let number = match &self.value {
             Value::Null | Value::Number(_) => true,
@@ -190,7 +196,8 @@ impl Snapshot {
     /// Reads the bytes of a snapshot file; `what` names it in messages.
     pub fn parse(bytes: &[u8], number: u64, what: &str) -> Result<Self> {
         let (digest, map) = format::unseal(bytes, "snapshot", what)?;
-        let body: Body = serde_json::from_value(Value::Object(map)).map_err(|e| Error::corrupt(format!("{what} is damaged: {e}")))?;
+        let body: Body = serde_json::from_value(Value::Object(map))
+            .map_err(|e| Error::corrupt(format!("{what} is damaged: {e}")))?;
         body.check().map_err(|e| Error::corrupt(format!("{what} is damaged: {e}")))?;
         Ok(Self { id: digest.hex()[..32].to_owned(), number, file_bytes: bytes.len() as u64, body })
     }
@@ -225,16 +232,21 @@ pub struct Structure {
 impl Structure {
     /// Reads and checks the bytes of a structure against the length of its state.
     pub fn parse(bytes: &[u8], length: u64) -> Result<Self> {
-        let structure: Self = serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the structure is damaged: {e}")))?;
+        let structure: Self =
+            serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the structure is damaged: {e}")))?;
         structure.check(length).map_err(|e| Error::corrupt(format!("the structure is damaged: {e}")))?;
         Ok(structure)
     }
 
     /// The bytes that [`Structure::parse`] reads.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let bytes = serde_json::to_vec(self).map_err(|e| Error::invalid(format!("the structure cannot be written: {e}")))?;
+        let bytes =
+            serde_json::to_vec(self).map_err(|e| Error::invalid(format!("the structure cannot be written: {e}")))?;
         if bytes.len() as u64 > MAX_STRUCTURE {
-            return Err(Error::invalid(format!("the names of files and tensors take {} bytes; at most {MAX_STRUCTURE} are supported", bytes.len())));
+            return Err(Error::invalid(format!(
+                "the names of files and tensors take {} bytes; at most {MAX_STRUCTURE} are supported",
+                bytes.len()
+            )));
         }
         Ok(bytes)
     }
@@ -256,7 +268,10 @@ impl Structure {
                 size = size.saturating_add(run);
             }
             if size != file.size {
-                return Err(Error::invalid(format!("the extents of {:?} have {size} bytes, the file {}", file.path, file.size)));
+                return Err(Error::invalid(format!(
+                    "the extents of {:?} have {size} bytes, the file {}",
+                    file.path, file.size
+                )));
             }
         }
         disjoint(self.files.iter().flat_map(|f| f.extents.iter().copied()).collect())?;
@@ -373,7 +388,8 @@ mod tests {
     fn tensors_are_checked() {
         let tensor = |name: &str, n, role: &str, at| TensorEntry(name.into(), "<f4".into(), vec![n], role.into(), at);
         let check = |training| Structure { files: vec![], training }.check(10);
-        check(vec![tensor("a", 1, "weights", 6), tensor("b", 1, "training", 2), tensor("c", 0, "counters", 0)]).unwrap();
+        check(vec![tensor("a", 1, "weights", 6), tensor("b", 1, "training", 2), tensor("c", 0, "counters", 0)])
+            .unwrap();
         assert!(check(vec![tensor("a", 3, "weights", 0)]).is_err());
         assert!(check(vec![tensor("a", 1, "hero", 0)]).is_err());
         assert!(check(vec![tensor("a", 0, "weights", 1)]).is_err());
@@ -385,7 +401,8 @@ mod tests {
     fn states_are_checked() {
         let some = |len| vec![ChunkRef { id: Digest::of(b"x"), len }];
         let check = |state, value: Value, mode: Option<&str>| {
-            let fields = serde_json::json!({"created_at": "", "series": "s", "kind": "files", "value": value, "mode": mode});
+            let fields =
+                serde_json::json!({"created_at": "", "series": "s", "kind": "files", "value": value, "mode": mode});
             let mut body: Body = serde_json::from_value(fields).unwrap();
             body.state = state;
             body.seal()

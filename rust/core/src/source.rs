@@ -98,7 +98,11 @@ impl<'a> MemorySource<'a> {
         let s = &layout.structure;
         let wanted = s.files.iter().map(|f| &f.tensors).chain([&s.training]);
         if self.tensors.len() != s.files.len() + 1 || self.literals.len() != s.files.len() {
-            return Err(Error::invalid(format!("buffers for {} files, the plan has {}", self.literals.len(), s.files.len())));
+            return Err(Error::invalid(format!(
+                "buffers for {} files, the plan has {}",
+                self.literals.len(),
+                s.files.len()
+            )));
         }
         for (tensors, buffers) in wanted.zip(&self.tensors) {
             if tensors.len() != buffers.len() {
@@ -107,7 +111,11 @@ impl<'a> MemorySource<'a> {
             for (entry, buffer) in tensors.iter().zip(buffers) {
                 let bytes = crate::tensor::tensor_bytes(&entry.1, &entry.2)?;
                 if bytes != buffer.len() as u64 {
-                    return Err(Error::invalid(format!("the buffer of {:?} has {} bytes, its dtype and shape need {bytes}", entry.0, buffer.len())));
+                    return Err(Error::invalid(format!(
+                        "the buffer of {:?} has {} bytes, its dtype and shape need {bytes}",
+                        entry.0,
+                        buffer.len()
+                    )));
                 }
             }
         }
@@ -135,7 +143,13 @@ impl StateSource for MemorySource<'_> {
 }
 
 /// Fills `buffer` with literal bytes of a file from `position`, counted in literal bytes.
-pub fn read_literals(source: &dyn StateSource, layout: &Layout, file: usize, position: u64, buffer: &mut [u8]) -> Result<()> {
+pub fn read_literals(
+    source: &dyn StateSource,
+    layout: &Layout,
+    file: usize,
+    position: u64,
+    buffer: &mut [u8],
+) -> Result<()> {
     let mut skip = position;
     let mut filled = 0;
     for &(offset, len) in &layout.literals[file] {
@@ -155,7 +169,12 @@ pub fn read_literals(source: &dyn StateSource, layout: &Layout, file: usize, pos
 }
 
 /// The bytes of a run or group; `scratch` and `joined` may hold them.
-pub fn read_piece<'a>(source: &'a dyn StateSource, piece: &Piece, scratch: &'a mut Vec<u8>, joined: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+pub fn read_piece<'a>(
+    source: &'a dyn StateSource,
+    piece: &Piece,
+    scratch: &'a mut Vec<u8>,
+    joined: &'a mut Vec<u8>,
+) -> Result<&'a [u8]> {
     match piece {
         Piece::Run { at, start, len, .. } => source.tensor(*at, *start, *len, scratch),
         Piece::Group { members, .. } if members.len() == 1 => source.tensor(members[0].0, 0, members[0].1, scratch),

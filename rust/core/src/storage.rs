@@ -53,7 +53,11 @@ pub fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64)
     while !buffer.is_empty() {
         match positional_read(file, buffer, offset) {
             Ok(0) => {
-                return Err(Error::corrupt(format!("{} ends at byte {offset}, {} more were expected", path.display(), buffer.len())));
+                return Err(Error::corrupt(format!(
+                    "{} ends at byte {offset}, {} more were expected",
+                    path.display(),
+                    buffer.len()
+                )));
             }
             Ok(n) => {
                 buffer = &mut buffer[n..];
@@ -115,7 +119,14 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     let folder = File::open(path).map_err(failed("open", path))?;
     match folder.sync_all() {
         Ok(()) => Ok(()),
-        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => Ok(()),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(())
+        }
         Err(e) => Err(Error::io("flush", path, &e)),
     }
 }

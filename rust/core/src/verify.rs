@@ -48,7 +48,12 @@ impl Repository {
         let mut files = vec![("config", root.join("config.json")), ("condemned", root.join("condemned.json"))];
         for (kind, folder) in [("alias", "aliases"), ("journal", "journal")] {
             let names = storage::list(&root.join(folder))?;
-            files.extend(names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')).map(|n| (kind, root.join(folder).join(n))));
+            files.extend(
+                names
+                    .iter()
+                    .filter(|n| n.ends_with(".json") && !n.starts_with('.'))
+                    .map(|n| (kind, root.join(folder).join(n))),
+            );
         }
         let mut targets = vec![];
         for (kind, path) in files {
@@ -58,22 +63,38 @@ impl Repository {
                 targets.push((path, body));
             }
         }
-        let ids: HashSet<String> = note(report, self.snapshots())?.into_iter().flatten().map(|s| s.id.clone()).collect();
+        let ids: HashSet<String> =
+            note(report, self.snapshots())?.into_iter().flatten().map(|s| s.id.clone()).collect();
         for (path, body) in targets {
             let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
             let name = Digest::of(&[text("series").as_bytes(), b"\0", text("alias").as_bytes()].concat()).hex();
             if path.file_stem().and_then(|s| s.to_str()) != Some(&name[..32]) {
-                report.problems.push(format!("{} has the name of another alias than {:?}", path.display(), text("alias")));
+                report.problems.push(format!(
+                    "{} has the name of another alias than {:?}",
+                    path.display(),
+                    text("alias")
+                ));
             } else if !ids.contains(&text("snapshot")) {
-                report.problems.push(format!("alias {:?} of {:?} names a snapshot that is gone", text("alias"), text("series")));
+                report.problems.push(format!(
+                    "alias {:?} of {:?} names a snapshot that is gone",
+                    text("alias"),
+                    text("series")
+                ));
             }
         }
         Ok(())
     }
 
-    fn verify_packs(&self, full: bool, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync), report: &mut Report) -> Result<()> {
+    fn verify_packs(
+        &self,
+        full: bool,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+        report: &mut Report,
+    ) -> Result<()> {
         let folder = self.root().join("packs");
-        let mut names: Vec<_> = storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
+        let mut names: Vec<_> =
+            storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
         names.sort();
         report.packs = names.len();
         let mut names = names.into_iter();
@@ -88,7 +109,11 @@ impl Repository {
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok((0, 0, vec![])),
                 other => other?,
             };
-            match if full { verify_pack(&file, &path, name, decoder) } else { pack::read_footer(&file, &path).map(|_| (0, 0, vec![])) } {
+            match if full {
+                verify_pack(&file, &path, name, decoder)
+            } else {
+                pack::read_footer(&file, &path).map(|_| (0, 0, vec![]))
+            } {
                 Err(e) if e.kind() != ErrorKind::Io => Ok((0, 0, vec![e.message().to_owned()])),
                 other => other,
             }
@@ -130,7 +155,12 @@ fn note<T>(report: &mut Report, result: Result<T>) -> Result<Option<T>> {
 }
 
 /// Reads a pack once: its digest, and every chunk. Gives chunks, bytes and problems.
-fn verify_pack(file: &File, path: &std::path::Path, name: PackName, decoder: &mut Decoder) -> Result<(u64, u64, Vec<String>)> {
+fn verify_pack(
+    file: &File,
+    path: &std::path::Path,
+    name: PackName,
+    decoder: &mut Decoder,
+) -> Result<(u64, u64, Vec<String>)> {
     let (length, footer) = pack::read_footer_bytes(file, path)?;
     let (entries, _) = pack::parse_footer(&footer, length, &path.display().to_string())?;
     let mut hasher = blake3::Hasher::new();

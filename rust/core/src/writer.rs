@@ -112,7 +112,10 @@ impl<'a> Writer<'a> {
         let mut content = vec![];
         self.store(self.content_jobs(), &mut filler, |c| content.push(c))?;
         if content.len() as u64 > MAX_CHUNKS {
-            return Err(Error::invalid(format!("the state has {} chunks; at most {MAX_CHUNKS} are supported", content.len())));
+            return Err(Error::invalid(format!(
+                "the state has {} chunks; at most {MAX_CHUNKS} are supported",
+                content.len()
+            )));
         }
         self.source.finish()?;
         let tree = Tree::build(content, self.layout.structure.to_bytes()?);
@@ -180,7 +183,9 @@ impl<'a> Writer<'a> {
             let Some(piece) = layout.pieces.get(next) else { return Ok(None) };
             next += 1;
             match piece {
-                Piece::Literals { file, len, cdc } => cutter = Some(Cutter { layout, source, file: *file, len: *len, cdc: *cdc, at: 0, held: vec![] }),
+                Piece::Literals { file, len, cdc } => {
+                    cutter = Some(Cutter { layout, source, file: *file, len: *len, cdc: *cdc, at: 0, held: vec![] })
+                }
                 _ => return Ok(Some(Job::Piece(piece))),
             }
         }
@@ -193,7 +198,8 @@ impl<'a> Writer<'a> {
         if budget == 0 {
             return Ok(());
         }
-        let closure: HashSet<ChunkId> = tree.closure().filter(|id| self.known.holds(id, self.condemned) && !filler.has(id)).collect();
+        let closure: HashSet<ChunkId> =
+            tree.closure().filter(|id| self.known.holds(id, self.condemned) && !filler.has(id)).collect();
         let serving = self.known.serve(&closure)?;
         let mut sparse: Vec<(&Pack, u64)> = vec![];
         for (name, &live) in &serving.live {
@@ -202,7 +208,11 @@ impl<'a> Writer<'a> {
             }
         }
         // The emptiest first; fractions are compared crosswise.
-        sparse.sort_by(|a, b| (u128::from(a.1) * u128::from(b.0.length)).cmp(&(u128::from(b.1) * u128::from(a.0.length))).then(a.0.name.cmp(&b.0.name)));
+        sparse.sort_by(|a, b| {
+            (u128::from(a.1) * u128::from(b.0.length))
+                .cmp(&(u128::from(b.1) * u128::from(a.0.length)))
+                .then(a.0.name.cmp(&b.0.name))
+        });
         let mut chosen = HashSet::new();
         let entries = sparse.iter().flat_map(|(pack, _)| pack.entries.iter().map(|e| (pack.name, e)));
         for (_, entry) in entries.filter(|(name, e)| serving.pack_of.get(&e.id) == Some(name)) {
@@ -240,7 +250,9 @@ impl<'a> Writer<'a> {
             };
             let chunk = self.chunk(&mut scratch, job, true)?;
             if chunk.id != *entry {
-                return Err(Error::invalid("the state changed while it was being saved; nothing was saved. Save again"));
+                return Err(Error::invalid(
+                    "the state changed while it was being saved; nothing was saved. Save again",
+                ));
             }
             filler.add(chunk, false)?;
         }
@@ -308,7 +320,8 @@ impl Tree {
             tree.root = nodes.into_iter().map(|bytes| tree.add(Kind::Node, bytes)).collect();
             tree.depth += 1;
         }
-        tree.structure = chunker::cut(&structure, METADATA_CDC).into_iter().map(|c| tree.add(Kind::Structure, c.to_vec())).collect();
+        tree.structure =
+            chunker::cut(&structure, METADATA_CDC).into_iter().map(|c| tree.add(Kind::Structure, c.to_vec())).collect();
         tree
     }
 
@@ -319,7 +332,8 @@ impl Tree {
     }
 
     fn jobs<'a>(&self) -> impl FnMut() -> Result<Option<Job<'a>>> + use<'a> {
-        let mut jobs: Vec<_> = self.metadata.iter().rev().map(|(_, kind, bytes)| Job::Bytes(bytes.clone(), *kind)).collect();
+        let mut jobs: Vec<_> =
+            self.metadata.iter().rev().map(|(_, kind, bytes)| Job::Bytes(bytes.clone(), *kind)).collect();
         move || Ok(jobs.pop())
     }
 
@@ -450,7 +464,15 @@ impl OpenPack {
     }
 
     fn add(&mut self, id: &ChunkRef, kind: Kind, codec: Codec, bytes: &[u8]) -> Result<()> {
-        self.entries.push(Entry { id: id.id, offset: self.length, encoded: bytes.len() as u32, raw: id.len, codec, kind, base: None });
+        self.entries.push(Entry {
+            id: id.id,
+            offset: self.length,
+            encoded: bytes.len() as u32,
+            raw: id.len,
+            codec,
+            kind,
+            base: None,
+        });
         self.write(bytes)
     }
 

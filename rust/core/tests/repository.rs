@@ -1,4 +1,5 @@
 //! The repository as a whole, on real files.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -35,7 +36,13 @@ impl Model {
         let mut at = 0;
         let tensor = |(i, bytes): (usize, &Vec<u8>)| {
             at += 1 + bytes.len() as u64;
-            TensorSpec { name: format!("l{}/{i}", i / 2), dtype: "<f4".into(), shape: vec![bytes.len() as u64 / 4], role: "weights".into(), offset: at - bytes.len() as u64 }
+            TensorSpec {
+                name: format!("l{}/{i}", i / 2),
+                dtype: "<f4".into(),
+                shape: vec![bytes.len() as u64 / 4],
+                role: "weights".into(),
+                offset: at - bytes.len() as u64,
+            }
         };
         let tensors = self.0.iter().enumerate().map(tensor).collect();
         FileSpec { path: "m.h5".into(), size: at, tensors }
@@ -58,14 +65,23 @@ fn noise(seed: u64, n: usize) -> Vec<u8> {
     (0..n).map(|i| if i % 4 == 3 { 0x3c + (next() % 3) as u8 } else { next() as u8 }).collect()
 }
 
-fn save(repository: &Repository, series: &str, model: &Model, threads: usize, change: impl FnOnce(&mut Body)) -> Arc<Snapshot> {
+fn save(
+    repository: &Repository,
+    series: &str,
+    model: &Model,
+    threads: usize,
+    change: impl FnOnce(&mut Body),
+) -> Arc<Snapshot> {
     let layout = Layout::new(&[model.spec()], &[]).unwrap();
     let literals = vec![7; model.0.len()];
-    let source = MemorySource { tensors: vec![model.0.iter().map(Vec::as_slice).collect(), vec![]], literals: vec![&literals] };
+    let source =
+        MemorySource { tensors: vec![model.0.iter().map(Vec::as_slice).collect(), vec![]], literals: vec![&literals] };
     source.check(&layout).unwrap();
     let mut fields = body(series);
     change(&mut fields);
-    repository.save(fields, &layout, &source, &SaveOptions { codec: CodecChoice::Auto, threads, interrupt: NEVER }).unwrap()
+    repository
+        .save(fields, &layout, &source, &SaveOptions { codec: CodecChoice::Auto, threads, interrupt: NEVER })
+        .unwrap()
 }
 
 fn exported(repository: &Repository, snapshot: &Snapshot) -> Vec<u8> {
@@ -85,7 +101,11 @@ fn packs(root: &Path) -> BTreeMap<String, u64> {
 
 fn stored(root: &Path) -> u64 {
     fn size(path: &Path) -> u64 {
-        std::fs::read_dir(path).unwrap().map(|e| e.unwrap()).map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+        std::fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap())
+            .map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() })
+            .sum()
     }
     size(root)
 }
@@ -212,7 +232,11 @@ fn numbers_are_never_used_twice() {
     let root = tempfile::tempdir().unwrap();
     let repository = create(root.path());
     let model = Model::new(1, &[10]);
-    let value = |v: f64| move |b: &mut Body| (b.monitor, b.mode, b.value, b.best) = (Some("m".into()), Some("max".into()), v.into(), true);
+    let value = |v: f64| {
+        move |b: &mut Body| {
+            (b.monitor, b.mode, b.value, b.best) = (Some("m".into()), Some("max".into()), v.into(), true)
+        }
+    };
     save(&repository, "s", &model, 1, value(2.0));
     save(&repository, "s", &model, 1, value(1.0));
     repository.prune(Some(&Keep { best: Some(1), ..Keep::default() }), None, false).unwrap();
@@ -284,7 +308,13 @@ fn a_failed_save_leaves_nothing_but_garbage() {
     let literals = vec![7; 1];
     let source = MemorySource { tensors: vec![vec![&model.0[0]], vec![]], literals: vec![&literals] };
     let calls = std::sync::atomic::AtomicUsize::new(0);
-    let stop = || if calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 2 { Err(lamina_core::Error::cancelled()) } else { Ok(()) };
+    let stop = || {
+        if calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 2 {
+            Err(lamina_core::Error::cancelled())
+        } else {
+            Ok(())
+        }
+    };
     let options = SaveOptions { codec: CodecChoice::Auto, threads: 2, interrupt: &stop };
     assert_eq!(repository.save(body("s"), &layout, &source, &options).unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(repository.snapshots().unwrap().is_empty());

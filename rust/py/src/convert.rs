@@ -23,5 +23,6 @@ pub(crate) fn files(args: Vec<FileArg>) -> Vec<FileSpec> {
 }
 
 pub(crate) fn body(json: &str) -> Result<Body> {
-    serde_json::from_str(json).map_err(|e| Error::invalid(format!("the description of the snapshot is not usable: {e}")))
+    serde_json::from_str(json)
+        .map_err(|e| Error::invalid(format!("the description of the snapshot is not usable: {e}")))
 }

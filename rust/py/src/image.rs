@@ -16,7 +16,8 @@ type TensorsArg<'py> = Vec<(u64, PyReadonlyArray1<'py, u8>)>;
 
 fn image_of<'a>(size: u64, tensors: &'a TensorsArg<'_>, literals: &'a PyReadonlyArray1<'_, u8>) -> Result<Image<'a>> {
     let contiguous = |_| Error::invalid("a buffer is not contiguous");
-    let slice = |(offset, array): &'a (u64, PyReadonlyArray1<'_, u8>)| Ok((*offset, array.as_slice().map_err(contiguous)?));
+    let slice =
+        |(offset, array): &'a (u64, PyReadonlyArray1<'_, u8>)| Ok((*offset, array.as_slice().map_err(contiguous)?));
     Image::new(size, tensors.iter().map(slice).collect::<Result<_>>()?, literals.as_slice().map_err(contiguous)?)
 }
 
@@ -69,7 +70,8 @@ pub(crate) fn copy_into(
 /// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.
 #[pyfunction]
 pub(crate) fn seal<'py>(py: Python<'py>, kind: &str, body: &str) -> BindingResult<Bound<'py, PyBytes>> {
-    let fields: Map<String, Value> = serde_json::from_str(body).map_err(|e| Error::invalid(format!("not a JSON object: {e}")))?;
+    let fields: Map<String, Value> =
+        serde_json::from_str(body).map_err(|e| Error::invalid(format!("not a JSON object: {e}")))?;
     let mut map = format::body([]);
     map.extend(fields);
     Ok(PyBytes::new(py, &format::seal(kind, &map)?))

@@ -16,7 +16,10 @@ const PERIOD: Duration = Duration::from_millis(100);
 pub(crate) type Interrupt<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 /// Runs `work` without the GIL; a signal handler that raises (Ctrl-C) cancels it.
-pub(crate) fn interruptible<T: Send>(py: Python<'_>, work: impl FnOnce(Interrupt<'_>) -> Result<T> + Send) -> BindingResult<T> {
+pub(crate) fn interruptible<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(Interrupt<'_>) -> Result<T> + Send,
+) -> BindingResult<T> {
     let cancelled = AtomicBool::new(false);
     let check = || if cancelled.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) };
     let mut raised = None;

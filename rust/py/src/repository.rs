@@ -115,7 +115,10 @@ impl Repository {
     /// Saves memory: per file, and at last for the training tensors, a uint8 array for each tensor; per file the bytes outside
     /// its tensors. Nobody may write to the arrays until the call returns.
     #[pyo3(signature = (body, files, training, arrays, literals, codec, threads = 0))]
-    #[allow(clippy::too_many_arguments, reason = "the arguments of one save; a struct would only be built to be taken apart")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the arguments of one save; a struct would only be built to be taken apart"
+    )]
     fn save_memory(
         &self,
         py: Python<'_>,
@@ -158,14 +161,25 @@ impl Repository {
 
     /// (snapshots, packs, chunks, bytes, problems)
     #[pyo3(signature = (full, threads = 0))]
-    fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<(usize, usize, u64, u64, Vec<String>)> {
+    fn verify(
+        &self,
+        py: Python<'_>,
+        full: bool,
+        threads: usize,
+    ) -> BindingResult<(usize, usize, u64, u64, Vec<String>)> {
         let report = interruptible(py, |check| self.inner.verify(full, threads_or_default(threads), check))?;
         Ok((report.snapshots, report.packs, report.chunks, report.bytes, report.problems))
     }
 
     /// (numbers of deleted snapshots, deleted packs, their bytes, packs that wait)
     #[pyo3(signature = (keep, series = None, dry_run = false))]
-    fn prune(&self, py: Python<'_>, keep: Option<KeepArg>, series: Option<&str>, dry_run: bool) -> BindingResult<(Vec<u64>, usize, u64, usize)> {
+    fn prune(
+        &self,
+        py: Python<'_>,
+        keep: Option<KeepArg>,
+        series: Option<&str>,
+        dry_run: bool,
+    ) -> BindingResult<(Vec<u64>, usize, u64, usize)> {
         let keep = keep.map(|(last, best, every)| Keep { last, best, every });
         let pruned = py.detach(|| self.inner.prune(keep.as_ref(), series, dry_run))?;
         Ok((pruned.snapshots, pruned.packs, pruned.bytes, pruned.waiting))
@@ -173,7 +187,8 @@ impl Repository {
 }
 
 fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {
-    let slice = |a: &'a PyReadonlyArray1<'_, u8>| a.as_slice().map_err(|_| Error::invalid("a buffer is not contiguous"));
+    let slice =
+        |a: &'a PyReadonlyArray1<'_, u8>| a.as_slice().map_err(|_| Error::invalid("a buffer is not contiguous"));
     arrays.iter().map(slice).collect()
 }
 

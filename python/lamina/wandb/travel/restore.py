@@ -58,15 +58,11 @@ ENVELOPE = re.compile(
 )
 HEADER, TRAILER_MAGIC, PLACEMENT_MAGIC = b"LAMINAPK", b"LAMINAFT", b"LAMINAPL"
 TRAILER = struct.Struct("<IIQQQQ32s8s")  # version, entries, footer, required, optional, salt, digest, magic
-ENTRY = np.dtype(
-    [("id", "V32"), ("encoded", "<u4"), ("raw", "<u4"), ("codec", "u1"), ("kind", "u1"), ("zero", "<u2")]
-)
+ENTRY = np.dtype([("id", "V32"), ("encoded", "<u4"), ("raw", "<u4"), ("codec", "u1"), ("kind", "u1"), ("zero", "<u2")])
 CONTENT = np.dtype([("id", "V32"), ("length", "<u4")])
 RAW, ZSTD, PLANES = range(3)
 ROLES = frozenset({"weights", "optimizer", "counters", "training"})
-DTYPE = re.compile(
-    r"\|[biu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|24|32)|(\|[SV]|[<>]U)[1-9][0-9]{0,8}"
-)
+DTYPE = re.compile(r"\|[biu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|24|32)|(\|[SV]|[<>]U)[1-9][0-9]{0,8}")
 ML_DTYPES = re.compile(
     "bfloat16|float8_(e3m4|e4m3|e4m3b11fnuz|e4m3fn|e4m3fnuz|e5m2|e5m2fnuz|e8m0fnu)"
     "|float6_e2m3fn|float6_e3m2fn|float4_e2m1fn|u?int[24]"

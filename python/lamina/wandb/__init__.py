@@ -1,0 +1,10 @@
+"""Checkpoints as W&B artifacts.
+
+In this package ``import wandb`` is the client; nothing else of lamina imports it but the callbacks.
+"""
+
+from __future__ import annotations
+
+from lamina.wandb.log import log_checkpoint
+
+__all__ = ["log_checkpoint"]

@@ -1,0 +1,93 @@
+"""From a saved state to a version that a publisher can hand over."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from lamina.errors import InvalidInputError
+from lamina.repository import Repository
+from lamina.snapshot import Snapshot
+from lamina.wandb.entries import FileEntry, measured
+from lamina.wandb.links import own_copy
+from lamina.wandb.naming import Description, metadata_for_wandb
+from lamina.wandb.place import Place
+from lamina.wandb.publisher import Version
+from lamina.wandb.record import Record
+
+_numbers = itertools.count(time.time_ns())
+#: Repository → MD5 digests of its packs by path in the artifact; packs never change.
+_digests: dict[tuple[str, str], dict[str, str]] = {}
+
+
+def new_draft(what: Description) -> Any:
+    """An artifact without files."""
+    draft = wandb.Artifact(
+        what.name, what.type, description=what.description, metadata=metadata_for_wandb(what.metadata)
+    )
+    if what.ttl is not None:
+        draft.ttl = what.ttl
+    return draft
+
+
+def file_version(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Version:
+    """A version with ``layout="file"``; ``write`` makes a plain file that nobody else has."""
+    place, key = Place.of_run(run), _new_key()
+    return _version(run, draft, what, place, key, place.stage_file(key, name, write), ())
+
+
+def packs_version(run: Any, draft: Any, what: Description, repository: Repository, snapshot: Snapshot) -> Version:
+    """A version with ``layout="packs"``; offline it holds its own names of the packs."""
+    place = Place.of_run(run) if run.offline else Place.of_repository(repository)
+    key = _new_key()
+    # Before anything else: from here on retention holds the snapshot and its packs.
+    packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in repository._core.packs_of(snapshot._core))
+    if not run.offline:
+        Record(key, _run_facts(run), what, packs, (snapshot.id,), 0, None, place).write()
+    known = _digests.setdefault((str(place.root), repository._core.id), {})
+    entries = place.stage_packs(key, repository, snapshot, known)
+    return _version(run, draft, what, place, key, entries, (snapshot.id,))
+
+
+def _version(
+    run: Any,
+    draft: Any,
+    what: Description,
+    place: Place,
+    key: str,
+    entries: list[FileEntry],
+    snapshots: tuple[str, ...],
+) -> Version:
+    everything = (*entries, *_own_entries(draft, place, key))
+    record = Record(key, _run_facts(run), what, everything, snapshots, next(_numbers), None, place)
+    record.write()
+    return Version(draft, record)
+
+
+def _own_entries(draft: Any, place: Place, key: str) -> list[FileEntry]:
+    """Files that the user has added to the draft travel with it, also on a second attempt."""
+    files = []
+    for number, (path, entry) in enumerate(list(draft.manifest.entries.items())):
+        if entry.ref is not None:
+            continue
+        if not entry.local_path or str(path) in ("lamina.json", "lamina.placement"):
+            raise InvalidInputError(f"the artifact's file {str(path)!r} cannot travel with a checkpoint")
+        target = place.new_folder(key) / f"own-{number}"
+        own_copy(Path(entry.local_path), target)
+        files.append((str(path), target))
+        draft.manifest.remove_entry(entry)
+    return measured(files, place.root)
+
+
+def _new_key() -> str:
+    return os.urandom(16).hex()
+
+
+def _run_facts(run: Any) -> dict[str, Any]:
+    return {"id": run.id, "entity": run.entity or None, "project": run.project, "offline": bool(run.offline)}

@@ -1,0 +1,219 @@
+"""One thread per run that hands versions to it, so that nothing else waits for the network."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lamina.errors import ArtifactError
+from lamina.wandb.entries import FileEntry, carried, fill, known_entries
+from lamina.wandb.record import Record
+from lamina.wandb.server import Server
+
+#: While training ends, a version waits this long for the one before it, to carry its packs over; after that it is
+#: handed over with all packs, and the server recognises those that it has.
+HURRY_SECONDS = 10.0
+#: How long the end of training waits until the run has taken every version.
+ACCEPT_SECONDS = 60.0
+#: How long the end of a run waits for the answers about what it has uploaded.
+SETTLE_SECONDS = 10.0
+_SLICE = 0.25
+
+
+def _nothing(*_: Any) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass
+class Version:
+    """A version on its way: the draft, and what is written down of it."""
+
+    artifact: Any
+    record: Record
+    on_committed: Callable[[Any], None] = field(default=_nothing)
+    on_trouble: Callable[[Exception], None] = field(default=_nothing)
+
+
+class Publisher:
+    """Hands versions to a run in their order, and keeps their records until the server has them."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.server = Server.of_run(run)
+        self._changed = threading.Condition()
+        self._waiting: deque[Version] = deque()
+        self._logging = False
+        self._unsettled: deque[Version] = deque()
+        self._newest: dict[str, str] = {}  # collection → version that we know to be committed
+        self._hurry_at: float | None = None
+        self._thread: threading.Thread | None = None
+        self._turn = threading.Lock()
+        self.accepted = 0
+        _at_teardown(run, self)
+
+    # Called by others.
+
+    def submit(self, version: Version) -> None:
+        """Take a version; returns at once."""
+        with self._changed:
+            self._waiting.append(version)
+            self._hurry_at = None
+            self._changed.notify_all()
+            self._start()
+
+    def log_now(self, version: Version) -> Any:
+        """Hand a version over on this thread, after those that are waiting; errors are raised."""
+        self.drain(None)
+        artifact = self._log(version)
+        with self._changed:
+            self._changed.notify_all()
+            self._start()
+        return artifact
+
+    def drain(self, limit: float | None = ACCEPT_SECONDS) -> bool:
+        """Wait until the run has taken (or refused) every version; False if that takes longer."""
+        with self._changed:
+            self._hurry_at = time.monotonic() + HURRY_SECONDS
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._waiting and not self._logging, limit)
+
+    def settle(self, limit: float | None) -> bool:
+        """Wait until the server has answered about every version; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._waiting and not self._logging and not self._unsettled, limit
+            )
+
+    # The thread.
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="lamina-upload", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            self._settle_those_before()
+            with self._changed:
+                if not self._waiting:
+                    if self._unsettled:
+                        continue
+                    # An idle thread would keep the run in memory.
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                version = self._waiting.popleft()
+                self._logging = True
+            try:
+                self._log(version)
+            except Exception as error:
+                version.on_trouble(self._explained(error, version))
+            finally:
+                with self._changed:
+                    self._logging = False
+                    self._changed.notify_all()
+
+    def _settle_those_before(self) -> None:
+        while self._unsettled:
+            version = self._unsettled[0]
+            if self._in_a_hurry():
+                return
+            error = _outcome(version.artifact)
+            if error is _PENDING:
+                continue
+            self._settled(version, error)
+            with self._changed:
+                self._unsettled.popleft()
+                self._changed.notify_all()
+
+    def _in_a_hurry(self) -> bool:
+        with self._changed:
+            return bool(self._waiting) and self._hurry_at is not None and time.monotonic() > self._hurry_at
+
+    def _settled(self, version: Version, error: Exception | None) -> None:
+        if error is not None:
+            version.on_trouble(self._explained(error, version))
+            return
+        record = version.record
+        self._newest[record.what.name] = version.artifact.version
+        try:
+            record.remove()
+            version.on_committed(version.artifact)
+        except Exception as failure:
+            version.on_trouble(failure)
+
+    def _explained(self, error: Exception, version: Version) -> ArtifactError:
+        place = version.record.place
+        where = f"; it is kept, and `lamina push {place.root}` sends it" if place is not None else ""
+        name = version.record.what.name
+        explained = ArtifactError(f"W&B did not take a version of {name}: {error}{where}")
+        explained.__cause__ = error
+        return explained
+
+    # Handing over.
+
+    def _log(self, version: Version) -> Any:
+        with self._turn:
+            record = version.record
+            assert record.place is not None
+            entries = list(record.entries)
+            if not self.run.offline:
+                entries = self._carry(record.what.name, entries)
+            fill(version.artifact, entries, record.place.root, record.place.shown)
+            version.record = record.sent_as(version.artifact.digest, entries)
+            version.record.write()
+            artifact = self.run.log_artifact(
+                version.artifact, aliases=list(record.what.aliases), tags=list(record.what.tags) or None
+            )
+            self.accepted += 1
+            if not self.run.offline:
+                with self._changed:
+                    self._unsettled.append(version)
+            return artifact
+
+    def _carry(self, name: str, entries: list[FileEntry]) -> list[FileEntry]:
+        """Entries of packs that the server has need no file; one request has confirmed that it has them."""
+        if not any(entry.path.startswith("packs/") for entry in entries):
+            return entries  # a plain file: as the stock callback sends it
+        base = self.server.committed(name, self._newest.get(name, "latest"))
+        return entries if base is None else carried(entries, known_entries(base))
+
+
+_PENDING = Exception("pending")
+
+
+def _outcome(artifact: Any) -> Exception | None:
+    """None: the version is committed. `_PENDING`: not yet. Else what went wrong."""
+    try:
+        artifact.wait(timeout=_SLICE)
+    except Exception as error:
+        return _PENDING if type(error).__name__ == "WaitTimeoutError" else error
+    return None
+
+
+def _at_teardown(run: Any, publisher: Publisher) -> None:
+    """While a run ends, hand over what waits, and note what has arrived; ``fit`` may have ended by an exception."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
+
+        run._teardown_hooks += [
+            TeardownHook(lambda: publisher.drain(ACCEPT_SECONDS) and None, TeardownStage.EARLY),
+            TeardownHook(lambda: publisher.settle(SETTLE_SECONDS) and None, TeardownStage.LATE),
+        ]
+
+
+_making = threading.Lock()
+
+
+def publisher_of(run: Any) -> Publisher:
+    """The publisher of a run; one, so that all its versions keep their order."""
+    with _making:
+        publisher = run.__dict__.get("_lamina_publisher")
+        if publisher is None:
+            publisher = run.__dict__["_lamina_publisher"] = Publisher(run)  # lives as long as the run
+        return publisher  # type: ignore[no-any-return]

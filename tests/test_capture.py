@@ -1,0 +1,330 @@
+"""Files that are written while training goes on are those of stock Keras at the same step."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import lamina
+from lamina.keras import ModelCheckpoint
+from lamina.keras.archive_plan import Members, archive_plan
+from lamina.keras.arena import Arenas
+from lamina.keras.planner import Planner
+from lamina.keras.training_state import TrainingTensors
+from lamina.keras.walk import NotPlannable
+from lamina.plan import FilePlan, Tensor
+from zoo import SKIP, ZOO
+
+pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+
+KINDS = [pytest.param(kind, marks=pytest.mark.skip(SKIP[kind])) if kind in SKIP else kind for kind in ZOO]
+X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+
+
+def assert_same_file(ours: Path, keras_file: Path) -> None:
+    if not ours.name.endswith(".keras"):
+        assert ours.read_bytes() == keras_file.read_bytes()
+        return
+    with zipfile.ZipFile(ours) as a, zipfile.ZipFile(keras_file) as b:
+        assert a.testzip() is None
+        assert [m.filename for m in a.infolist()][:3] == [m.filename for m in b.infolist()][:3]
+        assert {m.filename for m in a.infolist()} == {m.filename for m in b.infolist()}
+        for mine in a.infolist():
+            theirs = b.getinfo(mine.filename)
+            for field in ("external_attr", "flag_bits", "compress_type", "extract_version", "extra"):
+                assert getattr(mine, field) == getattr(theirs, field), (mine.filename, field)
+            if mine.filename != "metadata.json":  # it holds the time
+                assert a.read(mine) == b.read(theirs), mine.filename
+    assert ours.stat().st_size == keras_file.stat().st_size
+
+
+def pair(folder: Path, suffix: str, **arguments: Any) -> tuple[ModelCheckpoint, Any]:
+    arguments = {"save_freq": 3, "save_weights_only": suffix == ".weights.h5"} | arguments
+    stock = {k: v for k, v in arguments.items() if k not in ("repository", "threads", "on_commit")}
+    name = "{epoch}-{batch}" if arguments["save_freq"] != "epoch" else "{epoch}"
+    ours = ModelCheckpoint(folder / "ours" / (name + suffix), **arguments)
+    return ours, keras.callbacks.ModelCheckpoint(folder / "stock" / (name + suffix), **stock)
+
+
+def assert_same_folders(folder: Path, at_least: int) -> None:
+    names = sorted(path.name for path in (folder / "stock").iterdir())
+    assert sorted(path.name for path in (folder / "ours").iterdir()) == names
+    assert len(names) >= at_least
+    for name in names:
+        assert_same_file(folder / "ours" / name, folder / "stock" / name)
+
+
+def network(width: int = 40) -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(width, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3),
+            layers.Dense(6),
+        ]
+    )
+
+
+def compiled(model: keras.Model, **arguments: Any) -> keras.Model:
+    model.compile(keras.optimizers.AdamW(0.01, use_ema=True, ema_overwrite_frequency=4), "mse", **arguments)
+    return model
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_each_file_is_that_of_its_step(suffix: str, jit: bool, tmp_path: Path) -> None:
+    if jit and keras.backend.backend() == "torch":
+        pytest.skip("torch.compile takes a minute, and updates in place as without it")
+    model = compiled(network(), jit_compile=jit)
+    ours, stock = pair(tmp_path, suffix, repository=tmp_path / "repo")
+    model.fit(X, X, batch_size=8, epochs=3, callbacks=[ours, stock], verbose=0)
+    assert_same_folders(tmp_path, 8)
+    repository = lamina.open(tmp_path / "repo")
+    assert len(repository.snapshots()) == 8
+    assert not repository.verify(full=True).problems
+    for snapshot in repository.snapshots():
+        (file,) = lamina.export(snapshot, tmp_path / "exported" / str(snapshot.number))
+        assert file.read_bytes() == (tmp_path / "ours" / file.name).read_bytes()
+
+
+def test_steps_run_eagerly(tmp_path: Path) -> None:
+    model = compiled(network(), run_eagerly=True)
+    ours, stock = pair(tmp_path, ".weights.h5", save_freq=1)
+    model.fit(X, X, batch_size=16, epochs=1, callbacks=[ours, stock], verbose=0)
+    assert_same_folders(tmp_path, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model(kind: str, tmp_path: Path) -> None:
+    model = ZOO[kind]()
+    try:
+        model.save(tmp_path / "probe.keras")
+    except Exception as error:
+        pytest.skip(f"Keras cannot save it: {type(error).__name__}")
+    for suffix in (".weights.h5", ".keras"):
+        ours, stock = pair(tmp_path, suffix, save_freq="epoch")
+        for epoch in range(3):
+            for callback in (ours, stock):
+                callback.set_model(model)
+                if epoch == 0:
+                    callback.on_train_begin()
+                callback.on_epoch_begin(epoch)
+                callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0})
+            shift(model)
+        ours.on_train_end()
+    assert_same_folders(tmp_path, 6)
+
+
+def shift(model: keras.Model) -> None:
+    """Change every float variable, as a step would."""
+    optimizer = getattr(model, "optimizer", None)
+    for variable in [*model.variables, *([] if optimizer is None else optimizer.variables)]:
+        if "float" in variable.dtype and "float8" not in variable.dtype:
+            variable.assign(variable + 1)
+
+
+def saves_by_hand(callback: ModelCheckpoint, model: keras.Model, epoch: int) -> None:
+    callback.set_model(model)
+    callback.on_epoch_begin(epoch)
+    callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0})
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_recompiling_and_unfreezing_between_fits(suffix: str, tmp_path: Path) -> None:
+    model = network()
+    model.layers[0].trainable = False
+    compiled(model)
+    ours, stock = pair(tmp_path, suffix)
+    fit = {"batch_size": 8, "callbacks": [ours, stock], "verbose": 0}
+    model.fit(X, X, epochs=1, **fit)
+    model.layers[0].trainable = True
+    compiled(model)
+    model.fit(X, X, initial_epoch=1, epochs=2, **fit)
+    model.compile("sgd", "mse")
+    model.fit(X, X, initial_epoch=2, epochs=3, **fit)
+    assert_same_folders(tmp_path, 8)
+
+
+def test_a_second_fold_is_saved_with_its_own_weights(tmp_path: Path) -> None:
+    ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch")
+    for fold in range(3):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(fold)
+        model = compiled(network())
+        model.fit(X, X, epochs=1, callbacks=[ours, stock], verbose=0)
+        assert_same_folders(tmp_path, 1)
+        del model
+        gc.collect()
+
+
+def test_a_layer_that_is_renamed_or_added_gives_another_file(tmp_path: Path) -> None:
+    ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch")
+    model = network()
+    for epoch in range(3):
+        saves_by_hand(ours, model, epoch)
+        saves_by_hand(stock, model, epoch)
+        if epoch == 0:
+            model.layers[0].name = "renamed"
+        else:
+            model.add(layers.Dense(3))
+    ours.wait()
+    assert_same_folders(tmp_path, 3)
+
+
+def test_lora_merges_at_each_save(tmp_path: Path) -> None:
+    model = network()
+    model.layers[0].enable_lora(2)
+    compiled(model)
+    ours, stock = pair(tmp_path, ".weights.h5", repository=tmp_path / "repo")
+    model.fit(X, X, batch_size=8, epochs=2, callbacks=[ours, stock], verbose=0)
+    assert_same_folders(tmp_path, 5)
+    assert ours._planner._known is None  # nothing is held after fit
+
+
+@keras.saving.register_keras_serializable("test_capture")
+class Logbook(layers.Layer):
+    """Saves what no plan describes."""
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=(), initializer="ones")
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return x * self.scale
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        assert "0" in store.keys()
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(store)
+
+
+def test_what_cannot_be_planned_is_saved_by_keras_with_one_notice(tmp_path: Path) -> None:
+    model = compiled(keras.Sequential([keras.Input((6,)), Logbook(), layers.Dense(6)]))
+    ours, stock = pair(tmp_path, ".weights.h5", repository=tmp_path / "repo")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, X, batch_size=8, epochs=3, callbacks=[ours, stock], verbose=0)
+    assert_same_folders(tmp_path, 8)
+    assert sum("training waits" in str(w.message) for w in caught) == 1
+    assert not lamina.open(tmp_path / "repo").verify(full=True).problems
+
+
+def test_legacy_files_are_saved_by_keras(tmp_path: Path) -> None:
+    model = compiled(network())
+    ours, stock = pair(tmp_path, ".h5", save_freq="epoch", repository=tmp_path / "repo")
+    model.fit(X, X, epochs=2, callbacks=[ours, stock], verbose=0)
+    assert_same_folders(tmp_path, 2)
+    (file,) = lamina.export(ours.last_snapshot, tmp_path / "exported")
+    assert file.read_bytes() == (tmp_path / "ours" / "2.h5").read_bytes()
+
+
+def test_assets_are_in_the_archive(tmp_path: Path) -> None:
+    vectors = layers.TextVectorization(output_mode="tf_idf", max_tokens=12) if _has_text() else None
+    if vectors is None:
+        pytest.skip("TextVectorization needs TensorFlow")
+    vectors.adapt(["a b c a", "b d"])
+    inputs = keras.Input((1,), dtype="string")
+    model = keras.Model(inputs, layers.Dense(2)(vectors(inputs)))
+    ours, stock = pair(tmp_path, ".keras", save_freq="epoch")
+    for epoch in range(2):
+        saves_by_hand(ours, model, epoch)
+        saves_by_hand(stock, model, epoch)
+    ours.wait()
+    assert_same_folders(tmp_path, 2)
+    with zipfile.ZipFile(tmp_path / "ours" / "1.keras") as archive:
+        assert any("assets" in name for name in archive.namelist())
+
+
+def _has_text() -> bool:
+    return keras.backend.backend() == "tensorflow"
+
+
+def test_a_file_that_does_not_read_back_is_reported(tmp_path: Path) -> None:
+    model = network()
+    ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch")
+    saves_by_hand(ours, model, 0)
+    ours.wait()
+    planner = ours._planner
+    learnt = planner._learnt
+    assert learnt is not None
+    assert learnt.checked
+    learnt.checked = False
+    damaged = bytearray(learnt.literals)
+    damaged[0] ^= 255  # HDF5's signature
+    planner._learnt = type(learnt)(learnt.plan, bytes(damaged), learnt.structure, learnt.embedded)
+    with pytest.warns(RuntimeWarning, match="does not read back"):
+        saves_by_hand(ours, model, 1)
+        ours.wait()
+    saves_by_hand(ours, model, 2)
+    saves_by_hand(stock, model, 2)
+    ours.wait()
+    assert_same_file(tmp_path / "ours" / "3.weights.h5", tmp_path / "stock" / "3.weights.h5")
+
+
+def test_a_capture_stays_as_it_was_while_training_goes_on() -> None:
+    model = compiled(network(300))
+    model.fit(X, X, batch_size=16, epochs=1, verbose=0)
+    planner = Planner()
+    held = planner.capture(model, "m.weights.h5", TrainingTensors(), weights_only=True, threads=0)
+    before = [array.copy() for array in held._captured.arrays()]
+    model.fit(X, X, batch_size=16, epochs=2, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, held._captured.arrays(), strict=True))
+    after = planner.capture(model, "m.weights.h5", TrainingTensors(), weights_only=True, threads=0)
+    changed = [not np.array_equal(a, b) for a, b in zip(before, after._captured.arrays(), strict=True)]
+    assert sum(changed) > len(changed) / 2
+
+
+def test_a_plan_is_learnt_once_and_its_walk_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lamina.keras import planner as module
+
+    model = compiled(network())
+    model.fit(X, X, epochs=1, verbose=0)
+    calls: list[str] = []
+    learn, walk = module.learn, module.walk
+    monkeypatch.setattr(module, "learn", lambda *a, **k: calls.append("learn") or learn(*a, **k))
+    monkeypatch.setattr(module, "walk", lambda *a: calls.append("walk") or walk(*a))
+    planner = Planner()
+    for _ in range(3):
+        planner.capture(model, "m.weights.h5", TrainingTensors(), weights_only=True, threads=0).release()
+    assert calls == ["learn"]
+
+
+def test_the_memory_of_captures_is_used_again() -> None:
+    arenas = Arenas()
+    first = arenas.take([100, 0, 5])
+    assert [len(buffer) for buffer in first.buffers] == [100, 0, 5]
+    arenas.give_back(first)
+    assert arenas.take([100, 0, 5]) is first
+    assert arenas.take([100, 0, 5]) is not first
+    arenas.give_back(first)
+    assert arenas.take([7]) is not first
+    assert not arenas._free
+
+
+def test_an_unbuilt_model_is_left_to_keras() -> None:
+    model = keras.Sequential([layers.Dense(2)])
+    with pytest.raises(NotPlannable, match="built"):
+        Planner().capture(model, "m.weights.h5", TrainingTensors(), weights_only=True, threads=0)
+
+
+def test_an_archive_over_two_gib_has_zip64_fields_where_zipfile_has_them() -> None:
+    size = (1 << 31) + 5
+    weights = FilePlan("w", size, (Tensor("a", "|u1", (size - 8,), "weights", 8, size - 8),))
+    plan, literals = archive_plan("m.keras", weights, b"12345678", 7, Members(b"{}", b"{}", None))
+    start = plan.tensors[0].offset - 8
+    at = literals.index(b"model.weights.h5")
+    extra_length = int.from_bytes(literals[at - 2 : at], "little")
+    assert extra_length == 20
+    assert plan.size == size + len(literals) - 8
+    assert start == at + len(b"model.weights.h5") + extra_length

@@ -1,0 +1,36 @@
+"""Keras's own tests of its callback, from the installed package, with ours in its place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_DRIVER = """
+import sys, unittest
+import lamina.keras
+from keras.src import callbacks
+from keras.src.callbacks import model_checkpoint_test
+
+class ModelCheckpoint(lamina.keras.ModelCheckpoint):
+    saves = 0
+
+    def _committed(self, commit):
+        ModelCheckpoint.saves += 1
+
+callbacks.ModelCheckpoint = ModelCheckpoint
+tests = unittest.defaultTestLoader.loadTestsFromModule(model_checkpoint_test)
+result = unittest.TextTestRunner(verbosity=2).run(tests)
+print("saves:", ModelCheckpoint.saves, "tests:", result.testsRun)
+sys.exit(not (result.wasSuccessful() and result.testsRun >= 2 and ModelCheckpoint.saves >= 20))
+"""
+
+
+@pytest.mark.backend
+def test_keras_tests_of_its_callback_pass_with_ours() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER], capture_output=True, text=True, env=dict(os.environ), timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
