@@ -55,9 +55,6 @@ class Arenas:
         with self._lock:
             self._free.clear()
 
-    def __reduce__(self) -> Any:
-        return type(self), ()
-
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -48,6 +48,3 @@ class Arrivals:
     def begin(self) -> None:
         """Another batch begins."""
         self._begun += 1
-
-    def __reduce__(self) -> Any:
-        return type(self), ()

@@ -57,6 +57,16 @@ class ModelCheckpoint(Monitoring):
         on_commit: called with a `Commit` after each save, on the thread that saved.
     """
 
+    _last_snapshot: Snapshot | None
+    _best_snapshot: Snapshot | None
+    _open_repository: Repository | None
+    _decision: _Decision | None
+    _tracked_later: SavedState | None
+    _replaced: int
+    _arrivals: Arrivals
+    _planner: Planner
+    _pipeline: Pipeline
+
     def __init__(
         self,
         filepath: str | os.PathLike[str],
@@ -102,20 +112,12 @@ class ModelCheckpoint(Monitoring):
         self.threads = threads
         self.on_commit = on_commit
         self._check_arguments()
-        self._last_snapshot: Snapshot | None = None
-        self._best_snapshot: Snapshot | None = None
-        self._open_repository: Repository | None = None
-        self._decision: _Decision | None = None
         self._noticed: set[str] = set()
-        self._replaced = 0
         self._resumed = False
         self._last_saved: tuple[int, int | None] | None = None
-        self._tracked_later: SavedState | None = None
         self._current_epoch = 0
         self.preempted = False
-        self._arrivals = Arrivals()
-        self._planner = Planner()
-        self._pipeline = Pipeline(replace=self.on_backlog == "replace")
+        self.__dict__.update(self._of_this_process())
 
     def _check_arguments(self) -> None:
         threads_or_default(self.threads)
@@ -462,13 +464,29 @@ class ModelCheckpoint(Monitoring):
         raise failure
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for name in ("_open_repository", "_last_snapshot", "_best_snapshot", "_decision", "_tracked_later"):
-            state[name] = None
-        state["_replaced"] = 0
+        """A copy starts its own pipeline, learns its own plans, and opens the repository anew."""
+        state = {name: value for name, value in self.__dict__.items() if name not in self._of_this_process()}
         if isinstance(self.repository, Repository):
             state["repository"] = self.repository.path
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__.update(self._of_this_process())
+
+    def _of_this_process(self) -> dict[str, Any]:
+        """What is never copied, as it is before training."""
+        return {
+            "_last_snapshot": None,
+            "_best_snapshot": None,
+            "_open_repository": None,
+            "_decision": None,
+            "_tracked_later": None,
+            "_replaced": 0,
+            "_arrivals": Arrivals(),
+            "_planner": Planner(),
+            "_pipeline": Pipeline(replace=self.on_backlog == "replace"),
+        }
 
 
 @dataclass(frozen=True)

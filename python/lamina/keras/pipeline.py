@@ -124,13 +124,6 @@ class Pipeline:
                 self._failure = self._failure or failure
                 self._changed.notify_all()
 
-    def __reduce__(self) -> Any:
-        return _copied, (self.replace,)
-
-
-def _copied(replace: bool) -> Pipeline:
-    return Pipeline(replace=replace)
-
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 

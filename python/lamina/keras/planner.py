@@ -138,9 +138,6 @@ class Planner:
 
         return judge
 
-    def __reduce__(self) -> Any:
-        return type(self), ()
-
 
 def _members(model: Any, visited: Visited) -> Members:
     config, metadata = saving_lib._serialize_model_as_json(model)

@@ -6,5 +6,6 @@ In this package ``import wandb`` is the client; nothing else of lamina imports i
 from __future__ import annotations
 
 from lamina.wandb.log import log_checkpoint
+from lamina.wandb.remote import open_artifact
 
-__all__ = ["log_checkpoint"]
+__all__ = ["log_checkpoint", "open_artifact"]

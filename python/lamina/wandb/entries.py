@@ -93,8 +93,6 @@ def _fill_publicly(artifact: Any, entries: list[FileEntry], root: Path) -> None:
     """The same through documented calls, which digest each new file once more."""
     for entry in entries:
         if entry.at is not None:
-            artifact.add_file(
-                str(root / entry.at), entry.path, policy="immutable", skip_cache=True, overwrite=True
-            )
+            artifact.add_file(str(root / entry.at), entry.path, policy="immutable", skip_cache=True, overwrite=True)
         elif entry.path not in artifact.manifest.entries:
             raise wandb.Error(f"this wandb cannot carry {entry.path} over from an earlier version")

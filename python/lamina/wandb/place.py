@@ -64,9 +64,7 @@ class Place:
         small = [(name, folder / name) for name in ("lamina.json", "lamina.placement")]
         small += [(name, self._travelling(name)) for name in TRAVELLING]
         packs = [f"{name}.pack" for name, _ in core.packs_of(snapshot._core)]
-        entries = measured(
-            [(f"packs/{name}", self._pack(repository, name)) for name in packs], self.root, known
-        )
+        entries = measured([(f"packs/{name}", self._pack(repository, name)) for name in packs], self.root, known)
         known.update((entry.path, entry.digest) for entry in entries)
         return measured(small, self.root) + entries
 

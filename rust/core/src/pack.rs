@@ -147,6 +147,9 @@ pub fn parse_footer(bytes: &[u8], length: u64, what: &str) -> Result<(Vec<Entry>
         return Err(damaged("its lengths do not fit together"));
     }
     let entries = parse_entries(footer, count as usize).map_err(damaged)?;
+    if entries.iter().any(|e| e.base.is_some()) && u64_at(trailer, 16) & 1 == 0 {
+        return Err(damaged("it has a delta chunk without the feature bit"));
+    }
     let end = entries.last().map_or(0, |e| e.offset + u64::from(e.encoded));
     if end + bytes.len() as u64 != length {
         return Err(damaged("its entries do not add up to the pack's length"));

@@ -217,10 +217,19 @@ impl Reader {
         self.pack_of.values().copied().collect()
     }
 
-    fn place(&self, id: &ChunkId) -> Result<Location<'_>> {
-        let name = self.pack_of.get(id);
-        let place = self.placement.places(id).find(|p| Some(&p.pack.name) == name);
-        place.ok_or_else(|| Error::corrupt(format!("no pack holds chunk {}", id.hex())))
+    /// Reads and verifies a chunk of the content; where its pack is damaged, from any other that holds it.
+    fn chunk(&self, id: &ChunkId, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
+        let chosen = self.pack_of.get(id);
+        let mut places: Vec<_> = self.placement.places(id).collect();
+        places.sort_by_key(|p| Some(&p.pack.name) != chosen);
+        let mut failure = None;
+        for place in places {
+            match read_chunk(&self.packs, place, scratch, dst) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::corrupt(format!("no pack holds chunk {}", id.hex()))))
     }
 
     /// The chunks that overlap `start..end`: index range.
@@ -268,15 +277,14 @@ impl Reader {
 
     fn fill(&self, scratch: &mut Scratch, index: usize, mut parts: Vec<(usize, &mut [u8])>) -> Result<()> {
         let chunk = self.content[index];
-        let place = self.place(&chunk.id)?;
         if let [(0, part)] = &mut parts[..]
             && part.len() == chunk.len as usize
         {
-            return read_chunk(&self.packs, place, scratch, part);
+            return self.chunk(&chunk.id, scratch, part);
         }
         let mut raw = std::mem::take(&mut scratch.raw);
         raw.resize(chunk.len as usize, 0);
-        let result = read_chunk(&self.packs, place, scratch, &mut raw);
+        let result = self.chunk(&chunk.id, scratch, &mut raw);
         if result.is_ok() {
             for (within, part) in parts {
                 part.copy_from_slice(&raw[within..within + part.len()]);
@@ -323,8 +331,7 @@ impl Reader {
         let work = |scratch: &mut Scratch, (index, copies): (usize, Vec<Copy>)| {
             let mut raw = std::mem::take(&mut scratch.raw);
             raw.resize(self.content[index].len as usize, 0);
-            let result =
-                self.place(&self.content[index].id).and_then(|place| read_chunk(&self.packs, place, scratch, &mut raw));
+            let result = self.chunk(&self.content[index].id, scratch, &mut raw);
             let result = result.and_then(|()| copies.iter().try_for_each(|c| outputs.write(c, &raw)));
             scratch.raw = raw;
             result

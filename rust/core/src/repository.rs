@@ -36,6 +36,9 @@ struct Known {
     damaged: BTreeMap<PackName, Error>,
 }
 
+/// Snapshots by number, and the newest damaged one.
+type Readable = (Vec<Arc<Snapshot>>, Option<(u64, Error)>);
+
 /// How a save is done.
 pub struct SaveOptions<'a> {
     /// Codec for new chunks.
@@ -220,17 +223,26 @@ impl Repository {
     /// # Errors
     /// `Corrupt` where one is damaged.
     pub fn snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
+        match self.readable()? {
+            (all, None) => Ok(all),
+            (_, Some((_, damage))) => Err(damage),
+        }
+    }
+
+    /// The snapshots that can be read by number, and the newest one that cannot, with its damage.
+    fn readable(&self) -> Result<Readable> {
         let (numbers, _) = self.numbers()?;
         lock(&self.snapshots).retain(|n, _| numbers.contains(n));
-        let mut all = vec![];
+        let (mut all, mut damaged) = (vec![], None);
         for number in numbers {
             match self.load(number) {
                 Ok(snapshot) => all.push(snapshot),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
+                Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+                Err(e) => damaged = Some((number, e)),
             }
         }
-        Ok(all)
+        Ok((all, damaged))
     }
 
     /// The bytes of a snapshot file, for an artifact.
@@ -240,7 +252,15 @@ impl Repository {
 
     /// The snapshot that a user means: a user alias, `latest`, `best`, `epoch_N`, `epoch_N_batch_B`, a number, or the first 6 or more digits of an id.
     pub fn resolve(&self, series: Option<&str>, reference: &str) -> Result<Arc<Snapshot>> {
-        let all = self.snapshots()?;
+        let (all, damaged) = self.readable()?;
+        if let Some((number, damage)) = damaged {
+            // A damaged one may be what is meant, unless a number, an id, or a newer one is.
+            let newest = all.last().map_or(0, |s| s.number);
+            let inside: Vec<&Snapshot> = all.iter().map(|s| &**s).collect();
+            if by_id(reference, &inside).is_none() && (reference != "latest" || newest < number) {
+                return Err(damage);
+            }
+        }
         let names: BTreeSet<&str> = all.iter().map(|s| s.body.series.as_str()).collect();
         if let Some(wanted) = series
             && !names.contains(wanted)

@@ -58,7 +58,6 @@ pub fn parse_dtype(name: &str) -> Result<(usize, Element)> {
         ('<', 'c', 8 | 16) => Ok((size, element(size / 2, Class::Float))),
         ('>', 'c', 8 | 16) => Ok((size, element(size / 2, Class::Integer))),
         ('<' | '>', 'f', 12 | 16) | ('<' | '>', 'c', 24 | 32) | ('|', 'V' | 'S', _) => Ok((size, Element::OPAQUE)),
-        ('<' | '>', 'M' | 'm', 8) => Ok((8, element(8, Class::Integer))),
         ('<' | '>', 'U', _) => Ok((size.checked_mul(4).ok_or_else(unknown)?, Element::OPAQUE)),
         _ => Err(unknown()),
     }

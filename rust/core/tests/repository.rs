@@ -364,6 +364,45 @@ fn damage_is_found() {
 }
 
 #[test]
+fn a_damaged_snapshot_hides_no_other() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    for seed in 0..3 {
+        save(&repository, "s", &Model::new(seed, &[50]), 1, |b| b.epoch = Some(seed as i64));
+    }
+    std::fs::write(root.path().join("snapshots/0000000002.json"), "{").unwrap();
+    let again = Repository::open(root.path()).unwrap();
+    for (reference, number) in [("latest", 3), ("1", 1), ("3", 3)] {
+        assert_eq!(again.resolve(None, reference).unwrap().number, number);
+    }
+    for reference in ["2", "best", "epoch_1", "epoch_0"] {
+        assert_eq!(again.resolve(None, reference).unwrap_err().kind(), ErrorKind::Corrupt, "{reference}");
+    }
+    let keep = Keep { last: Some(1), ..Keep::default() };
+    assert_eq!(again.prune(Some(&keep), None, false).unwrap_err().kind(), ErrorKind::Corrupt);
+    std::fs::write(root.path().join("snapshots/0000000003.json"), "{").unwrap();
+    assert_eq!(Repository::open(root.path()).unwrap().resolve(None, "latest").unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_second_copy_of_a_chunk_is_read_where_the_first_is_damaged() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[90_000]);
+    let first = save(&repository, "s", &model, 1, |_| ());
+    let pack = root.path().join("packs").join(packs(root.path()).keys().next().unwrap());
+    let good = std::fs::read(&pack).unwrap();
+    std::fs::remove_file(&pack).unwrap();
+    // Another pack with the same chunks, beside those of one more tensor.
+    let wider = Model([model.0.clone(), vec![noise(9, 40_000)]].concat());
+    save(&Repository::open(root.path()).unwrap(), "s", &wider, 1, |_| ());
+    let mut bad = good.clone();
+    bad[100] ^= 1;
+    std::fs::write(&pack, bad).unwrap();
+    assert_eq!(exported(&Repository::open(root.path()).unwrap(), &first), model.file());
+}
+
+#[test]
 fn a_damaged_pack_heals_with_the_next_save() {
     let root = tempfile::tempdir().unwrap();
     let repository = create(root.path());
@@ -379,6 +418,9 @@ fn a_damaged_pack_heals_with_the_next_save() {
     // The pack got its old name, and its old bytes.
     intact(&again);
 }
+
+/// A snapshot, and the file that it must give back.
+type Saved = (Arc<Snapshot>, Vec<u8>);
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -405,7 +447,7 @@ proptest! {
         let root = tempfile::tempdir().unwrap();
         let mut repository = create(root.path());
         let mut models: BTreeMap<usize, Model> = BTreeMap::new();
-        let mut held: BTreeMap<usize, Vec<(Arc<Snapshot>, Vec<u8>)>> = BTreeMap::new();
+        let mut held: BTreeMap<usize, Vec<Saved>> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Save { series, seed, tensors } => {

@@ -1,0 +1,92 @@
+"""``python -m benches [names…]``: measure, print tables, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benches import machine
+from benches.corpora import Corpora
+from benches.measure import Bench, Table
+
+#: Name → module. Those of ON_DEMAND run only when they are named: they import a backend and train.
+GROUPS = {
+    "save": "benches.save",
+    "verify": "benches.verify",
+    "restore": "benches.restore",
+    "codec": "benches.codec",
+    "bytes": "benches.stored",
+    "blocked": "benches.blocked",
+}
+ON_DEMAND = ("blocked",)
+
+SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+
+def size(text: str) -> int:
+    """``0.5GB`` as bytes."""
+    found = re.fullmatch(r"([0-9.]+) ?([A-Za-z]*)", text)
+    if not found or found[2] not in SIZES:
+        raise argparse.ArgumentTypeError(f"expected a size such as 0.5GB or 200MB. Received: {text!r}")
+    return int(float(found[1]) * SIZES[found[2]])
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benches", description="Measure lamina beside its peers.")
+    default = ", ".join(name for name in GROUPS if name not in ON_DEMAND)
+    parser.add_argument("names", nargs="*", help=f"groups of {', '.join(GROUPS)}; default: {default}")
+    parser.add_argument("--size", type=size, help="bytes of the dense corpus (default 0.5GB, with --quick 32MB)")
+    parser.add_argument("--repeats", type=int, help="timed runs of each contender (default 5, with --quick 3)")
+    parser.add_argument("--file", type=Path, help="measure on this checkpoint (.weights.h5, .h5, .keras) instead")
+    parser.add_argument("--json", type=Path, help="write everything, each single run included, to this file")
+    parser.add_argument("--folder", type=Path, help="where to write; on the disk that is to be measured")
+    parser.add_argument("--quick", action="store_true", help="small and few: is the harness in order?")
+    chosen = parser.parse_args(argv)
+    if unknown := [name for name in chosen.names if name not in GROUPS]:
+        parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
+    if chosen.file and not chosen.file.is_file():
+        parser.error(f"{chosen.file} is not a file")
+    return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 1 if a contender of ours failed."""
+    chosen = arguments(argv)
+    missing: dict[str, str] = {}
+    tables: list[Table] = []
+    with tempfile.TemporaryDirectory(prefix="lamina-bench-", dir=chosen.folder) as name:
+        folder = Path(name)
+        about = machine.describe(folder)
+        print("\n".join(f"{key:10} {value}" for key, value in about.items()), end="\n\n", flush=True)
+        corpora = Corpora(folder / "corpora", chosen.size or (32 << 20 if chosen.quick else 500_000_000), chosen.file)
+        start = time.monotonic()
+        for group in chosen.names or [name for name in GROUPS if name not in ON_DEMAND]:
+            if importlib.util.find_spec(GROUPS[group]) is None:
+                missing[f"group {group}"] = f"{GROUPS[group]} does not exist yet"
+                continue
+            (own := folder / group).mkdir(exist_ok=True)
+            bench = Bench(corpora, own, chosen.repeats or (3 if chosen.quick else 5), chosen.quick, missing)
+            for table in importlib.import_module(GROUPS[group]).run(bench):
+                tables.append(table)
+                print(table.show(), flush=True)
+        about["seconds"] = f"{time.monotonic() - start:.0f}"
+    for what, how in missing.items():
+        print(f"missing: {what}: {how}")
+    if chosen.json:
+        command = " ".join(["python -m benches", *(sys.argv[1:] if argv is None else argv)])
+        found = {"command": command, "machine": about, "missing": missing, "tables": [t.as_json() for t in tables]}
+        chosen.json.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return int(any(row.failure and row.ours for table in tables for row in table.rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What any checkpoint must do at least: copy, hash, write and read the same bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benches import peers
+from benches.measure import Bench, Contender, demand
+from benches.peers import Bytes
+from lamina import _core
+
+COPY = "memory copy"
+WRITE = "write + fsync"
+
+
+def copy(data: Bytes) -> Contender:
+    """Copy to memory that has been touched before, on one thread."""
+    target = np.zeros_like(data)
+
+    def run(_: Any) -> None:
+        np.copyto(target, data)
+
+    return Contender(COPY, run, lambda _: demand(np.array_equal(target, data), "the copy differs"))
+
+
+def hashes(data: Bytes, bench: Bench) -> Iterator[Contender]:
+    """BLAKE3 of the bytes; two implementations of it are compared where both are at hand."""
+    seen: set[str] = set()
+    for name, digest in peers.blake3(bench.missing):
+
+        def check(value: str) -> None:
+            seen.add(value)
+            demand(len(seen) == 1, "the digest depends on the number of threads")
+
+        yield Contender(name, lambda _, digest=digest: digest(data), check)
+
+
+def best_hash(bench: Bench) -> str:
+    """Name of the BLAKE3 with as many threads as the engine has."""
+    return ([name for name, _ in peers.blake3(bench.missing)] or [""])[-1]
+
+
+def write(data: Bytes, folder: Path) -> Contender:
+    """Write a new file and wait until the disk has it."""
+    path = folder / "written"
+
+    def prepare() -> None:
+        path.unlink(missing_ok=True)
+
+    def run(_: Any) -> None:
+        with path.open("wb", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+
+    return Contender(WRITE, run, lambda _: demand(same(path, data), "the file differs"), prepare)
+
+
+def same(path: Path, data: Bytes) -> bool:
+    """Whether a file holds exactly these bytes."""
+    return path.stat().st_size == data.size and np.array_equal(np.fromfile(path, np.uint8), data)
+
+
+def threads() -> str:
+    """How many threads the engine takes, for a note."""
+    n = _core.default_threads()
+    return f"{n} engine thread{'s' * (n > 1)}"

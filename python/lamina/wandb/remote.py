@@ -1,0 +1,161 @@
+"""Opening an artifact as a source: for `lamina.restore`, `load_model`, `export` and `read_tensors`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from lamina import _core
+from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError
+from lamina.plain import open_plain
+from lamina.reading import Content
+from lamina.reference import Opened
+from lamina.repository import Repository
+from lamina.snapshot import Snapshot
+from lamina.wandb.entries import as_base64
+from lamina.wandb.fetching import FetchingReader, PackStore
+from lamina.wandb.server import Server
+from lamina.wandb.transfer import Range, Transfer
+
+_SMALL = ("lamina.json", "lamina.placement")
+_UNSAFE = {"", ".", ".."}
+
+
+def open_artifact(
+    name_or_artifact: Any,
+    *,
+    use: bool | None = None,
+    repository: str | os.PathLike[str] | Repository | None = None,
+) -> Opened:
+    """Open a version of an artifact, of either layout; only what is read of it is fetched, and it is verified.
+
+    Args:
+        name_or_artifact: ``[entity/][project/]name[:alias]``, without an alias ``latest``; or a `wandb.Artifact`.
+        use: note in the active run that it uses the artifact; without it, yes, unless the environment variable
+            ``LAMINA_LINEAGE`` is ``0``.
+        repository: a repository whose packs need not be fetched; also the environment variable ``LAMINA_CACHE_DIR``.
+
+    Raises:
+        NotFoundError: if there is no such version.
+        ArtifactError: if W&B cannot be reached, or the artifact holds no files.
+        CorruptDataError: if what arrives is not what was logged.
+    """
+    artifact = find(name_or_artifact)
+    _note_use(artifact, use)
+    entries = _files_of(artifact)
+    folder = _new_folder()
+    try:
+        if "lamina.json" in entries:
+            opened = _open_packs(artifact, entries, folder, _lenders(repository))
+        else:
+            opened = _open_files(artifact, entries, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(opened.content, shutil.rmtree, folder, ignore_errors=True)
+    return opened
+
+
+def find(name_or_artifact: Any) -> Any:
+    """The logged artifact that is meant."""
+    if isinstance(name_or_artifact, str):
+        name = name_or_artifact
+        return Server().artifact(name if ":" in name else f"{name}:latest")
+    if not hasattr(name_or_artifact, "manifest"):
+        raise InvalidInputError(f"expected an artifact or its name. Received: {name_or_artifact!r}")
+    try:
+        return name_or_artifact.wait()
+    except Exception as error:
+        raise ArtifactError(f"the artifact {name_or_artifact.name} is not on the server: {error}") from error
+
+
+def _note_use(artifact: Any, use: bool | None) -> None:
+    run = wandb.run
+    wanted = use if use is not None else os.environ.get("LAMINA_LINEAGE", "1") != "0"
+    if not wanted or run is None or run.offline or run.disabled:
+        return
+    try:
+        run.use_artifact(artifact)
+    except Exception as error:  # lineage is no reason not to restore
+        warnings.warn(f"the run does not show that it uses {artifact.name}: {error}", stacklevel=3)
+
+
+def _files_of(artifact: Any) -> dict[str, Any]:
+    try:
+        entries = {str(path): entry for path, entry in artifact.manifest.entries.items() if entry.ref is None}
+    except Exception as error:
+        raise ArtifactError(f"W&B did not give the list of files of {artifact.name}: {error}") from error
+    if not entries:
+        raise ArtifactError(f"the artifact {artifact.name} holds no files")
+    for path in entries:
+        if path.startswith("/") or "\\" in path or ":" in path or set(path.split("/")) & _UNSAFE:
+            raise CorruptDataError(f"the artifact {artifact.name} holds a file with the path {path!r}")
+    return entries
+
+
+def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: list[Path]) -> Opened:
+    if "lamina.placement" not in entries:
+        raise CorruptDataError(f"the artifact {artifact.name} has no file lamina.placement")
+    transfer = Transfer(artifact)
+    download(transfer, entries, _SMALL, folder, artifact.name)
+    placement = (folder / "lamina.placement").read_bytes()
+    store = PackStore(folder / "packs", transfer, placement, lenders, artifact.name)
+    content = Content(FetchingReader(folder, store, artifact.name))  # type: ignore[arg-type]
+    snapshot = (folder / "lamina.json").read_bytes()
+    core = _core.parse_snapshot(snapshot, f"lamina.json of {artifact.name}")
+    return Opened(content, Snapshot(core, content=content))
+
+
+def _open_files(artifact: Any, entries: dict[str, Any], folder: Path) -> Opened:
+    files = folder / "files"
+    download(Transfer(artifact), entries, entries, files, artifact.name)
+    return open_plain(files / next(iter(entries)) if len(entries) == 1 else files)
+
+
+def download(transfer: Transfer, entries: dict[str, Any], names: Iterable[str], folder: Path, what: str) -> None:
+    """Download whole files, and compare them with the digests that the artifact's manifest has."""
+    wanted = [(name, folder / name) for name in names]
+    for name, path in wanted:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(entries[name].size)
+    transfer.fetch(Range(name, 0, entries[name].size, path) for name, path in wanted if entries[name].size)
+    # Another algorithm than MD5 is only found where someone asked for it; the engine verifies our own files anyhow.
+    checked = [(name, path) for name, path in wanted if "alg" not in entries[name].extra]
+    digests = _core.md5_files([path for _, path in checked]) if checked else []
+    for (name, path), digest in zip(checked, digests, strict=True):
+        if as_base64(digest) != entries[name].digest:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise CorruptDataError(f"{name} of the artifact {what} arrived damaged: its MD5 digest is another one")
+
+
+def cache_root() -> Path:
+    """Where downloads go: ``LAMINA_CACHE_DIR``, or ``lamina`` in the user's cache directory."""
+    if given := os.environ.get("LAMINA_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamina"
+
+
+def _new_folder() -> Path:
+    """A folder for one opened artifact; it goes with it."""
+    with contextlib.suppress(OSError):
+        cache_root().mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="open-", dir=cache_root()))
+    return Path(tempfile.mkdtemp(prefix="lamina-"))
+
+
+def _lenders(repository: str | os.PathLike[str] | Repository | None) -> list[Path]:
+    if repository is None:
+        return []
+    root = repository.path if isinstance(repository, Repository) else Path(repository)
+    return [root / "packs"]

@@ -1,0 +1,573 @@
+"""What `ModelCheckpoint` does besides the files: decisions, backlog, failures, copies, reports."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import shutil
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import lamina
+from lamina.errors import InvalidInputError
+from lamina.keras import ModelCheckpoint, job
+from lamina.keras.commit import Commit
+from lamina.keras.planned_file import PlannedFile
+
+pytestmark = pytest.mark.backend
+
+X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+
+
+def network(**arguments: Any) -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(4)])
+    model.compile("adam", "mse", **arguments)
+    return model
+
+
+def fit(model: keras.Model, *callbacks: Any, **arguments: Any) -> Any:
+    return model.fit(X, X, **{"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": list(callbacks)} | arguments)
+
+
+def drive(callback: ModelCheckpoint, values: list[Any], monitor: str = "val_loss") -> None:
+    """Epochs with these values of the monitored metric, without training."""
+    callback.on_train_begin()
+    for epoch, value in enumerate(values):
+        callback.on_epoch_begin(epoch)
+        callback.on_epoch_end(epoch, {} if value is None else {monitor: value})
+    callback.on_train_end()
+
+
+def attached(folder: Path, name: str = "m.weights.h5", **arguments: Any) -> tuple[ModelCheckpoint, list[Commit]]:
+    commits: list[Commit] = []
+    arguments.setdefault("save_weights_only", True)
+    callback = ModelCheckpoint(folder / name, on_commit=commits.append, **arguments)
+    callback.set_model(network())
+    return callback, commits
+
+
+class Gate:
+    """Lets plain files be written one at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passes = threading.Semaphore(0)
+        self.entered = threading.Event()
+        write = PlannedFile.write
+
+        def gated(content: PlannedFile, path: str) -> None:
+            self.entered.set()
+            assert self.passes.acquire(timeout=30)
+            write(content, path)
+
+        monkeypatch.setattr(PlannedFile, "write", gated)
+
+
+# Arguments.
+
+
+def test_it_is_a_keras_callback_with_keras_arguments_in_their_order(tmp_path: Path) -> None:
+    callback = ModelCheckpoint(tmp_path / "m.weights.h5", "loss", 1, True, True, "min", 3, 0.5)
+    assert isinstance(callback, keras.callbacks.ModelCheckpoint)
+    assert callback.filepath == str(tmp_path / "m.weights.h5")
+    assert (callback.monitor, callback.verbose, callback.save_best_only, callback.save_weights_only) == ("loss", 1, True, True)
+    assert (callback.mode, callback.save_freq, callback.best) == ("min", 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"codec": "lzma"},
+        {"on_backlog": "drop"},
+        {"keep": 3},
+        {"keep": lamina.Keep(last=1)},
+        {"resume": True},
+        {"keep_file": False},
+        {"threads": 0},
+        {"blocking": "yes"},
+        {"on_commit": 3},
+        {"track": "EarlyStopping"},
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        ModelCheckpoint("m.keras", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"filepath": "m.txt"}, "must end in `.keras`"),
+        ({"filepath": "m.keras", "save_weights_only": True}, "must end in `.weights.h5`"),
+        ({"filepath": "m.keras", "save_freq": "batch"}, "Unrecognized save_freq"),
+    ],
+)
+def test_errors_of_keras_are_those_of_keras(arguments: dict[str, Any], text: str) -> None:
+    for kind in (ModelCheckpoint, keras.callbacks.ModelCheckpoint):
+        with pytest.raises(ValueError, match=text):
+            kind(**arguments)
+
+
+def test_a_placeholder_that_no_metric_fills_is_keras_error(tmp_path: Path) -> None:
+    callback, _ = attached(tmp_path, "{val_top}.weights.h5")
+    with pytest.raises(KeyError, match="Failed to format this callback filepath"):
+        drive(callback, [1.0])
+
+
+def test_a_directory_in_the_place_of_the_file_is_keras_error(tmp_path: Path) -> None:
+    (tmp_path / "m.weights.h5").mkdir()
+    callback, _ = attached(tmp_path)
+    with pytest.raises(OSError, match="Please specify a non-directory filepath"):
+        drive(callback, [1.0])
+
+
+# Decisions.
+
+
+def test_messages_are_those_of_keras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for kind in (keras.callbacks.ModelCheckpoint, ModelCheckpoint):
+        callback = kind(tmp_path / "{epoch}.weights.h5", verbose=1, save_best_only=True, save_weights_only=True)
+        callback.set_model(network())
+        callback.on_train_begin()
+        for epoch, value in enumerate([3.0, 4.0, 2.0]):
+            callback.on_epoch_begin(epoch)
+            callback.on_epoch_end(epoch, {"val_loss": value})
+            if kind is ModelCheckpoint:
+                callback.wait()
+        callback.on_train_end()
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert "did not improve from" in told[1]
+
+
+def test_finished_is_told_at_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = Gate(monkeypatch)
+    callback, _ = attached(tmp_path, verbose=1)
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"val_loss": 1.0})
+    assert "finished saving" not in capsys.readouterr().out
+    gate.passes.release()
+    callback.wait()
+    assert "finished saving model to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spe", [1, 4])
+def test_saves_happen_at_the_batches_of_keras(spe: int, tmp_path: Path) -> None:
+    if spe > 1 and keras.backend.backend() == "torch":
+        pytest.skip("Keras on torch takes one step at a time")
+    x = np.zeros((64, 4), "float32")
+    names = []
+    for kind in (keras.callbacks.ModelCheckpoint, ModelCheckpoint):
+        folder = tmp_path / kind.__module__
+        callback = kind(folder / "{epoch}-{batch}.weights.h5", save_weights_only=True, save_freq=6)
+        model = network(steps_per_execution=spe)
+        model.fit(x, x, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
+        names.append(sorted(path.name for path in folder.iterdir()))
+    assert names[0] == names[1]
+    assert names[0]
+
+
+def test_best_only_with_batches_needs_no_first_epoch(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, save_best_only=True, save_freq=1, monitor="loss")
+    fit(network(), callback)
+    assert commits
+    assert all(commit.best and commit.mode == "min" for commit in commits)
+
+
+def test_nan_is_never_the_best(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, save_best_only=True)
+    drive(callback, [float("nan"), 5.0, float("nan"), 4.0])
+    assert [commit.epoch for commit in commits] == [1, 3]
+    callback, commits = attached(tmp_path, initial_value_threshold=float("nan"))
+    drive(callback, [float("nan"), 5.0, float("nan"), 6.0])
+    assert [commit.best for commit in commits] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("best_only", [False, True])
+def test_an_unknown_direction_stops_nothing(best_only: bool, tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, monitor="fancy", save_best_only=best_only)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        drive(callback, [1.0, 2.0, 0.5], monitor="fancy")
+    assert [(commit.best, commit.mode, commit.value) for commit in commits] == [
+        (False, None, 1.0),
+        (False, None, 2.0),
+        (False, None, 0.5),
+    ]
+    assert sum("is unknown" in str(w.message) for w in caught) == 1
+
+
+def test_a_monitor_that_is_never_logged_stops_nothing(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, monitor="nothing")
+    with pytest.warns(UserWarning, match="is unknown"):
+        fit(callback.model, callback)
+    assert [(commit.value, commit.best) for commit in commits] == [(None, False), (None, False)]
+    callback, commits = attached(tmp_path, monitor="nothing", save_best_only=True)
+    with pytest.warns(UserWarning, match="Can save best model only with nothing available"):
+        fit(callback.model, callback)
+    assert len(commits) == 2
+
+
+def test_an_array_is_saved_with_keras_warning(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, save_best_only=True)
+    with pytest.warns(UserWarning, match="a scalar value"):
+        drive(callback, [np.array([1.0, 2.0])])
+    assert [commit.best for commit in commits] == [False]
+
+
+def test_a_validation_metric_at_batches_warns_at_once(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="validation metrics exist at the end of an epoch"):
+        ModelCheckpoint("m.keras", monitor="val_accuracy", save_freq=10)
+    with pytest.warns(UserWarning, match="validation metrics"):
+        ModelCheckpoint("m.keras", save_best_only=True, save_freq=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ModelCheckpoint("m.keras", save_freq=10)
+
+
+def test_the_threshold_also_holds_for_the_best_mark(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, repository=tmp_path / "r", initial_value_threshold=2.0)
+    drive(callback, [3.0, 1.5, 1.7, 1.0])
+    assert [commit.best for commit in commits] == [False, True, False, True]
+    assert lamina.open(tmp_path / "r").snapshot("best").epoch == 3
+    assert callback.best_snapshot is not None
+    assert callback.best_snapshot.epoch == 3
+    callback, commits = attached(tmp_path, monitor="val_acc", mode="max")
+    drive(callback, [0.1, 0.3, 0.2], monitor="val_acc")
+    assert [(commit.best, commit.mode) for commit in commits] == [(True, "max"), (True, "max"), (False, "max")]
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_bare_callback_saves_each_step_as_it_was(bare: bool, tmp_path: Path) -> None:
+    seen: dict[int, Any] = {}
+
+    class Noting(ModelCheckpoint):
+        def _save(self, path: str, weights_only: bool, **arguments: Any) -> None:
+            kernel = keras.ops.convert_to_numpy(self._model.layers[0].kernel.value)
+            seen[int(Path(path).name.split(".")[0])] = np.array(kernel)
+            super()._save(path, weights_only, **arguments)
+
+    callback = Noting(tmp_path / "{batch}.weights.h5", save_weights_only=True, save_freq=1)
+    model = network()
+    model.fit(X, X, batch_size=4, epochs=1, verbose=0, callbacks=callback if bare else [callback])
+    assert sorted(seen) == list(range(1, 9))
+    found = [lamina.read_tensors(tmp_path / f"{batch}.weights.h5")["layers/dense/vars/0"] for batch in seen]
+    steps = [int(lamina.read_tensors(tmp_path / f"{batch}.weights.h5")["optimizer/vars/0"]) for batch in sorted(seen)]
+    assert steps == list(range(1, 9))
+    assert all(np.array_equal(a, b) for a, b in zip(found, seen.values(), strict=True))
+
+
+# Backlog.
+
+
+def test_wait_keeps_every_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.keras.pipeline.SMALL_BYTES", 0)
+    gate = Gate(monkeypatch)
+    callback, commits = attached(tmp_path, "{epoch}.weights.h5")
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"val_loss": 1.0})
+    assert gate.entered.wait(30)
+    late = threading.Thread(target=callback.on_epoch_end, args=(1, {"val_loss": 0.5}))
+    late.start()
+    late.join(0.3)
+    assert late.is_alive()  # the first one holds the memory
+    gate.passes.release(2)
+    late.join(30)
+    callback.wait()
+    assert [commit.epoch for commit in commits] == [0, 1]
+
+
+def test_replace_lets_the_waiting_save_give_way_but_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lamina.keras.pipeline.SMALL_BYTES", 0)
+    gate = Gate(monkeypatch)
+    callback, commits = attached(tmp_path, "{epoch}.weights.h5", on_backlog="replace", repository=tmp_path / "r")
+    callback.on_train_begin()
+    for epoch, value in enumerate([5.0, 6.0, 7.0, 8.0]):  # 0 runs, 1 and 2 give way
+        callback.on_epoch_end(epoch, {"val_loss": value})
+        if epoch == 0:
+            assert gate.entered.wait(30)
+    gate.passes.release(10)
+    callback.wait()
+    assert [(commit.epoch, commit.replaced) for commit in commits] == [(0, 0), (3, 1)]
+    assert callback.last_snapshot is not None
+    assert callback.last_snapshot.metadata == {"replaced": 1}
+    assert capsys.readouterr().out.count("gave way") == 2
+
+
+def test_replace_waits_for_a_best_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.keras.pipeline.SMALL_BYTES", 0)
+    gate = Gate(monkeypatch)
+    callback, commits = attached(tmp_path, "{epoch}.weights.h5", on_backlog="replace")
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"val_loss": 5.0})
+    assert gate.entered.wait(30)
+    callback.on_epoch_end(1, {"val_loss": 1.0})  # the best: it must not give way
+    late = threading.Thread(target=callback.on_epoch_end, args=(2, {"val_loss": 3.0}))
+    late.start()
+    late.join(0.3)
+    assert late.is_alive()
+    gate.passes.release(10)
+    late.join(30)
+    callback.wait()
+    assert [commit.epoch for commit in commits] == [0, 1, 2]
+
+
+def test_small_saves_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    callback, commits = attached(tmp_path, "{epoch}.weights.h5")
+    callback.on_train_begin()
+    for epoch in range(10):
+        callback.on_epoch_end(epoch, {"val_loss": 1.0})
+    assert not callback.wait(0.01)
+    gate.passes.release(10)
+    assert callback.wait()
+    assert [commit.epoch for commit in commits] == list(range(10))
+
+
+def test_blocking_returns_when_it_is_committed(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, blocking=True)
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"val_loss": 1.0})
+    assert len(commits) == 1
+    assert (tmp_path / "m.weights.h5").exists()
+
+
+# Reports and places.
+
+
+def test_a_commit_tells_what_was_saved(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, "{epoch}.weights.h5", repository=tmp_path / "r")
+    fit(callback.model, callback, validation_data=(X, X))
+    first, second = commits
+    assert (first.path, first.epoch, first.batch, first.step) == (tmp_path / "1.weights.h5", 0, None, 4)
+    assert second.snapshot == callback.last_snapshot
+    assert first.logs.keys() == {"loss", "val_loss"}
+    assert first.bytes == (tmp_path / "1.weights.h5").stat().st_size
+    assert 0 < first.blocked_seconds < 10
+    snapshot = second.snapshot
+    assert snapshot is not None
+    assert (snapshot.epoch, snapshot.batch, snapshot.step, snapshot.next_epoch) == (1, None, 8, 2)
+    assert (snapshot.series, snapshot.kind, snapshot.mode) == ("{epoch}.weights.h5", "weights", "min")
+    assert snapshot.value == pytest.approx(second.value)
+    assert snapshot.blocked_seconds == pytest.approx(second.blocked_seconds)
+
+
+def test_without_the_plain_file_there_is_only_the_snapshot(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path / "files", keep_file=False, repository=tmp_path / "r")
+    fit(callback.model, callback)
+    assert not list((tmp_path / "files").iterdir())
+    assert [commit.path for commit in commits] == [None, None]
+    assert len(lamina.open(tmp_path / "r").snapshots()) == 2
+
+
+def test_copy_to_writes_the_file_again(tmp_path: Path) -> None:
+    copied = []
+
+    def copies(commit: Commit) -> None:
+        commit.copy_to(tmp_path / "copy")
+        assert commit.path is not None
+        copied.append((tmp_path / "copy").read_bytes() == commit.path.read_bytes())
+
+    for name in ("m.weights.h5", "m.h5"):
+        callback = ModelCheckpoint(tmp_path / name, save_weights_only=name != "m.h5", on_commit=copies)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit(network(), callback)
+    assert copied == [True] * 4
+
+
+def test_retention_holds_what_it_says(tmp_path: Path) -> None:
+    callback, _ = attached(tmp_path, repository=tmp_path / "r", keep=lamina.Keep(last=2))
+    fit(callback.model, callback, epochs=5)
+    assert [snapshot.epoch for snapshot in lamina.open(tmp_path / "r").snapshots()] == [3, 4]
+
+
+def test_below_the_reserve_only_the_plain_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "RESERVE_BYTES", shutil.disk_usage(tmp_path).total * 2)
+    callback, commits = attached(tmp_path, repository=tmp_path / "r", keep_file=False)
+    with pytest.warns(UserWarning, match="keeps the plain file"):
+        fit(callback.model, callback, epochs=1)
+    assert commits[0].snapshot is None
+    assert (tmp_path / "m.weights.h5").exists()
+
+
+def test_files_have_the_mode_that_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for name in ("m.weights.h5", "m.keras", "m.h5"):
+            callback = ModelCheckpoint(tmp_path / name, save_weights_only="weights" in name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                fit(network(), callback, epochs=1)
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
+# Failures.
+
+
+class Refusing:
+    """A disk that is full for some saves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, full: set[int]) -> None:
+        self.count = 0
+        write = PlannedFile.write
+
+        def refuse(content: PlannedFile, path: str) -> None:
+            self.count += 1
+            if self.count in full:
+                raise OSError(28, "No space left on device")
+            write(content, path)
+
+        monkeypatch.setattr(PlannedFile, "write", refuse)
+
+
+def test_a_failure_raises_at_the_next_hook_and_gives_the_best_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Refusing(monkeypatch, {2})
+    callback, commits = attached(tmp_path, save_best_only=True)
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"val_loss": 3.0})
+    callback.on_epoch_end(1, {"val_loss": 2.0})
+    callback._pipeline.wait()
+    with pytest.raises(OSError, match="No space left"):
+        callback.on_train_batch_begin(0)
+    assert callback.best == 3.0
+    callback.on_epoch_end(2, {"val_loss": 2.5})  # better than what is on disk
+    callback.on_train_end()
+    assert [(commit.epoch, commit.best) for commit in commits] == [(0, True), (2, True)]
+
+
+def test_a_failure_raises_at_the_end_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Refusing(monkeypatch, {1})
+    callback, commits = attached(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        fit(callback.model, callback, epochs=1)
+    fit(callback.model, callback, epochs=1)
+    assert len(commits) == 1
+
+
+def test_what_on_commit_raises_is_raised_too(tmp_path: Path) -> None:
+    def refuse(commit: Commit) -> None:
+        raise ArithmeticError("no")
+
+    callback = ModelCheckpoint(tmp_path / "m.keras", on_commit=refuse)
+    with pytest.raises(ArithmeticError):
+        fit(network(), callback, epochs=1)
+
+
+def test_an_error_in_fit_loses_no_save(tmp_path: Path) -> None:
+    class Stops(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            raise KeyboardInterrupt
+
+    callback, commits = attached(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(callback.model, callback, Stops())
+    assert callback.wait(30)
+    assert (tmp_path / "m.weights.h5").exists()
+    fit(callback.model, callback)
+    assert len(commits) == 3
+
+
+def test_nothing_is_left_beside_the_file(tmp_path: Path) -> None:
+    for name in ("m.weights.h5", "m.keras", "m.h5"):
+        callback = ModelCheckpoint(tmp_path / name, save_weights_only="weights" in name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit(network(), callback, epochs=1)
+    assert sorted(os.listdir(tmp_path)) == ["m.h5", "m.keras", "m.weights.h5"]
+
+
+# Copies, several callbacks, several fits.
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copy_works_on_its_own(duplicate: Any, tmp_path: Path) -> None:
+    original = ModelCheckpoint(
+        tmp_path / "m.weights.h5", save_weights_only=True, repository=tmp_path / "r", keep=lamina.Keep(last=9)
+    )
+    fit(network(), original, epochs=1)
+    original.set_model(None)
+    other = duplicate(original)
+    assert other._pipeline is not original._pipeline
+    assert other._planner is not original._planner
+    fit(network(), other, epochs=1)
+    fit(network(), original, epochs=1)
+    assert len(lamina.open(tmp_path / "r").snapshots()) == 3
+
+
+def test_several_callbacks_share_a_repository(tmp_path: Path) -> None:
+    model = network()
+    first, _ = attached(tmp_path, "a-{epoch}.weights.h5", repository=tmp_path / "r")
+    second, _ = attached(tmp_path, "b.keras", save_weights_only=False, repository=tmp_path / "r", save_best_only=True, monitor="loss")
+    fit(model, first, second, epochs=3)
+    fit(model, first, second, epochs=3)
+    repository = lamina.open(tmp_path / "r")
+    assert repository.series == ["a-{epoch}.weights.h5", "b.keras"]
+    assert len(repository.snapshots("a-{epoch}.weights.h5")) == 6
+    assert not repository.verify(full=True).problems
+
+
+def test_it_trains_beside_other_callbacks(tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, "{epoch}.keras", save_weights_only=False, monitor="loss")
+    model = network()
+    fit(
+        model,
+        keras.callbacks.EarlyStopping("loss", patience=1, restore_best_weights=True),
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+        callback,
+        epochs=4,
+    )
+    assert len(commits) == 4
+    best = min(commits, key=lambda commit: commit.value or 0)
+    loaded = keras.models.load_model(best.path)
+    for ours, now in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, now)
+
+
+def test_averaged_weights_are_saved_where_they_are_swapped_in(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
+    callback, _ = attached(tmp_path)
+    stock = keras.callbacks.ModelCheckpoint(tmp_path / "stock.weights.h5", save_weights_only=True)
+    fit(model, keras.callbacks.SwapEMAWeights(swap_on_epoch=True), callback, stock)
+    assert (tmp_path / "m.weights.h5").read_bytes() == (tmp_path / "stock.weights.h5").read_bytes()
+
+
+def test_a_subclass_of_the_users_keeps_its_hooks(tmp_path: Path) -> None:
+    class Mine(ModelCheckpoint):
+        def _get_file_path(self, epoch: int, batch: Any, logs: Any) -> str:
+            return str(tmp_path / f"mine-{epoch}.weights.h5")
+
+        def _should_save_model(self, epoch: int, batch: Any, logs: Any, filepath: str) -> bool:
+            return epoch == 1
+
+    fit(network(), Mine(tmp_path / "m.weights.h5", save_weights_only=True), epochs=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine-1.weights.h5"]
+
+
+def test_the_memory_is_given_back_after_fit(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    callback, _ = attached(tmp_path)
+    fit(callback.model, callback)
+    assert not callback._planner.arenas._free
+    assert callback._planner._known is None
+    started = [t for t in threading.enumerate() if t not in before and t.name.startswith("lamina-save")]
+    for thread in started:
+        thread.join(30)
+        assert not thread.is_alive()

@@ -1,0 +1,196 @@
+"""A run that is killed and resumed ends as one that was not, bit by bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import lamina
+from lamina.errors import InvalidInputError
+from lamina.keras import ModelCheckpoint
+
+pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+
+RNG = np.random.default_rng(3)
+X, Y = RNG.normal(size=(64, 6)).astype("float32"), RNG.normal(size=(64, 1)).astype("float32")
+EPOCHS = 6
+
+
+def network(lora: bool = False) -> keras.Model:
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(11)
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(16, activation="relu"), layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(1)]
+    )
+    if lora:
+        model.layers[0].enable_lora(2)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
+    model.compile(keras.optimizers.AdamW(schedule, use_ema=True, ema_overwrite_frequency=3), "mse")
+    return model
+
+
+class Dies(keras.callbacks.Callback):
+    """Ends training as a kill would: no later hook runs."""
+
+    def __init__(self, epoch: int, batch: int | None = None) -> None:
+        super().__init__()
+        self.at = epoch, batch
+        self.now = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.now = epoch
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.at == (epoch, None):
+            raise KeyboardInterrupt
+
+
+def train(model: keras.Model, *callbacks: Any, **arguments: Any) -> Any:
+    arguments = {"epochs": EPOCHS, "shuffle": False, "batch_size": 8, "verbose": 0} | arguments
+    return model.fit(X, Y, callbacks=list(callbacks), **arguments)
+
+
+def checkpoint(folder: Path, **arguments: Any) -> ModelCheckpoint:
+    arguments = {"repository": folder / "r", "save_weights_only": True, "resume": True, "monitor": "loss"} | arguments
+    return ModelCheckpoint(folder / ("m.weights.h5" if arguments["save_weights_only"] else "m.keras"), **arguments)
+
+
+def state(model: keras.Model) -> list[Any]:
+    variables = [*model.variables, *model.optimizer.variables]
+    return [keras.ops.convert_to_numpy(v) for v in variables if "metric" not in v.path and "loss" not in v.path]
+
+
+def assert_same(model: keras.Model, other: keras.Model) -> None:
+    for a, b in zip(state(model), state(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_resumed_run_ends_with_the_same_bits(weights_only: bool, lora: bool, tmp_path: Path) -> None:
+    straight = network(lora)
+    train(straight)
+    first = network(lora)
+    interrupted = checkpoint(tmp_path, save_weights_only=weights_only)
+    with pytest.raises(KeyboardInterrupt):
+        train(first, interrupted, Dies(2))
+    interrupted.wait()
+    second = network(lora)
+    for variable in second.variables:  # nothing may come from the seed
+        if "float" in variable.dtype:
+            variable.assign(variable * 0)
+    history = train(second, checkpoint(tmp_path, save_weights_only=weights_only))
+    assert history.epoch == [3, 4, 5]
+    assert_same(straight, second)
+
+
+def test_resuming_after_the_last_epoch_trains_nothing(tmp_path: Path) -> None:
+    first = network()
+    train(first, checkpoint(tmp_path))
+    second = network()
+    history = train(second, checkpoint(tmp_path))
+    assert history.epoch == []
+    assert_same(first, second)
+    assert second._initial_epoch is None
+    assert train(second, epochs=1).epoch == [0]  # Keras would have begun with epoch 6
+
+
+def test_nothing_to_resume_from_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(network(), checkpoint(tmp_path)).epoch == list(range(EPOCHS))
+    assert "Nothing to resume from" in capsys.readouterr().out
+    train(network(), checkpoint(tmp_path), epochs=EPOCHS + 1)
+    assert f"Resuming from the end of epoch {EPOCHS}" in capsys.readouterr().out
+
+
+def test_a_callback_resumes_once(tmp_path: Path) -> None:
+    callback = checkpoint(tmp_path, save_best_only=True)
+    model = network()
+    assert train(model, callback, epochs=2).epoch == [0, 1]
+    before = state(model)
+    assert train(model, callback, initial_epoch=2, epochs=3).epoch == [2]
+    assert any(not np.array_equal(a, b) for a, b in zip(before, state(model), strict=True))
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    straight = network()
+    train(straight)
+    train(network(), checkpoint(tmp_path, resume=False), epochs=3)
+    model = network()
+    snapshot = lamina.restore(f"{tmp_path / 'r'}", model)
+    assert snapshot.next_epoch == 3
+    lamina_seeds = [v for v in model.variables if "seed" in v.path]
+    assert lamina_seeds  # restore alone leaves them; resume=True puts them back
+    assert train(model, initial_epoch=snapshot.next_epoch).epoch == [3, 4, 5]
+
+
+def test_the_best_value_comes_back(tmp_path: Path) -> None:
+    def run(values: list[float], first: int) -> list[int]:
+        callback = checkpoint(tmp_path, save_best_only=True, monitor="val_x", mode="min")
+        callback.set_model(network())
+        callback.on_train_begin()
+        for epoch, value in enumerate(values, first):
+            callback.on_epoch_begin(epoch)
+            callback.on_epoch_end(epoch, {"val_x": value})
+        callback.on_train_end()
+        return [s.epoch for s in lamina.open(tmp_path / "r").snapshots() if s.epoch is not None]
+
+    assert run([3.0, 2.0, 5.0], 0) == [0, 1]
+    assert run([4.0, 2.5, 1.0], 2) == [0, 1, 4]
+
+
+def test_tracked_callbacks_go_on(tmp_path: Path) -> None:
+    def trackers() -> tuple[Any, Any]:
+        stop = keras.callbacks.EarlyStopping("val_x", patience=4, restore_best_weights=True, mode="min")
+        return stop, keras.callbacks.ReduceLROnPlateau("val_x", factor=0.5, patience=2, mode="min")
+
+    class Values(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs["val_x"] = [5.0, 4.0, 4.5, 4.6, 4.7, 4.8, 4.9, 5.0][epoch]
+
+    def plain() -> keras.Model:
+        model = network()
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        return model
+
+    straight, kept = plain(), trackers()
+    straight_epochs = train(straight, Values(), *kept, epochs=8).epoch
+    first, tracked = plain(), trackers()
+    callback = checkpoint(tmp_path, monitor="val_x", mode="min", track=tracked)
+    with pytest.raises(KeyboardInterrupt):
+        train(first, Values(), *tracked, callback, Dies(2), epochs=8)
+    callback.wait()
+    second, again = plain(), trackers()
+    epochs = train(second, Values(), *again, checkpoint(tmp_path, monitor="val_x", mode="min", track=again), epochs=8).epoch
+    assert epochs == [e for e in straight_epochs if e >= 3]
+    assert again[0].stopped_epoch == kept[0].stopped_epoch
+    assert again[0].best == kept[0].best
+    assert again[0].best_epoch == kept[0].best_epoch
+    assert_same(straight, second)
+
+
+def test_state_of_tracked_callbacks_survives_exactly() -> None:
+    from lamina.keras.training_state import TrainingTensors, _packed, _unpacked
+
+    value = {"a": [1, (2.5, None)], "b": float("inf"), "c": True, "d": {"e": "text"}, "f": np.float32(0.1)}
+    assert _unpacked(_packed(value, "x", TrainingTensors()), {}) == value
+
+
+def test_resume_needs_a_model_with_variables(tmp_path: Path) -> None:
+    train(network(), checkpoint(tmp_path), epochs=1)
+    callback = checkpoint(tmp_path)
+    callback.set_model(keras.Sequential([layers.Dense(1)]))
+    with pytest.raises(InvalidInputError, match="build it"):
+        callback.on_train_begin()
+
+
+def test_legacy_files_resume_too(tmp_path: Path) -> None:
+    model = network()
+    callback = ModelCheckpoint(tmp_path / "m.h5", repository=tmp_path / "r", track=())
+    train(model, callback, epochs=2)
+    other = network()
+    assert train(other, ModelCheckpoint(tmp_path / "m.h5", repository=tmp_path / "r", resume=True), epochs=3).epoch == [2]
