@@ -2,5 +2,6 @@
 
 A group is a module here with one function, ``run(bench) -> Iterator[Table]``, and an entry in ``GROUPS`` of
 `benches.__main__`. What it measures, it measures with `benches.measure.race`: in turns, each result checked before its
-time counts. `benches.corpora` makes the files that all groups share, `benches.peers` is where other libraries are called.
+time counts. `benches.corpora` makes the files that all groups share, `benches.peers` is where other libraries are
+called.
 """

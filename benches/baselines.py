@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,19 @@ def copy(data: Bytes) -> Contender:
 
 
 def hashes(data: Bytes, bench: Bench) -> Iterator[Contender]:
-    """BLAKE3 of the bytes; two implementations of it are compared where both are at hand."""
+    """BLAKE3 of the bytes."""
     seen: set[str] = set()
+
+    def check(value: str) -> None:
+        seen.add(value)
+        demand(len(seen) == 1, "the digest depends on the number of threads")
+
     for name, digest in peers.blake3(bench.missing):
-
-        def check(value: str) -> None:
-            seen.add(value)
-            demand(len(seen) == 1, "the digest depends on the number of threads")
-
-        yield Contender(name, lambda _, digest=digest: digest(data), check)
+        yield Contender(name, partial(_apply, digest, data), check)
 
 
-def best_hash(bench: Bench) -> str:
-    """Name of the BLAKE3 with as many threads as the engine has."""
-    return ([name for name, _ in peers.blake3(bench.missing)] or [""])[-1]
+def _apply(digest: Callable[[Bytes], str], data: Bytes, _: Any) -> str:
+    return digest(data)
 
 
 def write(data: Bytes, folder: Path) -> Contender:
@@ -54,7 +54,7 @@ def write(data: Bytes, folder: Path) -> Contender:
 
     def run(_: Any) -> None:
         with path.open("wb", buffering=0) as file:
-            rest = memoryview(data)
+            rest = memoryview(data.data)
             while rest:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())

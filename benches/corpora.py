@@ -137,8 +137,9 @@ class Corpora:
             source = self.get("trained")
         except MissingCorpusError:
             source = self.get("dense")
+        tensors = source.tensors()  # before the file is open here: HDF5 minds a second opening
         with h5py.File(source.path) as file:
-            found = ((t.name, file[t.name][()].astype(dtype)) for t in source.tensors() if t.dtype == "<f4")
+            found = ((t.name, file[t.name][()].astype(dtype)) for t in tensors if t.dtype == "<f4")
             return self._write(name, f"{source.name} in {name}", found)
 
     def _write(self, stem: str, name: str, arrays: Iterator[tuple[str, npt.NDArray[Any]]]) -> Corpus:
@@ -157,12 +158,12 @@ def change(corpus: Corpus, fraction: float, seed: int) -> None:
     """Change whole tensors that make up ``fraction`` of the bytes, in place, as a step of training would."""
     rng = np.random.default_rng(seed)
     tensors = list(corpus.tensors())
-    rng.shuffle(tensors)  # type: ignore[arg-type]
     left = fraction * sum(t.nbytes for t in tensors)
     with corpus.path.open("r+b") as file:
-        for tensor in tensors:
+        for index in rng.permutation(len(tensors)):
             if left <= 0:
                 break
+            tensor = tensors[index]
             left -= tensor.nbytes
             file.seek(tensor.offset)
             raw = np.frombuffer(file.read(tensor.nbytes), np.uint8)
@@ -171,11 +172,11 @@ def change(corpus: Corpus, fraction: float, seed: int) -> None:
         file.flush()
 
 
-def _stepped(raw: Bytes, dtype: str, rng: np.random.Generator) -> Bytes:
+def _stepped(raw: Bytes, dtype: str, rng: np.random.Generator) -> npt.NDArray[Any]:
     kind = to_numpy(dtype)
     if kind == ml_dtypes.bfloat16 or (kind.kind == "f" and kind.itemsize <= 8):
         step = rng.standard_normal(raw.size // kind.itemsize, np.float32) * np.float32(1e-3)
-        return (raw.view(kind) + step.astype(kind)).view(np.uint8)
+        return raw.view(kind) + step.astype(kind)
     return raw ^ rng.integers(0, 2, raw.size, np.uint8)
 
 
@@ -214,8 +215,9 @@ def _npz(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
 
 
 def _h5(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    tensors = Corpus("", path).tensors()
     with h5py.File(path) as file:
-        for tensor in Corpus("", path).tensors():
+        for tensor in tensors:
             if tensor.dtype == "<f4":
                 yield tensor.name, file[tensor.name][()]
 

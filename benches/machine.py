@@ -47,7 +47,7 @@ def _memory() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """Type of the file system that a folder stands in: on tmpfs an fsync costs nothing, so figures of saves mean nothing."""
+    """Type of the file system of a folder; on tmpfs an fsync costs nothing, so figures of saves mean nothing."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

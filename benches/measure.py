@@ -67,7 +67,7 @@ class Outcome:
 
 
 def race(contenders: Iterable[Contender], repeats: int) -> dict[str, Outcome]:
-    """Run all in turns, ``repeats`` rounds after one that does not count. The order turns too, so nobody is always last."""
+    """Run all in turns, ``repeats`` rounds after one that does not count; nobody is always the first."""
     lined_up = list(contenders)
     outcomes = {c.name: Outcome(ours=c.ours) for c in lined_up}
     for number in range(repeats + 1):
@@ -143,7 +143,7 @@ class Table:
 
 
 def _cell(value: float | None, form: str) -> str:
-    return "–" if value is None or value != value else form.format(value)
+    return "-" if value is None or value != value else form.format(value)
 
 
 #: Columns of a table of times.
@@ -151,12 +151,16 @@ TIMES = {"ms": "{:,.1f}", "spread": "{:.0%}", "GB/s": "{:.2f}"}
 
 
 def times(title: str, note: str, outcomes: Mapping[str, Outcome], nbytes: int, against: Mapping[str, str]) -> Table:
-    """A table of outcomes with a column ``× NAME`` per entry of ``against``: its time ÷ that of the named contender."""
-    columns = {f"× {label}": name for label, name in against.items() if name in outcomes}
+    """A table of outcomes; per entry of ``against``, label → name, a column of times ÷ that of the named contender.
+
+    Where several names begin like that, the fastest is meant; without any there is no column.
+    """
+    alike = {label: [o for n, o in outcomes.items() if n.startswith(name)] for label, name in against.items()}
+    columns = {f"/ {label}": min(o.median for o in found) for label, found in alike.items() if found}
     rows = []
     for name, outcome in outcomes.items():
         values = {"ms": outcome.median * 1e3, "spread": outcome.spread, "GB/s": nbytes / outcome.median / 1e9}
-        values |= {column: outcome.median / outcomes[base].median for column, base in columns.items()}
+        values |= {column: outcome.median / base for column, base in columns.items()}
         rows.append(Row(name, values, outcome.failure, outcome.ours, {"": outcome.seconds}))
     return Table(title, note, TIMES | dict.fromkeys(columns, "{:.2f}"), rows)
 

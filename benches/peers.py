@@ -1,10 +1,11 @@
-"""Other libraries, each behind the same small interface and each optional: one that is missing is named, not measured."""
+"""Other libraries behind one small interface, each optional: one that is missing is named, not measured."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def lamina(dtype: str, choice: str) -> CodecPeer:
     return CodecPeer(
         f"lamina {choice}",
         lambda raw: _core.encode(raw, dtype, choice),
-        lambda encoded, length: _core.decode(*encoded, length),
+        lambda encoded, length: _core.decode(encoded[0], encoded[1], length),
         size=lambda encoded: len(encoded[1]),
         ours=True,
     )
@@ -145,4 +146,8 @@ def blake3(missing: dict[str, str]) -> Iterator[tuple[str, Callable[[Bytes], str
         return
     threads = _core.default_threads()
     for n in sorted({1, threads}):
-        yield f"BLAKE3, {n} thread{'s' * (n > 1)}", lambda data, n=n: library.blake3(data, max_threads=n).hexdigest()
+        yield f"BLAKE3, {n} thread{'s' * (n > 1)}", partial(_hex, library.blake3, n)
+
+
+def _hex(blake3: Any, threads: int, data: Bytes) -> str:
+    return str(blake3(data, max_threads=threads).hexdigest())

@@ -1,4 +1,4 @@
-"""``lamina.export`` and ``lamina.read_tensors``, every chunk verified, beside reading the file, which verifies nothing."""
+"""``lamina.export`` and ``lamina.read_tensors``, every chunk verified, beside reads that verify nothing."""
 
 from __future__ import annotations
 

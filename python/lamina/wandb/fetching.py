@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,7 @@ GAP_BYTES = 128 << 10
 _ENTRY, _TAIL = struct.Struct("<32sIIBBH"), 80
 _HEAD, _PACK = 8, struct.Struct("<32sQQ")
 _DELTA, _NODE = 3, 1
+Span: TypeAlias = tuple[int, int]  # from, to
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,23 @@ class Place:
     kind: int
 
 
-def places_of(placement: bytes, what: str) -> tuple[dict[str, int], dict[str, list[Place]]]:
-    """Packs with their lengths, and chunks with all their places, from the bytes of ``lamina.placement``."""
+Places: TypeAlias = "tuple[dict[str, int], dict[str, bytes], dict[str, list[Place]]]"
+
+
+def places_of(placement: bytes, what: str) -> Places:
+    """Of ``lamina.placement``: the packs' lengths and ends, and all places of each chunk."""
     try:
         return _places_of(placement)
     except (struct.error, IndexError, ValueError) as error:
         raise CorruptDataError(f"{what} is damaged: {error}") from error
 
 
-def _places_of(data: bytes) -> tuple[dict[str, int], dict[str, list[Place]]]:
+def _places_of(data: bytes) -> Places:
     magic, _, count = struct.unpack_from("<8sII", data)
     if magic != b"LAMINAPL":
         raise ValueError("it is no placement")
     packs: dict[str, int] = {}
+    tails: dict[str, bytes] = {}
     chunks: dict[str, list[Place]] = {}
     at = 16
     for _ in range(count):
@@ -58,9 +63,10 @@ def _places_of(data: bytes) -> tuple[dict[str, int], dict[str, list[Place]]]:
         footer = data[at : at + tail - _TAIL]
         (entries,) = struct.unpack_from("<I", data, at + tail - _TAIL + 4)
         packs[digest.hex()] = length
+        tails[digest.hex()] = data[at : at + tail]
         _add_entries(chunks, digest.hex(), footer, entries, length)
         at += tail
-    return packs, chunks
+    return packs, tails, chunks
 
 
 def _add_entries(chunks: dict[str, list[Place]], pack: str, footer: bytes, count: int, length: int) -> None:
@@ -77,17 +83,42 @@ def _add_entries(chunks: dict[str, list[Place]], pack: str, footer: bytes, count
         offset += encoded
 
 
+def _merged(spans: Iterable[Span], gap: int) -> list[Span]:
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start - found[-1][1] <= gap:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def _without(spans: list[Span], there: list[Span]) -> list[Span]:
+    """``spans`` without the bytes that are there; both ascend and do not overlap."""
+    found = []
+    for start, end in spans:
+        for have, until in there:
+            if until <= start or have >= end:
+                continue
+            if have > start:
+                found.append((start, have))
+            start = max(start, until)
+        if start < end:
+            found.append((start, end))
+    return found
+
+
 class PackStore:
     """Pack files in a folder, as far as they have been fetched."""
 
     def __init__(self, folder: Path, transfer: Transfer, placement: bytes, lenders: Sequence[Path], what: str) -> None:
         self.folder = folder
         self._transfer = transfer
-        self._sizes, self._chunks = places_of(placement, f"lamina.placement of {what}")
+        self._what = what
+        self._sizes, self._tails, self._chunks = places_of(placement, f"lamina.placement of {what}")
         self._lenders = lenders
         self._borrowed: set[str] = set()
-        self._whole: set[str] = set()
-        self._there: set[tuple[str, int]] = set()
+        self._there: dict[str, list[Span]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for name in self._sizes:
             self._borrow(name)
@@ -99,7 +130,6 @@ class PackStore:
             if source.is_file() and source.stat().st_size == self._sizes[name]:
                 immutable_copy(source, self._path(name))
                 self._borrowed.add(name)
-                self._whole.add(name)
                 return
 
     def give_up_borrowed(self) -> bool:
@@ -107,7 +137,6 @@ class PackStore:
         borrowed, self._borrowed = self._borrowed, set()
         for name in borrowed:
             self._path(name).unlink(missing_ok=True)
-        self._whole -= borrowed
         return bool(borrowed)
 
     def metadata(self, state: Mapping[str, Any]) -> set[str]:
@@ -121,34 +150,43 @@ class PackStore:
 
     def need(self, chunks: Iterable[str]) -> None:
         """Fetch what is not here yet of these chunks and of their bases."""
-        wanted: dict[str, dict[int, int]] = {}
+        wanted: dict[str, list[Span]] = {}
         left = list(set(chunks))
         while left:
             for place in self._chunks.get(left.pop(), ()):
                 if place.base is not None:
                     left.append(place.base)
-                if place.pack not in self._whole and (place.pack, place.offset) not in self._there:
-                    wanted.setdefault(place.pack, {})[place.offset] = place.length
-        ranges = [found for pack, spans in wanted.items() for found in self._ranges(pack, spans)]
-        self._transfer.fetch(ranges)
-        for pack, spans in wanted.items():
-            self._there |= {(pack, offset) for offset in spans}
+                wanted.setdefault(place.pack, []).append((place.offset, place.offset + place.length))
+        missing = {pack: self._missing(pack, spans) for pack, spans in wanted.items() if pack not in self._borrowed}
+        self._transfer.fetch(
+            Range(f"packs/{pack}.pack", start, end - start, self._path(pack))
+            for pack, spans in missing.items()
+            for start, end in spans
+        )
+        for pack, spans in missing.items():
+            self._check_frame(pack, spans)
+            self._there[pack] = _merged([*self._there.get(pack, ()), *spans], 0)
 
-    def _ranges(self, pack: str, spans: dict[int, int]) -> list[Range]:
+    def _check_frame(self, pack: str, spans: list[Span]) -> None:
+        """The engine verifies chunks; what stands before and behind them is compared here where it was fetched."""
+        tail = self._tails[pack]
+        for expected, at in ((b"LAMINAPK", 0), (tail, self._sizes[pack] - len(tail))):
+            if any(start <= at and at + len(expected) <= end for start, end in spans):
+                with self._path(pack).open("rb") as file:
+                    file.seek(at)
+                    found = file.read(len(expected))
+                if found != expected:
+                    raise CorruptDataError(f"packs/{pack}.pack of the artifact {self._what} arrived damaged")
+
+    def _missing(self, pack: str, spans: list[Span]) -> list[Span]:
         size, path = self._sizes[pack], self._path(pack)
         if not path.exists():
             with path.open("xb") as file:
                 file.truncate(size)  # sparse: what is not fetched takes no room
-        if size <= WHOLE_BYTES or sum(spans.values()) >= WHOLE_SHARE * size:
-            self._there |= {(pack, offset) for offset in spans}
-            return [Range(f"packs/{pack}.pack", 0, size, path)]
-        merged: list[list[int]] = []
-        for offset, length in sorted(spans.items()):
-            if merged and offset - merged[-1][1] <= GAP_BYTES:
-                merged[-1][1] = offset + length
-            else:
-                merged.append([offset, offset + length])
-        return [Range(f"packs/{pack}.pack", start, end - start, path) for start, end in merged]
+        there = self._there.get(pack, [])
+        if size <= WHOLE_BYTES or sum(end - start for start, end in spans) >= WHOLE_SHARE * size:
+            spans = [(0, size)]
+        return _merged(_without(_merged(spans, 0), there), GAP_BYTES if not there else 0)
 
     def _path(self, pack: str) -> Path:
         return self.folder / f"{pack}.pack"

@@ -151,7 +151,7 @@ class Publisher:
         place = version.record.place
         where = f"; it is kept, and `lamina push {place.root}` sends it" if place is not None else ""
         name = version.record.what.name
-        explained = ArtifactError(f"W&B did not take a version of {name}: {error}{where}")
+        explained = ArtifactError(f"W&B did not take a version of {name}: {str(error) or repr(error)}{where}")
         explained.__cause__ = error
         return explained
 

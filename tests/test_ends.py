@@ -1,0 +1,283 @@
+"""How saves end when the process does: signals, kills, interpreter exit, forks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import lamina
+from lamina.keras import ModelCheckpoint, ends
+from lamina.keras.planned_file import PlannedFile
+
+pytestmark = pytest.mark.backend
+
+_PRELUDE = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import keras
+import numpy as np
+from keras import layers
+import lamina
+from lamina.keras import ModelCheckpoint
+from lamina.keras.planned_file import PlannedFile
+
+folder = Path(sys.argv[1])
+x = np.zeros((64, 4), "float32")
+model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+model.compile("sgd", "mse")
+
+class At(keras.callbacks.Callback):
+    def __init__(self, batch, do):
+        super().__init__()
+        self.batch, self.do, self.seen = batch, do, 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.seen == self.batch:
+            self.do()
+        self.seen += 1
+
+def term():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def slow_disk(seconds):
+    write = PlannedFile.write
+    def slow(content, path):
+        time.sleep(seconds)
+        write(content, path)
+    PlannedFile.write = slow
+
+def fit(*callbacks, **arguments):
+    return model.fit(x, x, batch_size=4, callbacks=list(callbacks), verbose=0, **arguments)
+"""
+
+
+def script(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run with a model, in a process of its own."""
+    file = tmp_path / "script.py"
+    file.write_text(_PRELUDE + textwrap.dedent(code))
+    return subprocess.run([sys.executable, str(file), str(tmp_path)], capture_output=True, text=True, timeout=200)
+
+
+def steps(folder: Path) -> list[int | None]:
+    return [snapshot.step for snapshot in lamina.open(folder / "r").snapshots()]
+
+
+def test_sigterm_commits_what_is_captured(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        slow_disk(0.3)
+        callback = ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, repository=folder / "r", save_freq=3)
+        fit(callback, At(6, term), epochs=1)
+        print("not reached")
+        """,
+    )
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "not reached" not in done.stdout
+    assert "every captured save is committed" in done.stdout
+    assert steps(tmp_path) == [3, 6]
+    assert (tmp_path / "m.weights.h5").exists()
+
+
+def test_preemption_saves_the_next_step(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        callbacks = [
+            ModelCheckpoint(
+                folder / f"{name}-{{val_loss}}.weights.h5", save_weights_only=True, repository=folder / "r",
+                save_on_preempt=True, monitor="loss", save_best_only=name == "best",
+            )
+            for name in ("best", "each")
+        ]
+        fit(*callbacks, At(6, term), epochs=2)
+        print("not reached")
+        """,
+    )
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "not reached" not in done.stdout
+    found = lamina.open(tmp_path / "r").snapshots()
+    assert [(s.step, s.epoch, s.batch, s.next_epoch) for s in found] == [(7, 0, 6, 0)] * 2
+    assert len({s.series for s in found}) == 2
+    assert not list(tmp_path.glob("*.weights.h5"))  # no epoch has filled the name
+
+
+def test_the_users_handler_is_called_and_comes_back(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        heard = []
+        def mine(signum, frame):
+            heard.append(signum)
+            model.stop_training = True
+        signal.signal(signal.SIGTERM, mine)
+        callback = ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, save_on_preempt=True, repository=folder / "r")
+        fit(callback, At(6, term), epochs=5)
+        assert heard == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is mine
+        print("reached", model.stop_training)
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "reached True" in done.stdout
+    assert steps(tmp_path)[0] == 7
+
+
+def test_an_interrupted_script_loses_no_save(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        slow_disk(0.5)
+        def stop():
+            raise KeyboardInterrupt
+        callback = ModelCheckpoint(folder / "{batch}.weights.h5", save_weights_only=True, save_freq=3, verbose=1)
+        fit(callback, At(6, stop), epochs=1)
+        """,
+    )
+    assert done.returncode != 0
+    assert "KeyboardInterrupt" in done.stderr
+    assert done.stdout.count("finished saving") == 2
+    assert {path.name for path in tmp_path.glob("*.weights.h5")} == {"3.weights.h5", "6.weights.h5"}
+
+
+def test_a_failure_after_the_end_is_told(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        def full(content, path):
+            time.sleep(0.5)
+            raise OSError(28, "No space left on device")
+        PlannedFile.write = full
+        def stop():
+            raise KeyboardInterrupt
+        fit(ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, save_freq=3), At(3, stop), epochs=1)
+        """,
+    )
+    assert "a save was lost" in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+def test_workers_of_a_dataset_never_touch_the_pipeline(tmp_path: Path) -> None:
+    for method in ("fork", "spawn"):
+        code = f"""
+        import multiprocessing
+
+        def descriptors():
+            names = []
+            for entry in os.listdir("/proc/self/fd"):
+                try:
+                    names.append(os.readlink("/proc/self/fd/" + entry))
+                except OSError:
+                    pass
+            return [name for name in names if "/sessions/" in name]
+
+        class Data(keras.utils.PyDataset):
+            def __len__(self):
+                return 8
+
+            def __getitem__(self, index):
+                threads = [t.name for t in threading.enumerate() if t.name.startswith("lamina-save")]
+                with open(folder / f"{method}-{{os.getpid()}}", "a") as file:
+                    print(threads, descriptors(), file=file)
+                return np.zeros((4, 4), "float32"), np.zeros((4, 4), "float32")
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method("{method}", force=True)
+            callback = ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, save_freq=2, repository=folder / "{method}")
+            data = Data(workers=2, use_multiprocessing=True, max_queue_size=2)
+            model.fit(data, epochs=3, callbacks=[callback], verbose=0)
+            assert callback.last_snapshot.step == 24, callback.last_snapshot.step
+            repository = lamina.open(folder / "{method}")
+            assert len(repository.snapshots()) == 12
+            assert not repository.verify(full=True).problems
+            print("done", os.getpid())
+        """
+        done = script(tmp_path, code)
+        assert done.returncode == 0, done.stderr[-3000:]
+        parent = done.stdout.split()[-1]
+        seen = {path.name.removeprefix(method + "-"): path.read_text() for path in tmp_path.glob(f"{method}-*")}
+        workers = {pid: text for pid, text in seen.items() if pid != parent}
+        assert workers
+        assert {line for text in workers.values() for line in text.splitlines()} == {"[] []"}
+
+
+def test_kills_at_any_moment_leave_what_was_reported(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("killed_saver.py")), str(tmp_path), "40", "1"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["saves"] > 40
+
+
+def test_a_forked_child_has_no_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = threading.Event()
+    write = PlannedFile.write
+    entered = threading.Event()
+
+    def held(content: PlannedFile, path: str) -> None:
+        entered.set()
+        assert leave.wait(30)
+        write(content, path)
+
+    monkeypatch.setattr(PlannedFile, "write", held)
+    callback = ModelCheckpoint(tmp_path / "m.weights.h5", save_weights_only=True, repository=tmp_path / "r")
+    callback.set_model(keras.Sequential([keras.Input((4,)), layers.Dense(4)]))
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"val_loss": 1.0})
+    assert entered.wait(30)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if callback.wait(0.1) and not callback._pipeline.busy and not ends._training else 1)
+    _, status = os.waitpid(child, 0)
+    leave.set()
+    callback.on_train_end()
+    assert status == 0
+    assert callback.last_snapshot is not None
+
+
+def test_handlers_are_restored_after_fit(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    model.compile("sgd", "mse")
+    seen: list[Any] = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    callbacks = [ModelCheckpoint(tmp_path / f"{n}.keras") for n in range(2)]
+    x = np.zeros((4, 4), "float32")
+    model.fit(x, x, callbacks=[*callbacks, Looks()], verbose=0)
+    assert seen[0] is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_training_in_another_thread_installs_nothing(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    model.compile("sgd", "mse")
+    x = np.zeros((4, 4), "float32")
+    seen: list[Any] = []
+    callback = ModelCheckpoint(
+        tmp_path / "m.keras", on_commit=lambda commit: seen.append(signal.getsignal(signal.SIGTERM))
+    )
+    thread = threading.Thread(target=lambda: model.fit(x, x, callbacks=[callback], verbose=0))
+    thread.start()
+    thread.join(120)
+    assert (tmp_path / "m.keras").exists()
+    assert seen == [before]

@@ -1,0 +1,236 @@
+"""``layout="packs"``: a version uploads what is new, and comes back bit for bit, or with an error that says what broke."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import wandb
+from wandb_server import Server
+from wandb_training import Remember, clean_machine, fit, frozen_model, restored, same_weights, small_model
+
+import lamina
+import lamina.wandb
+from lamina.errors import ArtifactError, CorruptDataError, NotFoundError
+from lamina.keras import WandbModelCheckpoint
+
+EPOCHS = 10
+
+
+def logged_run(*, epochs: int = 3, model: Any = None, **more: Any) -> tuple[str, Remember]:
+    """Train with a checkpoint per epoch; the artifact's name and the weights of each epoch."""
+    remember = Remember()
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("ck/m-{epoch}.weights.h5", monitor="loss", save_weights_only=True,
+                                          **{"layout": "packs", **more})  # fmt: skip
+        fit(model or small_model(), remember, checkpoint, epochs=epochs)
+        return f"run_{run.id}_model", remember
+
+
+def test_a_version_uploads_what_changed(wandb_online: Server) -> None:
+    server = wandb_online
+    sizes, files, requests = [], [], []
+
+    class Count(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            from lamina.wandb.publisher import publisher_of
+
+            assert checkpoint.wait(30)
+            assert publisher_of(run).settle(30)
+            total = server.counters.total("artifacts/*")
+            sizes.append(total.put_bytes)
+            files.append(total.puts)
+            requests.append(len(server.operations))
+            server.reset_counters()
+
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("ck/m.weights.h5", "loss", 0, False, True, layout="packs")
+        server.reset_counters()
+        fit(frozen_model(), checkpoint, Count(), epochs=EPOCHS)
+    assert sizes[0] > 6e6
+    assert max(sizes[1:]) <= 0.06 * sizes[0]
+    assert len(set(files[1:])) == 1
+    assert len(set(requests[2:])) == 1
+    assert requests[2] <= 10
+    assert server.errors == []
+    assert len(server.store.artifacts(f"run_{run.id}_model")) == EPOCHS
+
+
+def test_nothing_is_copied_into_wandbs_folders(wandb_online: Server, tmp_path: Path) -> None:
+    logged_run(model=frozen_model((200, 400)))
+    client = tmp_path / "wandb-client"
+    kept = [path for name in ("cache", "data", "artifacts") for path in (client / name).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in kept) < 20_000
+    assert not list((tmp_path / "ck" / ".lamina" / "journal").glob("*.json"))
+
+
+def test_versions_restore_from_a_clean_machine_one_by_one_and_after_deletions(
+    wandb_online: Server, tmp_path: Path
+) -> None:
+    name, remember = logged_run(epochs=5, keep=None)
+    (tmp_path / "ck").rename(tmp_path / "gone")
+    order = list(range(5))
+    random.Random(7).shuffle(order)
+    for left, epoch in enumerate(order):
+        with clean_machine(tmp_path / f"machine-{epoch}"):
+            assert same_weights(restored(f"{name}:epoch_{epoch}", small_model), remember.weights[epoch])
+            assert not list((tmp_path / f"machine-{epoch}" / "w").rglob("*.pack"))
+        if left < 4:
+            wandb.Api().artifact(f"{name}:epoch_{epoch}").delete(delete_aliases=True)
+    with clean_machine(tmp_path / "last"):
+        assert same_weights(restored(f"{name}:epoch_{order[-1]}", small_model), remember.weights[order[-1]])
+
+
+def test_it_comes_back_without_lamina(wandb_online: Server, tmp_path: Path) -> None:
+    name, _ = logged_run()
+    folder = Path(wandb.Api().artifact(f"{name}:epoch_1").download(str(tmp_path / "download")))
+    subprocess.run([sys.executable, "-I", str(folder / "restore.py")], cwd=folder, check=True, capture_output=True)
+    assert (folder / "restored" / "m-2.weights.h5").read_bytes() == Path("ck/m-2.weights.h5").read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "lamina.json", "lamina.placement", "packs", "restore.py", "restored",
+    ]  # fmt: skip
+
+
+def test_no_path_of_this_machine_is_uploaded_in_our_files(wandb_online: Server, tmp_path: Path) -> None:
+    name, _ = logged_run()
+    version = wandb_online.store.artifact(f"{name}:latest")
+    texts = [wandb_online.store.file_bytes(f"{name}:latest", path) for path in version.entries]
+    assert not any(str(tmp_path).encode() in text for text in texts)
+    assert str(tmp_path) not in json.dumps(version.metadata)
+
+
+def test_export_gives_the_file_that_keras_wrote(wandb_online: Server, tmp_path: Path) -> None:
+    name, _ = logged_run()
+    (path,) = lamina.export(f"wandb:{name}:epoch_2", tmp_path / "out")
+    assert path.read_bytes() == Path("ck/m-3.weights.h5").read_bytes()
+
+
+def test_a_partial_read_fetches_only_what_it_needs(wandb_online: Server) -> None:
+    name, _ = logged_run(epochs=2, model=frozen_model())
+    opened = lamina.wandb.open_artifact(f"{name}:latest")
+    tensor = min(opened.content.tensors.values(), key=lambda t: int(np.prod(t.shape)))
+    wandb_online.reset_counters()
+    opened.content.read_named([tensor.name])
+    assert wandb_online.counters.total("artifacts/*").get_bytes < 1 << 20
+
+
+def test_a_whole_read_fetches_each_byte_once(wandb_online: Server, tmp_path: Path) -> None:
+    name, _ = logged_run(epochs=2, model=frozen_model())
+    stored = sum(e.size for e in wandb_online.store.artifact(f"{name}:latest").entries.values())
+    wandb_online.reset_counters()
+    lamina.export(f"wandb:{name}:latest", tmp_path / "out")
+    assert wandb_online.counters.total("artifacts/*").get_bytes <= 1.02 * stored
+
+
+def test_a_local_repository_saves_the_download(wandb_online: Server) -> None:
+    name, _ = logged_run(epochs=2, model=frozen_model())
+    wandb_online.reset_counters()
+    opened = lamina.wandb.open_artifact(f"{name}:latest", repository="ck/.lamina")
+    opened.content.read_named()
+    assert wandb_online.counters.total("artifacts/*").get_bytes < 50_000
+
+
+def test_a_damaged_local_repository_is_no_harm(wandb_online: Server) -> None:
+    name, remember = logged_run(epochs=2, model=frozen_model())
+    for pack in Path("ck/.lamina/packs").glob("*.pack"):
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+    opened = lamina.wandb.open_artifact(f"{name}:latest", repository="ck/.lamina")
+    values = list(opened.content.read_named().values())
+    assert all(any(np.array_equal(v, w) for v in values) for w in remember.weights[1])
+
+
+@pytest.mark.parametrize("file", ["*.pack", "*lamina.json", "*lamina.placement"])
+def test_a_damaged_transfer_is_named_and_reaches_no_model(wandb_online: Server, file: str) -> None:
+    name, _ = logged_run()
+    model = small_model()
+    before = model.get_weights()
+    wandb_online.inject(method="GET", path=f"/storage/artifacts/{file}", corrupt=True, times=None)
+    with pytest.raises(CorruptDataError, match=r"pack|lamina\.json|lamina\.placement"):
+        lamina.restore(f"wandb:{name}:latest", model)
+    assert same_weights(model, before)
+
+
+def test_a_damaged_pack_on_the_server_is_named(wandb_online: Server) -> None:
+    wandb_online.store.policy.check_md5 = False
+    wandb_online.inject(method="PUT", path="*.pack", corrupt=True, times=None)
+    name, _ = logged_run(epochs=1)
+    with pytest.raises(CorruptDataError, match="pack"):
+        lamina.restore(f"wandb:{name}:latest", small_model())
+
+
+def test_broken_downloads_go_on_where_they_stopped(wandb_online: Server) -> None:
+    name, remember = logged_run(epochs=1, model=frozen_model())
+    wandb_online.reset_counters()
+    wandb_online.inject(method="GET", path="*.pack", reset_after=100_000, times=5)
+    wandb_online.inject(method="GET", path="*.pack", status=503, times=2)
+    model = frozen_model()
+    lamina.restore(f"wandb:{name}:latest", model)
+    assert same_weights(model, remember.weights[0])
+    stored = sum(e.size for e in wandb_online.store.artifact(f"{name}:latest").entries.values())
+    assert wandb_online.counters.total("artifacts/*").get_bytes <= 1.1 * stored
+
+
+def test_lineage_is_noted_in_an_active_run(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, _ = logged_run(epochs=1)
+    with wandb.init() as reader:
+        monkeypatch.setenv("LAMINA_LINEAGE", "0")
+        restored(f"{name}:latest", small_model)
+        assert wandb_online.store.artifact(f"{name}:latest").used_by == []
+        monkeypatch.delenv("LAMINA_LINEAGE")
+        restored(f"{name}:latest", small_model)
+    assert wandb_online.store.artifact(f"{name}:latest").used_by == [reader.id]
+
+
+def test_what_is_not_there_is_said(wandb_online: Server) -> None:
+    logged_run(epochs=1)
+    with pytest.raises(NotFoundError, match="no_such"):
+        lamina.wandb.open_artifact("no_such:latest")
+
+
+def test_log_checkpoint_of_a_snapshot_and_of_a_file(wandb_online: Server, tmp_path: Path) -> None:
+    model = small_model()
+    model.save_weights("a.weights.h5")
+    snapshot = lamina.save("a.weights.h5", "repo", metadata={"note": "hello"})
+    with wandb.init() as run:
+        first = lamina.wandb.log_checkpoint(snapshot, name="weights", aliases=["chosen"], tags=["x"]).wait()
+        second = lamina.wandb.log_checkpoint("a.weights.h5", name="weights", description="again").wait()
+        plain = lamina.wandb.log_checkpoint("a.weights.h5", layout="file").wait()
+        from lamina.wandb.publisher import publisher_of
+
+        assert publisher_of(run).settle(30)
+    versions = wandb_online.store.artifacts("weights")
+    assert [v.aliases for v in versions] == [["chosen"], ["latest"]]
+    assert versions[0].metadata["note"] == "hello"
+    assert versions[0].tags == ["x"]
+    assert [first.version, second.version, plain.name] == ["v0", "v1", f"run_{run.id}_model:v0"]
+    for name in ("weights:v0", "weights:v1", plain.name):
+        assert same_weights(restored(name, small_model), model.get_weights())
+    assert not list(Path("repo/journal").glob("*.json"))
+    with pytest.raises(ArtifactError, match="no active"):
+        lamina.wandb.log_checkpoint(snapshot)
+
+
+def test_packs_survive_retention_while_they_are_on_their_way(wandb_online: Server) -> None:
+    """The server is slow; meanwhile the repository keeps one snapshot only."""
+    wandb_online.inject(operation="CreateArtifactFiles", delay=0.5, times=None)
+    name, remember = logged_run(epochs=4, keep=lamina.Keep(last=1))
+    assert wandb_online.store.pending(name) == []
+    assert same_weights(restored(f"{name}:latest", small_model), remember.weights[-1])
+
+
+def test_a_server_that_finds_no_duplicates_gets_no_more(wandb_online: Server) -> None:
+    wandb_online.store.policy.dedup = "none"
+    name, remember = logged_run(epochs=4, model=frozen_model((300, 400)))
+    packs = [path for path in wandb_online.counters.files if path.endswith(".pack")]
+    stored = [path.rpartition("/")[2] for path in packs]
+    assert len(stored) == len(set(stored))
+    assert wandb_online.errors == []

@@ -1,0 +1,112 @@
+"""Small trainings that log checkpoints, and looks at what came of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import lamina
+
+
+def frozen_model(frozen: tuple[int, int] = (1200, 1600), trainable: int = 60) -> Any:
+    """About 95 % of the weights stay as they are."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((frozen[0],)),
+            keras.layers.Dense(frozen[1], trainable=False),
+            keras.layers.Dense(trainable),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("sgd", "mse")
+    return model
+
+
+def small_model() -> Any:
+    return frozen_model((8, 8), 4)
+
+
+def data(model: Any, rows: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    inputs = generator.random((rows, model.input_shape[1]), dtype=np.float32)
+    return inputs, generator.random((rows, 1), dtype=np.float32)
+
+
+class Remember(keras.callbacks.Callback):
+    """The weights at each epoch's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[list[np.ndarray]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.weights.append([np.array(value) for value in self.model.get_weights()])
+
+
+class Follow(keras.callbacks.Callback):
+    """Gives each epoch a value of the metric ``score``."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs["score"] = self.values[epoch]
+
+
+def fit(model: Any, *callbacks: Any, epochs: int = 3, **more: Any) -> None:
+    model.fit(*data(model), epochs=epochs, batch_size=8, verbose=0, callbacks=list(callbacks), **more)
+
+
+def same_weights(model: Any, weights: Sequence[np.ndarray]) -> bool:
+    here = model.get_weights()
+    return len(here) == len(weights) and all(np.array_equal(a, b) for a, b in zip(here, weights, strict=True))
+
+
+@contextmanager
+def clean_machine(root: Path) -> Iterator[None]:
+    """Empty caches and a folder of its own."""
+    root.mkdir(parents=True)
+    folders = {"XDG_CACHE_HOME": root / "xdg", "WANDB_CACHE_DIR": root / "w", "WANDB_ARTIFACT_DIR": root / "a"}
+    before = {name: os.environ.get(name) for name in folders}
+    os.environ.update({name: str(folder) for name, folder in folders.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def restored(name: str, like: Callable[[], Any]) -> Any:
+    """A fresh model with the weights of an artifact."""
+    model = like()
+    lamina.restore(f"wandb:{name}", model)
+    return model
+
+
+def run_python(code: str, environment: dict[str, str], cwd: Path, *arguments: object) -> str:
+    """A process of its own, with the same packages."""
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here.parent / "python"), str(here)])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, **environment, "PYTHONPATH": paths},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
