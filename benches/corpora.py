@@ -74,7 +74,7 @@ class Corpora:
     def get(self, name: str) -> Corpus:
         """The corpus ``dense``, ``many``, ``trained``, ``bfloat16`` or ``float16``."""
         if name not in self._made:
-            make = {
+            make: dict[str, Callable[[], Corpus]] = {
                 "dense": self._dense,
                 "many": self._many,
                 "trained": self._trained,
@@ -174,10 +174,11 @@ def change(corpus: Corpus, fraction: float, seed: int) -> None:
 
 def _stepped(raw: Bytes, dtype: str, rng: np.random.Generator) -> npt.NDArray[Any]:
     kind = to_numpy(dtype)
+    stepped: npt.NDArray[Any] = raw ^ rng.integers(0, 2, raw.size, np.uint8)
     if kind == ml_dtypes.bfloat16 or (kind.kind == "f" and kind.itemsize <= 8):
         step = rng.standard_normal(raw.size // kind.itemsize, np.float32) * np.float32(1e-3)
-        return raw.view(kind) + step.astype(kind)
-    return raw ^ rng.integers(0, 2, raw.size, np.uint8)
+        stepped = raw.view(kind) + step.astype(kind)
+    return stepped
 
 
 def trained_weights() -> Iterator[tuple[str, npt.NDArray[Any]]]:

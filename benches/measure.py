@@ -49,16 +49,25 @@ class Contender:
 
 @dataclass
 class Outcome:
-    """Seconds of each run, or why there are none."""
+    """Seconds of each run, on the clock and on all cores together, or why there are none."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     failure: str = ""
     ours: bool = False
 
     @property
     def median(self) -> float:
         """Seconds of the middle run."""
-        return statistics.median(self.seconds) if self.seconds and not self.failure else float("nan")
+        return self._middle(self.seconds)
+
+    @property
+    def median_cpu(self) -> float:
+        """The same of the processor's time; other work on the machine disturbs it less."""
+        return self._middle(self.cpu)
+
+    def _middle(self, values: list[float]) -> float:
+        return statistics.median(values) if values and not self.failure else float("nan")
 
     @property
     def spread(self) -> float:
@@ -75,27 +84,28 @@ def race(contenders: Iterable[Contender], repeats: int) -> dict[str, Outcome]:
         for contender in lined_up[first:] + lined_up[:first]:
             outcome = outcomes[contender.name]
             if not outcome.failure:
-                took = _one(contender, outcome)
-                if number:
+                took, cpu = _one(contender, outcome)
+                if number and not outcome.failure:
                     outcome.seconds.append(took)
+                    outcome.cpu.append(cpu)
     return outcomes
 
 
-def _one(contender: Contender, outcome: Outcome) -> float:
-    took = float("nan")
+def _one(contender: Contender, outcome: Outcome) -> tuple[float, float]:
+    took = cpu = float("nan")
     try:
         given = contender.prepare()
         gc.collect()
         gc.disable()
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         result = contender.run(given)
-        took = time.perf_counter() - start
+        took, cpu = time.perf_counter() - start, time.process_time() - start_cpu
         contender.check(result)
     except Exception as error:  # a peer may raise anything; the table says FAIL and the others go on
         outcome.failure = f"{type(error).__name__}: {error}"
     finally:
         gc.enable()
-    return took
+    return took, cpu
 
 
 @dataclass
@@ -147,7 +157,7 @@ def _cell(value: float | None, form: str) -> str:
 
 
 #: Columns of a table of times.
-TIMES = {"ms": "{:,.1f}", "spread": "{:.0%}", "GB/s": "{:.2f}"}
+TIMES = {"ms": "{:,.1f}", "spread": "{:.0%}", "CPU ms": "{:,.1f}", "GB/s": "{:.2f}"}
 
 
 def times(title: str, note: str, outcomes: Mapping[str, Outcome], nbytes: int, against: Mapping[str, str]) -> Table:
@@ -159,9 +169,14 @@ def times(title: str, note: str, outcomes: Mapping[str, Outcome], nbytes: int, a
     columns = {f"/ {label}": min(o.median for o in found) for label, found in alike.items() if found}
     rows = []
     for name, outcome in outcomes.items():
-        values = {"ms": outcome.median * 1e3, "spread": outcome.spread, "GB/s": nbytes / outcome.median / 1e9}
+        values = {
+            "ms": outcome.median * 1e3,
+            "spread": outcome.spread,
+            "CPU ms": outcome.median_cpu * 1e3,
+            "GB/s": nbytes / outcome.median / 1e9,
+        }
         values |= {column: outcome.median / base for column, base in columns.items()}
-        rows.append(Row(name, values, outcome.failure, outcome.ours, {"": outcome.seconds}))
+        rows.append(Row(name, values, outcome.failure, outcome.ours, {"wall": outcome.seconds, "cpu": outcome.cpu}))
     return Table(title, note, TIMES | dict.fromkeys(columns, "{:.2f}"), rows)
 
 

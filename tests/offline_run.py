@@ -91,7 +91,9 @@ class OfflineRun:
 
     @cached_property
     def artifacts(self) -> list[LoggedArtifact]:
-        return [_artifact(record.artifact) for record in self.records if record.HasField("artifact")]
+        # A relative path counts from the folder that holds W&B's own: there `wandb sync` is called.
+        place = self.directory.parent.parent
+        return [_artifact(record.artifact, place) for record in self.records if record.HasField("artifact")]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def _update(found: dict[str, Any], items: Any) -> None:
         target[key] = json.loads(item.value_json)
 
 
-def _artifact(record: Any) -> LoggedArtifact:
+def _artifact(record: Any, place: Path) -> LoggedArtifact:
     entries = {}
     for item in record.manifest.contents:
         extra = {part.key: json.loads(part.value_json) for part in item.extra}
@@ -186,7 +188,7 @@ def _artifact(record: Any) -> LoggedArtifact:
             item.path,
             item.digest,
             item.size,
-            item.local_path,
+            str(place / item.local_path) if item.local_path else "",
             item.ref,
             item.birth_artifact_id,
             item.skip_cache,

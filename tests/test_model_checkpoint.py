@@ -77,7 +77,12 @@ def test_it_is_a_keras_callback_with_keras_arguments_in_their_order(tmp_path: Pa
     callback = ModelCheckpoint(tmp_path / "m.weights.h5", "loss", 1, True, True, "min", 3, 0.5)
     assert isinstance(callback, keras.callbacks.ModelCheckpoint)
     assert callback.filepath == str(tmp_path / "m.weights.h5")
-    assert (callback.monitor, callback.verbose, callback.save_best_only, callback.save_weights_only) == ("loss", 1, True, True)
+    assert (callback.monitor, callback.verbose, callback.save_best_only, callback.save_weights_only) == (
+        "loss",
+        1,
+        True,
+        True,
+    )
     assert (callback.mode, callback.save_freq, callback.best) == ("min", 3, 0.5)
 
 
@@ -514,7 +519,9 @@ def test_a_copy_works_on_its_own(duplicate: Any, tmp_path: Path) -> None:
 def test_several_callbacks_share_a_repository(tmp_path: Path) -> None:
     model = network()
     first, _ = attached(tmp_path, "a-{epoch}.weights.h5", repository=tmp_path / "r")
-    second, _ = attached(tmp_path, "b.keras", save_weights_only=False, repository=tmp_path / "r", save_best_only=True, monitor="loss")
+    second, _ = attached(
+        tmp_path, "b.keras", save_weights_only=False, repository=tmp_path / "r", save_best_only=True, monitor="loss"
+    )
     fit(model, first, second, epochs=3)
     fit(model, first, second, epochs=3)
     repository = lamina.open(tmp_path / "r")

@@ -21,16 +21,22 @@ X, Y = RNG.normal(size=(64, 6)).astype("float32"), RNG.normal(size=(64, 1)).asty
 EPOCHS = 6
 
 
-def network(lora: bool = False) -> keras.Model:
+def network(lora: bool = False, average: bool = True) -> keras.Model:
     keras.backend.clear_session()
     keras.utils.set_random_seed(11)
     model = keras.Sequential(
-        [keras.Input((6,)), layers.Dense(16, activation="relu"), layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(1)]
+        [
+            keras.Input((6,)),
+            layers.Dense(16, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.4),
+            layers.Dense(1),
+        ]
     )
     if lora:
         model.layers[0].enable_lora(2)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
-    model.compile(keras.optimizers.AdamW(schedule, use_ema=True, ema_overwrite_frequency=3), "mse")
+    model.compile(keras.optimizers.AdamW(schedule, use_ema=average, ema_overwrite_frequency=3), "mse")
     return model
 
 
@@ -90,9 +96,10 @@ def test_a_resumed_run_ends_with_the_same_bits(weights_only: bool, lora: bool, t
 
 
 def test_resuming_after_the_last_epoch_trains_nothing(tmp_path: Path) -> None:
-    first = network()
+    # On JAX, Keras 3.15 cannot fit a second time with averaged weights.
+    first = network(average=False)
     train(first, checkpoint(tmp_path))
-    second = network()
+    second = network(average=False)
     history = train(second, checkpoint(tmp_path))
     assert history.epoch == []
     assert_same(first, second)
@@ -109,7 +116,7 @@ def test_nothing_to_resume_from_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_callback_resumes_once(tmp_path: Path) -> None:
     callback = checkpoint(tmp_path, save_best_only=True)
-    model = network()
+    model = network(average=False)
     assert train(model, callback, epochs=2).epoch == [0, 1]
     before = state(model)
     assert train(model, callback, initial_epoch=2, epochs=3).epoch == [2]
@@ -165,7 +172,9 @@ def test_tracked_callbacks_go_on(tmp_path: Path) -> None:
         train(first, Values(), *tracked, callback, Dies(2), epochs=8)
     callback.wait()
     second, again = plain(), trackers()
-    epochs = train(second, Values(), *again, checkpoint(tmp_path, monitor="val_x", mode="min", track=again), epochs=8).epoch
+    epochs = train(
+        second, Values(), *again, checkpoint(tmp_path, monitor="val_x", mode="min", track=again), epochs=8
+    ).epoch
     assert epochs == [e for e in straight_epochs if e >= 3]
     assert again[0].stopped_epoch == kept[0].stopped_epoch
     assert again[0].best == kept[0].best
@@ -194,4 +203,6 @@ def test_legacy_files_resume_too(tmp_path: Path) -> None:
     callback = ModelCheckpoint(tmp_path / "m.h5", repository=tmp_path / "r", track=())
     train(model, callback, epochs=2)
     other = network()
-    assert train(other, ModelCheckpoint(tmp_path / "m.h5", repository=tmp_path / "r", resume=True), epochs=3).epoch == [2]
+    assert train(other, ModelCheckpoint(tmp_path / "m.h5", repository=tmp_path / "r", resume=True), epochs=3).epoch == [
+        2
+    ]

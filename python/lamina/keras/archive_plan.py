@@ -27,9 +27,7 @@ class Members:
             self.assets.close()
 
 
-def archive_plan(
-    path: str, weights: FilePlan, literals: bytes, crc: int, members: Members
-) -> tuple[FilePlan, bytes]:
+def archive_plan(path: str, weights: FilePlan, literals: bytes, crc: int, members: Members) -> tuple[FilePlan, bytes]:
     """Plan the archive, and give its literal bytes; ``crc`` is that of the weights' file."""
     image = SparseImage()
     with zipfile.ZipFile(image, "w") as archive:

@@ -66,18 +66,6 @@ def save(model: Any, path: Path, weights_only: bool) -> None:
 def log(run: Any, path: Path, epoch: int, metadata: dict[str, Any]) -> Any:
     """Log the file as the next version of the run's model."""
     name, aliases = artifact_name(run), ("latest", f"epoch_{epoch}")
-    try:
-        from lamina.wandb import log_checkpoint  # type: ignore[attr-defined]
-    except ImportError:
-        return _log(run, path, name, aliases, metadata)
-    return log_checkpoint(
-        path, run=run, name=name, aliases=aliases, layout="file", type="model", metadata=metadata
-    )
+    from lamina.wandb import log_checkpoint
 
-
-def _log(run: Any, path: Path, name: str, aliases: tuple[str, ...], metadata: dict[str, Any]) -> Any:
-    import wandb
-
-    artifact = wandb.Artifact(name, type="model", metadata=metadata)
-    artifact.add_file(str(path), name=path.name, policy="mutable")
-    return run.log_artifact(artifact, aliases=list(aliases))
+    return log_checkpoint(path, run=run, name=name, aliases=aliases, layout="file", type="model", metadata=metadata)

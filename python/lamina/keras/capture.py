@@ -96,6 +96,8 @@ def _of_jax(value: Any) -> Any:
     array = value.value if isinstance(value, backend.Variable) else value
     if not backend.is_tensor(array):
         return _own(value)
+    if array.is_fully_replicated:
+        array = array.addressable_data(0)
     if array.nbytes == 0 or not array.is_fully_addressable or len(array.sharding.device_set) > 1:
         return _own(array)
     if next(iter(array.sharding.device_set)).platform != "cpu":

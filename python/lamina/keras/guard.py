@@ -61,9 +61,7 @@ def _noting(save_state: Callable[..., None], visited: Visited) -> Callable[..., 
     ) -> None:
         if id(saveable) not in visited_saveables:
             visited.append((saveable, inner_path))
-        save_state(
-            saveable, weights_store, assets_store, inner_path=inner_path, visited_saveables=visited_saveables
-        )
+        save_state(saveable, weights_store, assets_store, inner_path=inner_path, visited_saveables=visited_saveables)
 
     return noting
 

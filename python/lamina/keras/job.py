@@ -23,9 +23,7 @@ class Content(Protocol):
 
     nbytes: int
 
-    def store(
-        self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int
-    ) -> Snapshot: ...
+    def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot: ...
 
     def write(self, path: str) -> None: ...
 

@@ -46,9 +46,7 @@ class KeptFile:
             self.release()
             raise
 
-    def store(
-        self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int
-    ) -> Snapshot:
+    def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot:
         if not self._training.specs:
             return save_path(repository, self.file, fields, codec=codec, threads=threads)
         ((file, plan),) = h5.plan_source(self.file)

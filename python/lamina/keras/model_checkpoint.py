@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from keras.src.utils import file_utils, io_utils
+from keras.src.utils import io_utils
 
 from lamina.errors import InvalidInputError
 from lamina.keep import Keep
-from lamina.keras import arguments, ends, resuming, training_state
-from lamina.keras.arrivals import Arrivals
+from lamina.keras import arguments, ends, resuming
 from lamina.keras.commit import Commit
-from lamina.keras.job import Content, Facts, Place, SaveJob
-from lamina.keras.kept_file import KeptFile
-from lamina.keras.monitoring import Monitoring, scalar
-from lamina.keras.pipeline import Pipeline
-from lamina.keras.planner import Planner
-from lamina.keras.training_state import SavedState, TrainingTensors
-from lamina.keras.walk import NotPlannable
+from lamina.keras.saves import Saves
 from lamina.repository import Repository
-from lamina.saving import as_repository, threads_or_default
+from lamina.saving import threads_or_default
 from lamina.snapshot import Snapshot
 
 CODECS = ("auto", "raw", "zstd", "planes", "delta")
 
 
-class ModelCheckpoint(Monitoring):
+class ModelCheckpoint(Saves):
     """`keras.callbacks.ModelCheckpoint` that captures the model in memory and saves it while training goes on.
 
     The first eight arguments are Keras's. Files are those that Keras writes, and each is there whole or not at all;
@@ -56,16 +43,6 @@ class ModelCheckpoint(Monitoring):
         threads: threads of the engine; otherwise ``LAMINA_THREADS``, or what the machine has.
         on_commit: called with a `Commit` after each save, on the thread that saved.
     """
-
-    _last_snapshot: Snapshot | None
-    _best_snapshot: Snapshot | None
-    _open_repository: Repository | None
-    _decision: _Decision | None
-    _tracked_later: SavedState | None
-    _replaced: int
-    _arrivals: Arrivals
-    _planner: Planner
-    _pipeline: Pipeline
 
     def __init__(
         self,
@@ -211,9 +188,7 @@ class ModelCheckpoint(Monitoring):
     @property
     def async_safe(self) -> bool:
         """Whether Keras may report batches on other threads: nothing is captured there."""
-        return (
-            not self._looks_at_batches and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
-        )
+        return not self._looks_at_batches and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
 
     @property
     def _looks_at_batches(self) -> bool:
@@ -236,14 +211,6 @@ class ModelCheckpoint(Monitoring):
         if self._resumed and self._model is not None and getattr(self._model, "_initial_epoch", None):
             self._model._initial_epoch = None
 
-    @property
-    def model(self) -> Any:
-        """The model; while Keras decides on a save, with the two methods that save replaced."""
-        model = super().model
-        if self._decision is None or self._decision.thread != threading.get_ident():
-            return model
-        return _Intercepted(model, self._save)
-
     # What a subclass may change.
 
     def _resume_from(self) -> Snapshot | None:
@@ -253,24 +220,8 @@ class ModelCheckpoint(Monitoring):
     def _ending(self) -> None:
         """Called on SIGTERM, when the saves are committed or the time for them is over."""
 
-    def _series_name(self) -> str:
-        """Which series the snapshots belong to."""
-        return os.path.basename(str(self.filepath))
-
-    def _run_id(self) -> str | None:
-        """Which run they belong to."""
-        return None
-
-    def _committed(self, commit: Commit) -> None:
-        """Called on the thread that saved, after each commit and before ``on_commit``."""
-
     def _finish(self) -> None:
         """Called when training has ended and every save is committed or has failed."""
-
-    def _apply_keep(self, commit: Commit) -> None:
-        """Retention, after ``_committed``."""
-        if self.keep is not None and commit.snapshot is not None:
-            self._repository().prune(self.keep, series=commit.snapshot.series)
 
     # Resuming, and ending early.
 
@@ -317,215 +268,3 @@ class ModelCheckpoint(Monitoring):
             f"\n{type(self).__name__}: SIGTERM; "
             + ("every captured save is committed" if done else "a save could not be committed in time")
         )
-
-    # The way of a save.
-
-    @contextmanager
-    def _deciding(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
-        """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
-        verbose: int = self.verbose
-        self._decision = _Decision(epoch, batch, dict(logs or {}), threading.get_ident(), verbose)
-        try:
-            yield
-        finally:
-            self._decision = None
-            self.verbose = verbose
-
-    def _save(self, path: str, weights_only: bool, *, keep_file: bool | None = None) -> None:
-        """Capture the model and hand it to the pipeline."""
-        started = time.perf_counter()
-        decision = self._decision
-        assert decision is not None
-        if os.path.isdir(path):
-            raise IsADirectoryError(f"Is a directory: {path}")
-        facts = self._facts(decision)
-        training = TrainingTensors()
-        if self.repository is not None:
-            facts.training, training = self._training_state()
-        self._pipeline.admit(self._planner.nbytes)
-        content = self._capture(path, weights_only, training)
-        facts.blocked_seconds = time.perf_counter() - started
-        message = (
-            f"\nEpoch {decision.epoch + 1}: finished saving model to {path}" if decision.verbose > 0 else ""
-        )
-
-        def committed(commit: Commit) -> None:
-            self._note(commit, message)
-
-        place = self._place(self.keep_file if keep_file is None else keep_file)
-        self._pipeline.submit(SaveJob(path, facts, content, place, committed, self._take_replaced(facts)))
-        self._last_saved = (decision.epoch, decision.batch)
-        self.verbose = 0
-        if self.blocking:
-            self.wait()
-
-    def _capture(self, path: str, weights_only: bool, training: TrainingTensors) -> Content:
-        """What Keras would write to ``path``, held in memory; Keras writes it where lamina cannot."""
-        model = super().model
-        try:
-            _check_plannable(path, weights_only)
-            return self._planner.capture(
-                model,
-                path,
-                training,
-                weights_only=weights_only,
-                threads=threads_or_default(self.threads),
-            )
-        except NotPlannable as reason:
-            self._notice(str(reason))
-        return KeptFile(
-            model,
-            path,
-            weights_only=weights_only,
-            beside=self._temporary_place(path),
-            training=training,
-            captured=self._planner.capture_values(training, threads_or_default(self.threads)),
-        )
-
-    def _notice(self, reason: str) -> None:
-        if reason not in self._noticed:
-            self._noticed.add(reason)
-            warnings.warn(
-                f"{type(self).__name__} lets Keras itself save this model, and training waits for it: {reason}",
-                stacklevel=2,
-            )
-
-    def _temporary_place(self, path: str) -> Path:
-        if self.keep_file and not file_utils.is_remote_path(path):
-            return Path(path).absolute().parent
-        return self._repository().path if self.repository is not None else Path.cwd()
-
-    def _facts(self, decision: _Decision) -> Facts:
-        value, best = self._judge(decision.logs)
-        return Facts(
-            epoch=decision.epoch,
-            batch=decision.batch,
-            step=_steps(super().model),
-            logs=decision.logs,
-            monitor=self.monitor,
-            mode=self.direction,
-            value=value,
-            best=best,
-            series=self._series_name(),
-            run=self._run_id(),
-            metadata={},
-            training={},
-        )
-
-    def _training_state(self) -> tuple[dict[str, Any], TrainingTensors]:
-        fields, tensors = training_state.take(super().model, self.track)
-        fields["checkpoint"] = {
-            "best": training_state.packed(scalar(self.best)),
-            "best_value": training_state.packed(self._best_value),
-            "batches_seen": self._batches_seen_since_last_saving,
-        }
-        return fields, tensors
-
-    def _take_replaced(self, facts: Facts) -> int:
-        """How many saves have given way since the last one; never silently."""
-        count, self._replaced = self._pipeline.replaced - self._replaced, self._pipeline.replaced
-        if count:
-            facts.metadata["replaced"] = count
-            io_utils.print_msg(
-                f"\n{type(self).__name__}: the disk is slower than the saves; {count} gave way to this one"
-            )
-        return count
-
-    def _place(self, keep_file: bool) -> Place:
-        repository = None if self.repository is None else self._repository()
-        return Place(repository, keep_file, self.codec, threads_or_default(self.threads))
-
-    def _repository(self) -> Repository:
-        if self._open_repository is None:
-            assert self.repository is not None
-            self._open_repository = as_repository(self.repository)
-        return self._open_repository
-
-    def _note(self, commit: Commit, message: str) -> None:
-        """On the pipeline's thread: the save is on disk; everyone who waits for it is told."""
-        if commit.snapshot is not None:
-            self._last_snapshot = commit.snapshot
-        if commit.best:
-            self._best_committed = commit.value
-            self._best_snapshot = commit.snapshot
-        if message:
-            io_utils.print_msg(message)
-        self._committed(commit)
-        self._apply_keep(commit)
-        if self.on_commit is not None:
-            self.on_commit(commit)
-
-    def _raise_failure(self) -> None:
-        failure = self._pipeline.take_failure()
-        if failure is None:
-            return
-        self._pipeline.wait()
-        self._give_best_back()
-        raise failure
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy starts its own pipeline, learns its own plans, and opens the repository anew."""
-        state = {name: value for name, value in self.__dict__.items() if name not in self._of_this_process()}
-        if isinstance(self.repository, Repository):
-            state["repository"] = self.repository.path
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.__dict__.update(self._of_this_process())
-
-    def _of_this_process(self) -> dict[str, Any]:
-        """What is never copied, as it is before training."""
-        return {
-            "_last_snapshot": None,
-            "_best_snapshot": None,
-            "_open_repository": None,
-            "_decision": None,
-            "_tracked_later": None,
-            "_replaced": 0,
-            "_arrivals": Arrivals(),
-            "_planner": Planner(),
-            "_pipeline": Pipeline(replace=self.on_backlog == "replace"),
-        }
-
-
-@dataclass(frozen=True)
-class _Decision:
-    """The moment in training for which Keras decides."""
-
-    epoch: int
-    batch: int | None
-    logs: dict[str, Any]
-    thread: int
-    verbose: int
-
-
-class _Intercepted:
-    """The model, but saving it to a file captures it."""
-
-    def __init__(self, model: Any, save: Callable[[str, bool], None]) -> None:
-        self._model = model
-        self._save = save
-
-    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        self._save(os.fspath(filepath), False)
-
-    def save_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        self._save(os.fspath(filepath), True)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-def _check_plannable(path: str, weights_only: bool) -> None:
-    if file_utils.is_remote_path(path):
-        raise NotPlannable("the file is not on this machine")
-    if not path.endswith(".weights.h5" if weights_only else ".keras"):
-        raise NotPlannable("the legacy .h5 format depends on more than the model")
-
-
-def _steps(model: Any) -> int | None:
-    try:
-        return int(model.optimizer.iterations)
-    except (AttributeError, TypeError, ValueError):
-        return None

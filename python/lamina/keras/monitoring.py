@@ -52,14 +52,11 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         try:
             super()._set_monitor_op()
         except ValueError:
-            self.monitor_op = (
-                ops.greater
-            )  # Keras asks for one at each epoch's end; `_undirected` overrules it
+            self.monitor_op = ops.greater  # Keras asks for one at each epoch's end; `_undirected` overrules it
             self._undirected = True
             effect = "every save counts" if self.save_best_only else "no save is marked as the best"
             warnings.warn(
-                f"whether a larger {self.monitor!r} is better is unknown, so {effect}; "
-                "pass mode='max' or mode='min'",
+                f"whether a larger {self.monitor!r} is better is unknown, so {effect}; pass mode='max' or mode='min'",
                 stacklevel=2,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
@@ -10,7 +11,7 @@ import threading
 import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 #: Small saves may queue up to this size in all; a larger one waits until the one before it is committed.
 SMALL_BYTES = 128 << 20
@@ -118,7 +119,6 @@ class Pipeline:
             job.run()
         except BaseException as error:
             failure = error
-            _tell(error)
         finally:
             del job
             with self._changed:
@@ -127,13 +127,16 @@ class Pipeline:
                 self._changed.notify_all()
 
 
-def _tell(error: BaseException) -> None:
-    """After the main thread has ended no hook will raise it."""
-    if not threading.main_thread().is_alive():
-        print(f"lamina: a save was lost after training had ended: {error!r}", file=sys.stderr, flush=True)
-
-
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+
+
+@atexit.register  # runs when the thread has done all its work
+def _tell() -> None:
+    """No hook will raise what is left."""
+    for pipeline in list(_pipelines):
+        failure = pipeline.take_failure()
+        if failure is not None:
+            print(f"lamina: a save was lost after training had ended: {failure!r}", file=sys.stderr, flush=True)
 
 
 def _forget() -> None:

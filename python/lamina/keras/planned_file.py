@@ -46,9 +46,7 @@ class PlannedFile:
         self._lock = threading.Lock()
         self.nbytes = plan.size
 
-    def store(
-        self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int
-    ) -> Snapshot:
+    def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot:
         plan, literals = self._file()
         tensors, training = self._arrays()
         kind = "weights" if self._members is None else "model"

@@ -74,9 +74,7 @@ class SavedState:
         saved = dict(self._fields.get("seeds", ()))
         seeds = list(_seeds(model))
         if saved and [path for path, _ in seeds] != list(saved):
-            warnings.warn(
-                "the snapshot's random seeds belong to another model; they start anew", stacklevel=2
-            )
+            warnings.warn("the snapshot's random seeds belong to another model; they start anew", stacklevel=2)
         else:
             for path, state in seeds:
                 if path in saved:
@@ -88,9 +86,7 @@ class SavedState:
         saved = self._fields.get("callbacks", [])
         kinds = [entry["class"] for entry in saved]
         if kinds != [type(callback).__name__ for callback in track]:
-            warnings.warn(
-                f"the snapshot tracked {kinds or 'no callbacks'}; `track` starts anew", stacklevel=2
-            )
+            warnings.warn(f"the snapshot tracked {kinds or 'no callbacks'}; `track` starts anew", stacklevel=2)
             return
         arrays = self._read("callbacks/")
         for callback, entry in zip(track, saved, strict=True):

@@ -204,6 +204,11 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
     def _arrived(self, artifact: Any) -> None:
         """On the upload thread, once the server has committed a version."""
+        if self.keep is not None:
+            from lamina.wandb.publisher import publisher_of
+            from lamina.wandb.retention import apply
+
+            apply(self.keep, artifact, publisher_of(self._run))
 
     def _file_name(self, commit: Commit) -> str:
         return commit.path.name if commit.path is not None else os.path.basename(self.filepath)
@@ -225,7 +230,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         )
 
     def _metadata(self, commit: Commit) -> dict[str, Any]:
-        names = ("epoch", "batch", "step", "monitor", "value", "best", "blocked_seconds")
+        names = ("epoch", "batch", "step", "monitor", "mode", "value", "best", "blocked_seconds")
         metadata = {name: getattr(commit, name) for name in names}
         logs = {name: scalar(value) for name, value in commit.logs.items()}
         metadata["logs"] = {name: value for name, value in logs.items() if value is not None}

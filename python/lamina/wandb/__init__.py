@@ -6,6 +6,9 @@ In this package ``import wandb`` is the client; nothing else of lamina imports i
 from __future__ import annotations
 
 from lamina.wandb.log import log_checkpoint
+from lamina.wandb.promoting import promote
+from lamina.wandb.pulling import pull
+from lamina.wandb.pushing import push
 from lamina.wandb.remote import open_artifact
 
-__all__ = ["log_checkpoint", "open_artifact"]
+__all__ = ["log_checkpoint", "open_artifact", "promote", "pull", "push"]

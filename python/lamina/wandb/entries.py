@@ -20,8 +20,8 @@ class FileEntry:
     path: str  # in the artifact
     digest: str  # MD5, base64
     size: int
-    at: str | None = None  # where it stands, relative to the root of its record; None: the server has it
-    birth: str | None = None  # id of the version that first stored it
+    at: str | None = None  # where it stands, relative to the root of its record
+    birth: str | None = None  # the server has it: id of the version that first stored it
 
 
 def measured(files: Iterable[tuple[str, Path]], root: Path, known: Mapping[str, str] | None = None) -> list[FileEntry]:
@@ -55,11 +55,12 @@ def known_entries(base: Any) -> dict[str, FileEntry]:
 
 def carried(entries: Iterable[FileEntry], there: Mapping[str, FileEntry]) -> list[FileEntry]:
     """Let entries whose content the server has under the same path be carried over."""
-    return [there[e.path] if _same(e, there.get(e.path)) else replace(e, birth=None) for e in entries]
+    return [replace(entry, birth=_birth(entry, there.get(entry.path))) for entry in entries]
 
 
-def _same(entry: FileEntry, other: FileEntry | None) -> bool:
-    return other is not None and (entry.digest, entry.size) == (other.digest, other.size)
+def _birth(entry: FileEntry, other: FileEntry | None) -> str | None:
+    same = other is not None and (entry.digest, entry.size) == (other.digest, other.size)
+    return other.birth if same and other is not None else None
 
 
 def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | None = None) -> None:
@@ -73,14 +74,14 @@ def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | N
         from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
 
         for entry in listed:
-            local = None if entry.at is None else f"{shown or root}/{entry.at}"
+            local = None if entry.birth else f"{shown or root}/{entry.at}"
             artifact.manifest.add_entry(
                 ArtifactManifestEntry(
                     path=entry.path,
                     digest=entry.digest,
                     size=entry.size,
                     local_path=local,
-                    birth_artifact_id=None if local else entry.birth,
+                    birth_artifact_id=entry.birth,
                     skip_cache=True,
                 ),
                 overwrite=True,
@@ -92,7 +93,7 @@ def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | N
 def _fill_publicly(artifact: Any, entries: list[FileEntry], root: Path) -> None:
     """The same through documented calls, which digest each new file once more."""
     for entry in entries:
-        if entry.at is not None:
+        if not entry.birth:
             artifact.add_file(str(root / entry.at), entry.path, policy="immutable", skip_cache=True, overwrite=True)
         elif entry.path not in artifact.manifest.entries:
             raise wandb.Error(f"this wandb cannot carry {entry.path} over from an earlier version")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from lamina.errors import InvalidInputError
@@ -12,6 +14,8 @@ from lamina.snapshot import Snapshot, plain
 #: wandb's limit of top-level keys; ours are fewer than this.
 MAX_METADATA = 100
 
+# What wandb allows.
+_TAG, _ALIAS = re.compile(r"[-\w]+( +[-\w]+)*"), re.compile(r"[^/:]+")
 LAYOUTS = ("file", "packs")
 _OPTIONS = ("tags", "ttl", "description", "metadata", "aliases", "type")
 
@@ -26,7 +30,7 @@ class Description:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     description: str | None = None
     tags: tuple[str, ...] = ()
-    ttl: Any = None  # timedelta; None: the collection's
+    ttl: timedelta | None = None  # None: the collection's
 
 
 def default_name(run: Any) -> str:
@@ -43,7 +47,8 @@ def aliases_of(epoch: int | None, batch: int | None, *, best: bool) -> list[str]
 
 def snapshot_metadata(snapshot: Snapshot) -> dict[str, Any]:
     """What the page of a version with ``layout="packs"`` shows."""
-    values = {name: getattr(snapshot, name) for name in ("epoch", "batch", "step", "monitor", "value", "best")}
+    names = ("epoch", "batch", "step", "monitor", "mode", "value", "best")
+    values = {name: getattr(snapshot, name) for name in names}
     sizes = {name: getattr(snapshot, name) for name in ("bytes_total", "bytes_new", "bytes_stored")}
     more = {
         "logs": snapshot.logs,
@@ -71,9 +76,13 @@ def artifact_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise InvalidInputError(f"artifact takes {', '.join(_OPTIONS)}. Received: {unknown[0]!r}")
-    for name in ("tags", "aliases"):
-        if isinstance(options.get(name), str):
-            options[name] = [options[name]]
+    for name, pattern in (("tags", _TAG), ("aliases", _ALIAS)):
+        values = options.get(name) or ()
+        options[name] = [values] if isinstance(values, str) else list(values)
+        if wrong := [value for value in options[name] if not pattern.fullmatch(str(value))]:
+            raise InvalidInputError(f"W&B does not take {wrong[0]!r} as one of the {name}")
+    if not isinstance(options.get("ttl"), timedelta | None):
+        raise InvalidInputError(f"ttl must be a datetime.timedelta. Received: {options['ttl']!r}")
     return options
 
 

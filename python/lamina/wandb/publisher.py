@@ -20,8 +20,11 @@ from lamina.wandb.server import Server
 HURRY_SECONDS = 10.0
 #: How long the end of training waits until the run has taken every version.
 ACCEPT_SECONDS = 60.0
-#: How long the end of a run waits for the answers about what it has uploaded.
-SETTLE_SECONDS = 10.0
+#: How long the end of a run waits here for its uploads; after that wandb itself goes on waiting for them, but its
+#: answers are lost, and the server is asked.
+SETTLE_SECONDS = 30.0
+#: How often the server is asked, one second apart.
+QUESTIONS = 5
 _SLICE = 0.25
 
 
@@ -89,6 +92,16 @@ class Publisher:
                 lambda: not self._waiting and not self._logging and not self._unsettled, limit
             )
 
+    def unsettled(self) -> list[Version]:
+        """Versions about which the server has not answered."""
+        with self._changed:
+            return [*self._unsettled, *self._waiting]
+
+    def end(self) -> None:
+        """The run is about to end: hand over what waits, and learn what has arrived."""
+        if self.drain():
+            self.settle(SETTLE_SECONDS)
+
     # The thread.
 
     def _start(self) -> None:
@@ -136,16 +149,28 @@ class Publisher:
             return bool(self._waiting) and self._hurry_at is not None and time.monotonic() > self._hurry_at
 
     def _settled(self, version: Version, error: Exception | None) -> None:
-        if error is not None:
-            version.on_trouble(self._explained(error, version))
+        record, artifact = version.record, version.artifact
+        if type(error).__name__ == "HandleAbandonedError":  # the run ended before it could tell
+            artifact = self._asked(record)
+        elif error is not None:
+            artifact = None
+        if artifact is None:
+            version.on_trouble(self._explained(error or ArtifactError("no answer"), version))
             return
-        record = version.record
-        self._newest[record.what.name] = version.artifact.version
+        self._newest[record.what.name] = artifact.version
         try:
             record.remove()
-            version.on_committed(version.artifact)
+            version.on_committed(artifact)
         except Exception as failure:
             version.on_trouble(failure)
+
+    def _asked(self, record: Record) -> Any | None:
+        for number in range(QUESTIONS):
+            if number:
+                time.sleep(1)
+            if (found := self.server.find(record)) is not None:
+                return found
+        return None
 
     def _explained(self, error: Exception, version: Version) -> ArtifactError:
         place = version.record.place
@@ -202,8 +227,8 @@ def _at_teardown(run: Any, publisher: Publisher) -> None:
         from wandb.sdk.wandb_run import TeardownHook, TeardownStage
 
         run._teardown_hooks += [
-            TeardownHook(lambda: publisher.drain(ACCEPT_SECONDS) and None, TeardownStage.EARLY),
-            TeardownHook(lambda: publisher.settle(SETTLE_SECONDS) and None, TeardownStage.LATE),
+            TeardownHook(publisher.end, TeardownStage.EARLY),
+            TeardownHook(lambda: publisher.settle(QUESTIONS) and None, TeardownStage.LATE),
         ]
 
 

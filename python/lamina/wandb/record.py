@@ -27,7 +27,7 @@ class Record:
     """One version on its way."""
 
     key: str
-    run: dict[str, Any]  # id, entity, project, offline
+    run: dict[str, Any]  # id, entity, project, offline; for an offline run also shown
     what: Description
     entries: tuple[FileEntry, ...]
     snapshots: tuple[str, ...] = ()
@@ -72,12 +72,18 @@ class Record:
         assert self.place is not None
         return self.place.folder / f"{self.key}.json"
 
-    def remove(self) -> None:
+    def remove(self, *, files: bool = True) -> None:
         """It has arrived: neither the record nor the files that were made for it are needed."""
         assert self.place is not None
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-        self.place.remove(self.key)
+        if files:
+            self.place.remove(self.key)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that it needs was put aside; not, if the process ended while that was done."""
+        return all(entry.digest for entry in self.entries)
 
     def sent_as(self, digest: str, entries: list[FileEntry]) -> Record:
         return replace(self, digest=digest, entries=tuple(entries))

@@ -9,6 +9,7 @@ from typing import Any
 import wandb
 
 from lamina.errors import ArtifactError, NotFoundError
+from lamina.wandb.record import Record
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Server:
             raise ArtifactError(f"cannot reach W&B: {error}") from error
 
     def qualified(self, name: str) -> str:
-        return f"{self.entity}/{self.project}/{name}" if self.entity and self.project else name
+        prefix = [part for part in (self.entity, self.project) if part]
+        return "/".join([*prefix, name]) if self.project else name
 
     def artifact(self, name: str) -> Any:
         """The version of this name, ``[entity/][project/]name:alias``.
@@ -49,6 +51,19 @@ class Server:
             if "not found" in str(error) or "does not contain" in str(error) or "unable to fetch" in str(error).lower():
                 raise NotFoundError(f"W&B has no artifact {name}: {error}") from error
             raise ArtifactError(f"W&B did not give the artifact {name}: {error}") from error
+
+    def find(self, record: Record) -> Any | None:
+        """The committed version that a record describes, or None, also where the server cannot say."""
+        for alias in record.what.aliases:
+            found = self.committed(record.what.name, alias)
+            if found is not None and found.digest == record.digest:
+                return found
+        try:
+            every = self.api.artifacts(record.what.type, self.qualified(record.what.name))
+            same = (found for found in every if found.digest == record.digest)
+            return next((found for found in same if str(found.state).endswith("COMMITTED")), None)
+        except Exception:
+            return None
 
     def committed(self, name: str, reference: str) -> Any | None:
         """A version that is alive and committed, or None, also where the server cannot say."""

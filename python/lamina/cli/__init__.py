@@ -1,0 +1,10 @@
+"""The `lamina` command: one module per verb. Only this package imports typer and rich."""
+
+from __future__ import annotations
+
+from lamina.cli.command import app, main
+
+# Importing a verb registers it; `lamina --help` lists them in this order.
+from lamina.cli import ls, show, diff, save, export, verify, prune, stats, doctor  # isort: skip
+
+__all__ = ["app", "diff", "doctor", "export", "ls", "main", "prune", "save", "show", "stats", "verify"]

@@ -1,0 +1,139 @@
+"""What all verbs share: the app, the options, and how an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from lamina.cli.output import clean, say
+from lamina.errors import LaminaError, StorageError
+
+#: Exit code → meaning; those of errors are the ``exit_code`` of `lamina.errors`.
+EXIT_CODES = {
+    0: "done",
+    1: "the answer was no, or an error that lamina does not expect",
+    2: "wrong usage or input; nothing was changed",
+    3: "a repository, snapshot, alias or file does not exist",
+    4: "damaged data",
+    5: "the data needs a newer lamina",
+    6: "the operating system refused: disk full, no permission, …",
+    7: "W&B refused or was not reachable",
+    130: "stopped by Ctrl-C; what was committed stays",
+}
+INTERRUPTED = 130
+SOURCES = (
+    "DIR, DIR@ALIAS, DIR@SERIES:ALIAS (a number, id, latest, best or epoch_N will do as well), "
+    "a checkpoint file, an artifact directory, or wandb:ENTITY/PROJECT/NAME:ALIAS."
+)
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCES, show_default=False)]
+Directory = Annotated[str, typer.Argument(metavar="REPOSITORY", help="Directory of a repository.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; sizes in bytes.")]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\n\n".join(
+        ["Exit codes:", *(f"{code}  {meaning}" for code, meaning in EXIT_CODES.items())]
+        + ["LAMINA_DEBUG=1 shows the traceback of an error."]
+    ),
+)
+
+_Function = TypeVar("_Function", bound=Callable[..., None])
+
+
+def verb(name: str, *, example: str, keys: str) -> Callable[[_Function], _Function]:
+    """Register a command; ``keys`` documents what ``--json`` prints."""
+
+    def register(function: _Function) -> _Function:
+        app.command(name, epilog=f"Example: {example}\n\n--json: {keys}")(_guarded(function))
+        return function
+
+    return register
+
+
+def main() -> None:
+    """Run the command line; ends with `SystemExit`."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (closed by the shell)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no letter for a name
+    app(prog_name="lamina")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from lamina import __version__
+
+        print(f"lamina {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _lamina(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Checkpoints of Keras models: look at them, move them, check them, thin them out."""
+
+
+def _guarded(function: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        with _reporting():
+            function(*args, **kwargs)
+            sys.stdout.flush()  # so that a full disk behind a redirection is an error, too
+
+    return run
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted; what was committed stays", INTERRUPTED)
+        except Exception as error:
+            _fail(*_sentence(error))
+
+
+def _sentence(error: Exception) -> tuple[str, int]:
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = f"{where}{error.strerror}" if error.strerror else str(error)
+        return text, getattr(error, "exit_code", StorageError.exit_code)
+    if isinstance(error, LaminaError):
+        return str(error), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name in ("wandb", "keras", "requests"):
+        return f"this needs the package {error.name}: pip install 'lamina[wandb]'", LaminaError.exit_code
+    if isinstance(error, ImportError) and (error.name or "").startswith("lamina"):
+        return f"lamina is not installed completely: {error}", LaminaError.exit_code
+    unexpected = f"unexpected {type(error).__name__}: {error} (LAMINA_DEBUG=1 shows where)"
+    return unexpected, LaminaError.exit_code
+
+
+def _fail(sentence: str, code: int) -> None:
+    if os.environ.get("LAMINA_DEBUG") == "1":
+        traceback.print_exc()
+    say(f"lamina: {clean(sentence)}")
+    raise typer.Exit(code)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"lamina: warning: {clean(str(message))}")

@@ -1,0 +1,80 @@
+"""Snapshots and sources as the verbs show them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lamina.repository import Repository
+    from lamina.snapshot import Snapshot, TensorInfo
+
+_SNAPSHOT = (
+    "number series run kind created_at epoch batch step next_epoch logs monitor mode value best "
+    "metadata bytes_total bytes_new bytes_stored blocked_seconds"
+).split()
+
+
+def snapshot_json(snapshot: Snapshot, aliases: list[str] | None = None) -> dict[str, Any]:
+    """The fields of a snapshot; ``aliases`` where they are known already."""
+    fields: dict[str, Any] = {"id": snapshot.id or None}
+    fields |= {name: getattr(snapshot, name) for name in _SNAPSHOT}
+    return fields | {"aliases": snapshot.aliases if aliases is None else aliases}
+
+
+def tensor_json(tensor: TensorInfo) -> dict[str, Any]:
+    """What is known of a tensor without reading it."""
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "role": tensor.role,
+        "file": tensor.file,
+        "bytes": tensor_bytes(tensor),
+    }
+
+
+def tensor_bytes(tensor: TensorInfo) -> int | None:
+    """Bytes of a tensor; None if its dtype is unknown here."""
+    from lamina.dtypes import to_numpy
+    from lamina.errors import UnsupportedFormatError
+
+    try:
+        return math.prod(tensor.shape) * to_numpy(tensor.dtype).itemsize
+    except UnsupportedFormatError:
+        return None
+
+
+def time_of(snapshot: Snapshot) -> str:
+    """When it was saved, to the second, UTC."""
+    return snapshot.created_at[:19].replace("T", " ")
+
+
+def moment(snapshot: Snapshot) -> str | None:
+    """Epoch, and batch if it was saved inside of one."""
+    if snapshot.epoch is None:
+        return None
+    return f"{snapshot.epoch}" if snapshot.batch is None else f"{snapshot.epoch}, batch {snapshot.batch}"
+
+
+def metric(snapshot: Snapshot) -> str | None:
+    """The monitored metric and its value."""
+    if snapshot.value is None:
+        return None
+    return f"{snapshot.monitor or 'value'} {snapshot.value:.5g}{' *' if snapshot.best else ''}"
+
+
+def repository_at(source: str) -> Repository | None:
+    """The repository that stands at a path; None if the source is something else.
+
+    A directory that only lacks its ``config.json`` is a damaged repository, not a directory of files.
+    """
+    path = Path(source)
+    config = os.path.exists(path / "config.json")
+    if not os.path.isdir(path / "snapshots") or not (config or os.path.isdir(path / "packs")):
+        return None
+    from lamina import repository
+
+    return repository.open(path)

@@ -1,0 +1,170 @@
+"""What `lamina doctor` finds out about a machine. Nothing here imports Keras, a backend or wandb."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import netrc
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PACKAGES = (
+    "lamina keras tensorflow tensorflow-cpu jax torch wandb numpy ml_dtypes h5py typer rich".split()  # in this order
+)
+BACKENDS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax",), "torch": ("torch",)}
+#: Nothing of these is secret.
+VARIABLES = "LAMINA_THREADS LAMINA_CPU LAMINA_CACHE_DIR LAMINA_LINEAGE LAMINA_DEBUG".split()
+_WANDB = ("mode", "base_url", "entity", "project", "dir", "cache_dir", "data_dir")
+_DEFAULT_URL = "https://api.wandb.ai"
+# What the engine's kernels need, the best first.
+_LEVELS = (("avx512", {"avx512f", "avx512bw"}), ("avx2", {"avx2"}))
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what is installed; None for what is not."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def engine() -> dict[str, Any]:
+    """Whether the engine loads here, and the threads that it would use."""
+    try:
+        from lamina import _core
+    except ImportError as error:
+        return {"loads": False, "error": str(error), "threads": None}
+    return {"loads": True, "error": None, "threads": _core.default_threads()}
+
+
+def cpu() -> dict[str, Any]:
+    """The processor as far as the engine's kernels care."""
+    text = _read(Path("/proc/cpuinfo"))
+    fields = dict(reversed([line.split(":", 1) for line in text.splitlines() if ":" in line]))
+    known = {name.strip(): value.strip() for name, value in fields.items()}
+    flags = set(known.get("flags", "").split())
+    machine = platform.machine()
+    level = next((name for name, needed in _LEVELS if needed <= flags), None)
+    if machine.lower() in ("aarch64", "arm64"):
+        level = "neon"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    known_level = level or ("portable" if flags else None)
+    return {"machine": machine, "model": known.get("model name"), "level": known_level, "cores": cores}
+
+
+def memory() -> dict[str, int | None]:
+    """Bytes of memory, all and what is free."""
+    lines = (line.split() for line in _read(Path("/proc/meminfo")).splitlines())
+    sizes = {parts[0]: int(parts[1]) * 1024 for parts in lines if len(parts) > 1 and parts[1].isdigit()}
+    return {"total": sizes.get("MemTotal:"), "available": sizes.get("MemAvailable:")}
+
+
+def backend() -> dict[str, Any]:
+    """The backend that Keras would choose, as Keras finds it out, without importing it."""
+    name, origin = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
+    if not name:
+        home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+        try:
+            name, origin = json.loads((home / "keras.json").read_text())["backend"], "keras.json"
+        except (OSError, ValueError, KeyError, TypeError):
+            name, origin = "tensorflow", "default"
+    installed = any(version(package) for package in BACKENDS.get(str(name), ()))
+    return {"name": str(name), "from": origin, "installed": installed}
+
+
+def wandb() -> dict[str, Any]:
+    """Settings of wandb that are no secrets, from the environment and its settings files."""
+    found = _wandb_files() | {
+        name: value for name in _WANDB if (value := os.environ.get(f"WANDB_{name.upper()}")) is not None
+    }
+    url = str(found.get("base_url") or _DEFAULT_URL)
+    parts = urlsplit(url)
+    found["base_url"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    found["api_key"] = _key_from(parts.hostname or "")
+    return {name: found.get(name) for name in (*_WANDB, "api_key")}
+
+
+def disks(folder: str) -> list[dict[str, Any]]:
+    """Room where lamina writes: the folder, temporary files, and the cache."""
+    cache = os.environ.get("LAMINA_CACHE_DIR") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lamina"
+    )
+    places = [("folder", Path(folder)), ("temporary files", Path(tempfile.gettempdir())), ("cache", Path(cache))]
+    return [{"use": use} | _disk(path) for use, path in places]
+
+
+def _disk(path: Path) -> dict[str, Any]:
+    there = path.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    usage = shutil.disk_usage(there)
+    return {
+        "path": str(path),
+        "file_system": _file_system(there),
+        "free": usage.free,
+        "total": usage.total,
+        "writable": os.access(there, os.W_OK),
+    }
+
+
+def _file_system(path: Path) -> str | None:
+    """Type of the file system that holds a path, where the system tells."""
+    best, kind = -1, None
+    real = os.path.realpath(path)
+    for line in _read(Path("/proc/self/mountinfo")).splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split(" ")
+        if len(fields) < 5 or not right:
+            continue
+        point = fields[4].replace("\\040", " ")
+        inside = point == "/" or real == point or real.startswith(point + "/")
+        if inside and len(point) >= best:
+            best, kind = len(point), right.split(" ")[0]
+    return kind
+
+
+def _wandb_files() -> dict[str, str]:
+    user = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read([user / "settings", Path("wandb", "settings")])
+        section = dict(parser["default"]) if parser.has_section("default") else {}
+    except (configparser.Error, OSError, UnicodeError):
+        return {}
+    return {name: value for name, value in section.items() if name in _WANDB}
+
+
+def _key_from(host: str) -> str | None:
+    """Where wandb finds an API key; never the key."""
+    if os.environ.get("WANDB_API_KEY"):
+        return "WANDB_API_KEY"
+    if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return "WANDB_IDENTITY_TOKEN_FILE"
+    names = (".netrc", "_netrc") if sys.platform == "win32" else (".netrc",)
+    files = [Path(os.environ["NETRC"])] if os.environ.get("NETRC") else [Path.home() / name for name in names]
+    for file in files:
+        try:
+            if netrc.netrc(str(file)).authenticators(host):
+                return "netrc"
+        except (OSError, netrc.NetrcParseError, UnicodeError):
+            continue
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

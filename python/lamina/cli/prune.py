@@ -1,0 +1,81 @@
+"""`lamina prune`: delete what no rule holds."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lamina.cli.command import AsJson, Directory, verb
+from lamina.cli.output import human, print_json, say
+from lamina.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from lamina.repository import PruneReport
+
+#: So many snapshots are named; of more, the rest is counted.
+_NAMED = 20
+
+
+@verb(
+    "prune",
+    example="lamina prune runs/a --keep-last 3 --keep-best 1 --dry-run",
+    keys="repository, dry_run, snapshots (numbers), packs, bytes, packs_waiting (for saves that are under way)",
+)
+def prune(
+    repository: Directory,
+    keep_last: Annotated[
+        int | None, typer.Option("--keep-last", metavar="N", min=1, help="Keep the newest N of each series.")
+    ] = None,
+    keep_best: Annotated[
+        int | None, typer.Option("--keep-best", metavar="N", min=1, help="Keep the N best of each series.")
+    ] = None,
+    keep_every: Annotated[
+        int | None, typer.Option("--keep-every", metavar="N", min=1, help="Keep the end of every Nth epoch.")
+    ] = None,
+    series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Look at this series only.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the snapshots that no rule holds, and packs that nothing needs.
+
+    Without a rule no snapshot is deleted. Snapshots with an alias of yours are always kept. Without --yes it asks; where
+    nobody can answer, it demands --yes or --dry-run.
+    """
+    from lamina import Keep
+    from lamina import open as open_repository
+
+    asks = not (yes or dry_run)
+    if asks and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidInputError("prune deletes and nobody can be asked: give --yes, or --dry-run to look first")
+    rules = (keep_last, keep_best, keep_every)
+    keep = None if rules == (None, None, None) else Keep(*rules)
+    opened = open_repository(repository)
+    if asks:
+        say(_sentence(opened.prune(keep, series=series, dry_run=True), "would delete"))
+        if not typer.confirm("Delete it?", err=True):
+            say("lamina: nothing was deleted")
+            raise typer.Exit(1)
+    report = opened.prune(keep, series=series, dry_run=dry_run)
+    if as_json:
+        found = {"snapshots": report.snapshots, "packs": report.packs, "bytes": report.bytes}
+        print_json({"repository": repository, "dry_run": dry_run} | found | {"packs_waiting": report.waiting})
+    else:
+        print(_sentence(report, "would delete" if dry_run else "deleted"))
+
+
+def _sentence(report: PruneReport, verb: str) -> str:
+    named = ", ".join(map(str, report.snapshots[:_NAMED]))
+    more = f" and {len(report.snapshots) - _NAMED} more" if len(report.snapshots) > _NAMED else ""
+    which = f" (number {named}{more})" if named else ""
+    waiting = f"; {report.waiting} packs go once saves that are under way have ended" if report.waiting else ""
+    return (
+        f"{verb} {_count(len(report.snapshots), 'snapshot')}{which} and {_count(report.packs, 'pack')}, "
+        f"{human(report.bytes)}{waiting}"
+    )
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,90 @@
+"""`lamina save`: files into a repository."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lamina.cli.command import AsJson, verb
+from lamina.cli.describe import snapshot_json
+from lamina.cli.output import human, print_json, progress
+from lamina.errors import InvalidInputError
+
+_CODECS = ("auto", "raw", "zstd", "planes", "delta")
+
+
+@verb(
+    "save",
+    example="lamina save model.keras runs/a --alias before-pruning --metadata lr=0.001",
+    keys="repository, snapshot (see lamina show)",
+)
+def save(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="A checkpoint file, a sharded one (by its .weights.json), or a directory of files.",
+            show_default=False,
+        ),
+    ],
+    repository: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPOSITORY", help="Directory of the repository; made if it is new.", show_default=False
+        ),
+    ],
+    alias: Annotated[
+        list[str] | None, typer.Option("--alias", metavar="NAME", help="A name for the snapshot; may be repeated.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="NAME", help="The series that it belongs to.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metadata", metavar="KEY=VALUE", help="Kept with the snapshot; JSON, else text; may be repeated."
+        ),
+    ] = None,
+    codec: Annotated[
+        str, typer.Option("--codec", metavar="CODEC", help=f"How new chunks are stored: {', '.join(_CODECS)}.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Save a checkpoint into a repository; only what it does not have yet takes room."""
+    from lamina import saving
+    from lamina.source import source_files
+
+    given = _pairs(metadata or [])
+    size = sum(file.stat().st_size for file, _ in source_files(Path(path)))
+    with progress(f"saving {human(size)}"):
+        snapshot = saving.save(
+            path,
+            repository,
+            aliases=alias or [],
+            metadata=given,
+            codec=codec,
+            series=saving.DEFAULT_SERIES if series is None else series,
+        )
+    if as_json:
+        print_json({"repository": repository, "snapshot": snapshot_json(snapshot)})
+        return
+    from lamina.cli.output import clean
+
+    costs = f"{human(snapshot.bytes_total)}, {human(snapshot.bytes_new)} new, {human(snapshot.bytes_stored)} stored"
+    print(f"saved {clean(path)} as {clean(repository)}@{snapshot.number} ({snapshot.id[:12]}): {costs}")
+
+
+def _pairs(texts: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise InvalidInputError(f"--metadata takes KEY=VALUE. Received: {text!r}")
+        try:
+            found[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[key] = value
+    return found

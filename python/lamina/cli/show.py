@@ -1,0 +1,90 @@
+"""`lamina show`: one snapshot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lamina.cli.command import AsJson, Source, verb
+from lamina.cli.describe import moment, snapshot_json, tensor_bytes, tensor_json, time_of
+from lamina.cli.output import clean, human, number, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from lamina.reference import Opened
+
+_KEYS = (
+    "source, snapshot (id, number, series, run, kind, created_at, epoch, batch, step, next_epoch, logs, monitor, mode, "
+    "value, best, metadata, bytes_total, bytes_new, bytes_stored, blocked_seconds, aliases), "
+    "files (path, bytes), tensors (name, dtype, shape, role, file, bytes), training, training_tensors, software"
+)
+
+
+@verb("show", example="lamina show runs/a@best --tensors", keys=_KEYS)
+def show(
+    source: Source,
+    tensors: Annotated[bool, typer.Option("--tensors", "-t", help="List the tensors.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a snapshot: where it comes from, what it holds, what it cost."""
+    from lamina.reference import resolve
+
+    opened = resolve(source)
+    if as_json:
+        print_json({"source": source} | _json(opened))
+        return
+    print_fields(_fields(opened))
+    print()
+    print_table(["file", ">size"], [(path, human(size)) for path, size in opened.content.files.items()])
+    if tensors:
+        print()
+        rows = [
+            (name, t.dtype, "×".join(map(str, t.shape)) or "scalar", human(tensor_bytes(t)), t.role)
+            for name, t in opened.content.tensors.items()
+        ]
+        print_table(["tensor", "dtype", ">shape", ">size", "role"], rows)
+
+
+def _json(opened: Opened) -> dict[str, object]:
+    snapshot, content = opened.snapshot, opened.content
+    return {
+        "snapshot": snapshot_json(snapshot),
+        "files": [{"path": path, "bytes": size} for path, size in content.files.items()],
+        "tensors": [tensor_json(tensor) | {"name": name} for name, tensor in content.tensors.items()],
+        "training": snapshot.training,
+        "training_tensors": [tensor_json(tensor) for tensor in content.training.values()],
+        "software": snapshot.software,
+    }
+
+
+def _fields(opened: Opened) -> list[tuple[str, object]]:
+    s = opened.snapshot
+    logs = ", ".join(f"{clean(name)} {number(value)}" for name, value in s.logs.items())
+    metadata = ", ".join(f"{clean(name)}={clean(value)}" for name, value in s.metadata.items())
+    software = ", ".join(f"{clean(name)} {clean(version)}" for name, version in s.software.items())
+    better = f" ({s.mode})" if s.mode else ""
+    monitored = s.value is not None
+    saved = bool(s.id)  # a bare file knows nothing of itself
+    return [
+        ("snapshot", s.id),
+        ("number", s.number),
+        ("series", s.series),
+        ("run", s.run),
+        ("kind", s.kind),
+        ("created", f"{time_of(s)} UTC" if saved else None),
+        ("epoch", moment(s)),
+        ("step", s.step),
+        ("next epoch", s.next_epoch),
+        ("monitor", f"{s.monitor}{better} {number(s.value)}" if monitored else s.monitor),
+        ("best", ("yes" if s.best else "no") if monitored else None),
+        ("logs", logs),
+        ("aliases", ", ".join(s.aliases)),
+        ("metadata", metadata),
+        ("software", software),
+        ("size", human(s.bytes_total)),
+        ("new", human(s.bytes_new) if saved else None),
+        ("stored", human(s.bytes_stored) if saved else None),
+        ("blocked", f"{s.blocked_seconds:.3g} s" if saved else None),
+        ("tensors", len(opened.content.tensors)),
+        ("training state", ", ".join([*s.training, *opened.content.training])),
+    ]

@@ -1,0 +1,195 @@
+"""`push`: what did not reach W&B reaches it now, from this machine or from another one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from lamina import reference, repository
+from lamina.errors import ArtifactError, NotFoundError
+from lamina.snapshot import Snapshot
+from lamina.wandb.drafting import new_draft, packs_version
+from lamina.wandb.log import log_checkpoint
+from lamina.wandb.place import Place
+from lamina.wandb.publisher import Version, publisher_of
+from lamina.wandb.record import Record, records
+from lamina.wandb.server import Server
+
+#: The server may take a moment to show what it has committed.
+QUESTIONS = 10
+
+
+def push(
+    source: str | os.PathLike[str] | Snapshot,
+    *,
+    entity: str | None = None,
+    project: str | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> list[str]:
+    """Send to W&B what waits in the directory of a run or in a repository, or log a checkpoint as a new version.
+
+    Args:
+        source: the directory of a run (of an offline one, the whole run is synced); a repository, whose journal is
+            sent; a checkpoint file, ``DIR@alias`` or a snapshot, which is logged in a run of its own.
+        entity: where the run belongs; without it, where it was meant to, or the user's default.
+        project: the same.
+        name: for a file or a snapshot: the collection.
+        options: for a file or a snapshot: more arguments of `log_checkpoint`.
+
+    Returns:
+        Full names of the versions that are now on the server.
+
+    Raises:
+        ArtifactError: if a file is missing or damaged (then nothing was sent), or a version did not arrive.
+    """
+    if isinstance(source, Snapshot):
+        return [_log(source, entity, project, name, options)]
+    path = Path(source)
+    if path.is_dir() and list(path.glob("run-*.wandb")):
+        return _push_run(path, entity, project)
+    if path.is_dir() and (path / "config.json").exists():
+        return _resend(Place.of_repository(repository.open(path)), entity, project)
+    if path.is_file():
+        return [_log(path, entity, project, name, options)]
+    snapshot = reference.resolve(os.fspath(source)).snapshot
+    return [_log(snapshot, entity, project, name, options)]
+
+
+def _log(source: Any, entity: str | None, project: str | None, name: str | None, options: dict[str, Any]) -> str:
+    with _run(entity=entity, project=project, job_type="lamina-push") as run:
+        artifact = log_checkpoint(source, run=run, name=name, **options)
+        return _arrived(artifact)
+
+
+def _arrived(artifact: Any) -> str:
+    try:
+        return str(artifact.wait().qualified_name)
+    except Exception as error:
+        raise ArtifactError(f"W&B did not take {artifact.name}: {error}") from error
+
+
+@contextlib.contextmanager
+def _run(**arguments: Any) -> Iterator[Any]:
+    """A run of its own, beside one that may be active."""
+    try:
+        run = wandb.init(reinit="create_new", mode="online", **arguments)
+    except Exception as error:
+        raise ArtifactError(f"cannot start a W&B run: {error}") from error
+    try:
+        yield run
+    finally:
+        run.finish()
+
+
+# What was left in a journal.
+
+
+def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
+    waiting = [_completed(record, place) for record in records(place)]
+    _check(waiting)
+    sent: list[str] = []
+    for record in waiting:
+        facts = record.run
+        server = Server(entity or facts["entity"], project or facts["project"])
+        found = server.find(record) if record.digest else None
+        if found is None:
+            with _run(entity=server.entity, project=server.project, id=facts["id"], resume="allow") as run:
+                found = publisher_of(run).log_now(Version(new_draft(record.what), record))
+                sent.append(_arrived(found))
+                publisher_of(run).settle(QUESTIONS)
+        else:
+            sent.append(found.qualified_name)
+            record.remove()
+    return sent
+
+
+def _completed(record: Record, place: Place) -> Record:
+    """Put aside what the process that made the record had no time for."""
+    if record.complete:
+        return record
+    home = repository.open(place.root)
+    found = [snapshot for snapshot in home.snapshots() if snapshot.id in record.snapshots]
+    if not found:
+        raise NotFoundError(f"the snapshot {record.snapshots[0]} of an unfinished upload is gone from {place.root}")
+    again = packs_version(_Facts(record), new_draft(record.what), record.what, home, found[0]).record
+    record.remove()
+    return again
+
+
+class _Facts:
+    """As much of a run as a record has."""
+
+    def __init__(self, record: Record) -> None:
+        self.id, self.entity, self.project = (record.run[key] for key in ("id", "entity", "project"))
+        self.offline = False
+        self.dir = "."
+
+
+def _check(waiting: list[Record]) -> None:
+    missing = [path for record in waiting for path in record.missing()]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ArtifactError(f"nothing was sent, because a file is not what it was: {missing[0]}{more}")
+
+
+# An offline run.
+
+
+def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str]:
+    place = Place(folder.resolve(), folder.resolve() / "lamina")
+    waiting = list(records(place))
+    if waiting and not waiting[0].run["offline"]:
+        return _resend(place, entity, project)
+    _check(waiting)
+    _sync(place.root, waiting, entity, project)
+    pushed = [(record, _find(record, entity, project)) for record in waiting]
+    lost = [record for record, found in pushed if found is None]
+    if lost:
+        for marker in place.root.glob("*.wandb.synced"):
+            marker.unlink()
+        raise ArtifactError(
+            f"{len(lost)} of {len(pushed)} versions of {lost[0].what.name} did not reach W&B; `lamina push` again"
+        )
+    for record, _ in pushed:
+        record.remove(files=False)  # the run's log still names them
+    return [found.qualified_name for _, found in pushed if found is not None]
+
+
+def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | None) -> None:
+    """Let wandb replay the run, from where the paths in its log are right."""
+    options = [*(["--entity", entity] if entity else []), *(["--project", project] if project else [])]
+    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", *options, str(root)]
+    shown = next((record.run["shown"] for record in waiting), f"{root.parent.name}/{root.name}")
+    with tempfile.TemporaryDirectory(prefix="lamina-push-") as elsewhere:
+        here = Path(elsewhere)
+        if shown == f"{root.parent.name}/{root.name}":
+            here = root.parent.parent
+        else:  # it was renamed when it was copied
+            (here / shown).parent.mkdir(parents=True)
+            (here / shown).symlink_to(root, target_is_directory=True)
+        environment = {**os.environ, "WANDB_MODE": "online"}
+        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ArtifactError(f"wandb sync failed: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def _find(record: Record, entity: str | None, project: str | None) -> Any | None:
+    if record.digest is None:
+        return None
+    server = Server(entity or record.run["entity"], project or record.run["project"])
+    for number in range(QUESTIONS):
+        if (found := server.find(record)) is not None:
+            return found
+        if number + 1 < QUESTIONS:
+            time.sleep(0.2 * 1.5**number)
+    return None

@@ -1,0 +1,105 @@
+"""The benchmark harness tells the truth: a wrong result has no time, a missing peer is named, all take turns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lamina
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benches import __main__ as command
+from benches import peers, stored
+from benches.corpora import Corpora, change
+from benches.measure import Contender, demand, race, times
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
+    order: list[str] = []
+    lined_up = [Contender(name, lambda _, name=name: order.append(name), lambda _: None) for name in "abc"]
+    outcomes = race(lined_up, repeats=2)
+    assert "".join(order) == "abcbcacab"
+    assert all(len(outcome.seconds) == 2 for outcome in outcomes.values())
+
+
+def test_a_wrong_result_has_no_time() -> None:
+    rounds = iter(range(9))
+    right = Contender("right", lambda _: 1, lambda got: demand(got == 1, "not 1"))
+    late = Contender("late", lambda _: next(rounds), lambda got: demand(got < 2, f"got {got}"))
+    dies = Contender("dies", lambda _: 1 / 0, lambda _: None)
+    table = times("title", "note", race([right, late, dies], 3), 10, {"right": "right"})
+    assert {row.name: row.failure for row in table.rows} == {
+        "right": "",
+        "late": "WrongResultError: got 2",
+        "dies": "ZeroDivisionError: division by zero",
+    }
+    shown = table.show()
+    assert shown.count("FAIL") == 2 * (len(table.formats) + 1)
+    assert "FAIL late: WrongResultError: got 2" in shown
+    json.dumps(table.as_json(), allow_nan=False)
+
+
+def test_changing_a_part(tmp_path: Path) -> None:
+    corpora = Corpora(tmp_path, 80 << 20)  # 20 large tensors
+    corpus = corpora.get("dense")
+    moving = corpora.copy(corpus, tmp_path / "moving")
+    change(moving, 0.05, seed=1)
+    before, after = (lamina.read_tensors(c.path) for c in (corpus, moving))
+    changed = sum(after[name].nbytes for name in after if not np.array_equal(before[name], after[name]))
+    assert 0.045 < changed / sum(a.nbytes for a in after.values()) < 0.11
+
+
+@pytest.mark.parametrize("name", ["dense", "bfloat16", "float16"])
+def test_corpora_hold_what_they_are_called(name: str, tmp_path: Path) -> None:
+    tensors = Corpora(tmp_path, 8 << 20).get(name).tensors()
+    assert {t.dtype for t in tensors} == {{"dense": "<f4", "bfloat16": "bfloat16", "float16": "<f2"}[name]}
+
+
+def test_every_group_on_a_file_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, disk, found = Corpora(tmp_path, 8 << 20).get("dense").path, tmp_path / "disk", tmp_path / "found.json"
+    disk.mkdir()
+    names = ["save", "verify", "restore", "codec", "bytes"]
+    arguments = [*names, "--quick", "--repeats", "1", "--file", str(own), "--folder", str(disk), "--json", str(found)]
+    before = own.read_bytes()
+    assert command.main(arguments) == 0
+    assert "FAIL" not in capsys.readouterr().out
+    tables = json.loads(found.read_text())["tables"]
+    assert {table["title"].split(" ")[0] for table in tables} == set(names)
+    assert own.read_bytes() == before
+    assert list(disk.iterdir()) == []
+
+
+def test_a_codec_that_loses_a_bit_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def lossy(dtype: str, choice: str) -> peers.CodecPeer:
+        return peers.CodecPeer("lossy", bytes, lambda data, _: bytes([data[0] ^ 1]) + data[1:], ours=True)
+
+    monkeypatch.setattr(peers, "lamina", lossy)
+    assert command.main(["codec", "--quick", "--repeats", "1", "--size", "4MiB", "--folder", str(tmp_path)]) == 1
+
+
+def test_a_version_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    digests = iter(range(1_000_000))
+    monkeypatch.setattr(stored, "digest", lambda _: str(next(digests)))
+    assert command.main(["bytes", "--quick", "--size", "4MiB", "--folder", str(tmp_path)]) == 1
+
+
+def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    missing: dict[str, str] = {}
+    assert "zstd 3" not in [peer.name for peer in peers.codecs("<f4", missing)]
+    assert "pip install zstandard" in missing["peer zstandard"]
+
+
+@pytest.mark.parametrize("text", ["much", "5XB", "-1GB", ""])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["codec", "--size", text])
+
+
+def test_sizes() -> None:
+    assert [command.size(t) for t in ("0.5GB", "32 MiB", "7")] == [500_000_000, 32 << 20, 7]

@@ -1,0 +1,332 @@
+"""What did not reach W&B at once: offline runs, dead processes, servers in trouble; and what is deleted there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import wandb
+from wandb_server import Server
+from wandb_training import (
+    Follow,
+    Remember,
+    fit,
+    frozen_model,
+    restored,
+    run_python,
+    same_weights,
+    small_model,
+)
+
+import lamina
+import lamina.wandb
+from lamina.errors import ArtifactError, InvalidInputError
+from lamina.keras import WandbModelCheckpoint
+from lamina.wandb.retention import _Version, held_numbers
+
+PUSH = "import sys, lamina.wandb; print(lamina.wandb.push(sys.argv[1]))"
+
+
+def offline_run(folder: Path, *, layout: str = "packs", epochs: int = 5, **more: Any) -> tuple[Path, str, Remember]:
+    folder.mkdir()
+    remember = Remember()
+    with wandb.init(mode="offline", dir=str(folder), project="p") as run:
+        directory = Path(run.dir).parent
+        checkpoint = WandbModelCheckpoint(
+            str(folder / "m.weights.h5"), "loss", save_weights_only=True, layout=layout, **more
+        )
+        fit(small_model(), remember, checkpoint, epochs=epochs)
+    return directory, f"run_{run.id}_model", remember
+
+
+# --- Offline.
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("layout", ["packs", "file"])
+def test_an_offline_run_is_pushed_from_elsewhere(
+    wandb_online: Server, tmp_path: Path, layout: str, renamed: bool
+) -> None:
+    directory, name, remember = offline_run(tmp_path / "train", layout=layout)
+    here = tmp_path / "carried" / "over" / ("other" if renamed else f"wandb/{directory.name}")
+    shutil.copytree(directory, here)
+    shutil.rmtree(tmp_path / "train")
+    (tmp_path / "cwd").mkdir()
+    run_python(PUSH, wandb_online.environment(tmp_path / "second"), tmp_path / "cwd", here)
+    versions = wandb_online.store.artifacts(f"p/{name}")
+    assert len(versions) == 5
+    for epoch in range(5):
+        assert same_weights(restored(f"p/{name}:epoch_{epoch}", small_model), remember.weights[epoch])
+    assert run_python(PUSH, wandb_online.environment(tmp_path / "third"), tmp_path, here).strip() == "[]"
+    assert len(wandb_online.store.artifacts(f"p/{name}")) == 5
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_a_missing_or_damaged_pack_is_named_and_nothing_is_done(
+    wandb_online: Server, tmp_path: Path, harm: str
+) -> None:
+    directory, name, _ = offline_run(tmp_path / "train")
+    pack = sorted((directory / "lamina" / "packs").iterdir())[0]
+    data = bytearray(pack.read_bytes())
+    pack.unlink()
+    if harm == "damaged":
+        data[20] ^= 1
+        pack.write_bytes(data)
+    with pytest.raises(ArtifactError, match=pack.name):
+        lamina.wandb.push(directory)
+    assert wandb_online.store.runs == []
+    assert not list(directory.glob("*.synced"))
+    data[20] ^= harm == "damaged"
+    pack.unlink(missing_ok=True)
+    pack.write_bytes(data)
+    assert len(lamina.wandb.push(directory)) == 5
+    assert len(wandb_online.store.artifacts(f"p/{name}")) == 5
+
+
+def test_plain_wandb_sync_works_in_the_original_place(wandb_online: Server, tmp_path: Path) -> None:
+    directory, name, _ = offline_run(tmp_path / "train")
+    code = "import sys, subprocess; subprocess.run([sys.executable, '-m', 'wandb', 'sync', sys.argv[1]], check=True)"
+    run_python(code, {}, tmp_path / "train", f"wandb/{directory.name}")
+    assert len(wandb_online.store.artifacts(f"p/{name}")) == 5
+    texts = wandb_online.store.artifact(f"p/{name}:latest").entries.values()
+    assert not any(str(tmp_path) in (entry.local_path or "") for entry in texts)
+
+
+def test_the_packs_of_an_offline_run_outlive_the_repository(wandb_online: Server, tmp_path: Path) -> None:
+    directory, name, remember = offline_run(tmp_path / "train", keep=lamina.Keep(last=1))
+    shutil.rmtree(tmp_path / "train" / ".lamina")
+    lamina.wandb.push(directory)
+    assert same_weights(restored(f"p/{name}:epoch_0", small_model), remember.weights[0])
+
+
+# --- A server in trouble.
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"method": "PUT", "path": "*.pack", "reset_after": 1000, "times": 3},
+        {"method": "PUT", "path": "*.pack", "status": 500, "times": 2},
+        {"method": "PUT", "path": "*.pack", "status": 429, "times": 2},
+        {"operation": "CreateArtifactFiles", "status": 500, "times": 2},
+        {"operation": "CommitArtifact", "reset_after": 0, "times": 1},
+    ],
+)
+def test_trouble_on_the_way_loses_nothing(wandb_online: Server, fault: dict[str, Any]) -> None:
+    wandb_online.inject(**fault)
+    remember = Remember()
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
+        fit(small_model(), remember, checkpoint, epochs=3)
+    name = f"run_{run.id}_model"
+    assert [v.aliases[-1] if "latest" not in v.aliases else "latest" for v in wandb_online.store.artifacts(name)] == [
+        "epoch_0", "epoch_1", "latest",
+    ]  # fmt: skip
+    for epoch in range(3):
+        assert same_weights(restored(f"{name}:epoch_{epoch}", small_model), remember.weights[epoch])
+    assert not list(Path(".lamina/journal").glob("*.json"))
+
+
+def test_a_server_that_is_down_for_a_while(wandb_online: Server) -> None:
+    remember = Remember()
+    with wandb.init() as run:
+        wandb_online.down = True
+        back = threading.Timer(4, lambda: setattr(wandb_online, "down", False))
+        back.start()
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
+        fit(small_model(), remember, checkpoint, epochs=3)
+    back.join()
+    name = f"run_{run.id}_model"
+    assert len(wandb_online.store.artifacts(name)) == 3
+    assert same_weights(restored(f"{name}:epoch_1", small_model), remember.weights[1])
+
+
+KILLED = """
+import os, sys, keras, wandb
+from lamina.keras import WandbModelCheckpoint
+from wandb_training import fit, small_model
+class Kill(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 3:
+            checkpoint.wait()
+            os.killpg(os.getpgid(0), 9)
+os.setpgid(0, 0)
+run = wandb.init(id="killed", resume="allow")
+checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
+fit(small_model(), checkpoint, Kill(), epochs=5)
+"""
+
+
+def test_a_killed_process_loses_nothing(wandb_online: Server, tmp_path: Path) -> None:
+    wandb_online.inject(operation="CreateArtifactFiles", delay=1.5, times=None)
+    with pytest.raises(AssertionError):
+        run_python(KILLED, wandb_online.environment(tmp_path / "client"), tmp_path)
+    wandb_online.clear_faults()
+    assert list((tmp_path / ".lamina/journal").glob("*.json"))
+    pushed = lamina.wandb.push(tmp_path / ".lamina")
+    assert pushed
+    versions = wandb_online.store.artifacts("run_killed_model")
+    snapshots = [version.metadata["snapshot"] for version in versions]
+    assert sorted(snapshots) == sorted(s.id for s in lamina.open(tmp_path / ".lamina").snapshots())
+    assert not list((tmp_path / ".lamina/journal").glob("*.json"))
+    assert lamina.wandb.push(tmp_path / ".lamina") == []
+    assert len(wandb_online.store.artifacts("run_killed_model")) == len(snapshots)
+    for version in versions:
+        lamina.read_tensors(f"wandb:{version.name}")
+
+
+def test_a_refused_version_is_sent_later(wandb_online: Server) -> None:
+    wandb_online.inject(operation="CreateArtifact", error="no room", times=None)
+    with pytest.warns(UserWarning, match="lamina push"), wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
+        fit(small_model(), checkpoint, epochs=2)
+    wandb_online.clear_faults()
+    pushed = lamina.wandb.push(".lamina")
+    assert [name.rpartition("/")[2] for name in pushed] == [f"run_{run.id}_model:v{n}" for n in (0, 1)]
+    assert "latest" in wandb_online.store.artifacts(f"run_{run.id}_model")[1].aliases
+
+
+def test_prune_leaves_alone_what_is_journaled(wandb_online: Server) -> None:
+    wandb_online.inject(operation="CreateArtifact", error="no room", times=None)
+    remember = Remember()
+    with pytest.warns(UserWarning, match="no room"), wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
+        fit(small_model(), remember, checkpoint, epochs=3)
+    lamina.open(".lamina").prune(lamina.Keep(last=1))
+    wandb_online.clear_faults()
+    lamina.wandb.push(".lamina")
+    assert same_weights(restored(f"run_{run.id}_model:epoch_0", small_model), remember.weights[0])
+
+
+# --- Files and snapshots, pushed and pulled.
+
+
+def test_push_of_a_file_and_of_a_snapshot(wandb_online: Server) -> None:
+    small_model().save_weights("a.weights.h5")
+    lamina.save("a.weights.h5", "repo", aliases=["good"])
+    (first,) = lamina.wandb.push("a.weights.h5", name="a", layout="file")
+    (second,) = lamina.wandb.push("repo@good", name="a")
+    assert [name.rpartition("/")[2] for name in (first, second)] == ["a:v0", "a:v1"]
+    assert "wandb_manifest" not in os.listdir(".")
+
+
+def test_pull_brings_a_version_into_a_repository(wandb_online: Server) -> None:
+    remember = Remember()
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.keras", "loss", layout="packs")
+        fit(frozen_model(), remember, checkpoint, epochs=2)
+    name = f"run_{run.id}_model"
+    source = lamina.open(".lamina").snapshot("epoch_1")
+    first = lamina.wandb.pull(f"{name}:epoch_1", "here", aliases=["theirs"])
+    assert (first.epoch, first.monitor, first.logs) == (1, "loss", source.logs)
+    assert first.aliases == source.aliases + ["theirs"] or "theirs" in first.aliases
+    assert same_weights(lamina.load_model("here@theirs"), remember.weights[1])
+    wandb_online.reset_counters()
+    second = lamina.wandb.pull(f"{name}:epoch_0", "here")
+    assert second.bytes_new < 0.1 * second.bytes_total
+    ours, theirs = lamina.read_tensors(source), lamina.read_tensors(first)
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert set(source._opened().training) == set(first._opened().training)
+
+
+def test_promote_links_the_plain_file(wandb_online: Server, tmp_path: Path) -> None:
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.keras", "loss", layout="packs")
+        fit(small_model(), checkpoint, epochs=2)
+    lamina.wandb.promote(f"wandb:run_{run.id}_model:best", "lamina-tests/models", ["production"], name="plain")
+    folder = Path(wandb.Api().artifact("models:production").download(str(tmp_path / "d")))
+    assert (folder / "m.keras").read_bytes() == Path("m.keras").read_bytes()
+    with pytest.raises(InvalidInputError, match="registry"):
+        lamina.wandb.promote(f"wandb:run_{run.id}_model:best", "models")
+
+
+# --- Retention on the server.
+
+
+def versions_left(server: Server, name: str) -> list[int]:
+    return [version.metadata["epoch"] for version in server.store.artifacts(name)]
+
+
+@pytest.mark.parametrize("layout", ["packs", "file"])
+def test_keep_deletes_older_versions(wandb_online: Server, layout: str) -> None:
+    remember = Remember()
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint(
+            "m.weights.h5", "score", 0, False, True, "max", layout=layout, keep=lamina.Keep(last=2, best=1)
+        )
+        fit(small_model(), remember, Follow([0.1, 0.9, 0.2, 0.3, 0.4, 0.5]), checkpoint, epochs=6)
+    name = f"run_{run.id}_model"
+    assert versions_left(wandb_online, name) == [1, 4, 5]
+    for epoch in (1, 4, 5):
+        assert same_weights(restored(f"{name}:epoch_{epoch}", small_model), remember.weights[epoch])
+
+
+def test_keep_spares_what_somebody_else_uses(wandb_online: Server) -> None:
+    remember = Remember()
+    with wandb.init(id="mine", resume="allow"):
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
+        fit(small_model(), remember, checkpoint, epochs=4)
+    named = wandb.Api().artifact("run_mine_model:v0")
+    named.aliases.append("production")
+    named.save()
+    with wandb.init() as other:
+        other.link_artifact(wandb.Api().artifact("run_mine_model:v1"), "lamina-tests/models")
+    with wandb.init(id="mine", resume="allow"):
+        checkpoint = WandbModelCheckpoint(
+            "m.weights.h5", "loss", save_weights_only=True, layout="packs", keep=lamina.Keep(last=1)
+        )
+        fit(small_model(), checkpoint, epochs=1)
+    assert [v.version for v in wandb_online.store.artifacts("run_mine_model")] == ["v0", "v1", "v4"]
+
+
+def test_keep_deletes_nothing_when_the_server_is_unsure(wandb_online: Server) -> None:
+    wandb_online.inject(operation="FetchLinkedArtifacts", error="?", times=None)
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, keep=lamina.Keep(last=1))
+        fit(small_model(), checkpoint, epochs=3)
+    assert versions_left(wandb_online, f"run_{run.id}_model") == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("keep", "held"),
+    [
+        (lamina.Keep(last=2), {4, 5}),
+        (lamina.Keep(best=2), {1, 3, 5}),
+        (lamina.Keep(every=3), {2, 5}),
+        (lamina.Keep(last=1, best=1, every=2), {1, 3, 5}),
+    ],
+)
+def test_the_rules_are_those_of_repositories(keep: lamina.Keep, held: set[int], tmp_path: Path) -> None:
+    values = [0.5, 0.1, 0.4, 0.2, float("nan"), 0.3]
+    metadata = [
+        {"epoch": n, "batch": None, "monitor": "loss", "mode": "min", "value": v, "best": False}
+        for n, v in enumerate(values)
+    ]
+    assert held_numbers(keep, [_Version(n, None, m) for n, m in enumerate(metadata)]) == held
+    from lamina.saving import save_path
+
+    repository = lamina.repository.open_or_create(tmp_path / "r")
+    (tmp_path / "f").write_bytes(b"x")
+    for fields in metadata:
+        save_path(repository, tmp_path / "f", {"series": "s", "logs": {"loss": fields["value"]}, **fields})
+    repository.prune(keep)
+    assert {s.epoch for s in repository.snapshots()} - {5} == held - {5}
+
+
+def test_the_end_of_a_run_is_bounded(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server takes 30 s for everything; the end of training does not wait that long."""
+    monkeypatch.setattr("lamina.wandb.publisher.ACCEPT_SECONDS", 0.5)
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
+        wandb_online.inject(operation="ArtifactType", delay=4, times=2)
+        started = time.monotonic()
+        with pytest.warns(UserWarning, match="lamina push"):
+            fit(small_model(), checkpoint, epochs=2)
+        assert time.monotonic() - started < 4
+    assert len(wandb_online.store.artifacts(f"run_{run.id}_model")) == 2
