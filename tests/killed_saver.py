@@ -1,6 +1,7 @@
 """Saves without end in a child, kills it at a random moment, and looks at what is left; again and again.
 
-``python killed_saver.py FOLDER KILLS SEED``; prints a JSON line. It runs with Keras's numpy backend, which survives a fork.
+``python killed_saver.py FOLDER KILLS SEED``; prints a JSON line. It runs with Keras's numpy backend, which survives
+a fork.
 """
 
 from __future__ import annotations

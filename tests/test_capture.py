@@ -203,7 +203,7 @@ class Logbook(layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        assert "0" in store.keys()
+        assert store["0"].shape == ()
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
@@ -263,8 +263,8 @@ def test_a_file_that_does_not_read_back_is_reported(tmp_path: Path) -> None:
     damaged = bytearray(learnt.literals)
     damaged[0] ^= 255  # HDF5's signature
     planner._learnt = type(learnt)(learnt.plan, bytes(damaged), learnt.structure, learnt.embedded)
+    saves_by_hand(ours, model, 1)
     with pytest.warns(RuntimeWarning, match="does not read back"):
-        saves_by_hand(ours, model, 1)
         ours.wait()
     saves_by_hand(ours, model, 2)
     saves_by_hand(stock, model, 2)

@@ -21,7 +21,7 @@ import lamina
 from lamina.keras import ModelCheckpoint, ends
 from lamina.keras.planned_file import PlannedFile
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore:os.fork")]
 
 _PRELUDE = """
 import os, signal, sys, threading, time
@@ -58,6 +58,9 @@ def slow_disk(seconds):
         write(content, path)
     PlannedFile.write = slow
 
+def weights(**arguments):
+    return ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, **arguments)
+
 def fit(*callbacks, **arguments):
     return model.fit(x, x, batch_size=4, callbacks=list(callbacks), verbose=0, **arguments)
 """
@@ -79,7 +82,7 @@ def test_sigterm_commits_what_is_captured(tmp_path: Path) -> None:
         tmp_path,
         """
         slow_disk(0.3)
-        callback = ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, repository=folder / "r", save_freq=3)
+        callback = weights(save_freq=3, repository=folder / "r")
         fit(callback, At(6, term), epochs=1)
         print("not reached")
         """,
@@ -123,7 +126,7 @@ def test_the_users_handler_is_called_and_comes_back(tmp_path: Path) -> None:
             heard.append(signum)
             model.stop_training = True
         signal.signal(signal.SIGTERM, mine)
-        callback = ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, save_on_preempt=True, repository=folder / "r")
+        callback = weights(save_on_preempt=True, repository=folder / "r")
         fit(callback, At(6, term), epochs=5)
         assert heard == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) is mine
@@ -162,7 +165,7 @@ def test_a_failure_after_the_end_is_told(tmp_path: Path) -> None:
         PlannedFile.write = full
         def stop():
             raise KeyboardInterrupt
-        fit(ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, save_freq=3), At(3, stop), epochs=1)
+        fit(weights(save_freq=3), At(3, stop), epochs=1)
         """,
     )
     assert "a save was lost" in done.stderr
@@ -195,7 +198,7 @@ def test_workers_of_a_dataset_never_touch_the_pipeline(tmp_path: Path) -> None:
 
         if __name__ == "__main__":
             multiprocessing.set_start_method("{method}", force=True)
-            callback = ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True, save_freq=2, repository=folder / "{method}")
+            callback = weights(save_freq=2, repository=folder / "{method}")
             data = Data(workers=2, use_multiprocessing=True, max_queue_size=2)
             model.fit(data, epochs=3, callbacks=[callback], verbose=0)
             assert callback.last_snapshot.step == 24, callback.last_snapshot.step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lamina.cli.command import app, main
 
 # Importing a verb registers it; `lamina --help` lists them in this order.
-from lamina.cli import ls, show, diff, save, export, verify, prune, stats, doctor  # isort: skip
+from lamina.cli import ls, show, diff, save, export, push, pull, promote  # noqa: F401  # isort: skip
+from lamina.cli import verify, prune, stats, doctor  # noqa: F401  # isort: skip
 
-__all__ = ["app", "diff", "doctor", "export", "ls", "main", "prune", "save", "show", "stats", "verify"]
+__all__ = ["app", "main"]

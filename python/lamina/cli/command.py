@@ -43,10 +43,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\n\n".join(
-        ["Exit codes:", *(f"{code}  {meaning}" for code, meaning in EXIT_CODES.items())]
-        + ["LAMINA_DEBUG=1 shows the traceback of an error."]
-    ),
+    epilog="Exit codes: "
+    + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    + ".\n\nLAMINA_DEBUG=1 shows the traceback of an error.",
 )
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
@@ -56,10 +55,16 @@ def verb(name: str, *, example: str, keys: str) -> Callable[[_Function], _Functi
     """Register a command; ``keys`` documents what ``--json`` prints."""
 
     def register(function: _Function) -> _Function:
-        app.command(name, epilog=f"Example: {example}\n\n--json: {keys}")(_guarded(function))
+        epilog = f"Example: {example}\n\n--json: {keys}"
+        app.command(name, help=_unwrapped(function.__doc__ or ""), epilog=epilog)(_guarded(function))
         return function
 
     return register
+
+
+def _unwrapped(text: str) -> str:
+    """Paragraphs without the line breaks of the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def main() -> None:

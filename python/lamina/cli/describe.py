@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from lamina.snapshot import Snapshot, TensorInfo
 
 _SNAPSHOT = (
-    "number series run kind created_at epoch batch step next_epoch logs monitor mode value best "
-    "metadata bytes_total bytes_new bytes_stored blocked_seconds"
-).split()
+    *("number", "series", "run", "kind", "created_at", "epoch", "batch", "step", "next_epoch", "logs"),
+    *("monitor", "mode", "value", "best", "metadata"),
+    *("bytes_total", "bytes_new", "bytes_stored", "blocked_seconds"),
+)
 
 
 def snapshot_json(snapshot: Snapshot, aliases: list[str] | None = None) -> dict[str, Any]:
@@ -45,6 +46,11 @@ def tensor_bytes(tensor: TensorInfo) -> int | None:
         return math.prod(tensor.shape) * to_numpy(tensor.dtype).itemsize
     except UnsupportedFormatError:
         return None
+
+
+def shape_of(tensor: TensorInfo) -> str:
+    """The shape as text."""
+    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def time_of(snapshot: Snapshot) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamina.cli.command import SOURCES, AsJson, verb
+from lamina.cli.describe import shape_of, tensor_bytes
 from lamina.cli.output import human, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ def diff(
 
 
 def _compared(a: str, b: str) -> tuple[list[Change], list[tuple[str, str]]]:
-    from lamina.cli.describe import tensor_bytes
     from lamina.cli.distance import changed_files, changes, measured
     from lamina.reference import resolve
 
@@ -78,8 +78,8 @@ def _key(change: Change, order: Order) -> tuple[Any, ...]:
         return (change.name,)
     value = change.changed_bytes if order is Order.bytes else getattr(change, order.value)
     # What has no distance, or one that is not a number, is what people look for.
-    unknown = value is None or math.isnan(value)
-    return (change.status == "same", 0 if unknown else 1, 0 if unknown else -value, change.name)
+    size = math.inf if value is None or math.isnan(value) else float(value)
+    return (change.status == "same", -size, change.name)
 
 
 def _row(change: Change) -> list[object]:
@@ -91,7 +91,7 @@ def _row(change: Change) -> list[object]:
 
 
 def _form(tensor: TensorInfo) -> str:
-    return f"{tensor.dtype}[{'×'.join(map(str, tensor.shape))}]"
+    return f"{tensor.dtype} {shape_of(tensor)}"
 
 
 def _json(change: Change) -> dict[str, Any]:

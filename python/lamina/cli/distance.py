@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from lamina.plain import PlainContent
 from lamina.reading import Content
 from lamina.snapshot import TensorInfo
 
-AnyContent: TypeAlias = Union[Content, PlainContent]
+AnyContent: TypeAlias = Content | PlainContent
 _Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]
 #: Bytes of tensors that are read at once, and elements that are compared at once (in float64).
 _BATCH, _BLOCK = 128 << 20, 1 << 20

@@ -37,7 +37,8 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show versions, processor, backend, W&B settings (no secrets) and room on the disks, and say what would be slow."""
+    """Show versions, processor, backend, W&B settings (no secrets) and room on the disks,
+    and say what would be slow."""
     if not os.path.isdir(folder):
         raise NotFoundError(f"{folder} is not a directory")
     found = _found(folder)

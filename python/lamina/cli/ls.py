@@ -10,6 +10,8 @@ from lamina.cli.command import AsJson, Source, verb
 from lamina.cli.describe import metric, moment, repository_at, snapshot_json, time_of
 from lamina.cli.output import human, print_json, print_table
 
+_COLUMNS = (">no", "id", "series", "created (UTC)", "epoch", "metric", ">size", ">new", ">stored", "aliases")
+
 
 @verb("ls", example="lamina ls runs/a", keys="source, snapshots (oldest first; see lamina show)")
 def ls(
@@ -27,8 +29,7 @@ def ls(
     if as_json:
         print_json({"source": source, "snapshots": [snapshot_json(s, aliases) for s, aliases in found]})
     else:
-        columns = "> id series created(UTC) epoch metric >size >new >stored aliases".split(" ")
-        print_table([">no", *columns[1:]], [_row(s, aliases) for s, aliases in found])
+        print_table(_COLUMNS, [_row(s, aliases) for s, aliases in found])
 
 
 def _listed(source: str, series: str | None) -> list[tuple[Any, list[str]]]:
@@ -46,5 +47,7 @@ def _listed(source: str, series: str | None) -> list[tuple[Any, list[str]]]:
 
 
 def _row(s: Any, aliases: list[str]) -> list[object]:
-    sizes = [human(size) for size in (s.bytes_total, s.bytes_new, s.bytes_stored)]
-    return [s.number, s.id[:12], s.series, time_of(s), moment(s), metric(s), *sizes, ", ".join(aliases)]
+    # A bare file has no id, and nothing tells what it cost.
+    costs = [human(size) if s.id else None for size in (s.bytes_new, s.bytes_stored)]
+    names = ", ".join(aliases)
+    return [s.number, s.id[:12], s.series, time_of(s), moment(s), metric(s), human(s.bytes_total), *costs, names]

@@ -16,11 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PACKAGES = (
-    "lamina keras tensorflow tensorflow-cpu jax torch wandb numpy ml_dtypes h5py typer rich".split()  # in this order
+    *("lamina", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch"),
+    *("wandb", "numpy", "ml_dtypes", "h5py", "typer", "rich"),
 )
 BACKENDS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax",), "torch": ("torch",)}
 #: Nothing of these is secret.
-VARIABLES = "LAMINA_THREADS LAMINA_CPU LAMINA_CACHE_DIR LAMINA_LINEAGE LAMINA_DEBUG".split()
+VARIABLES = ("LAMINA_THREADS", "LAMINA_CPU", "LAMINA_CACHE_DIR", "LAMINA_LINEAGE", "LAMINA_DEBUG")
 _WANDB = ("mode", "base_url", "entity", "project", "dir", "cache_dir", "data_dir")
 _DEFAULT_URL = "https://api.wandb.ai"
 # What the engine's kernels need, the best first.
@@ -73,26 +74,29 @@ def memory() -> dict[str, int | None]:
 
 def backend() -> dict[str, Any]:
     """The backend that Keras would choose, as Keras finds it out, without importing it."""
-    name, origin = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
+    name = os.environ.get("KERAS_BACKEND", "")
+    origin = "KERAS_BACKEND"
     if not name:
         home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
         try:
-            name, origin = json.loads((home / "keras.json").read_text())["backend"], "keras.json"
+            name, origin = str(json.loads((home / "keras.json").read_text())["backend"]), "keras.json"
         except (OSError, ValueError, KeyError, TypeError):
             name, origin = "tensorflow", "default"
-    installed = any(version(package) for package in BACKENDS.get(str(name), ()))
-    return {"name": str(name), "from": origin, "installed": installed}
+    installed = any(version(package) for package in BACKENDS.get(name, ()))
+    return {"name": name, "from": origin, "installed": installed}
 
 
 def wandb() -> dict[str, Any]:
     """Settings of wandb that are no secrets, from the environment and its settings files."""
-    found = _wandb_files() | {
-        name: value for name in _WANDB if (value := os.environ.get(f"WANDB_{name.upper()}")) is not None
-    }
-    url = str(found.get("base_url") or _DEFAULT_URL)
-    parts = urlsplit(url)
-    found["base_url"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    found["api_key"] = _key_from(parts.hostname or "")
+    found: dict[str, str | None] = dict(_wandb_files())
+    found |= {name: value for name in _WANDB if (value := os.environ.get(f"WANDB_{name.upper()}"))}
+    try:
+        parts = urlsplit(found.get("base_url") or _DEFAULT_URL)
+        host = parts.hostname or ""
+    except ValueError:  # no URL
+        parts, host = urlsplit(""), ""
+    found["base_url"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # a password may stand before the @
+    found["api_key"] = _key_from(host)
     return {name: found.get(name) for name in (*_WANDB, "api_key")}
 
 

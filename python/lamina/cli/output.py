@@ -38,6 +38,11 @@ def number(value: object) -> str:
     return "-" if value is None else f"{value:.5g}" if isinstance(value, float) else clean(value)
 
 
+def count(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def say(text: str) -> None:
     """A line on stderr."""
     print(text, file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamina.cli.command import AsJson, Directory, verb
-from lamina.cli.output import human, print_json, say
+from lamina.cli.output import count, human, print_json, say
 from lamina.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def prune(
 ) -> None:
     """Delete the snapshots that no rule holds, and packs that nothing needs.
 
-    Without a rule no snapshot is deleted. Snapshots with an alias of yours are always kept. Without --yes it asks; where
-    nobody can answer, it demands --yes or --dry-run.
+    Without a rule no snapshot is deleted. Snapshots with an alias of yours are always kept. Without --yes it asks;
+    where nobody can answer, it demands --yes or --dry-run.
     """
     from lamina import Keep
     from lamina import open as open_repository
@@ -55,7 +55,7 @@ def prune(
     opened = open_repository(repository)
     if asks:
         say(_sentence(opened.prune(keep, series=series, dry_run=True), "would delete"))
-        if not typer.confirm("Delete it?", err=True):
+        if not _agreed():
             say("lamina: nothing was deleted")
             raise typer.Exit(1)
     report = opened.prune(keep, series=series, dry_run=dry_run)
@@ -66,16 +66,20 @@ def prune(
         print(_sentence(report, "would delete" if dry_run else "deleted"))
 
 
+def _agreed() -> bool:
+    print("Delete? [y/N] ", end="", file=sys.stderr, flush=True)
+    # Not typer's question, which takes Ctrl-C for a no.
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _sentence(report: PruneReport, verb: str) -> str:
     named = ", ".join(map(str, report.snapshots[:_NAMED]))
     more = f" and {len(report.snapshots) - _NAMED} more" if len(report.snapshots) > _NAMED else ""
     which = f" (number {named}{more})" if named else ""
-    waiting = f"; {report.waiting} packs go once saves that are under way have ended" if report.waiting else ""
+    waiting = (
+        f"; {count(report.waiting, 'pack')} more once the saves that are under way have ended" if report.waiting else ""
+    )
     return (
-        f"{verb} {_count(len(report.snapshots), 'snapshot')}{which} and {_count(report.packs, 'pack')}, "
+        f"{verb} {count(len(report.snapshots), 'snapshot')}{which} and {count(report.packs, 'pack')}, "
         f"{human(report.bytes)}{waiting}"
     )
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

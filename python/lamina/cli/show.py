@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamina.cli.command import AsJson, Source, verb
-from lamina.cli.describe import moment, snapshot_json, tensor_bytes, tensor_json, time_of
+from lamina.cli.describe import moment, shape_of, snapshot_json, tensor_bytes, tensor_json, time_of
 from lamina.cli.output import clean, human, number, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def show(
     if tensors:
         print()
         rows = [
-            (name, t.dtype, "×".join(map(str, t.shape)) or "scalar", human(tensor_bytes(t)), t.role)
-            for name, t in opened.content.tensors.items()
+            (name, t.dtype, shape_of(t), human(tensor_bytes(t)), t.role) for name, t in opened.content.tensors.items()
         ]
         print_table(["tensor", "dtype", ">shape", ">size", "role"], rows)
 

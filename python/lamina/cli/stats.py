@@ -23,7 +23,7 @@ def stats(repository: Directory, as_json: AsJson = False) -> None:
     rows = [_of_series(name, opened.snapshots(name)) for name in opened.series]
     ratio = found.bytes_total / found.bytes_packs if found.bytes_packs else None
     if as_json:
-        whole = {"snapshots": found.snapshots, "packs": found.packs, "bytes_packs": found.bytes_packs}
+        whole: dict[str, Any] = {"snapshots": found.snapshots, "packs": found.packs, "bytes_packs": found.bytes_packs}
         whole |= {"bytes_total": found.bytes_total, "saved_ratio": ratio, "series": rows}
         print_json({"repository": repository, "id": opened._core.id} | whole)
         return

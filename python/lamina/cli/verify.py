@@ -8,7 +8,7 @@ import typer
 
 from lamina.cli.command import AsJson, Source, verb
 from lamina.cli.describe import repository_at
-from lamina.cli.output import clean, human, print_json, progress, say
+from lamina.cli.output import clean, count, human, print_json, progress, say
 from lamina.errors import CorruptDataError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def verify(
         print_json({"source": source} | found)
     elif found["ok"]:
         how = f"all {human(found['bytes'])} read" if found["full"] else "contents not read; --full reads them"
-        print(f"{clean(source)} is whole: {found['snapshots']} snapshots, {found['packs']} packs; {how}")
+        held = f"{count(found['snapshots'], 'snapshot')}, {count(found['packs'], 'pack')}"
+        print(f"{clean(source)} is whole: {held}; {how}")
     else:
         for problem in found["problems"]:
             print(clean(problem))
     if not found["ok"]:
-        problems = len(found["problems"])
-        say(f"lamina: {clean(source)} is damaged: {problems} problem{'s' if problems > 1 else ''} found")
+        say(f"lamina: {clean(source)} is damaged: {count(len(found['problems']), 'problem')} found")
         raise typer.Exit(CorruptDataError.exit_code)
 
 

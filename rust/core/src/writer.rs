@@ -225,6 +225,8 @@ impl<'a> Writer<'a> {
         if chosen.is_empty() {
             return Ok(());
         }
+        // What has outlived a pack will probably outlive what is new now: in a pack of its own it is not rewritten again.
+        filler.close()?;
         self.store_again(tree, &chosen, filler)
     }
 

@@ -194,6 +194,22 @@ fn three_hundred_versions_stay_compact() {
 }
 
 #[test]
+fn frozen_tensors_are_rewritten_once() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let mut model = Model::new(7, &[20_000, 20_000, 20_000]);
+    save(&repository, "s", &model, 1, |_| ());
+    let mut stored = vec![];
+    for version in 1..8 {
+        (model.0[1], model.0[2]) = (noise(version, 80_000), noise(version + 100, 80_000));
+        stored.push(save(&repository, "s", &model, 1, |_| ()).body.bytes_stored);
+    }
+    // The first pack is left with one tensor of three, which is written again; from then on only what changes is.
+    assert!(stored[0] > stored[1] + 40_000, "{stored:?}");
+    assert!(stored[1..].iter().all(|&s| s < stored[1] + 1000), "{stored:?}");
+}
+
+#[test]
 fn retention_leaves_other_series_alone() {
     let root = tempfile::tempdir().unwrap();
     let repository = create(root.path());
@@ -256,16 +272,32 @@ fn prune_waits_for_saves_under_way() {
     let early = Session::begin(root.path()).unwrap();
     let pruned = repository.prune(Some(&keep), None, false).unwrap();
     assert_eq!((pruned.snapshots.len(), pruned.packs, pruned.waiting), (1, 0, 1));
-    // One that begins now does not touch it: its chunks are stored anew.
-    let snapshot = save(&repository, "s", &Model::new(1, &[9000]), 1, |_| ());
-    assert!(snapshot.body.bytes_new > 0);
     drop(early);
     let late = Session::begin(root.path()).unwrap();
     let pruned = repository.prune(None, None, false).unwrap();
     assert_eq!((pruned.packs, pruned.waiting), (1, 0));
     drop(late);
     assert!(!root.path().join("condemned.json").exists());
-    assert_eq!(exported(&repository, &snapshot), Model::new(1, &[9000]).file());
+    intact(&repository);
+}
+
+#[test]
+fn a_condemned_pack_is_not_relied_on() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[9000]);
+    save(&repository, "s", &model, 1, |_| ());
+    let condemned = packs(root.path()).into_keys().next().unwrap();
+    save(&repository, "s", &Model::new(2, &[9000]), 1, |_| ());
+    let early = Session::begin(root.path()).unwrap();
+    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    // Its chunks are stored anew, in a pack of another name: prune may delete the old one at any moment.
+    let snapshot = save(&repository, "s", &model, 1, |_| ());
+    assert!(snapshot.body.bytes_new >= 36_000);
+    std::fs::remove_file(root.path().join("packs").join(condemned)).unwrap();
+    drop(early);
+    assert_eq!(exported(&repository, &snapshot), model.file());
+    repository.prune(None, None, false).unwrap();
     intact(&repository);
 }
 

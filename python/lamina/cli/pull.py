@@ -1,0 +1,47 @@
+"""`lamina pull`: a version of an artifact into a repository."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lamina.cli.command import AsJson, verb
+from lamina.cli.describe import snapshot_json
+from lamina.cli.output import clean, human, print_json, progress
+
+
+@verb(
+    "pull",
+    example="lamina pull wandb:team/project/run_abc_model:best runs/a --alias theirs",
+    keys="source, repository, snapshot (see lamina show)",
+)
+def pull(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARTIFACT", help="wandb:ENTITY/PROJECT/NAME:ALIAS, or without wandb:.", show_default=False
+        ),
+    ],
+    repository: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPOSITORY", help="Directory of the repository; made if it is new.", show_default=False
+        ),
+    ],
+    alias: Annotated[
+        list[str] | None, typer.Option("--alias", metavar="NAME", help="A name for the snapshot; may be repeated.")
+    ] = None,
+    series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Another series than it has.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Save a version of an artifact into a repository; only packs that it does not have are fetched."""
+    from lamina import wandb
+
+    with progress(f"pulling {source}"):
+        snapshot = wandb.pull(source.removeprefix("wandb:"), repository, series=series, aliases=alias or [])
+    if as_json:
+        print_json({"source": source, "repository": repository, "snapshot": snapshot_json(snapshot)})
+        return
+    costs = f"{human(snapshot.bytes_total)}, {human(snapshot.bytes_new)} new, {human(snapshot.bytes_stored)} stored"
+    print(f"pulled {clean(source)} as {clean(repository)}@{snapshot.number} ({snapshot.id[:12]}): {costs}")
