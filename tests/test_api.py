@@ -394,3 +394,39 @@ def test_a_file_that_changes_while_it_is_saved(tmp_path: Path, repo: Path) -> No
         stop.set()
         thread.join()
     assert lamina.open(repo).snapshots() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_worker_does_not_keep_a_dead_save_alive(tmp_path: Path, repo: Path) -> None:
+    lamina.save(weights(tmp_path / "old.h5", 1), repo)
+    lamina.save(weights(tmp_path / "old.h5", 2), repo)
+    path = weights(tmp_path / "m.weights.h5", layers=40, units=1500)
+    code = (
+        "import os, sys, threading, lamina\n"
+        "path, repo = sys.argv[1:]\n"
+        "threading.Thread(target=lamina.save, args=(path, repo), daemon=True).start()\n"
+        "while not [n for n in os.listdir(repo + '/sessions') if not n.startswith('.')]: pass\n"
+        "pid = os.fork()\n"
+        "if not pid: sys.stdin.read(); os._exit(0)\n"
+        "print(pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, str(path), str(repo)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    worker = int(process.stdout.readline())
+    try:
+        assert process.wait() == -9
+        os.kill(worker, 0)  # it lives
+        assert len(list((repo / "sessions").iterdir())) == 1
+        pruned = lamina.open(repo).prune(lamina.Keep(last=1))
+        assert pruned.waiting == 0
+        assert pruned.packs >= 1
+        assert not list((repo / "sessions").iterdir())
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+    lamina.open(repo).verify(full=True)

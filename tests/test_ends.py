@@ -117,6 +117,25 @@ def test_preemption_saves_the_next_step(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.weights.h5"))  # no epoch has filled the name
 
 
+def test_sigterm_after_an_aborted_fit_ends_the_process(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        def stop():
+            raise KeyboardInterrupt
+        callback = weights(save_freq=3, save_on_preempt=True)
+        try:
+            fit(callback, At(6, stop), epochs=1)
+        except KeyboardInterrupt:
+            term()
+        time.sleep(1)
+        print("not reached")
+        """,
+    )
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "not reached" not in done.stdout
+
+
 def test_the_users_handler_is_called_and_comes_back(tmp_path: Path) -> None:
     done = script(
         tmp_path,

@@ -421,6 +421,14 @@ def test_files_have_the_mode_that_the_umask_says(tmp_path: Path) -> None:
         os.umask(before)
 
 
+def test_only_the_first_of_several_processes_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.keras.saves.saves_here", lambda: False)
+    callback, commits = attached(tmp_path, repository=tmp_path / "r")
+    fit(callback.model, callback)
+    assert not commits
+    assert not list(tmp_path.iterdir())
+
+
 # Failures.
 
 

@@ -63,7 +63,7 @@ def test_an_offline_run_is_pushed_from_elsewhere(
     assert len(versions) == 5
     for epoch in range(5):
         assert same_weights(restored(f"p/{name}:epoch_{epoch}", small_model), remember.weights[epoch])
-    assert run_python(PUSH, wandb_online.environment(tmp_path / "third"), tmp_path, here).strip() == "[]"
+    assert run_python(PUSH, wandb_online.environment(tmp_path / "third"), tmp_path, here).strip().endswith("[]")
     assert len(wandb_online.store.artifacts(f"p/{name}")) == 5
 
 
@@ -155,8 +155,10 @@ class Kill(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 3:
             checkpoint.wait()
-            os.killpg(os.getpgid(0), 9)
-os.setpgid(0, 0)
+            me = os.getpid()
+            for child in open(f"/proc/{me}/task/{me}/children").read().split():
+                os.kill(int(child), 9)
+            os.kill(me, 9)
 run = wandb.init(id="killed", resume="allow")
 checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
 fit(small_model(), checkpoint, Kill(), epochs=5)

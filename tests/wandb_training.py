@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,13 +101,16 @@ def run_python(code: str, environment: dict[str, str], cwd: Path, *arguments: ob
     """A process of its own, with the same packages."""
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here.parent / "python"), str(here)])
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, **environment, "PYTHONPATH": paths},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    with tempfile.TemporaryFile("w+") as output:  # not a pipe: wandb's service would keep it open
+        status = subprocess.call(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, **environment, "PYTHONPATH": paths},
+            cwd=cwd,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+        )
+        output.seek(0)
+        said = output.read()
+    assert status == 0, f"{status}: {said}"
+    return said

@@ -197,6 +197,11 @@ def open_or_create(path: str | os.PathLike[str]) -> Repository:
     return Repository(_core.Repository.open_or_create(os.fspath(path), now()))
 
 
+if hasattr(os, "register_at_fork"):
+    # A worker of a data loader must not keep the lock of a save alive that its parent has begun.
+    os.register_at_fork(after_in_child=_core.close_inherited_locks)
+
+
 def _diff(name: str, before: Content, after: Content) -> TensorDiff:
     old, new = before.tensors.get(name), after.tensors.get(name)
     known = set(before.chunks(old)) if old else set()

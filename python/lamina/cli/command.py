@@ -39,6 +39,7 @@ Directory = Annotated[str, typer.Argument(metavar="REPOSITORY", help="Directory 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; sizes in bytes.")]
 
 app = typer.Typer(
+    name="lamina",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

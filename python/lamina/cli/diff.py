@@ -31,7 +31,7 @@ class Order(str, Enum):
     "diff",
     example="lamina diff runs/a@epoch_3 runs/a@best",
     keys="a, b, counts (added, removed, changed, same), tensors (name, status, bytes, changed_bytes, l2, max, "
-    "before and after: dtype, shape), files (path, status; those that are new, gone, or changed without tensors)",
+    "before and after: dtype, shape), files (path, status; those without tensors that changed)",
 )
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help=SOURCES, show_default=False)],

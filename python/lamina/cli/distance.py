@@ -93,13 +93,15 @@ def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, flo
 
 
 def changed_files(before: AnyContent, after: AnyContent) -> list[tuple[str, str]]:
-    """Files that are new, gone, or without tensors and not the same; path and status."""
+    """Files without tensors that are new, gone or not the same; path and status."""
     with_tensors = {tensor.file for content in (before, after) for tensor in content.tensors.values()}
     found = []
     for path in dict.fromkeys([*before.files, *after.files]):
+        if path in with_tensors:
+            continue  # of which the tensors tell, whatever the file is called
         if path not in before.files or path not in after.files:
             found.append((path, "removed" if path in before.files else "added"))
-        elif path not in with_tensors and _differ(before, after, path):
+        elif _differ(before, after, path):
             found.append((path, "changed"))
     return found
 

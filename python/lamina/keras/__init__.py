@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lamina.keras.eval_callback import WandbEvalCallback
+    from lamina.keras.frequency import EveryNEpochs
     from lamina.keras.metrics_logger import WandbMetricsLogger
     from lamina.keras.model_checkpoint import ModelCheckpoint
     from lamina.keras.wandb_callback import WandbCallback
     from lamina.keras.wandb_model_checkpoint import WandbModelCheckpoint
 
 __all__ = [
+    "EveryNEpochs",
     "ModelCheckpoint",
     "WandbCallback",
     "WandbEvalCallback",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _PUBLIC = {
+    "EveryNEpochs": "frequency",
     "ModelCheckpoint": "model_checkpoint",
     "WandbCallback": "wandb_callback",
     "WandbEvalCallback": "eval_callback",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Protocol
 
 #: Seconds that SIGTERM leaves for commits; spot machines give 30 and more.
@@ -22,7 +25,8 @@ class Trainee(Protocol):
     def _end_early(self, timeout: float) -> None: ...
 
 
-_training: weakref.WeakSet[Any] = weakref.WeakSet()
+#: Callback → the id of the frame that trains. An exception that ends `fit` calls no hook; the frame is gone then.
+_training: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _previous: Any = None
 _installed = False
 
@@ -30,7 +34,7 @@ _installed = False
 def enter(callback: Trainee) -> None:
     """Training begins; outside the main thread Python takes no handlers."""
     global _previous, _installed
-    _training.add(callback)
+    _training[callback] = _trainer()
     if not _installed and threading.current_thread() is threading.main_thread():
         _previous = signal.signal(signal.SIGTERM, _on_sigterm)
         _installed = True
@@ -38,7 +42,7 @@ def enter(callback: Trainee) -> None:
 
 def leave(callback: Trainee) -> None:
     """Training has ended; the last one restores the handler that was there before."""
-    _training.discard(callback)
+    _training.pop(callback, None)
     if not _training and threading.current_thread() is threading.main_thread():
         _restore()
 
@@ -60,13 +64,29 @@ def finish(frame: Any = None) -> None:
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:
-    due = [callback for callback in _training if callback.save_on_preempt and not callback.preempted]
+    stack = set(_frames(frame))
+    alive = [callback for callback, trainer in _training.items() if trainer in stack]
+    due = [callback for callback in alive if callback.save_on_preempt and not callback.preempted]
     for callback in due:
         callback.preempted = True  # it saves at the next batch end and calls `finish`
     if not due:  # or they have been asked before, and no batch has ended since
-        for callback in _training:
+        for callback in list(_training):
             callback.preempted = False
         finish(frame)
+
+
+def _trainer() -> int:
+    """The id of the frame that called ``on_train_begin``."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name == "on_train_begin" and frame.f_back is not None:
+        frame = frame.f_back
+    return id(frame)
+
+
+def _frames(frame: FrameType | None) -> Iterator[int]:
+    while frame is not None:
+        yield id(frame)
+        frame = frame.f_back
 
 
 def _restore() -> None:

@@ -11,7 +11,7 @@ from keras.src.utils import io_utils
 
 from lamina.errors import InvalidInputError
 from lamina.keep import Keep
-from lamina.keras import arguments, ends, resuming
+from lamina.keras import arguments, ends, resuming, target
 from lamina.keras.commit import Commit
 from lamina.keras.saves import Saves
 from lamina.repository import Repository
@@ -25,7 +25,8 @@ class ModelCheckpoint(Saves):
     """`keras.callbacks.ModelCheckpoint` that captures the model in memory and saves it while training goes on.
 
     The first eight arguments are Keras's. Files are those that Keras writes, and each is there whole or not at all;
-    all of them exist when ``fit`` returns.
+    all of them exist when ``fit`` returns. ``save_freq`` is also `EveryNEpochs`, and a ``filepath`` that ends in a
+    separator, or in no extension, becomes a SavedModel for inference, exported while training waits.
 
     Args:
         repository: None writes plain files alone; a directory (made where it is new) also gets a snapshot per save,
@@ -42,6 +43,7 @@ class ModelCheckpoint(Saves):
         save_on_preempt: on SIGTERM save at the next batch end before the process ends.
         threads: threads of the engine; otherwise ``LAMINA_THREADS``, or what the machine has.
         on_commit: called with a `Commit` after each save, on the thread that saved.
+        options: `tf.saved_model.SaveOptions` for a SavedModel.
     """
 
     def __init__(
@@ -66,9 +68,14 @@ class ModelCheckpoint(Saves):
         save_on_preempt: bool = False,
         threads: int | None = None,
         on_commit: Callable[[Commit], None] | None = None,
+        options: Any = None,
+        **unknown: Any,
     ) -> None:
+        caller = type(self).__name__
+        target.refuse_unknown(caller, unknown)
+        self.target = target.target_of(filepath, weights_only=save_weights_only, options=options, caller=caller)
         super().__init__(
-            filepath,
+            self.target.for_keras,
             monitor,
             verbose,
             save_best_only,
@@ -77,6 +84,7 @@ class ModelCheckpoint(Saves):
             save_freq,
             initial_value_threshold,
         )
+        self.filepath = self.target.filepath
         self.repository = repository
         self.codec = arguments.choice("codec", codec, CODECS)
         self.keep = keep
@@ -98,6 +106,7 @@ class ModelCheckpoint(Saves):
 
     def _check_arguments(self) -> None:
         threads_or_default(self.threads)
+        target.check_repository(self.repository, self.target, resume=self.resume)
         if self.keep is not None and not isinstance(self.keep, Keep):
             raise InvalidInputError(f"keep must be a lamina.Keep. Received: {self.keep!r}")
         if self.on_commit is not None and not callable(self.on_commit):
@@ -135,6 +144,10 @@ class ModelCheckpoint(Saves):
         self.wait()
 
     # What Keras calls.
+
+    def set_model(self, model: Any) -> None:
+        target.check_model(model, type(self).__name__)
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._raise_failure()
@@ -257,9 +270,8 @@ class ModelCheckpoint(Saves):
                 return self._get_file_path(epoch, batch, logs), keep_file
             except KeyError:
                 pass  # a placeholder that only the end of an epoch fills
-        suffix = ".weights.h5" if self.save_weights_only else os.path.splitext(self.filepath)[1]
         folder = os.path.dirname(self.filepath).partition("{")[0]
-        return os.path.join(folder, f"preempted{suffix}"), self.repository is None
+        return os.path.join(folder, f"preempted{self.target.suffix}"), self.repository is None
 
     def _end_early(self, timeout: float) -> None:
         done = self._pipeline.wait(timeout)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import re
 import sys
 import threading
 import weakref
@@ -17,9 +15,6 @@ from typing import Protocol
 SMALL_BYTES = 128 << 20
 #: A tiny model that is saved at each step must not pile up files, threads' memory and open metadata.
 MAX_JOBS = 64
-
-
-_SESSION_LOCK = re.compile(r"/sessions/\.?[0-9a-f]{32}/lock( \(deleted\))?$")
 
 
 class Job(Protocol):
@@ -143,19 +138,6 @@ def _forget() -> None:
     """A forked child has neither the thread nor the saves: its parent commits them."""
     for pipeline in list(_pipelines):
         pipeline._reset()
-    _close_locks()
-
-
-def _close_locks() -> None:
-    """A lock lives as long as any process has it open: a parent's saves must not seem alive for ever."""
-    try:
-        descriptors = os.listdir("/proc/self/fd")
-    except OSError:
-        return  # only Linux lists them so
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            if _SESSION_LOCK.search(os.readlink(f"/proc/self/fd/{descriptor}")):
-                os.close(int(descriptor))
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 
 from keras.src import backend
@@ -19,3 +21,31 @@ def saves_here() -> bool:
         distributed = torch.distributed
         return not distributed.is_initialized() or bool(distributed.get_rank() == 0)
     return True
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes of a training, or the only one, as far as one can tell already.
+
+    Before the processes know of each other, their launcher's environment tells.
+    """
+    return saves_here() and _launched_first()
+
+
+def _launched_first() -> bool:
+    if backend.backend() == "torch":
+        return os.environ.get("RANK", "0") == "0"
+    if backend.backend() == "tensorflow":
+        return _is_chief(os.environ.get("TF_CONFIG", "{}"))
+    return True
+
+
+def _is_chief(text: str) -> bool:
+    """Read TF_CONFIG: the chief, or the first worker where there is none."""
+    try:
+        config = json.loads(text)
+        task, cluster = config["task"], config.get("cluster", {})
+        kind, number = task["type"], int(task["index"])
+    except (ValueError, KeyError, TypeError):
+        return True
+    others = not {"chief", "master"} & set(cluster)
+    return number == 0 and (kind in ("chief", "master") or (kind == "worker" and others))

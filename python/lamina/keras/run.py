@@ -3,13 +3,13 @@
 from typing import Any
 
 
-def active_run(caller: str) -> Any:
-    """The active run; without one, ``wandb.Error``, as from wandb's own callbacks."""
+def active_run(caller: str, *, required: bool = True) -> Any:
+    """The active run; where one is required and there is none, ``wandb.Error``, as from wandb's own callbacks."""
     try:
         import wandb
     except ImportError as error:
         raise ImportError(f"{caller} needs wandb: pip install 'lamina[wandb]'") from error
-    if wandb.run is None:
+    if wandb.run is None and required:
         raise wandb.Error(f"You must call `wandb.init()` before {caller}()")
     return wandb.run
 

@@ -17,12 +17,15 @@ from lamina.keras import training_state
 from lamina.keras.arrivals import Arrivals
 from lamina.keras.commit import Commit
 from lamina.keras.deciding import Decision, Intercepted
+from lamina.keras.frequency import is_due
 from lamina.keras.job import Content, Facts, Place, SaveJob
 from lamina.keras.kept_file import KeptFile
 from lamina.keras.monitoring import Monitoring, scalar
 from lamina.keras.pipeline import Pipeline
 from lamina.keras.planner import Planner
 from lamina.keras.processes import saves_here
+from lamina.keras.saved_model import SavedModelFolder, check_replaceable
+from lamina.keras.target import Target
 from lamina.keras.training_state import SavedState, TrainingTensors
 from lamina.keras.walk import NotPlannable
 from lamina.repository import Repository
@@ -43,6 +46,7 @@ class Saves(Monitoring):
     threads: int | None
     on_commit: Callable[[Commit], None] | None
     verbose: int
+    target: Target
 
     _noticed: set[str]
     _last_saved: tuple[int, int | None] | None
@@ -84,6 +88,10 @@ class Saves(Monitoring):
 
     # The way of a save.
 
+    def _save_model(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
+        if is_due(self.save_freq, epoch):
+            super()._save_model(epoch, batch, logs)
+
     @contextmanager
     def _deciding(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
         """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
@@ -106,11 +114,13 @@ class Saves(Monitoring):
         started = time.perf_counter()
         decision = self._decision
         assert decision is not None
-        if os.path.isdir(path):
+        if self.target.saved_model:
+            check_replaceable(path)
+        elif os.path.isdir(path):
             raise IsADirectoryError(f"Is a directory: {path}")
         facts = self._facts(decision)
         training = TrainingTensors()
-        if self.repository is not None:
+        if self.repository is not None and not self.target.saved_model:
             facts.training, training = self._training_state()
         self._pipeline.admit(self._planner.nbytes)
         content = self._capture(path, weights_only, training)
@@ -130,6 +140,9 @@ class Saves(Monitoring):
     def _capture(self, path: str, weights_only: bool, training: TrainingTensors) -> Content:
         """What Keras would write to ``path``, held in memory; Keras writes it where lamina cannot."""
         model = super().model
+        if self.target.saved_model:
+            beside = self._temporary_place(path)
+            return SavedModelFolder(model, path, beside=beside, options=self.target.options)
         try:
             _check_plannable(path, weights_only)
             return self._planner.capture(

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras.src.utils import file_utils
+
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keep import Keep
 from lamina.keras import arguments
 from lamina.keras.commit import Commit
 from lamina.keras.model_checkpoint import ModelCheckpoint
 from lamina.keras.monitoring import scalar
+from lamina.keras.processes import is_first
 from lamina.keras.run import active_run, mark_feature
 from lamina.saving import software
 
@@ -36,14 +39,13 @@ class WandbModelCheckpoint(ModelCheckpoint):
         keep: which versions stay, in the repository and on the server; one with a foreign alias or a link stays.
         on_error: what happens when W&B fails: ``"warn"`` once, also by `run.alert`, or ``"raise"`` at the next hook.
         log_stats: log what each checkpoint cost to the history, besides the summary and the version's metadata.
-        options: has no meaning in Keras 3; it is in this place of the signature in wandb's documentation, followed by
-            ``initial_value_threshold``, and both orders are understood.
+        options: stands before ``initial_value_threshold`` in wandb's documentation, and both orders are understood.
 
     The other arguments are those of `lamina.keras.ModelCheckpoint`. To change the artifacts, override `make_artifact`
     and `make_aliases`.
 
     Raises:
-        wandb.Error: without ``wandb.init()``.
+        wandb.Error: without ``wandb.init()``; in further processes of a distributed training no run is needed.
     """
 
     def __init__(
@@ -66,9 +68,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         **more: Any,
     ) -> None:
         options, threshold = _ordered(initial_value_threshold, documented_threshold, options)
-        if options is not None:
-            warnings.warn("`options` has no meaning in Keras 3 and is ignored", stacklevel=2)
-        run = active_run("WandbModelCheckpoint")
+        run = active_run("WandbModelCheckpoint", required=is_first())
         from lamina.wandb import naming
 
         self.layout = naming.layout_or_error(layout)
@@ -78,6 +78,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self.log_stats = arguments.flag("log_stats", log_stats)
         if self.layout == "packs" and more.get("repository") is None:
             more["repository"] = default_repository(os.fspath(filepath))
+        more["options"] = options
         super().__init__(
             filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, threshold, **more
         )
@@ -86,8 +87,11 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._alerted = False
         self._stats: list[dict[str, float]] = []
         self._totals = {"versions": 0, "blocked_seconds": 0.0, "bytes_total": 0, "bytes_stored": 0}
-        self._check_artifact()
-        mark_feature(run, "keras_model_checkpoint")
+        if run is not None:
+            self._check_artifact()
+            mark_feature(run, "keras_model_checkpoint")
+        elif self.resume and name is None:
+            raise InvalidInputError("resume=True in a process without a run needs `name`: which series to continue")
 
     def _check_arguments(self) -> None:
         if self.keep is None or self.repository is not None or not isinstance(self.keep, Keep):
@@ -216,6 +220,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def _collection(self) -> str:
         from lamina.wandb import naming
 
+        if self.name is None and self._run is None:  # a further process: what it saves is not uploaded
+            return super()._series_name()
         return self.name or naming.default_name(self._run)
 
     def _describe(self, metadata: Mapping[str, Any]) -> Any:
@@ -284,6 +290,11 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
 def default_repository(filepath: str) -> Path:
     """``.lamina`` beside the longest parent of the path that has no placeholder."""
+    if file_utils.is_remote_path(filepath):
+        raise InvalidInputError(
+            "layout='packs' builds on a repository, a directory on this machine, and filepath is on another one: "
+            f"pass repository=DIRECTORY. Received: {filepath!r}"
+        )
     folder = Path()
     for part in Path(filepath).parent.parts:
         if "{" in part:

@@ -45,9 +45,12 @@ class Place:
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def stage_file(self, key: str, name: str, write: Callable[[Path], None]) -> list[FileEntry]:
-        """The plain file as the one file of a version; ``write`` makes a file of its own."""
+        """The plain file as the one file of a version; ``write`` makes a file, or a directory, of its own."""
         target = self.new_folder(key) / name
         write(target)
+        if target.is_dir():  # its files as entries at the top, as `Artifact.add_dir` has them
+            files = sorted(path for path in target.rglob("*") if path.is_file())
+            return measured(((path.relative_to(target).as_posix(), path) for path in files), self.root)
         return measured([(name, target)], self.root)
 
     def stage_packs(

@@ -6,6 +6,7 @@ pub mod chunker;
 pub mod codec;
 pub mod digest;
 pub mod error;
+pub mod fork;
 pub mod format;
 pub mod image;
 pub mod kernels;

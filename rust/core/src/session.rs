@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::random_name;
 use crate::error::{Error, Result};
+use crate::fork::LockFile;
 use crate::storage;
 
 /// A save under way: a locked folder that holds its temporary files. Dropping it removes the folder.
@@ -12,7 +13,7 @@ use crate::storage;
 pub struct Session {
     name: String,
     folder: PathBuf,
-    lock: Option<File>,
+    lock: Option<LockFile>,
     locks_work: bool,
 }
 
@@ -53,8 +54,8 @@ impl Session {
         storage::create_dir(&early)?;
         let mut session = Self { name, folder: early, lock: None, locks_work: false };
         let path = session.folder.join("lock");
-        let lock = storage::create_new(&path)?;
-        match lock.try_lock() {
+        let lock = LockFile::new(storage::create_new(&path)?);
+        match lock.file().try_lock() {
             Ok(()) => session.locks_work = try_lock(&path).0 == Lockable::Held,
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(_)) => {}

@@ -197,3 +197,9 @@ fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {
 pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Vec<String>> {
     Ok(py.detach(|| lamina_core::md5::of_files(&paths))?)
 }
+
+/// In a forked child: gives up the locks that only the parent holds.
+#[pyfunction]
+pub(crate) fn close_inherited_locks() {
+    lamina_core::fork::close_inherited_locks();
+}

@@ -1,0 +1,799 @@
+"""The `lamina` command against good, damaged and hostile input: what it says, its exit codes, what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import lamina
+import lamina.saving
+from lamina import errors
+from lamina.cli import app, doctor, machine, output
+from lamina.cli.command import EXIT_CODES
+from lamina.cli.distance import distance
+from lamina.cli.page import page
+from lamina.repository import Repository
+from lamina.saving import save_path
+from test_api import weights
+from travel_writer import make_envelope
+from wandb_server import Server
+
+COMMAND = [sys.executable, "-W", "error", "-m", "lamina"]
+VERBS = (
+    *("ls", "show", "diff", "save", "export", "restore", "push", "pull", "promote"),
+    *("verify", "prune", "stats", "doctor"),
+)
+
+
+def lamina_command(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The real command, in a pipe."""
+    env = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "LAMINA_DEBUG")}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=env | {"COLUMNS": "100"} | environment,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+def ok(*arguments: object) -> str:
+    """stdout of the command in this process."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    return done.stdout
+
+
+def parsed(*arguments: object) -> Any:
+    return json.loads(ok(*arguments, "--json"), parse_constant=pytest.fail)
+
+
+def refused(code: int, *arguments: object) -> str:
+    """The one sentence that the command ends with; nothing goes to stdout."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert (done.exit_code, done.stdout) == (code, ""), done.output
+    assert done.stderr.startswith("lamina: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr.removeprefix("lamina: ").rstrip("\n")
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """Four epochs and an alias; the second value is the best."""
+    root = tmp_path / "repo"
+    target = lamina.saving.as_repository(root)
+    for epoch, value in enumerate([0.5, 0.25, float("nan"), 0.75]):
+        path = weights(tmp_path / "m.weights.h5", epoch)
+        _save(target, path, epoch, value)
+    target.set_alias("1", "mine")
+    return root
+
+
+def _save(target: Repository, path: Path, epoch: int, value: float, series: str = "s") -> None:
+    fields = {"series": series, "epoch": epoch, "next_epoch": epoch + 1, "monitor": "val_loss", "mode": "min"}
+    save_path(target, path, fields | {"value": value, "logs": {"val_loss": value}, "best": epoch < 2})
+
+
+def flip(path: Path, at: int = 100) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+# --- The command itself.
+
+
+def test_the_page_is_up_to_date() -> None:
+    written = Path(__file__).parent.parent / "docs" / "cli.md"
+    assert written.read_text() == page(), "python -m lamina.cli.page > docs/cli.md"
+
+
+def test_every_verb_has_help_with_an_example_and_keys() -> None:
+    for verb in VERBS:
+        shown = " ".join(ok(verb, "--help").split())
+        assert f"Example: lamina {verb} " in shown
+        assert "--json: " in shown
+    top = ok("--help")
+    assert [verb for verb in VERBS if f"│ {verb} " not in top] == []
+    for meaning in EXIT_CODES.values():
+        assert meaning.split()[0] in top
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert {kind.exit_code for kind in kinds} | {0, 130} == set(EXIT_CODES)
+
+
+def test_help_and_version_are_real_commands() -> None:
+    for arguments in (["--help"], ["ls", "-h"], ["--version"]):
+        done = lamina_command(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert lamina_command().returncode in (0, 2)
+    assert lamina_command("no-such-verb").returncode == 2
+    assert lamina_command("ls").returncode == 2
+    assert lamina_command("prune", "x", "--keep-last", "0").returncode == 2
+    assert lamina_command("diff", "a", "b", "--sort", "mood").returncode == 2
+
+
+def test_it_starts_light(repo: Path) -> None:
+    code = (
+        "import sys; from lamina.cli import app\n"
+        "assert not {'numpy', 'lamina._core', 'rich.table'} & set(sys.modules)\n"
+        "sys.argv = ['lamina', 'ls', sys.argv[1]]\n"
+        "try: app()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'h5py', 'wandb'} & set(sys.modules)\n"
+        "print(heavy or 'light')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(repo)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "light", done.stderr
+    light = "import sys, lamina; assert not {'typer', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", light], check=True)
+
+
+def test_debug_shows_the_traceback_and_keeps_the_code(tmp_path: Path) -> None:
+    quiet = lamina_command("ls", tmp_path / "none")
+    loud = lamina_command("ls", tmp_path / "none", LAMINA_DEBUG="1")
+    assert (quiet.returncode, loud.returncode) == (3, 3)
+    assert "Traceback" not in quiet.stderr
+    assert "NotFoundError" in loud.stderr
+    assert loud.stderr.endswith(quiet.stderr)
+
+
+def test_what_nobody_expected_is_a_sentence_too(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(Repository, "snapshots", broken)
+    assert refused(1, "ls", repo) == "unexpected KeyError: 'odd' (LAMINA_DEBUG=1 shows where)"
+
+
+def test_a_missing_package_is_named() -> None:
+    code = "import sys; sys.modules['wandb'] = None; from lamina.cli import main; main()"
+    command = [sys.executable, "-c", code, "show", "wandb:a/b/c:latest"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "lamina: this needs the package wandb: pip install 'lamina[wandb]'\n"
+
+
+def test_interrupted(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lamina.saving, "save", interrupted)
+    assert refused(130, "save", tmp_path / "m.weights.h5", repo) == "interrupted; what was committed stays"
+
+
+def test_a_full_disk_behind_a_redirection(repo: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "ls", repo], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 6
+    assert done.stderr.startswith("lamina: No space left")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away(repo: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*COMMAND, "ls", repo], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+# --- Looking.
+
+
+def test_ls_in_a_pipe_is_plain_and_aligned(repo: Path) -> None:
+    done = lamina_command("ls", repo)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert "\t" not in done.stdout
+    assert "\x1b" not in done.stdout
+    assert all(line == line.rstrip() for line in lines)
+    at = lines[0].index("id")
+    assert {line[at - 2 : at] for line in lines} == {"  "}
+    assert re.search(r"val_loss 0.25 \* +\d+ kB", lines[2])
+    assert lines[1].endswith("epoch_0, mine")
+    assert "best" in lines[2]
+
+
+def test_ls_as_json(repo: Path, tmp_path: Path) -> None:
+    found = parsed("ls", repo)
+    assert found["source"] == str(repo)
+    assert [s["number"] for s in found["snapshots"]] == [1, 2, 3, 4]
+    assert [s["value"] for s in found["snapshots"]] == [0.5, 0.25, "nan", 0.75]
+    newest = lamina.open(repo).snapshot()
+    shown = found["snapshots"][-1]
+    assert (shown["id"], shown["bytes_new"]) == (newest.id, newest.bytes_new)
+    assert set(shown["aliases"]) == {"latest", "epoch_3"}
+    (one,) = parsed("ls", f"{repo}@best")["snapshots"]
+    assert one["epoch"] == 1
+    (file,) = parsed("ls", tmp_path / "m.weights.h5")["snapshots"]
+    assert (file["id"], file["number"], file["kind"]) == (None, None, "weights")
+    assert set(file) == set(shown)
+
+
+def test_ls_of_one_series(repo: Path, tmp_path: Path) -> None:
+    _save(lamina.open(repo), tmp_path / "m.weights.h5", 0, 1.0, "other")
+    assert [s["series"] for s in parsed("ls", repo, "--series", "other")["snapshots"]] == ["other"]
+    assert '"other"' in refused(3, "ls", repo, "--series", "none")
+    assert "several series" in refused(2, "show", repo)
+    assert parsed("show", f"{repo}@other:latest")["snapshot"]["series"] == "other"
+
+
+def test_show(repo: Path) -> None:
+    shown = parsed("show", f"{repo}@best")
+    assert shown["snapshot"]["epoch"] == 1
+    size = shown["files"][0].pop("bytes")
+    assert shown["files"] == [{"path": "m.weights.h5"}]
+    assert size == shown["snapshot"]["bytes_total"]
+    kernel = next(tensor for tensor in shown["tensors"] if tensor["name"] == "layers/dense_0/vars/0")
+    assert (kernel["dtype"], kernel["shape"], kernel["bytes"]) == ("<f4", [120, 120], 57600)
+    text = ok("show", f"{repo}@best", "--tensors")
+    assert re.search(r"^layers/dense_0/vars/0 +<f4 +120x120 +57.6 kB +weights$", text, re.MULTILINE)
+    assert re.search(r"^monitor +val_loss \(min\) 0.25$", text, re.MULTILINE)
+    assert "layers" not in ok("show", f"{repo}@best")
+
+
+def test_every_kind_of_source(repo: Path, tmp_path: Path) -> None:
+    number = lamina.open(repo).snapshot().id
+    sources = [repo, f"{repo}@latest", f"{repo}@s:epoch_3", f"{repo}@4", f"{repo}@{number[:10]}"]
+    shown = [parsed("show", source)["snapshot"]["id"] for source in sources]
+    assert set(shown) == {number}
+    assert parsed("show", tmp_path / "m.weights.h5")["tensors"] != []
+    odd = tmp_path / "odd@name.weights.h5"  # an existing path wins over DIR@ALIAS
+    shutil.copy(tmp_path / "m.weights.h5", odd)
+    assert parsed("show", odd)["files"][0]["path"] == odd.name
+
+
+@pytest.mark.parametrize(
+    "verb", [["ls"], ["show"], ["verify"], ["stats"], ["export", "{}", "out"], ["diff", "{}", "x"]]
+)
+def test_what_does_not_exist(verb: list[str], tmp_path: Path, repo: Path) -> None:
+    def line(source: str) -> list[str]:
+        return [part.format(source) for part in verb] + ([source] if len(verb) == 1 else [])
+
+    refused(3, *line(str(tmp_path / "none")))
+    if verb != ["stats"]:
+        assert "no snapshot" in refused(3, *line(f"{repo}@none"))
+    refused(6, *line(str(tmp_path / ("long" * 100))) if verb != ["stats"] else line(f"{tmp_path}/m.weights.h5/x"))
+
+
+# --- Comparing.
+
+
+def test_diff_measures_how_far_tensors_moved(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.weights.h5", tmp_path / "b.weights.h5"
+    weights(a, gone=np.zeros(3), scaled=np.full(40_000, 2.0, "f4"), shape=np.zeros((2, 3)), text=np.void(b"ab"))
+    weights(b, new=np.zeros(3), scaled=np.full(40_000, 3.0, "f4"), shape=np.zeros((3, 2)), text=np.void(b"ax"))
+    for before, after in ((a, b), (_repository(a), _repository(b)), (a, _repository(b))):
+        found = parsed("diff", before, after)
+        assert found["counts"] == {"added": 1, "removed": 1, "changed": 3, "same": 8}
+        by_name = {tensor["name"]: tensor for tensor in found["tensors"]}
+        assert set(by_name) == {"gone", "new", "scaled", "shape", "text"}
+        scaled = by_name["scaled"]
+        assert (scaled["l2"], scaled["max"], scaled["changed_bytes"]) == (0.5, 1.0, 160_000)
+        assert (by_name["gone"]["status"], by_name["gone"]["after"]) == ("removed", None)
+        assert (by_name["shape"]["l2"], by_name["shape"]["before"]["shape"]) == (None, [2, 3])
+        assert (by_name["text"]["l2"], by_name["text"]["changed_bytes"]) == (None, 2)
+        assert found["tensors"][-1]["name"] == "scaled"
+    text = ok("diff", a, b, "--sort", "name")
+    names = [line.split()[0] for line in text.splitlines()[1:-1]]
+    assert names == sorted(names)
+    assert text.splitlines()[-1] == "13 tensors: 3 changed, 1 added, 1 removed, 8 same"
+    assert len(parsed("diff", a, b, "--all")["tensors"]) == 13
+
+
+def _repository(path: Path) -> Path:
+    root = path.with_suffix(".repo")
+    lamina.save(path, root)
+    return root
+
+
+def test_diff_of_what_is_equal(repo: Path, tmp_path: Path) -> None:
+    assert ok("diff", repo, tmp_path / "m.weights.h5") == "no difference in 8 tensors\n"
+    assert ok("diff", repo, repo) == "no difference in 8 tensors\n"
+    assert parsed("diff", f"{repo}@1", f"{repo}@2")["counts"]["changed"] == 8
+
+
+def test_diff_of_small_tensors_that_changed_places(tmp_path: Path) -> None:
+    """They share one chunk, which is the same chunk in both."""
+    a = weights(tmp_path / "a.weights.h5", layers=0, x=np.float32([1, 2]), y=np.float32([3, 4]))
+    b = weights(tmp_path / "b.weights.h5", layers=0, y=np.float32([1, 2]), x=np.float32([3, 4]))
+    found = parsed("diff", _repository(a), _repository(b))
+    assert found["counts"]["changed"] == 2
+
+
+def test_diff_of_files_without_tensors(tmp_path: Path) -> None:
+    for name, data in (("a", b"1"), ("b", b"2")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "same.txt").write_bytes(b"same" * 1000)
+        (folder / "other.txt").write_bytes(data * 1000)
+        (folder / f"only-{name}").write_bytes(b"")
+    for a, b in ((tmp_path / "a", tmp_path / "b"), (_repository(tmp_path / "a"), _repository(tmp_path / "b"))):
+        assert {file["path"]: file["status"] for file in parsed("diff", a, b)["files"]} == {
+            "other.txt": "changed",
+            "only-a": "removed",
+            "only-b": "added",
+        }
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([0.0, -0.0], [0.0, 0.0], (1, 0.0, 0.0)),
+        ([1.0, np.nan], [1.0, np.nan], (0, np.nan, 0.0)),
+        ([1.0, 2.0], [1.0, np.nan], (1, np.nan, np.nan)),
+        ([0.0], [5.0], (1, np.inf, 5.0)),
+        ([3 + 4j], [0j], (1, 1.0, 5.0)),
+        ([True, False], [True, True], (1, 1.0, 1.0)),
+        (np.uint8([0, 255]), np.uint8([255, 255]), (1, 1.0, 255.0)),
+        ([], [], (0, 0.0, 0.0)),
+    ],
+)
+def test_distances(a: Any, b: Any, expected: tuple[int, float, float]) -> None:
+    np.testing.assert_equal(distance(np.array(a), np.array(b)), expected)
+
+
+def test_distances_of_bfloat16_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ml_dtypes
+
+    monkeypatch.setattr("lamina.cli.distance._BLOCK", 7)
+    a = np.ones(100, ml_dtypes.bfloat16)
+    b = a.copy()
+    b[13] = 3
+    assert distance(a, b) == (1, 0.2, 2.0)
+
+
+# --- Saving and getting back.
+
+
+def test_save(tmp_path: Path) -> None:
+    path, repo = weights(tmp_path / "m.weights.h5"), tmp_path / "new" / "repo"
+    repo.parent.mkdir()
+    arguments = ["--alias", "a", "--alias", "b", "--series", "mine", "--metadata", "lr=0.1", "--metadata", "note=é=1"]
+    found = parsed("save", path, repo, *arguments, "--codec", "zstd")
+    assert found["repository"] == str(repo)
+    snapshot = lamina.open(repo).snapshot("mine:a")
+    assert found["snapshot"]["id"] == snapshot.id
+    assert snapshot.metadata == {"lr": 0.1, "note": "é=1"}
+    assert set(snapshot.aliases) == {"latest", "a", "b"}
+    line = ok("save", path, repo)
+    assert re.fullmatch(r"saved \S+ as \S+@2 \([0-9a-f]{12}\): 245 kB, 0 B new, .* stored\n", line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["none.h5", "repo"], 3, "does not exist"),
+        (["m.weights.h5", "repo", "--metadata", "x"], 2, "KEY=VALUE"),
+        (["m.weights.h5", "repo", "--metadata", "=x"], 2, "KEY=VALUE"),
+        (["m.weights.h5", "repo", "--codec", "best"], 2, "codec"),
+        (["m.weights.h5", "repo", "--alias", "a/b"], 2, "alias"),
+        (["m.weights.h5", "m.weights.h5"], 6, "m.weights.h5"),
+        (["m.weights.h5", "other"], 2, "not empty"),
+        (["empty", "new"], 2, "holds no file"),
+    ],
+)
+def test_save_refuses(
+    arguments: list[str], code: int, says: str, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "note.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    before = tree(tmp_path)
+    assert says in refused(code, "save", *arguments)
+    after = tree(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_export_gives_the_file_back(repo: Path, tmp_path: Path) -> None:
+    found = parsed("export", repo, tmp_path / "out")
+    assert (tmp_path / "out/m.weights.h5").read_bytes() == (tmp_path / "m.weights.h5").read_bytes()
+    assert found["files"] == [
+        {"path": f"{tmp_path}/out/m.weights.h5", "bytes": (tmp_path / "m.weights.h5").stat().st_size}
+    ]
+    assert ok("restore", f"{repo}@1", tmp_path / "first").startswith(f"{tmp_path}/first/m.weights.h5  ")
+
+
+def test_export_replaces_only_on_demand(repo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "m.weights.h5").write_bytes(b"mine")
+    (out / "other").write_bytes(b"stays")
+    assert "exists; --force" in refused(2, "export", repo, out)
+    assert tree(out) == {"m.weights.h5": b"mine", "other": b"stays"}
+    ok("restore", repo, out, "--force")
+    assert tree(out) == {"m.weights.h5": (tmp_path / "m.weights.h5").read_bytes(), "other": b"stays"}
+    refused(6, "export", repo, tmp_path / "m.weights.h5")
+
+
+# --- Checking.
+
+
+def test_verify_what_is_whole(repo: Path, tmp_path: Path) -> None:
+    quick, full = parsed("verify", repo), parsed("verify", repo, "--full")
+    assert (quick["ok"], quick["full"], quick["snapshots"], quick["bytes"]) == (True, False, 4, 0)
+    assert (full["ok"], full["full"], full["problems"]) == (True, True, [])
+    assert full["bytes"] > 0
+    assert "is whole: 4 snapshots" in ok("verify", repo, "--full")
+    one = parsed("verify", f"{repo}@1")
+    assert (one["ok"], one["bytes"], set(one)) == (True, one["bytes"], set(full))
+    assert "no digests" in refused(2, "verify", tmp_path / "m.weights.h5")
+
+
+def test_verify_lists_every_problem(repo: Path) -> None:
+    packs = list((repo / "packs").iterdir())
+    for pack in packs:
+        flip(pack)
+    expected = 2 * len(packs)  # the chunk, and the digest of the whole
+    assert parsed("verify", repo)["ok"]  # which does not read contents
+    done = lamina_command("verify", repo, "--full")
+    assert (done.returncode, done.stderr) == (4, f"lamina: {repo} is damaged: {expected} problems found\n")
+    assert len(done.stdout.splitlines()) == expected
+    done = lamina_command("verify", repo, "--full", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ok"], len(found["problems"])) == (4, False, expected)
+    done = lamina_command("verify", f"{repo}@1", "--json")
+    assert (done.returncode, len(json.loads(done.stdout)["problems"])) == (4, 1)
+
+
+def test_damaged_contents_are_not_exported(repo: Path, tmp_path: Path) -> None:
+    for pack in (repo / "packs").iterdir():
+        flip(pack)
+    assert "damaged" in refused(4, "export", repo, tmp_path / "out")
+    assert not (tmp_path / "out").exists() or tree(tmp_path / "out") == {}
+    assert "damaged" in refused(4, "diff", f"{repo}@1", f"{repo}@2")
+
+
+@pytest.mark.parametrize("verb", ["ls", "show", "stats", "verify", "export", "prune"])
+def test_damaged_repositories(verb: str, repo: Path, tmp_path: Path) -> None:
+    more = {"export": [tmp_path / "out"], "prune": ["--yes", "--keep-last", "1"]}.get(verb, [])
+    newest = repo / "snapshots" / "0000000004.json"
+    good = newest.read_bytes()
+    flip(newest, 200)
+    before = tree(repo)
+    done = CliRunner().invoke(app, [verb, str(repo), *map(str, more)])
+    assert done.exit_code == 4, done.output
+    assert "0000000004.json" in done.output
+    newest.write_bytes(good)
+    always = {"snapshots/0000000004.json": b"", "prune.lock": b""}
+    assert tree(repo) | always == before | always
+    newest.write_bytes(make_envelope("snapshot", {}, version=2))
+    done = CliRunner().invoke(app, [verb, str(repo), *map(str, more)])
+    assert done.exit_code == (4 if verb == "verify" else 5), done.output
+    newest.write_bytes(good)
+    (repo / "config.json").unlink()
+    done = CliRunner().invoke(app, [verb, str(repo), *map(str, more)])
+    assert done.exit_code == 3 or verb in ("show", "export"), done.output
+
+
+# --- Thinning out.
+
+
+def test_prune_demands_an_answer(repo: Path) -> None:
+    before = tree(repo)
+    assert "--yes" in refused(2, "prune", repo, "--keep-last", "1")
+    found = parsed("prune", repo, "--keep-last", "1", "--keep-best", "1", "--dry-run")
+    assert (found["dry_run"], found["snapshots"]) == (True, [3])
+    assert tree(repo) | {"prune.lock": b""} == before | {"prune.lock": b""}
+    found = parsed("prune", repo, "--keep-last", "1", "--keep-best", "1", "--yes")
+    assert (found["dry_run"], found["snapshots"]) == (False, [3])
+    assert [s.number for s in lamina.open(repo).snapshots()] == [1, 2, 4]
+    assert ok("prune", repo, "--yes", "--keep-last", "9") == "deleted 0 snapshots and 0 packs, 0 B\n"
+    assert ok("prune", repo, "--yes") == "deleted 0 snapshots and 0 packs, 0 B\n"
+    assert "no series" in refused(3, "prune", repo, "--yes", "--keep-last", "1", "--series", "x")
+    assert ok("verify", repo, "--full")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "left"),
+    [("y\n", 0, [1, 4]), ("n\n", 1, [1, 2, 3, 4]), ("\n", 1, [1, 2, 3, 4]), ("\x04", 1, [1, 2, 3, 4]),
+     ("\x03", 130, [1, 2, 3, 4])],
+)  # fmt: skip
+def test_prune_asks_on_a_terminal(answer: str, code: int, left: list[int], repo: Path) -> None:
+    with terminal("prune", repo, "--keep-last", "1") as session:
+        assert "would delete 2 snapshots (number 2, 3)" in session.until("[y/N]")
+        session.type(answer)
+        assert session.code() == code, session.seen
+    assert [s.number for s in lamina.open(repo).snapshots()] == left
+    assert ("nothing was deleted" in session.seen) == (code == 1)
+    assert "Traceback" not in session.seen
+
+
+# --- On a terminal.
+
+
+class terminal:
+    """The command with a terminal of its own."""
+
+    def __init__(self, *arguments: object) -> None:
+        self._arguments = list(map(str, arguments))
+        self.seen = ""
+
+    def __enter__(self) -> terminal:
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.environ.update(TERM="xterm-256color", COLUMNS="160", LINES="50")
+            os.execv(sys.executable, [*COMMAND, *self._arguments])
+        return self
+
+    def until(self, text: str, seconds: float = 60) -> str:
+        while text not in self.seen and self._read(seconds):
+            pass
+        assert text in self.seen
+        return self.seen
+
+    def _read(self, seconds: float) -> bool:
+        assert select.select([self._fd], [], [], seconds)[0], f"nothing for {seconds} s after {self.seen!r}"
+        try:
+            data = os.read(self._fd, 1 << 16)
+        except OSError:  # the other end is gone
+            return False
+        self.seen += data.decode(errors="replace")
+        return bool(data)
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def code(self) -> int:
+        while self._read(60):
+            pass
+        self._pid, status = 0, os.waitpid(self._pid, 0)[1]
+        return os.waitstatus_to_exitcode(status)
+
+    def __exit__(self, *_: object) -> None:
+        if self._pid:
+            os.kill(self._pid, 9)
+            os.waitpid(self._pid, 0)
+        os.close(self._fd)
+
+
+def test_a_terminal_gets_a_table(repo: Path) -> None:
+    with terminal("ls", repo) as session:
+        assert session.code() == 0
+    assert "─" in session.seen
+    assert "val_loss 0.25 *" in session.seen
+
+
+def test_a_terminal_sees_the_work(repo: Path, tmp_path: Path) -> None:
+    with terminal("export", repo, tmp_path / "out") as session:
+        assert session.code() == 0
+    assert "exporting 245 kB" in session.seen
+    assert "\x1b[?25h" in session.seen  # the cursor is there again
+    with terminal("verify", f"{repo}@1") as session:
+        assert session.code() == 0
+    assert "is whole" in session.seen
+
+
+HOSTILE = "[bold]x[/bold]\x1b[31m\u202e\n\x07[/]"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    import h5py
+
+    path = tmp_path / "hostile.weights.h5"
+    with h5py.File(path, "w") as file:
+        file[HOSTILE] = np.arange(3)
+    lamina.save(path, tmp_path / "hostile", metadata={HOSTILE: HOSTILE}, series="[red]s[/red]")
+    return tmp_path / "hostile"
+
+
+def test_names_cannot_command_a_terminal(hostile: Path) -> None:
+    shown = r"[bold]x[/bold]\x1b[31m\u202e\n\x07[/]"
+    assert output.clean(HOSTILE) == shown
+    for text in (ok("show", hostile, "--tensors"), ok("show", hostile.with_suffix(".weights.h5"), "--tensors")):
+        assert shown in text
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    with terminal("show", hostile, "--tensors") as session:
+        assert session.code() == 0
+    assert shown in session.seen
+    assert "\x1b[31m" not in session.seen
+    with terminal("ls", hostile) as session:
+        assert session.code() == 0
+    assert "[red]s[/red]" in session.seen
+    assert parsed("show", hostile)["snapshot"]["metadata"] == {HOSTILE: HOSTILE}
+    assert "\x1b" not in refused(3, "show", f"{hostile}@{HOSTILE}")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.weights.h5")
+    weights(Path(name))
+    for arguments, code in (
+        (["show", name], 2),
+        (["save", name, tmp_path / "r"], 2),
+        (["ls", name + "x"], 3),
+    ):
+        done = subprocess.run([*COMMAND, *map(os.fsencode, arguments)], capture_output=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_an_ascii_terminal(hostile: Path) -> None:
+    done = lamina_command("show", hostile, "--tensors", PYTHONIOENCODING="ascii:strict", LC_ALL="C")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- What is here.
+
+
+def test_stats(repo: Path) -> None:
+    found = parsed("stats", repo)
+    truth = lamina.open(repo).stats()
+    assert (found["snapshots"], found["packs"], found["bytes_packs"]) == (4, truth.packs, truth.bytes_packs)
+    (series,) = found["series"]
+    assert (series["name"], series["snapshots"], series["bytes_total"]) == ("s", 4, truth.bytes_total)
+    assert re.search(r"^snapshots +4$", ok("stats", repo), re.MULTILINE)
+
+
+def test_stats_of_an_empty_repository(tmp_path: Path) -> None:
+    lamina.saving.as_repository(tmp_path / "r")
+    assert parsed("stats", tmp_path / "r")["series"] == []
+    assert "snapshots" in ok("stats", tmp_path / "r")
+    assert parsed("ls", tmp_path / "r") == {"source": str(tmp_path / "r"), "snapshots": []}
+    assert ok("verify", tmp_path / "r", "--full").startswith(f"{tmp_path}/r is whole")
+    refused(3, "show", tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (9999, "10.0 kB"), (99_960, "100 kB"),
+     (999_400, "999 kB"), (999_600, "1.00 MB"), (5e18, "5000 PB")],
+)  # fmt: skip
+def test_sizes(size: float | None, text: str) -> None:
+    assert output.human(size) == text
+
+
+def test_doctor_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "hush-0123456789"
+    (tmp_path / ".netrc").write_text(f"machine w.example login user password {secret}\n")
+    config = tmp_path / ".config" / "wandb"
+    config.mkdir(parents=True)
+    (config / "settings").write_text(
+        f"[default]\nbase_url = https://u:{secret}@w.example\nentity = e\napi_key = {secret}\n"
+    )
+    environment = {"HOME": str(tmp_path), "WANDB_PROJECT": "p", "WANDB_MODE": ""}
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for more in ({}, {"WANDB_API_KEY": secret}):
+        done = lamina_command("doctor", tmp_path, "--json", cwd=tmp_path, **environment, **more)
+        assert done.returncode == 0, done.stderr
+        assert secret not in done.stdout + lamina_command("doctor", cwd=tmp_path, **environment, **more).stdout
+        found = json.loads(done.stdout)["wandb"]
+        assert found["api_key"] == ("WANDB_API_KEY" if more else "netrc")
+        assert (found["base_url"], found["entity"], found["project"]) == ("https://w.example", "e", "p")
+
+
+def test_doctor_measures_and_leaves_nothing(tmp_path: Path) -> None:
+    found = parsed("doctor", tmp_path, "--measure")
+    assert found["speed"]["encode"] > 1e6
+    assert found["speed"]["write"] > 1e6
+    assert list(tmp_path.iterdir()) == []
+    assert found["engine"]["threads"] >= 1
+    assert {disk["use"] for disk in found["disks"]} == {"folder", "temporary files", "cache"}
+    assert found["versions"]["numpy"] == np.__version__
+    assert parsed("doctor", tmp_path)["speed"] is None
+    refused(3, "doctor", tmp_path / "none")
+
+
+def test_doctor_says_what_would_be_slow() -> None:
+    disk = {"use": "folder", "path": "x", "file_system": "nfs4", "free": 1e9, "total": 1e12, "writable": False}
+    found = {
+        "engine": {"loads": True, "error": None, "threads": 1},
+        "cpu": {"level": "portable"},
+        "variables": {"LAMINA_THREADS": "many"},
+        "backend": {"name": "jax", "from": "KERAS_BACKEND", "installed": False},
+        "versions": {"keras": "3.9.2", "wandb": "0.28.0"},
+        "wandb": {"api_key": None, "mode": None},
+        "disks": [disk, {**disk, "use": "cache", "free": 1e12, "writable": True}],
+    }
+    said = "\n".join(doctor.advice(found))
+    for word in ("one thread", "AVX2", "LAMINA_THREADS", "jax", "3.9.2", "0.28.0", "nfs4", "1.00 GB", "written"):
+        assert word in said
+    found |= {"engine": {"loads": False, "error": "why", "threads": None}, "disks": []}
+    assert "why" in doctor.advice(found)[0]
+
+
+def test_the_machine_is_found_out_from_broken_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".netrc").write_bytes(b"machine \xff\xfe what")
+    (tmp_path / "keras.json").write_text("[1]")
+    (tmp_path / "settings").write_bytes(b"\xff no section")
+    for name, value in {
+        "HOME": tmp_path, "KERAS_HOME": tmp_path, "WANDB_CONFIG_DIR": tmp_path, "WANDB_BASE_URL": "http://[",
+        "NETRC": tmp_path / ".netrc", "KERAS_BACKEND": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert machine.backend()["name"] == "tensorflow"
+    assert machine.wandb()["api_key"] is None
+
+
+# --- W&B.
+
+
+@pytest.fixture
+def online(wandb_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Commands talk to the server; this process does not."""
+    for name, value in wandb_server.environment(tmp_path / "client").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return wandb_server
+
+
+def run_json(*arguments: object) -> Any:
+    done = lamina_command(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_push_pull_and_promote(online: Server, repo: Path, tmp_path: Path) -> None:
+    (version,) = run_json("push", f"{repo}@best", "--name", "digits", "--alias", "good")["versions"]
+    assert version.endswith("digits:v0")
+    assert online.store.artifact("digits:good").metadata["epoch"] == 1
+    pulled = run_json("pull", "wandb:digits:good", "here", "--alias", "theirs")
+    assert pulled["snapshot"]["epoch"] == 1
+    run_json("export", "here@theirs", "out")
+    run_json("export", f"{repo}@best", "expected")
+    assert tree(tmp_path / "out") == tree(tmp_path / "expected")
+    assert ok("diff", "here@theirs", f"{repo}@best").startswith("no difference")
+    found = run_json("verify", "wandb:digits:good")
+    assert (found["ok"], found["problems"]) == (True, [])
+    promoted = run_json("promote", "wandb:digits:good", "lamina-tests/models", "--alias", "production")
+    assert promoted["target"] == "lamina-tests/models"
+    assert online.store.file_bytes("models:production", "m.weights.h5") == (tmp_path / "out/m.weights.h5").read_bytes()
+    assert lamina_command("push", repo).stdout == f"nothing waits in {repo}; lamina push DIR@ALIAS logs a snapshot\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["pull", "wandb:none:latest", "here"], 3),
+        (["show", "wandb:none:latest"], 3),
+        (["push", "none"], 3),
+        (["push", "{repo}@none"], 3),
+        (["promote", "{repo}", "no-slash"], 2),
+        (["push", "{repo}", "--layout", "zip"], 2),
+    ],
+)
+def test_what_wandb_does_not_have(arguments: list[str], code: int, online: Server, repo: Path) -> None:
+    before = tree(repo)
+    done = lamina_command(*(argument.format(repo=repo) for argument in arguments))
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("lamina: ")
+    assert "Traceback" not in done.stderr
+    assert tree(repo) == before
+
+
+def test_without_an_account(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    done = lamina_command("pull", "a/b/c:latest", tmp_path / "here", HOME=str(tmp_path), NETRC=str(tmp_path / "none"))
+    assert done.returncode == 7, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("lamina: ")
+    assert "Traceback" not in done.stderr
