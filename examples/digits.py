@@ -112,9 +112,7 @@ def main(folder: Path) -> None:
 
 def show(repository: lamina.Repository, series: str) -> None:
     """Print a line per version."""
-    print(
-        f"\n{'version':>7} {'epoch':>5} {'val_accuracy':>12} {'total kB':>9} {'new kB':>8} {'stored kB':>9} {'blocked ms':>10}"
-    )
+    print("\nversion epoch val_accuracy  total kB   new kB stored kB blocked ms")
     for s in repository.snapshots(series):
         sizes = f"{s.bytes_total / 1e3:9.0f} {s.bytes_new / 1e3:8.0f} {s.bytes_stored / 1e3:9.0f}"
         print(

@@ -8,6 +8,23 @@ from typing import TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "Reader",
+    "Repository",
+    "Snapshot",
+    "close_inherited_locks",
+    "copy_into",
+    "crc32_file",
+    "decode",
+    "default_threads",
+    "encode",
+    "md5_files",
+    "parse_snapshot",
+    "seal",
+    "unseal",
+    "write_file",
+]
+
 _Bytes: TypeAlias = npt.NDArray[np.uint8]
 _Path: TypeAlias = str | PathLike[str]
 _Tensor: TypeAlias = tuple[str, str, Sequence[int], str, int]

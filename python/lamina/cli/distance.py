@@ -77,8 +77,8 @@ def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, flo
     with np.errstate(all="ignore"):
         for start in range(0, a.size, _BLOCK):
             x, y = a[start : start + _BLOCK], b[start : start + _BLOCK]
-            differs = (as_bytes(x) != as_bytes(y)).reshape(x.size, -1).any(axis=1)
-            changed += int(differs.sum())
+            differs = _differing(x, y)
+            changed += int(np.count_nonzero(differs))
             if wide is None:
                 continue
             x, y = x.astype(wide), y.astype(wide)
@@ -86,10 +86,21 @@ def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, flo
             norm += float(np.vdot(x, x).real)
             moved += float(np.vdot(steps, steps))
             largest = float(np.maximum(largest, steps.max()))
+    if not changed:
+        return 0, 0.0, 0.0
     if wide is None:
         return changed, None, None
     relative = math.sqrt(moved) / math.sqrt(norm) if norm else (math.inf if moved else moved)
     return changed, relative, largest
+
+
+def _differing(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which elements are not the same, bit for bit."""
+    if x.itemsize in (1, 2, 4, 8):
+        bits = f"u{x.itemsize}"
+        found: np.ndarray[Any, np.dtype[np.bool_]] = x.view(bits) != y.view(bits)
+        return found
+    return np.asarray((as_bytes(x) != as_bytes(y)).reshape(x.size, -1).any(axis=1))
 
 
 def changed_files(before: AnyContent, after: AnyContent) -> list[tuple[str, str]]:

@@ -214,7 +214,8 @@ def _through_keras(opened: Opened, model: Any, optimizer: bool | str, skip_misma
             )
         if optimizer is True:
             raise InvalidInputError(
-                f"the optimizer's state in {path.name} can only be loaded with the whole model: lamina.load_model(source)"
+                f"the optimizer's state in {path.name} can only be loaded with the whole model: "
+                "lamina.load_model(source)"
             )
         arguments = {"skip_mismatch": True} if skip_mismatch else {}
         try:
