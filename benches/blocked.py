@@ -82,9 +82,9 @@ def _large(model: Any, x: Any, backend: str, bench: Bench, stack: contextlib.Exi
     step = statistics.median(steps[1:] or steps)
     nbytes = _nbytes(model)
     note = (
-        f"{nbytes / 1e6:,.0f} MB with the optimizer, Keras on {backend}; a step takes {step * 1e3:,.0f} ms; 'next step' "
-        "is what the one after a save takes more; 'finished' is until the file is on disk; 'memory' is the peak above "
-        "that before; medians, 'first' on its own; every save was read back"
+        f"{nbytes / 1e6:,.0f} MB with the optimizer, Keras on {backend}; a step takes {step * 1e3:,.0f} ms; "
+        "'next step' is what the one after a save takes more; 'finished' is until the file is on disk; "
+        "'memory' is the peak above that before; medians, 'first' on its own; every save was read back"
     )
     return Table(f"blocked · {backend}", note, COLUMNS, _rows(ways, step))
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 # Before anything imports a backend: tests never look for a GPU, and TensorFlow keeps to itself what it found.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -11,3 +15,34 @@ os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_MODE", "offline")  # a test that wants a server says so
 
 pytest_plugins = ["wandb_server.fixtures", "recorded_run"]
+
+# A repository over this size is left to the engine: the independent reader is thorough, not fast.
+_TRAVEL_LIMIT = 30 << 20
+
+
+@pytest.fixture(autouse=True)
+def _read_by_the_independent_reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever repository a test leaves whole, the reader that travels in artifacts verifies as well."""
+    root: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    for config in root.glob("**/config.json") if root else ():
+        if (config.parent / "snapshots").is_dir() and (config.parent / "packs").is_dir():
+            _check(config.parent)
+
+
+def _check(repository: Path) -> None:
+    import lamina
+    from travel_writer import restore
+
+    try:
+        opened = lamina.open(repository)
+        opened.verify()
+        snapshots = opened.snapshots()
+    except lamina.errors.LaminaError:
+        return  # damaged on purpose
+    if sum(pack.stat().st_size for pack in (repository / "packs").iterdir()) > _TRAVEL_LIMIT:
+        return
+    source = restore.open_source(repository)
+    assert len(source.snapshots()) == len(snapshots)
+    for snapshot in snapshots:
+        source.verify(snapshot.id)

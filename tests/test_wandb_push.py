@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import offline_run as offline_log
 import wandb
 from wandb_server import Server
 from wandb_training import (
@@ -42,6 +43,7 @@ def offline_run(folder: Path, *, layout: str = "packs", epochs: int = 5, **more:
             str(folder / "m.weights.h5"), "loss", save_weights_only=True, layout=layout, **more
         )
         fit(small_model(), remember, checkpoint, epochs=epochs)
+    offline_log.read(directory)  # the log is whole some time after the run has ended
     return directory, f"run_{run.id}_model", remember
 
 

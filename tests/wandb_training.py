@@ -101,10 +101,11 @@ def run_python(code: str, environment: dict[str, str], cwd: Path, *arguments: ob
     """A process of its own, with the same packages."""
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here.parent / "python"), str(here)])
+    inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     with tempfile.TemporaryFile("w+") as output:  # not a pipe: wandb's service would keep it open
         status = subprocess.call(
             [sys.executable, "-c", code, *map(str, arguments)],
-            env={**os.environ, **environment, "PYTHONPATH": paths},
+            env={**inherited, **environment, "PYTHONPATH": paths},
             cwd=cwd,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -57,8 +57,7 @@ def plan_source(source: Path) -> list[tuple[Path, FilePlan]]:
 def _tensors_of(file: Path, raw: io.FileIO, name: str, size: int) -> tuple[Tensor, ...]:
     try:
         if name.endswith((".h5", ".hdf5")):
-            # Locks would make a file unreadable on some network file systems; nothing is written here.
-            with h5py.File(file, "r", locking=False) as h5:
+            with _opened(file, raw, size) as h5:
                 return _disjoint(_tensors(h5, 0, size))
         if name.endswith(".keras") and (found := stored_weights(raw, size)) is not None:
             start, length = found
@@ -68,6 +67,15 @@ def _tensors_of(file: Path, raw: io.FileIO, name: str, size: int) -> tuple[Tenso
         # h5py and zipfile answer damage with almost any exception; what they cannot read is opaque.
         pass
     return ()
+
+
+def _opened(file: Path, raw: io.FileIO, size: int) -> h5py.File:
+    """Open without a lock, which would make a file unreadable on some network file systems; nothing is written."""
+    try:
+        return h5py.File(file, "r", locking=False)
+    except OSError:
+        # HDF5 opens a file that this process has open with a lock only with one; through Python it does not notice.
+        return h5py.File(Window(raw, 0, size), "r")
 
 
 def plan_image(image: BinaryIO, size: int, path: str) -> FilePlan:

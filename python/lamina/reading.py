@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -77,8 +76,7 @@ class Content:
 
     def chunks(self, tensor: TensorInfo) -> list[tuple[str, int]]:
         """Ids and lengths of the chunks that hold a tensor."""
-        nbytes = math.prod(tensor.shape) * to_numpy(tensor.dtype).itemsize
-        return self.reader.chunks(tensor.offset, nbytes)
+        return self.reader.chunks(tensor.offset, tensor.nbytes)
 
 
 def _info(entry: list[Any], file: str | None) -> TensorInfo:

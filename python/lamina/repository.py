@@ -54,7 +54,7 @@ class TensorDiff:
     name: str
     status: str
     nbytes: int
-    changed_bytes: int  # in chunks that the other snapshot's tensor does not have
+    changed_bytes: int  # in chunks that differ
     before: TensorInfo | None
     after: TensorInfo | None
 
@@ -117,10 +117,11 @@ class Repository:
         return pick(valued, key=lambda pair: pair[0])[1]
 
     def diff(self, a: Snapshot | str, b: Snapshot | str) -> list[TensorDiff]:
-        """How each tensor changed from ``a`` to ``b``, the most changed first. Nothing but names is read."""
+        """How each tensor changed from ``a`` to ``b``, the most changed first. Of large ones only chunk names are read."""
         before, after = (self._open(self.snapshot(s) if isinstance(s, str) else s) for s in (a, b))
         names = list(dict.fromkeys([*before.tensors, *after.tensors]))
-        return sorted((_diff(name, before, after) for name in names), key=lambda d: -d.changed_bytes)
+        moved = _changed_small(before, after)
+        return sorted((_diff(name, before, after, moved) for name in names), key=lambda d: -d.changed_bytes)
 
     def verify(self, full: bool = False) -> VerifyReport:
         """Check everything that can be checked without, or with ``full`` with, reading every byte.
@@ -176,8 +177,7 @@ class Repository:
 
     def _name(self, snapshot: Snapshot, aliases: Iterable[str]) -> None:
         for alias in aliases:
-            if alias != "latest":
-                self._core.set_alias(snapshot._core, alias)
+            self._core.set_alias(snapshot._core, alias)
 
     def __repr__(self) -> str:
         return f"Repository({str(self.path)!r})"
@@ -202,13 +202,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_core.close_inherited_locks)
 
 
-def _diff(name: str, before: Content, after: Content) -> TensorDiff:
+def _small(tensor: TensorInfo) -> bool:
+    """Whether a tensor shares chunks with others, so that their ids say nothing of it alone (docs/format.md §5.2)."""
+    return tensor.nbytes < 16 << 10
+
+
+def _changed_small(before: Content, after: Content) -> set[str]:
+    """The small tensors of both whose bytes differ; these are read."""
+    both = [(before.tensors[n], after.tensors[n]) for n in before.tensors.keys() & after.tensors.keys()]
+    both = [(old, new) for old, new in both if _small(old) and (old.dtype, old.shape) == (new.dtype, new.shape)]
+    old_values, new_values = before.read(old for old, _ in both), after.read(new for _, new in both)
+    values = zip(both, old_values, new_values, strict=True)
+    return {names[1].name for names, old, new in values if old.tobytes() != new.tobytes()}
+
+
+def _diff(name: str, before: Content, after: Content, moved: set[str]) -> TensorDiff:
     old, new = before.tensors.get(name), after.tensors.get(name)
-    known = set(before.chunks(old)) if old else set()
-    there = after.chunks(new) if new else before.chunks(old) if old else []
-    nbytes = sum(length for _, length in there)
-    changed = sum(length for chunk, length in there if (chunk, length) not in known) if new else nbytes
     if old is None or new is None:
-        return TensorDiff(name, "removed" if new is None else "added", nbytes, nbytes, old, new)
-    same = changed == 0 and (old.dtype, old.shape) == (new.dtype, new.shape)
-    return TensorDiff(name, "same" if same else "changed", nbytes, changed, old, new)
+        there = old or new
+        assert there is not None
+        return TensorDiff(name, "removed" if new is None else "added", there.nbytes, there.nbytes, old, new)
+    if (old.dtype, old.shape) != (new.dtype, new.shape):
+        return TensorDiff(name, "changed", new.nbytes, new.nbytes, old, new)
+    if _small(new):
+        changed = new.nbytes if new.name in moved else 0
+    else:
+        pairs = zip(before.chunks(old), after.chunks(new), strict=True)
+        changed = sum(length for (was, _), (now_, length) in pairs if was != now_)
+    return TensorDiff(name, "changed" if changed else "same", new.nbytes, changed, old, new)

@@ -50,7 +50,9 @@ def save(
         StorageError: if the operating system refuses, for example because the disk is full.
     """
     target = as_repository(repository)
-    names = [aliases] if isinstance(aliases, str) else list(aliases)
+    names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
+    for name in names:
+        _core.check_alias(name)
     fields = {"series": series, "metadata": dict(metadata or {})}
     if isinstance(model_or_path, (str, os.PathLike)):
         snapshot = save_path(target, Path(model_or_path), fields, codec=codec)
@@ -75,6 +77,8 @@ def save_path(
     target: Repository, path: Path, fields: Mapping[str, Any], *, codec: str = "auto", threads: int = 0
 ) -> Snapshot:
     """Save what stands on disk; ``fields`` are those of the snapshot."""
+    if path.is_dir() and target.path.resolve().is_relative_to(path.resolve()):
+        raise InvalidInputError(f"the repository {target.path} stands inside {path}, which is to be saved into it")
     plans = h5.plan_source(path)
     text = body({"kind": kind_of(plan.path for _, plan in plans)} | dict(fields))
     core = target._core.save_files(

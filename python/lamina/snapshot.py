@@ -28,6 +28,13 @@ class TensorInfo:
     file: str | None  # None for a tensor of the training state, which stands in no file
     offset: int  # in the state
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        from lamina.dtypes import to_numpy
+
+        return math.prod(self.shape) * to_numpy(self.dtype).itemsize
+
 
 class Snapshot:
     """One saved state.

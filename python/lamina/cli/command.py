@@ -138,7 +138,16 @@ def _fail(sentence: str, code: int) -> None:
     if os.environ.get("LAMINA_DEBUG") == "1":
         traceback.print_exc()
     say(f"lamina: {clean(sentence)}")
+    _flush_or_discard()
     raise typer.Exit(code)
+
+
+def _flush_or_discard() -> None:
+    """Python flushes once more when it ends, and would then choose another exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -68,10 +68,10 @@ class KeptFile:
         if file_utils.is_remote_path(path):
             file_utils.copy(str(self.file), path)
             return
-        _flush(self.file)
+        flush(self.file)
         os.replace(self.file, path)
         self.file = Path(path)
-        _flush(self.file.parent)
+        flush(self.file.parent)
 
     def copy_to(self, path: Path) -> None:
         shutil.copyfile(self.file, path)
@@ -90,7 +90,7 @@ def save_by_keras(model: Any, path: str, *, weights_only: bool) -> None:
         model.save(path, overwrite=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # Windows has no handle for it
     descriptor = os.open(path, os.O_RDONLY)

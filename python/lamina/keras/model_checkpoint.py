@@ -13,6 +13,7 @@ from lamina.errors import InvalidInputError
 from lamina.keep import Keep
 from lamina.keras import arguments, ends, resuming, target
 from lamina.keras.commit import Commit
+from lamina.keras.saved_model import check_replaceable
 from lamina.keras.saves import Saves
 from lamina.repository import Repository
 from lamina.saving import threads_or_default
@@ -107,6 +108,8 @@ class ModelCheckpoint(Saves):
     def _check_arguments(self) -> None:
         threads_or_default(self.threads)
         target.check_repository(self.repository, self.target, resume=self.resume)
+        if self.target.early:
+            check_replaceable(self.filepath)
         if self.keep is not None and not isinstance(self.keep, Keep):
             raise InvalidInputError(f"keep must be a lamina.Keep. Received: {self.keep!r}")
         if self.on_commit is not None and not callable(self.on_commit):

@@ -70,9 +70,9 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             return True
         # Keras compares on the device, which compiles and waits; the result is the same.
         if self.monitor_op is ops.less:
-            return value - self.min_delta < reference
+            return bool(value - self.min_delta < reference)
         if self.monitor_op is ops.greater:
-            return value - self.min_delta > reference
+            return bool(value - self.min_delta > reference)
         return bool(super()._is_improvement(value, reference))
 
     def _judge(self, logs: Mapping[str, Any]) -> tuple[float | None, bool]:

@@ -62,6 +62,11 @@ def load_model(opened: Opened, **load_model_kwargs: Any) -> Any:
     names = [name for name in opened.content.files if name.endswith((".keras", ".h5"))]
     names = [name for name in names if not name.endswith(".weights.h5")]
     if len(names) != 1:
+        if "saved_model.pb" in opened.content.files:
+            raise InvalidInputError(
+                "this is a SavedModel, for inference, and Keras loads none: lamina.export(source, DIRECTORY), then "
+                "tf.saved_model.load(DIRECTORY) or keras.layers.TFSMLayer"
+            )
         raise InvalidInputError(
             "load_model needs a snapshot of a whole model (a .keras or .h5 file); this one holds "
             f"{', '.join(opened.content.files) or 'nothing'}. Build the model and use lamina.restore(source, model)"

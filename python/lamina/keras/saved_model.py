@@ -16,12 +16,22 @@ import keras
 from keras.src.utils import file_utils
 
 from lamina.errors import InvalidInputError
+from lamina.keras.kept_file import flush
 from lamina.repository import Repository
 from lamina.saving import save_path
 from lamina.snapshot import Snapshot
 
 #: What a SavedModel consists of, written by TensorFlow 2 or Keras 2: nothing else may be replaced.
-_PARTS = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables", "assets", "assets.extra"}
+_PARTS = {
+    "saved_model.pb",
+    "saved_model.cpb",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+    "variables",
+    "assets",
+    "assets.extra",
+    "debug",
+}
 _MARK = "saved_model.pb"  # loaders look for it, so it is written last
 # linux/fs.h and fcntl.h
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
@@ -46,12 +56,12 @@ class SavedModelFolder:
 
     def write(self, path: str) -> None:
         """Put the SavedModel in its place, whole."""
+        check_replaceable(path)
         if file_utils.is_remote_path(path):
             _upload(self.place, path)
             return
-        check_replaceable(path)
         for file in (*_files(self.place), *_folders(self.place)):
-            _flush(file)
+            flush(file)
         target = Path(path)
         if target.exists():
             # The one before is where this one was, and goes with its folder.
@@ -59,7 +69,7 @@ class SavedModelFolder:
         else:
             os.rename(self.place, target)
         self.place = target
-        _flush(target.parent)
+        flush(target.parent)
 
     def copy_to(self, path: Path) -> None:
         shutil.copytree(self.place, path)
@@ -72,11 +82,11 @@ class SavedModelFolder:
 
 def check_replaceable(path: str) -> None:
     """Refuse to replace anything but a SavedModel or an empty directory."""
-    if file_utils.is_remote_path(path) or not os.path.lexists(path):
+    if not file_utils.exists(path) and not os.path.islink(path):
         return
-    if os.path.islink(path) or not os.path.isdir(path):
+    if os.path.islink(path) or not file_utils.isdir(path):
         raise InvalidInputError(f"a SavedModel is a directory, and {path} is none")
-    if strange := set(os.listdir(path)) - _PARTS:
+    if strange := {name.rstrip("/") for name in file_utils.listdir(path)} - _PARTS:
         raise InvalidInputError(
             f"a SavedModel would replace the directory {path}, which holds something else: {min(strange)!r}"
         )
@@ -103,6 +113,9 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _upload(place: Path, remote: str) -> None:
+    """Copy the files; while the mark is missing, nobody takes what is there for a SavedModel."""
+    if file_utils.exists(remote):
+        file_utils.rmtree(remote)
     for file in sorted(_files(place), key=lambda file: file.name == _MARK):
         target = file_utils.join(remote, *file.relative_to(place).parts)
         file_utils.makedirs(os.path.dirname(target))
@@ -123,13 +136,3 @@ def _exchange(first: Path, second: Path) -> None:
     except BaseException:
         os.rename(aside, second)
         raise
-
-
-def _flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle for it
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

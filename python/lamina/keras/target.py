@@ -47,6 +47,11 @@ class Target:
         return f"{self.filepath}.keras" if self.saved_model else self.filepath
 
     @property
+    def early(self) -> bool:
+        """Whether the directory that a SavedModel would replace is known before training."""
+        return self.saved_model and "{" not in self.filepath and not file_utils.is_remote_path(self.filepath)
+
+    @property
     def suffix(self) -> str:
         if self.saved_model:
             return ""

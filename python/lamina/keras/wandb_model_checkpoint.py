@@ -110,6 +110,11 @@ class WandbModelCheckpoint(ModelCheckpoint):
         except (ValueError, TypeError) as error:
             raise InvalidInputError(f"W&B does not take such artifacts: {error}") from error
 
+    @property
+    def is_old_tf_keras_version(self) -> bool:
+        """Of wandb's own callback; Keras 3 is no old version."""
+        return False
+
     # What a subclass may change.
 
     def make_artifact(self, commit: Commit) -> Any:

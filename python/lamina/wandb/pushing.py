@@ -22,10 +22,10 @@ from lamina.wandb.log import log_checkpoint
 from lamina.wandb.place import Place
 from lamina.wandb.publisher import Version, publisher_of
 from lamina.wandb.record import Record, records
-from lamina.wandb.server import Server
+from lamina.wandb.server import Server, full_name
 
 #: The server may take a moment to show what it has committed.
-QUESTIONS = 10
+QUESTIONS = 4
 
 
 def push(
@@ -73,7 +73,7 @@ def _log(source: Any, entity: str | None, project: str | None, name: str | None,
 
 def _arrived(artifact: Any) -> str:
     try:
-        return str(artifact.wait().qualified_name)
+        return full_name(artifact.wait())
     except Exception as error:
         raise ArtifactError(f"W&B did not take {artifact.name}: {error}") from error
 
@@ -108,7 +108,7 @@ def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
                 sent.append(_arrived(found))
                 publisher_of(run).settle(QUESTIONS)
         else:
-            sent.append(found.qualified_name)
+            sent.append(full_name(found))
             record.remove()
     return sent
 
@@ -151,24 +151,22 @@ def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str
     if waiting and not waiting[0].run["offline"]:
         return _resend(place, entity, project)
     _check(waiting)
-    _sync(place.root, waiting, entity, project)
-    pushed = [(record, _find(record, entity, project)) for record in waiting]
-    lost = [record for record, found in pushed if found is None]
+    said = _sync(place.root, waiting, entity, project)
+    found = _find(waiting, entity, project)
+    lost = [record.what.name for record in waiting if record.key not in found]
     if lost:
         for marker in place.root.glob("*.wandb.synced"):
             marker.unlink()
-        raise ArtifactError(
-            f"{len(lost)} of {len(pushed)} versions of {lost[0].what.name} did not reach W&B; `lamina push` again"
-        )
-    for record, _ in pushed:
+        raise ArtifactError(f"{len(lost)} of {len(waiting)} versions of {lost[0]} did not reach W&B; wandb says: {said}")
+    for record in waiting:
         record.remove(files=False)  # the run's log still names them
-    return [found.qualified_name for _, found in pushed if found is not None]
+    return [full_name(found[record.key]) for record in waiting]
 
 
-def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | None) -> None:
+def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | None) -> str:
     """Let wandb replay the run, from where the paths in its log are right."""
     options = [*(["--entity", entity] if entity else []), *(["--project", project] if project else [])]
-    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", *options, str(root)]
+    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", "--include-online", *options, str(root)]
     shown = next((record.run["shown"] for record in waiting), f"{root.parent.name}/{root.name}")
     with tempfile.TemporaryDirectory(prefix="lamina-push-") as elsewhere:
         here = Path(elsewhere)
@@ -177,19 +175,27 @@ def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | 
         else:  # it was renamed when it was copied
             (here / shown).parent.mkdir(parents=True)
             (here / shown).symlink_to(root, target_is_directory=True)
-        environment = {**os.environ, "WANDB_MODE": "online"}
+        environment = {**os.environ, "WANDB_MODE": "online", "WANDB_SILENT": "false"}
+        environment.pop("WANDB_SERVICE", None)  # the service of a run of this process has another working directory
         done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    said = (done.stdout + done.stderr).strip()[-500:]
     if done.returncode != 0:
-        raise ArtifactError(f"wandb sync failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        raise ArtifactError(f"wandb sync failed: {said}")
+    return said
 
 
-def _find(record: Record, entity: str | None, project: str | None) -> Any | None:
-    if record.digest is None:
-        return None
-    server = Server(entity or record.run["entity"], project or record.run["project"])
+def _find(waiting: list[Record], entity: str | None, project: str | None) -> dict[str, Any]:
+    """The versions that are there now, by the keys of their records."""
+    found: dict[str, Any] = {}
     for number in range(QUESTIONS):
-        if (found := server.find(record)) is not None:
-            return found
-        if number + 1 < QUESTIONS:
-            time.sleep(0.2 * 1.5**number)
-    return None
+        if number:
+            time.sleep(1)
+        for record in waiting:
+            if record.digest is not None and record.key not in found:
+                server = Server(entity or record.run["entity"], project or record.run["project"])
+                version = server.find(record)
+                if version is not None:
+                    found[record.key] = version
+        if len(found) == len(waiting):
+            break
+    return found

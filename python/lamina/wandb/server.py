@@ -72,3 +72,8 @@ class Server:
             return found if str(found.state).endswith("COMMITTED") else None
         except Exception:
             return None
+
+
+def full_name(artifact: Any) -> str:
+    """``entity/project/name:vN``, however it was asked for."""
+    return f"{artifact.entity}/{artifact.project}/{artifact.name.split(':')[0]}:{artifact.version}"

@@ -54,12 +54,10 @@ impl PackFiles {
         Ok(file)
     }
 
-    /// The encoded bytes of a chunk.
-    pub fn read<'a>(&self, place: Location<'_>, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        buffer.resize(place.entry.encoded as usize, 0);
+    /// Fills `buffer` with the encoded bytes of a chunk.
+    fn read(&self, place: Location<'_>, buffer: &mut [u8]) -> Result<()> {
         let file = self.file(&place.pack.name)?;
-        storage::read_at(&file, &self.path(&place.pack.name), buffer, place.entry.offset)?;
-        Ok(buffer)
+        storage::read_at(&file, &self.path(&place.pack.name), buffer, place.entry.offset)
     }
 }
 
@@ -90,10 +88,12 @@ pub fn read_chunk(packs: &PackFiles, place: Location<'_>, scratch: &mut Scratch,
         return Err(Error::corrupt(format!("chunk {} has {raw} bytes, {} were expected", id.hex(), dst.len())));
     }
     let file = || format!("chunk {} in pack {}", id.hex(), place.pack.name.hex());
-    let encoded = packs.read(place, &mut scratch.encoded)?;
-    match codec {
-        Codec::Raw => dst.copy_from_slice(encoded),
-        _ => scratch.decoder.decode_into(*codec, encoded, dst).map_err(|e| e.context(file()))?,
+    if *codec == Codec::Raw && place.entry.encoded == *raw {
+        packs.read(place, dst)?;
+    } else {
+        scratch.encoded.resize(place.entry.encoded as usize, 0);
+        packs.read(place, &mut scratch.encoded)?;
+        scratch.decoder.decode_into(*codec, &scratch.encoded, dst).map_err(|e| e.context(file()))?;
     }
     if Digest::of(dst) == *id {
         Ok(())

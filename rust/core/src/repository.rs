@@ -135,6 +135,12 @@ impl Repository {
         self.root.join("packs")
     }
 
+    /// Forgets what has been read: the next look is at the files.
+    pub(crate) fn forget(&self) {
+        *lock(&self.placement) = Known::default();
+        lock(&self.snapshots).clear();
+    }
+
     // ---- placement ----------------------------------------------------------------------------------------------
 
     /// Reads the footers of packs that have come, forgets packs that have gone.
@@ -726,7 +732,8 @@ fn parse_number(digits: &str) -> Option<u64> {
     (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
-fn check_alias(alias: &str) -> Result<()> {
+/// Refuses a name that no user alias may have.
+pub fn check_alias(alias: &str) -> Result<()> {
     if alias.is_empty() || alias.len() > 128 || alias.chars().any(|c| matches!(c, '/' | ':' | '@') || c.is_control()) {
         return Err(Error::invalid(format!(
             "an alias has 1 to 128 bytes and none of '/', ':', '@'. Received: {alias:?}"

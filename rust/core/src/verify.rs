@@ -37,6 +37,7 @@ impl Repository {
     /// Only where the operating system refuses; damage is in the report.
     pub fn verify(&self, full: bool, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Report> {
         let mut report = Report::default();
+        self.forget();
         self.verify_small_files(&mut report)?;
         self.verify_packs(full, threads, interrupt, &mut report)?;
         self.verify_snapshots(interrupt, &mut report)?;

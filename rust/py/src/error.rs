@@ -44,7 +44,7 @@ fn to_python(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     };
     let class = py.import("lamina.errors")?.getattr(class)?;
     let value = match error.errno() {
-        Some(errno) => class.call1((errno, error.message()))?,
+        Some(errno) => class.call1((errno, error.message().trim_end_matches(&format!(" (os error {errno})"))))?,
         None => class.call1((error.message(),))?,
     };
     Ok(PyErr::from_value(value))

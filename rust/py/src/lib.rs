@@ -32,6 +32,8 @@ mod _core {
     #[pymodule_export]
     use super::repository::Repository;
     #[pymodule_export]
+    use super::repository::check_alias;
+    #[pymodule_export]
     use super::repository::close_inherited_locks;
     #[pymodule_export]
     use super::repository::default_threads;

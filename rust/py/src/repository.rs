@@ -203,3 +203,9 @@ pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Ve
 pub(crate) fn close_inherited_locks() {
     lamina_core::fork::close_inherited_locks();
 }
+
+/// Refuses a name that no user alias may have.
+#[pyfunction]
+pub(crate) fn check_alias(alias: &str) -> BindingResult<()> {
+    Ok(core::check_alias(alias)?)
+}
