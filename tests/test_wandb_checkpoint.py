@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import offline_run
 import pytest
 import wandb
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from wandb_server import Server
-from wandb_training import Follow, Remember, fit, frozen_model, restored, same_weights, small_model
 
 import lamina
+import offline_run
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
 from lamina.keras.wandb_model_checkpoint import default_repository
 from lamina.wandb.naming import aliases_of
 from lamina.wandb.publisher import publisher_of
+from wandb_server import Server
+from wandb_training import Follow, Remember, fit, frozen_model, restored, same_weights, small_model
 
 FILE = "ck/m-{epoch}.keras"
 
@@ -262,8 +262,10 @@ def test_the_history_stays_the_users(offline: Offline) -> None:
     recorded = offline.end()
     assert recorded.column("mine") == [0, 1, 2]
     assert not any(key.startswith("checkpoint/") for row in recorded.history for key in row)
-    assert recorded.summary["checkpoint"]["versions"] == 3 if "checkpoint" in recorded.summary else (
-        recorded.summary["checkpoint/versions"] == 3
+    assert (
+        recorded.summary["checkpoint"]["versions"] == 3
+        if "checkpoint" in recorded.summary
+        else (recorded.summary["checkpoint/versions"] == 3)
     )
     assert "keras_model_checkpoint" in recorded.features
 
@@ -376,8 +378,9 @@ def test_two_callbacks_in_one_fit(wandb_online: Server) -> None:
     with wandb.init() as run:
         both = [
             WandbModelCheckpoint("a.keras", "loss", layout="packs", name="a", repository="repo"),
-            WandbModelCheckpoint("b.weights.h5", "loss", save_weights_only=True, layout="packs", name="b",
-                                 repository="repo"),  # fmt: skip
+            WandbModelCheckpoint(
+                "b.weights.h5", "loss", save_weights_only=True, layout="packs", name="b", repository="repo"
+            ),  # fmt: skip
         ]
         fit(small_model(), *both, epochs=3)
     assert run is not None

@@ -13,13 +13,13 @@ import keras
 import numpy as np
 import pytest
 import wandb
-from wandb_server import Server
-from wandb_training import Remember, clean_machine, fit, frozen_model, restored, same_weights, small_model
 
 import lamina
 import lamina.wandb
 from lamina.errors import ArtifactError, CorruptDataError, NotFoundError
 from lamina.keras import WandbModelCheckpoint
+from wandb_server import Server
+from wandb_training import Remember, clean_machine, fit, frozen_model, restored, same_weights, small_model
 
 EPOCHS = 10
 

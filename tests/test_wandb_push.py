@@ -11,8 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import offline_run as offline_log
 import wandb
+
+import lamina
+import lamina.wandb
+import offline_run as offline_log
+from lamina.errors import ArtifactError, InvalidInputError
+from lamina.keras import WandbModelCheckpoint
+from lamina.wandb.retention import _Version, held_numbers
 from wandb_server import Server
 from wandb_training import (
     Follow,
@@ -24,12 +30,6 @@ from wandb_training import (
     same_weights,
     small_model,
 )
-
-import lamina
-import lamina.wandb
-from lamina.errors import ArtifactError, InvalidInputError
-from lamina.keras import WandbModelCheckpoint
-from lamina.wandb.retention import _Version, held_numbers
 
 PUSH = "import sys, lamina.wandb; print(lamina.wandb.push(sys.argv[1]))"
 
@@ -325,7 +325,7 @@ def test_the_rules_are_those_of_repositories(keep: lamina.Keep, held: set[int], 
 
 def test_the_end_of_a_run_is_bounded(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server takes 30 s for everything; the end of training does not wait that long."""
-    monkeypatch.setattr("lamina.wandb.publisher.ACCEPT_SECONDS", 0.5)
+    monkeypatch.setattr(WandbModelCheckpoint, "accept_seconds", 0.5)
     with wandb.init() as run:
         checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
         wandb_online.inject(operation="ArtifactType", delay=4, times=2)

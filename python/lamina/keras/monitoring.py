@@ -18,9 +18,12 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     best: Any
     monitor_op: Any
+    min_delta: float = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Keras 3.10 knows the direction from the start, and compares with numpy.
+        self.monitor_op = {np.less: ops.less, np.greater: ops.greater}.get(self.monitor_op, self.monitor_op)
         self._undirected = False
         # The best value that is decided on, saved or not; `best` is Keras's and exists with save_best_only only.
         self._best_value: float | None = scalar(self.best)
@@ -69,11 +72,8 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if reference is None or math.isnan(reference):
             return True
         # Keras compares on the device, which compiles and waits; the result is the same.
-        if self.monitor_op is ops.less:
-            return bool(value - self.min_delta < reference)
-        if self.monitor_op is ops.greater:
-            return bool(value - self.min_delta > reference)
-        return bool(super()._is_improvement(value, reference))
+        value -= self.min_delta
+        return value < reference if self.monitor_op is ops.less else value > reference
 
     def _judge(self, logs: Mapping[str, Any]) -> tuple[float | None, bool]:
         """The monitored value, and whether it is the best so far; with save_best_only, Keras has agreed to save."""

@@ -15,7 +15,7 @@ from keras.src.utils import file_utils
 from lamina.errors import InvalidInputError
 from lamina.repository import Repository
 
-# A number after the last dot belongs to the name: ``resnet-1.5``.
+# A number after the last dot belongs to the name (``resnet-1.5``), and a template that ends in a placeholder has none.
 _EXTENSION = re.compile(r"\.[A-Za-z]\w*$")
 _SEPARATORS = "/" + (os.sep if os.sep != "/" else "")
 _WEIGHTS = ".weights.h5"
@@ -70,7 +70,7 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
     if file_utils.is_remote_path(given):
         _need_tensorflow(f"Keras writes to {given!r} through TensorFlow, which is not installed")
     path, saved_model = given, False
-    if _has_no_extension(given):
+    if not _EXTENSION.search(given):
         path = given.rstrip(_SEPARATORS)
         if not os.path.basename(path):
             raise InvalidInputError(f"filepath has no name for the checkpoint. Received: {given!r}")
@@ -109,13 +109,6 @@ def check_model(model: Any, caller: str) -> None:
             f"{caller} is a callback of Keras 3, and this is a tf_keras model (Keras 2). "
             "Unset TF_USE_LEGACY_KERAS and build the model with `keras`"
         )
-
-
-def _has_no_extension(path: str) -> bool:
-    if path.endswith(tuple(_SEPARATORS)):
-        return True
-    end = re.split(r"[/\\}]", path)[-1]
-    return not _EXTENSION.search(end)
 
 
 def _check_backend(given: str) -> None:

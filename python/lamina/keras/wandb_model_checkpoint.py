@@ -48,6 +48,9 @@ class WandbModelCheckpoint(ModelCheckpoint):
         wandb.Error: without ``wandb.init()``; in further processes of a distributed training no run is needed.
     """
 
+    #: How long the end of training waits at most until the run has taken all versions.
+    accept_seconds = 60.0
+
     def __init__(
         self,
         filepath: str | os.PathLike[str],
@@ -174,7 +177,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         from lamina.wandb.publisher import publisher_of
 
         publisher = publisher_of(self._run)
-        if not publisher.drain():
+        if not publisher.drain(self.accept_seconds):
             where = self._open_repository.path if self.layout == "packs" and self._open_repository else "the run"
             self._trouble(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
         self._report()

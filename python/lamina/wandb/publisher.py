@@ -26,6 +26,7 @@ SETTLE_SECONDS = 30.0
 #: How often the server is asked, one second apart.
 QUESTIONS = 5
 _SLICE = 0.25
+_PENDING = Exception("the server has not answered yet")
 
 
 def _nothing(*_: Any) -> None:
@@ -40,6 +41,8 @@ class Version:
     record: Record
     on_committed: Callable[[Any], None] = field(default=_nothing)
     on_trouble: Callable[[Exception], None] = field(default=_nothing)
+    outcome: Exception | None = _PENDING  # None: the server has committed it
+    settled: bool = False  # and everybody has been told
 
 
 class Publisher:
@@ -78,7 +81,7 @@ class Publisher:
             self._start()
         return artifact
 
-    def drain(self, limit: float | None = ACCEPT_SECONDS) -> bool:
+    def drain(self, limit: float | None) -> bool:
         """Wait until the run has taken (or refused) every version; False if that takes longer."""
         with self._changed:
             self._hurry_at = time.monotonic() + HURRY_SECONDS
@@ -95,11 +98,11 @@ class Publisher:
     def unsettled(self) -> list[Version]:
         """Versions about which the server has not answered."""
         with self._changed:
-            return [*self._unsettled, *self._waiting]
+            return [version for version in (*self._unsettled, *self._waiting) if not version.settled]
 
     def end(self) -> None:
         """The run is about to end: hand over what waits, and learn what has arrived."""
-        if self.drain():
+        if self.drain(ACCEPT_SECONDS):
             self.settle(SETTLE_SECONDS)
 
     # The thread.
@@ -134,22 +137,33 @@ class Publisher:
     def _settle_those_before(self) -> None:
         while self._unsettled:
             version = self._unsettled[0]
-            if self._in_a_hurry():
-                return
-            error = _outcome(version.artifact)
-            if error is _PENDING:
-                continue
-            self._settled(version, error)
+            with self._changed:
+                while version.outcome is _PENDING:
+                    if self._in_a_hurry():
+                        return
+                    self._changed.wait(_SLICE)
+            self._settled(version, version.outcome)
             with self._changed:
                 self._unsettled.popleft()
                 self._changed.notify_all()
 
     def _in_a_hurry(self) -> bool:
+        return bool(self._waiting) and self._hurry_at is not None and time.monotonic() > self._hurry_at
+
+    def _await(self, version: Version) -> None:
+        """On a thread of its own: a wait with a time limit would cancel the upload when the time is over."""
+        outcome = None
+        try:
+            version.artifact.wait()
+        except Exception as error:
+            outcome = error
         with self._changed:
-            return bool(self._waiting) and self._hurry_at is not None and time.monotonic() > self._hurry_at
+            version.outcome = outcome
+            self._changed.notify_all()
 
     def _settled(self, version: Version, error: Exception | None) -> None:
         record, artifact = version.record, version.artifact
+        version.settled = True
         if type(error).__name__ == "HandleAbandonedError":  # the run ended before it could tell
             artifact = self._asked(record)
         elif error is not None:
@@ -199,6 +213,7 @@ class Publisher:
             if not self.run.offline:
                 with self._changed:
                     self._unsettled.append(version)
+                threading.Thread(target=self._await, args=(version,), name="lamina-wait", daemon=True).start()
             return artifact
 
     def _carry(self, name: str, entries: list[FileEntry]) -> list[FileEntry]:
@@ -207,18 +222,6 @@ class Publisher:
             return entries  # a plain file: as the stock callback sends it
         base = self.server.committed(name, self._newest.get(name, "latest"))
         return entries if base is None else carried(entries, known_entries(base))
-
-
-_PENDING = Exception("pending")
-
-
-def _outcome(artifact: Any) -> Exception | None:
-    """None: the version is committed. `_PENDING`: not yet. Else what went wrong."""
-    try:
-        artifact.wait(timeout=_SLICE)
-    except Exception as error:
-        return _PENDING if type(error).__name__ == "WaitTimeoutError" else error
-    return None
 
 
 def _at_teardown(run: Any, publisher: Publisher) -> None:

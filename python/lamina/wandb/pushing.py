@@ -157,7 +157,9 @@ def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str
     if lost:
         for marker in place.root.glob("*.wandb.synced"):
             marker.unlink()
-        raise ArtifactError(f"{len(lost)} of {len(waiting)} versions of {lost[0]} did not reach W&B; wandb says: {said}")
+        raise ArtifactError(
+            f"{len(lost)} of {len(waiting)} versions of {lost[0]} did not reach W&B; wandb says: {said}"
+        )
     for record in waiting:
         record.remove(files=False)  # the run's log still names them
     return [full_name(found[record.key]) for record in waiting]
