@@ -115,9 +115,7 @@ def show(repository: lamina.Repository, series: str) -> None:
     print("\nversion epoch val_accuracy  total kB   new kB stored kB blocked ms")
     for s in repository.snapshots(series):
         sizes = f"{s.bytes_total / 1e3:9.0f} {s.bytes_new / 1e3:8.0f} {s.bytes_stored / 1e3:9.0f}"
-        print(
-            f"{s.number:>7} {s.epoch:>5} {s.logs['val_accuracy']:12.4f} {sizes} {s.blocked_seconds * 1e3:10.1f}"
-        )
+        print(f"{s.number:>7} {s.epoch:>5} {s.logs['val_accuracy']:12.4f} {sizes} {s.blocked_seconds * 1e3:10.1f}")
 
 
 if __name__ == "__main__":

@@ -130,10 +130,7 @@ def _offline_artifacts(logged: list[offline_run.LoggedArtifact]) -> list[Logged]
             {alias for alias in item.aliases if owner[item.name, alias] is item},
             item.used,
             item.metadata,
-            {
-                path: _file(entry, lambda entry=entry: entry.read_bytes())
-                for path, entry in item.entries.items()
-            },
+            {path: _file(entry, lambda entry=entry: entry.read_bytes()) for path, entry in item.entries.items()},
         )
         for item in logged
     ]
@@ -197,8 +194,7 @@ def _number(artifact_id: str) -> int:
 def _axes(metrics: list[dict[str, Any]]) -> dict[str, str | None]:
     names = [metric.get("1") or metric["2"] for metric in metrics]
     return {
-        name: names[metric["5"] - 1] if "5" in metric else None
-        for name, metric in zip(names, metrics, strict=True)
+        name: names[metric["5"] - 1] if "5" in metric else None for name, metric in zip(names, metrics, strict=True)
     }
 
 
@@ -213,9 +209,7 @@ def _file(entry: Any, read: Any) -> File:
 
 
 @pytest.fixture(params=["offline", "online"])
-def recorder(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Recorder]:
+def recorder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     monkeypatch.chdir(tmp_path)  # artifact downloads go to the working directory by default
     client = tmp_path / "client"
     warnings: list[str] = []

@@ -52,16 +52,12 @@ def test_importing_lamina_is_light() -> None:
         "heavy = {'keras', 'tensorflow', 'wandb', 'h5py', 'jax', 'torch', 'numpy'} & set(sys.modules)\n"
         "print(heavy or 'none'); assert 'keras' not in lamina.__all__ and 'open' not in lamina.__all__"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == ("none", 0), done.stderr
 
 
 def test_a_file_comes_back(tmp_path: Path, repo: Path) -> None:
-    path = weights(
-        tmp_path / "m.weights.h5", odd=np.float16(3), empty=np.zeros((3, 0)), big=np.arange(9, dtype=">i4")
-    )
+    path = weights(tmp_path / "m.weights.h5", odd=np.float16(3), empty=np.zeros((3, 0)), big=np.arange(9, dtype=">i4"))
     snapshot = lamina.save(path, repo, aliases=["first"], metadata={"note": "é", "n": np.int64(3)})
     assert (snapshot.number, snapshot.kind, snapshot.files) == (1, "weights", ["m.weights.h5"])
     assert snapshot.metadata == {"note": "é", "n": 3}
@@ -153,9 +149,7 @@ def test_series_aliases_and_references(tmp_path: Path, repo: Path) -> None:
     assert opened.snapshot("run:7:v1") == b
     assert opened.snapshot("v1", series="run:7") == b
     assert lamina.export(f"{repo}@run:7:latest", tmp_path / "out")[0].name == "b.h5"
-    with pytest.raises(
-        InvalidInputError, match=r"several series.*'a'.*'run:7'|several series.*\"a\".*\"run:7\""
-    ):
+    with pytest.raises(InvalidInputError, match=r"several series.*'a'.*'run:7'|several series.*\"a\".*\"run:7\""):
         lamina.export(repo, tmp_path / "out")
     with pytest.raises(NotFoundError, match="no series"):
         opened.snapshot("b:latest")
@@ -238,9 +232,7 @@ def test_prune(tmp_path: Path, repo: Path) -> None:
     opened.verify(full=True)
     for number in (2, 4, 5):
         lamina.export(f"{repo}@{number}", tmp_path / str(number))
-        assert (tmp_path / str(number) / "m.h5").read_bytes() == weights(
-            tmp_path / "again.h5", number - 1
-        ).read_bytes()
+        assert (tmp_path / str(number) / "m.h5").read_bytes() == weights(tmp_path / "again.h5", number - 1).read_bytes()
     for bad in ({}, {"last": 0}, {"best": -1}, {"every": 1.5}, {"last": True}):
         with pytest.raises(InvalidInputError):
             lamina.Keep(**bad)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import lamina
 import numpy as np
 import pytest
 from keras import layers
+
+import lamina
 from lamina.errors import InvalidInputError, LaminaError
 
 pytestmark = pytest.mark.backend

@@ -43,9 +43,7 @@ def argmax(predictions: Any) -> Any:
 class Documented(WandbEvalCallback):
     """The documented example, with ``data_table_ref.data[idx][n]``."""
 
-    def __init__(
-        self, validation_data: Any, data_table_columns: list[str], pred_table_columns: list[str]
-    ) -> None:
+    def __init__(self, validation_data: Any, data_table_columns: list[str], pred_table_columns: list[str]) -> None:
         super().__init__(data_table_columns, pred_table_columns)
         self.x = validation_data[0]
         self.y = validation_data[1]
@@ -182,9 +180,7 @@ def test_names_types_and_aliases_can_be_chosen(recorder: Recorder) -> None:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.init_pred_table(column_names=["c", "d"])
             self.add_model_predictions(batch, logs)
-            self.log_pred_table(
-                type="predictions", table_name="guesses", aliases=["latest", f"batch_{batch}"]
-            )
+            self.log_pred_table(type="predictions", table_name="guesses", aliases=["latest", f"batch_{batch}"])
 
     fit(Named([], []), epochs=1)
     truth, prediction = recorder.finish().artifacts

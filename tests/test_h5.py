@@ -532,9 +532,7 @@ def test_an_index_brings_its_shards(tmp_path: Path) -> None:
     assert [len(p.tensors) for _, p in found] == [0, 21, 21]
 
 
-@pytest.mark.parametrize(
-    "name", ["../m.weights.h5", "/etc/passwd", "", ".", "..", "a\\b", "absent.weights.h5", 3]
-)
+@pytest.mark.parametrize("name", ["../m.weights.h5", "/etc/passwd", "", ".", "..", "a\\b", "absent.weights.h5", 3])
 def test_an_index_names_files_beside_it_only(tmp_path: Path, name: object) -> None:
     write(tmp_path / "m.weights.h5", layers)
     (tmp_path / "sub").mkdir()

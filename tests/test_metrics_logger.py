@@ -21,18 +21,14 @@ def make_model(rate: object = 0.1, **compile_options: object) -> keras.Model:
 
 def data(rows: int = 32) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype(
-        "float32"
-    )
+    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype("float32")
 
 
 def test_the_documented_example_logs_every_epoch(recorder: Recorder) -> None:
     recorder.start(config={"bs": 12})
     x, y = data()
     model = make_model()
-    fitted = model.fit(
-        x, y, epochs=3, validation_data=(x, y), callbacks=[WandbMetricsLogger()], verbose=0
-    ).history
+    fitted = model.fit(x, y, epochs=3, validation_data=(x, y), callbacks=[WandbMetricsLogger()], verbose=0).history
     arrived = recorder.finish()
 
     assert arrived.column("epoch/epoch") == [0, 1, 2]
@@ -50,9 +46,7 @@ def test_the_documented_example_logs_every_epoch(recorder: Recorder) -> None:
 def test_batch_rows_have_their_own_axis_and_epochs_are_logged_too(recorder: Recorder) -> None:
     recorder.start()
     x, y = data(32)
-    make_model().fit(
-        x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq="batch")], verbose=0
-    )
+    make_model().fit(x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq="batch")], verbose=0)
     arrived = recorder.finish()
 
     assert arrived.column("batch/batch_step") == list(range(8))
@@ -132,9 +126,7 @@ def test_the_rate_of_a_schedule_is_logged(recorder: Recorder, log_freq: str) -> 
     recorder.start()
     x, y = data(32)
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2, 5], [0.4, 0.2, 0.1])
-    make_model(schedule).fit(
-        x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq)], verbose=0
-    )
+    make_model(schedule).fit(x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq)], verbose=0)
     arrived = recorder.finish()
     # after step n the optimizer stands at iteration n
     assert arrived.column("epoch/learning_rate") == pytest.approx([0.2, 0.1])
@@ -155,9 +147,7 @@ def test_the_rate_of_scheduler_callbacks_is_logged(recorder: Recorder) -> None:
     recorder.start()
     x, y = data()
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.5 / (epoch + 1))
-    make_model().fit(
-        x, y, batch_size=16, epochs=2, callbacks=[scheduler, WandbMetricsLogger("batch")], verbose=0
-    )
+    make_model().fit(x, y, batch_size=16, epochs=2, callbacks=[scheduler, WandbMetricsLogger("batch")], verbose=0)
     arrived = recorder.finish()
     assert arrived.column("epoch/learning_rate") == pytest.approx([0.5, 0.25])
     assert arrived.column("batch/learning_rate") == pytest.approx([0.5, 0.5, 0.25, 0.25])

@@ -158,10 +158,7 @@ def test_legacy_and_sharded_files(tmp_path: Path) -> None:
     model = build()
     model.save(tmp_path / "model.h5")
     lamina.save(tmp_path / "model.h5", tmp_path / "legacy")
-    assert (
-        lamina.export(tmp_path / "legacy", tmp_path / "out")[0].read_bytes()
-        == (tmp_path / "model.h5").read_bytes()
-    )
+    assert lamina.export(tmp_path / "legacy", tmp_path / "out")[0].read_bytes() == (tmp_path / "model.h5").read_bytes()
     fresh = build(seed=1)
     lamina.restore(tmp_path / "legacy", fresh)
     for a, b in zip(fresh.get_weights(), model.get_weights(), strict=True):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import lamina
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import lamina
 
 pytestmark = pytest.mark.backend
 

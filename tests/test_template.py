@@ -145,9 +145,7 @@ def test_a_template_serves_other_weights_of_the_same_structure(tmp_path: Path) -
     after = walk(model)
     assert after.structure == before.structure
     values = {entry.name: entry.value for entry in after.entries}
-    moved = Template(
-        before.plan, [values[t.name] for t in before.plan.tensors], before.literals, before.structure
-    )
+    moved = Template(before.plan, [values[t.name] for t in before.plan.tensors], before.literals, before.structure)
     assert fill(moved) == saved(model, tmp_path / "m.weights.h5").read_bytes()
 
 
@@ -226,9 +224,7 @@ ODD: dict[str, Callable[[Any], object]] = {
     "iterates": lambda store: list(store),
     "deletes": lambda store: store.__delitem__("0"),
     "attributes": lambda store: store._h5_entry_group.attrs.create("a", 1),
-    "compresses": lambda store: store._h5_entry_group.create_dataset(
-        "z", data=np.ones(99), compression="gzip"
-    ),
+    "compresses": lambda store: store._h5_entry_group.create_dataset("z", data=np.ones(99), compression="gzip"),
     "writes": lambda store: store.h5_file.create_dataset("z", data=1),
     "gets": lambda store: store.get(""),
     "closes": lambda store: store.close(),

@@ -336,9 +336,7 @@ class Odd(layers.Layer):
     def build(self, shape: Any) -> None:
         self.scale = self.add_weight(shape=(), name="scale")
         self.empty = self.add_weight(shape=(0, 3), name="empty")
-        self.mask = self.add_weight(
-            shape=(5,), dtype="bool", initializer="zeros", trainable=False, name="mask"
-        )
+        self.mask = self.add_weight(shape=(5,), dtype="bool", initializer="zeros", trainable=False, name="mask")
         for dtype in ("int8", "uint8", "int16", "int32", "int64", "float16", "float64"):
             self.add_weight(shape=(3,), dtype=dtype, initializer="zeros", trainable=False, name=dtype)
         self.deep = self.add_weight(shape=(1, 2, 1, 3, 1, 2), name="deep")
@@ -385,9 +383,7 @@ def own_store() -> keras.Model:
 def torch_module() -> keras.Model:
     import torch
 
-    return keras.Sequential(
-        [keras.Input((6,)), layers.TorchModuleWrapper(torch.nn.Linear(6, 4)), layers.Dense(2)]
-    )
+    return keras.Sequential([keras.Input((6,)), layers.TorchModuleWrapper(torch.nn.Linear(6, 4)), layers.Dense(2)])
 
 
 if importlib.util.find_spec("tensorflow") is None:

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamina.keras.checkpointer import Checkpointer
     from lamina.keep import Keep
+    from lamina.keras.checkpointer import Checkpointer
     from lamina.repository import Repository
     from lamina.repository import open as open
     from lamina.saving import export, load_model, read_tensors, restore, save

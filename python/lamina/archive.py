@@ -23,11 +23,7 @@ def stored_weights(raw: io.FileIO, size: int) -> tuple[int, int] | None:
     if len(members) != 1:
         return None
     info = members[0]
-    if (
-        info.compress_type != zipfile.ZIP_STORED
-        or info.compress_size != info.file_size
-        or info.header_offset < 0
-    ):
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.header_offset < 0:
         return None
     raw.seek(info.header_offset)
     header = raw.read(_LOCAL_HEADER.size + len(KERAS_MEMBER))

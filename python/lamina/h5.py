@@ -170,11 +170,7 @@ def _open(group: Any, link: bytes, prefix: str) -> tuple[str, Any] | None:
 
 def _tensor(name: str, dataset: Any, start: int, end: int, dtypes: dict[bytes, str | None]) -> Tensor | None:
     properties = dataset.get_create_plist()
-    if (
-        properties.get_layout() != h5d.CONTIGUOUS
-        or properties.get_nfilters()
-        or properties.get_external_count()
-    ):
+    if properties.get_layout() != h5d.CONTIGUOUS or properties.get_nfilters() or properties.get_external_count():
         return None
     dtype = _dtype(dataset, dtypes)
     shape = dataset.shape

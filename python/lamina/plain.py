@@ -56,9 +56,7 @@ class PlainContent:
             arrays.append(array)
         return arrays
 
-    def read_named(
-        self, names: Iterable[str] | None = None, *, threads: int = 0
-    ) -> dict[str, np.ndarray[Any, Any]]:
+    def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Read the tensors of these names, or all."""
         wanted = list(self.tensors if names is None else names)
         for name in wanted:

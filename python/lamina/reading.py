@@ -49,25 +49,17 @@ class Content:
         wanted = list(tensors)
         arrays = [np.empty(tensor.shape, to_numpy(tensor.dtype)) for tensor in wanted]
         self.reader.read(
-            [
-                (tensor.offset, as_bytes(array))
-                for tensor, array in zip(wanted, arrays, strict=True)
-                if array.size
-            ],
+            [(tensor.offset, as_bytes(array)) for tensor, array in zip(wanted, arrays, strict=True) if array.size],
             threads,
         )
         return arrays
 
-    def read_named(
-        self, names: Iterable[str] | None = None, *, threads: int = 0
-    ) -> dict[str, np.ndarray[Any, Any]]:
+    def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Read the tensors of these names, or all."""
         wanted = list(self.tensors if names is None else names)
         missing = [name for name in wanted if name not in self.tensors]
         if missing:
-            raise NotFoundError(
-                f"no tensor {missing[0]!r}; there are {len(self.tensors)}: {_some(self.tensors)}"
-            )
+            raise NotFoundError(f"no tensor {missing[0]!r}; there are {len(self.tensors)}: {_some(self.tensors)}")
         return dict(zip(wanted, self.read((self.tensors[n] for n in wanted), threads=threads), strict=True))
 
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:

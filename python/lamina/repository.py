@@ -92,9 +92,7 @@ class Repository:
             series, ref = ref.rsplit(":", 1)
         return Snapshot(self._core.resolve(series, ref or "latest"), repository=self)
 
-    def best(
-        self, metric: str | None = None, mode: str | None = None, *, series: str | None = None
-    ) -> Snapshot:
+    def best(self, metric: str | None = None, mode: str | None = None, *, series: str | None = None) -> Snapshot:
         """The snapshot with the best value of ``metric``; without one, what the alias ``best`` names.
 
         ``mode`` is ``"min"`` or ``"max"``; without it, the one that training used for this metric.
@@ -117,7 +115,7 @@ class Repository:
         return pick(valued, key=lambda pair: pair[0])[1]
 
     def diff(self, a: Snapshot | str, b: Snapshot | str) -> list[TensorDiff]:
-        """How each tensor changed from ``a`` to ``b``, the most changed first. Of large ones only chunk names are read."""
+        """How each tensor changed from ``a`` to ``b``, the most changed first; of large ones only names are read."""
         before, after = (self._open(self.snapshot(s) if isinstance(s, str) else s) for s in (a, b))
         names = list(dict.fromkeys([*before.tensors, *after.tensors]))
         moved = _changed_small(before, after)
@@ -137,9 +135,7 @@ class Repository:
             raise error
         return report
 
-    def prune(
-        self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False
-    ) -> PruneReport:
+    def prune(self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False) -> PruneReport:
         """Delete the snapshots that ``keep`` does not hold (of ``series``, or of each), and packs that nothing needs.
 
         Without ``keep`` no snapshot is deleted. Snapshots with a user alias and uploads under way are held.
@@ -154,9 +150,7 @@ class Repository:
     def stats(self) -> Stats:
         """What it holds."""
         found = self.snapshots()
-        sizes = [
-            entry.stat().st_size for entry in os.scandir(self.path / "packs") if entry.name.endswith(".pack")
-        ]
+        sizes = [entry.stat().st_size for entry in os.scandir(self.path / "packs") if entry.name.endswith(".pack")]
         total = sum(snapshot.bytes_total for snapshot in found)
         return Stats(len(found), len({s.series for s in found}), len(sizes), sum(sizes), total)
 

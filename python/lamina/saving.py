@@ -81,9 +81,7 @@ def save_path(
         raise InvalidInputError(f"the repository {target.path} stands inside {path}, which is to be saved into it")
     plans = h5.plan_source(path)
     text = body({"kind": kind_of(plan.path for _, plan in plans)} | dict(fields))
-    core = target._core.save_files(
-        text, [file_argument(p) for _, p in plans], [f for f, _ in plans], codec, threads
-    )
+    core = target._core.save_files(text, [file_argument(p) for _, p in plans], [f for f, _ in plans], codec, threads)
     return Snapshot(core, repository=target)
 
 
@@ -112,9 +110,7 @@ def software() -> dict[str, str]:
     return dict(_versions)
 
 
-def restore(
-    source: Source, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False
-) -> Snapshot:
+def restore(source: Source, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
     """Put a snapshot's weights into a model; verified, in parallel, without a temporary file.
 
     Args:

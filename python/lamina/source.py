@@ -80,19 +80,13 @@ def _shards(index: Path) -> list[str]:
         if index.stat().st_size > MAX_INDEX:
             return []
         weight_map = json.loads(index.read_bytes())["weight_map"]
-        names = {
-            name for value in weight_map.values() for name in ([value] if isinstance(value, str) else value)
-        }
+        names = {name for value in weight_map.values() for name in ([value] if isinstance(value, str) else value)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []  # a file that only happens to have this name
     for name in sorted(names, key=str):
         if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
-            raise InvalidInputError(
-                f"{index} names the shard {name!r}; expected the name of a file beside it"
-            )
+            raise InvalidInputError(f"{index} names the shard {name!r}; expected the name of a file beside it")
         shard = index.with_name(name)
         if shard.is_symlink() or not shard.is_file():
-            raise InvalidInputError(
-                f"{index} names the shard {name!r}, which is not a regular file beside it"
-            )
+            raise InvalidInputError(f"{index} names the shard {name!r}, which is not a regular file beside it")
     return sorted(names)

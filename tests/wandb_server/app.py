@@ -42,9 +42,7 @@ def blob_key_of(path: str) -> str:
 class App:
     """One life of the server; what outlives it is in the arguments."""
 
-    def __init__(
-        self, state: State, storage: Storage, policy: Policy, url: str, lock: RLock, traffic: Traffic
-    ) -> None:
+    def __init__(self, state: State, storage: Storage, policy: Policy, url: str, lock: RLock, traffic: Traffic) -> None:
         self.lock = lock
         self.traffic = traffic
         self._storage = storage
@@ -61,9 +59,7 @@ class App:
         app.router.add_post("/files/{entity}/{project}/{run}/file_stream", self._file_stream)
         app.router.add_put("/storage/{path:.*}", self._put)
         app.router.add_get("/storage/{path:.*}", self._get)
-        app.router.add_get(
-            "/artifactsV2/{region}/{entity}/{project}/{collection}/{rest:.*}", self._artifact_file
-        )
+        app.router.add_get("/artifactsV2/{region}/{entity}/{project}/{collection}/{rest:.*}", self._artifact_file)
         return app
 
     # --- before any handler -----------------------------------------------------------------------
@@ -84,9 +80,7 @@ class App:
             await asyncio.sleep(fault.delay)
         if fault.status is not None:
             await request.read()
-            return web.json_response(
-                {"errors": [{"message": fault.error or "injected"}]}, status=fault.status
-            )
+            return web.json_response({"errors": [{"message": fault.error or "injected"}]}, status=fault.status)
         return None
 
     # --- API --------------------------------------------------------------------------------------
@@ -318,9 +312,7 @@ def _digest_problem(request: web.Request, stored: str) -> str | None:
     """A bucket refuses a body whose MD5 is not the one that its URL or header announced."""
     header = request.headers.get("Content-MD5")
     wanted = {request.query.get("md5"), base64.b64decode(header).hex() if header else None} - {None, ""}
-    return (
-        None if wanted <= {stored} else f"BadDigest: {sorted(map(str, wanted))} announced, {stored} received"
-    )
+    return None if wanted <= {stored} else f"BadDigest: {sorted(map(str, wanted))} announced, {stored} received"
 
 
 def _span(header: str | None, size: int) -> tuple[int, int] | None:

@@ -63,9 +63,7 @@ class Artifacts:
         found = self._state.project(entity, project)
         return self._state.collections.get((*found.key, name)) if found else None
 
-    def member(
-        self, entity: str | None, project: str | None, name: str
-    ) -> tuple[Collection, Membership] | None:
+    def member(self, entity: str | None, project: str | None, name: str) -> tuple[Collection, Membership] | None:
         """The version that "collection:alias" names."""
         base, _, alias = name.partition(":")
         collection = self.collection(entity, project, base)
@@ -94,9 +92,7 @@ class Artifacts:
         collection = self._state.collections.get(key)
         type_name = given["artifactTypeName"]
         if collection is None:
-            collection = Collection(
-                self._state.next_serial(), "ArtifactSequence", project, names[0], type_name
-            )
+            collection = Collection(self._state.next_serial(), "ArtifactSequence", project, names[0], type_name)
             collection.digest_algorithm = given.get("digestAlgorithm")
             self._state.collections[key] = collection
         if collection.type_name != type_name or collection.typename != "ArtifactSequence":
@@ -286,18 +282,13 @@ class Artifacts:
         return {**entry, "birthArtifactID": birth}
 
     def _check_stored(self, artifact: Artifact, path: str, birth: str, entry: dict[str, Any]) -> None:
-        if (
-            self._state.artifact(birth).collection is not artifact.collection
-            and self.policy.dedup != "entity"
-        ):
+        if self._state.artifact(birth).collection is not artifact.collection and self.policy.dedup != "entity":
             raise GraphQLError(f"{path}: birth artifact {birth} belongs to another collection")
         key = blob_key(birth, entry["digest"])
         if not self._storage.exists(key):
             raise GraphQLError(f"{path}: the file was never stored ({key})")
         if self._storage.size(key) != (entry.get("size") or 0):
-            raise GraphQLError(
-                f"{path}: {entry.get('size')} bytes announced, {self._storage.size(key)} stored"
-            )
+            raise GraphQLError(f"{path}: {entry.get('size')} bytes announced, {self._storage.size(key)} stored")
 
     def _store_manifest(self, artifact: Artifact, document: dict[str, Any]) -> None:
         """One full manifest is served as it came; of several, or of a part, the merged one."""
@@ -344,9 +335,7 @@ class Artifacts:
                 del collection.aliases[item["alias"]]
 
     def _aliased(self, artifact: Artifact, item: dict[str, Any]) -> Collection:
-        collection = self.collection(
-            item.get("entityName"), item.get("projectName"), item["artifactCollectionName"]
-        )
+        collection = self.collection(item.get("entityName"), item.get("projectName"), item["artifactCollectionName"])
         if collection is None or collection.member(artifact.id) is None:
             raise GraphQLError(f"artifact is not in collection {item['artifactCollectionName']}")
         return collection

@@ -47,11 +47,7 @@ class Request:
 
     @property
     def root_fields(self) -> list[str]:
-        return [
-            node.name.value
-            for node in self.operation.selection_set.selections
-            if isinstance(node, ast.FieldNode)
-        ]
+        return [node.name.value for node in self.operation.selection_set.selections if isinstance(node, ast.FieldNode)]
 
 
 @lru_cache(maxsize=256)
@@ -59,9 +55,7 @@ def _parse(text: str) -> DocumentNode:
     return parse(text, no_location=True)
 
 
-def read_request(
-    text: str, variables: Mapping[str, Any] | None, operation_name: str | None = None
-) -> Request:
+def read_request(text: str, variables: Mapping[str, Any] | None, operation_name: str | None = None) -> Request:
     """Parse one operation and give its variables their defaults."""
     try:
         document = _parse(text)
@@ -72,9 +66,7 @@ def read_request(
         operations = [node for node in operations if node.name and node.name.value == operation_name]
     if len(operations) != 1:
         raise GraphQLError(f"Expected one operation. Received: {len(operations)}")
-    fragments = {
-        node.name.value: node for node in document.definitions if isinstance(node, ast.FragmentDefinitionNode)
-    }
+    fragments = {node.name.value: node for node in document.definitions if isinstance(node, ast.FragmentDefinitionNode)}
     known = dict(variables or {})
     for definition in operations[0].variable_definitions or ():
         name = definition.variable.name.value
@@ -125,9 +117,7 @@ class _Walker:
             answer[key] = self._complete(self._resolve(node, fields[0]), fields)
         return answer
 
-    def _collect(
-        self, typename: str, selection_sets: Iterable[ast.SelectionSetNode]
-    ) -> dict[str, list[ast.FieldNode]]:
+    def _collect(self, typename: str, selection_sets: Iterable[ast.SelectionSetNode]) -> dict[str, list[ast.FieldNode]]:
         """Group the fields by answer key: a fragment may ask for the same field with other subfields."""
         grouped: dict[str, list[ast.FieldNode]] = {}
         for selection in self._expand(typename, selection_sets):
@@ -135,9 +125,7 @@ class _Walker:
             grouped.setdefault(key, []).append(selection)
         return grouped
 
-    def _expand(
-        self, typename: str, selection_sets: Iterable[ast.SelectionSetNode]
-    ) -> Iterable[ast.FieldNode]:
+    def _expand(self, typename: str, selection_sets: Iterable[ast.SelectionSetNode]) -> Iterable[ast.FieldNode]:
         for selections in selection_sets:
             for selection in selections.selections:
                 if not self._included(selection):
@@ -181,7 +169,5 @@ class _Walker:
             return value
         selection_sets = [selection.selection_set for selection in fields if selection.selection_set]
         if not selection_sets:
-            raise GraphQLError(
-                f'Field "{fields[0].name.value}" of type "{value.typename}" needs a selection.'
-            )
+            raise GraphQLError(f'Field "{fields[0].name.value}" of type "{value.typename}" needs a selection.')
         return self.select(value, selection_sets)

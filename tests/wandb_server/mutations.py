@@ -106,16 +106,10 @@ class Mutations:
 
     def _create_artifact_files(self, input: dict[str, Any]) -> Node:
         grants = self._artifacts.create_files(input["artifactFiles"])
-        return Node(
-            "CreateArtifactFilesPayload", {"files": connection([self._grant(grant) for grant in grants])}
-        )
+        return Node("CreateArtifactFilesPayload", {"files": connection([self._grant(grant) for grant in grants])})
 
     def _grant(self, grant: FileGrant) -> Node:
-        url = (
-            None
-            if grant.stored
-            else self._schema.storage_url(f"{grant.storage_path}/{grant.name}", grant.md5)
-        )
+        url = None if grant.stored else self._schema.storage_url(f"{grant.storage_path}/{grant.name}", grant.md5)
         fields = {
             "storagePath": grant.storage_path,
             "uploadUrl": url,
@@ -133,9 +127,7 @@ class Mutations:
                 "UploadUrlPart",
                 {
                     "partNumber": number,
-                    "uploadUrl": self._schema.storage_url(
-                        f"parts/{grant.upload.id}/{number}/{grant.name}", wanted
-                    ),
+                    "uploadUrl": self._schema.storage_url(f"parts/{grant.upload.id}/{number}/{grant.name}", wanted),
                 },
             )
             for number, wanted in sorted(grant.upload.parts.items())

@@ -34,9 +34,7 @@ ORGANIZATION = "test-org"
 ORGANIZATION_ENTITY = "test-org-entity"
 
 
-def connection(
-    nodes: Iterable[Any], after: str | None = None, first: int | None = None, **extra: Any
-) -> Node:
+def connection(nodes: Iterable[Any], after: str | None = None, first: int | None = None, **extra: Any) -> Node:
     """A page of a relay connection; an item is a node, or (node, fields of its edge)."""
     items = list(nodes)
     start = int(after) if after else 0  # cursors are positions
@@ -97,9 +95,7 @@ class Schema:
         }
         features = [Node("ServerFeature", {"name": name, "isEnabled": True}) for name in sorted(enabled)]
         versions = {"max_cli_version": "99.0.0", "min_cli_version": "0.0.1"}
-        return Node(
-            "ServerInfo", {"features": features, "cliVersionInfo": versions, "latestLocalVersionInfo": None}
-        )
+        return Node("ServerInfo", {"features": features, "cliVersionInfo": versions, "latestLocalVersionInfo": None})
 
     def entity(self, name: str) -> Node:
         fields = {
@@ -112,13 +108,9 @@ class Schema:
         return Node("Entity", fields)
 
     def organization(self) -> Node:
-        owner = Node(
-            "Entity", {"id": make_id("Entity", 2), "name": ORGANIZATION_ENTITY, "entityType": "organization"}
-        )
+        owner = Node("Entity", {"id": make_id("Entity", 2), "name": ORGANIZATION_ENTITY, "entityType": "organization"})
         fields = {"id": make_id("Organization", 1), "name": ORGANIZATION, "orgEntity": owner}
-        return Node(
-            "Organization", {**fields, "coreWeaveOrganizationId": None, "featureFlags": lambda **_: []}
-        )
+        return Node("Organization", {**fields, "coreWeaveOrganizationId": None, "featureFlags": lambda **_: []})
 
     def _client_id_mapping(self, clientID: str) -> Node | None:
         artifact_id = self._state.client_ids.get(clientID)
@@ -152,9 +144,7 @@ class Schema:
             "artifactTypes": lambda after=None, first=None: connection(
                 [self._artifact_type(project, name) for name in self._type_names(project)], after, first
             ),
-            "artifactCollection": lambda name: self.collection(
-                self._artifacts.collection(*project.key, name)
-            ),
+            "artifactCollection": lambda name: self.collection(self._artifacts.collection(*project.key, name)),
             "artifactCollections": lambda **page: self._collections(project, None, **page),
             "artifactCollectionMembership": lambda name: self._membership_named(project, name),
         }
@@ -166,9 +156,7 @@ class Schema:
     def run(self, run: Run | None) -> Node | None:
         if run is None:
             return None
-        outputs = [
-            item for item in self._state.artifacts.values() if item.run is run and item.state == "COMMITTED"
-        ]
+        outputs = [item for item in self._state.artifacts.values() if item.run is run and item.state == "COMMITTED"]
         inputs = [self._state.artifacts[item] for item in run.used_artifacts]
         fields = {
             **_run_scalars(run),
@@ -196,9 +184,7 @@ class Schema:
     ) -> Node:
         like = (pattern or "%").replace("%", "*")
         wanted = [name for name in sorted(run.files) if not names or name in names]
-        return connection(
-            [self._run_file(run, name) for name in wanted if fnmatchcase(name, like)], after, first
-        )
+        return connection([self._run_file(run, name) for name in wanted if fnmatchcase(name, like)], after, first)
 
     def _run_file(self, run: Run, name: str) -> Node:
         url = self.storage_url(run_file_key(run, name))
@@ -239,10 +225,7 @@ class Schema:
             "tags": [_tag(name) for name in artifact.tags],
             "aliases": lambda: self._aliases(artifact),
             "artifactMemberships": lambda: connection(
-                [
-                    self.membership(item, item.member(artifact.id))
-                    for item in self._state.memberships(artifact)
-                ]
+                [self.membership(item, item.member(artifact.id)) for item in self._state.memberships(artifact)]
             ),
             "createdBy": lambda: self.run(artifact.run),
             "usedBy": lambda: connection([self.run(run) for run in artifact.used_by]),
@@ -323,9 +306,7 @@ class Schema:
         return Node("File", fields)
 
     def _type_names(self, project: Project) -> list[str]:
-        return sorted(
-            {item.type_name for item in self._state.collections.values() if item.project is project}
-        )
+        return sorted({item.type_name for item in self._state.collections.values() if item.project is project})
 
     def _artifact_type(self, project: Project, name: str) -> Node | None:
         if name not in self._type_names(project):
@@ -335,9 +316,7 @@ class Schema:
             "name": name,
             "description": None,
             "createdAt": project.created_at,
-            "artifactCollection": lambda name: self.collection(
-                self._artifacts.collection(*project.key, name)
-            ),
+            "artifactCollection": lambda name: self.collection(self._artifacts.collection(*project.key, name)),
             "artifactCollections": lambda **page: self._collections(project, name, **page),
         }
         return Node("ArtifactType", fields)
@@ -385,9 +364,7 @@ class Schema:
         member = collection.find(alias)
         return self.artifact(self._state.artifacts[member.artifact_id]) if member else None
 
-    def _versions(
-        self, collection: Collection, after: str | None = None, first: int | None = None, **_: Any
-    ) -> Node:
+    def _versions(self, collection: Collection, after: str | None = None, first: int | None = None, **_: Any) -> Node:
         """Newest first, which is the order clients ask for."""
         items = [
             (

@@ -202,9 +202,7 @@ class _Life:
 
     def __init__(self, app: App, listener: socket.socket) -> None:
         self._loop = asyncio.new_event_loop()
-        self._runner = web.AppRunner(
-            app.web_app(), access_log=None, handler_cancellation=True, shutdown_timeout=0
-        )
+        self._runner = web.AppRunner(app.web_app(), access_log=None, handler_cancellation=True, shutdown_timeout=0)
         self._thread = Thread(target=self._loop.run_forever, name="wandb-server", daemon=True)
         self._thread.start()
         self._call(self._open(listener))

@@ -118,10 +118,7 @@ class Store:
         """The committed versions of a collection, oldest first."""
         with self._lock:
             found = self._collection(collection)
-            return [
-                self._view(self._state.artifacts[member.artifact_id], found, member)
-                for member in found.members
-            ]
+            return [self._view(self._state.artifacts[member.artifact_id], found, member) for member in found.members]
 
     def pending(self, collection: str) -> list[ArtifactView]:
         """The versions of a collection that were begun and not committed."""
@@ -183,9 +180,7 @@ class Store:
 
 
 def _run_view(run: Run) -> RunView:
-    config = {
-        key: value.get("value") if isinstance(value, dict) else value for key, value in run.config.items()
-    }
+    config = {key: value.get("value") if isinstance(value, dict) else value for key, value in run.config.items()}
     config.pop("_wandb", None)
     return RunView(
         id=run.name,

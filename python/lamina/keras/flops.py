@@ -39,9 +39,7 @@ def _one_example(model: Any) -> Any:
 def _zeros(tensor: Any) -> Any:
     shape = (1, *tensor.shape[1:])
     if None in shape:
-        raise InvalidInputError(
-            f"FLOPs need fixed input shapes. Received: {tensor.shape} of input {tensor.name!r}"
-        )
+        raise InvalidInputError(f"FLOPs need fixed input shapes. Received: {tensor.shape} of input {tensor.name!r}")
     return keras.ops.zeros(shape, dtype=tensor.dtype)
 
 

@@ -25,9 +25,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
             (steps per epoch × ``initial_epoch``); ``batch/batch_step`` goes on from there.
     """
 
-    def __init__(
-        self, log_freq: Literal["epoch", "batch"] | int = "epoch", initial_global_step: int = 0
-    ) -> None:
+    def __init__(self, log_freq: Literal["epoch", "batch"] | int = "epoch", initial_global_step: int = 0) -> None:
         super().__init__()
         self.log_freq = _batches_between(log_freq)
         self.logging_batch_wise = self.log_freq is not None
@@ -127,9 +125,7 @@ def _batches_between(log_freq: object) -> int | None:
 def _step(initial_global_step: object) -> int:
     step = _integer(initial_global_step)
     if step is None or step < 0:
-        raise InvalidInputError(
-            f"`initial_global_step` must be an int of 0 or more. Received: {initial_global_step!r}"
-        )
+        raise InvalidInputError(f"`initial_global_step` must be an int of 0 or more. Received: {initial_global_step!r}")
     return step
 
 

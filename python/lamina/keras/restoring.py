@@ -20,16 +20,12 @@ from lamina.snapshot import Snapshot, TensorInfo
 _OPTIMIZER = "optimizer/"
 
 
-def restore(
-    opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False
-) -> Snapshot:
+def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
     """Put the weights, and the optimizer's state, of an opened source into ``model``."""
     if optimizer not in (True, False, "auto"):
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
     if not getattr(model, "built", False):
-        raise InvalidInputError(
-            "the model has no variables yet; build it, or call it on data, before restoring"
-        )
+        raise InvalidInputError("the model has no variables yet; build it, or call it on data, before restoring")
     stored = _stored(opened)
     if not stored:
         return _through_keras(opened, model, optimizer, skip_mismatch)
@@ -135,9 +131,7 @@ def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict
         elif name not in expected:
             odd[name] = f"unexpected in the snapshot: {name} {stored[name].shape}"
         elif tuple(expected[name]) != stored[name].shape:
-            odd[name] = (
-                f"different shape: {name} is {stored[name].shape}, the model's {tuple(expected[name])}"
-            )
+            odd[name] = f"different shape: {name} is {stored[name].shape}, the model's {tuple(expected[name])}"
     return odd
 
 
@@ -181,9 +175,7 @@ def _ends(path: str) -> list[int]:
     return [i for i, letter in enumerate(path) if letter == "/"] + [-1]
 
 
-def _hand_over(
-    model: Any, folders: dict[str, dict[str, Any]], *, with_optimizer: bool, odd: dict[str, str]
-) -> None:
+def _hand_over(model: Any, folders: dict[str, dict[str, Any]], *, with_optimizer: bool, odd: dict[str, str]) -> None:
     # An empty set counts as "none visited yet" only while it is empty; the walk adds to it.
     visited = set() if with_optimizer or getattr(model, "optimizer", None) is None else {id(model.optimizer)}
     failed: set[int] = set()

@@ -138,9 +138,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._validation_indexes = None
         if validation_indexes is not None:
             self._validation_indexes = arguments.listing("validation_indexes", validation_indexes)
-        self._validation_row_processor = arguments.processor(
-            "validation_row_processor", validation_row_processor
-        )
+        self._validation_row_processor = arguments.processor("validation_row_processor", validation_row_processor)
         self._prediction_row_processor = arguments.processor(
             "prediction_row_processor",
             _one_of(
@@ -151,9 +149,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
             ),
         )
         self._infer_missing_processors = arguments.flag("infer_missing_processors", infer_missing_processors)
-        self._log_evaluation_frequency = arguments.integer(
-            "log_evaluation_frequency", log_evaluation_frequency, 0
-        )
+        self._log_evaluation_frequency = arguments.integer("log_evaluation_frequency", log_evaluation_frequency, 0)
         self._sample = np.random.default_rng(0)  # our own: choosing examples must not move the user's seeds
         self._images: PredictionImages | None = None
         self._evaluation: Evaluation | None = None
@@ -216,9 +212,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def async_safe(self) -> bool:
         """Whether Keras may go on with the next batch without waiting for this callback."""
         hooks = ("on_train_batch_end", "on_batch_end", "on_test_batch_end", "on_predict_batch_end")
-        untouched = all(
-            getattr(type(self), hook, None) is getattr(WandbCallback, hook, None) for hook in hooks
-        )
+        untouched = all(getattr(type(self), hook, None) is getattr(WandbCallback, hook, None) for hook in hooks)
         return untouched and self.log_batch_frequency is None
 
     def set_params(self, params: Any) -> None:
@@ -323,9 +317,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         else:
             batches = (examples(batch) for batch in self._training_batches.all())
         pairs = self._gradients.over(batches_of(batches))
-        named = [
-            (f"gradients/{variable_name(self.model, variable)}.gradient", value) for variable, value in pairs
-        ]
+        named = [(f"gradients/{variable_name(self.model, variable)}.gradient", value) for variable, value in pairs]
         return histograms(named)
 
     def _examples(self) -> dict[str, Any]:
@@ -421,9 +413,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         import wandb
 
         saving = f", saving model to {self.filepath}" if self.save_model else ""
-        wandb.termlog(
-            f"Epoch {epoch:05d}: {self.monitor} improved from {self.best:.5f} to {self.current:.5f}{saving}"
-        )
+        wandb.termlog(f"Epoch {epoch:05d}: {self.monitor} improved from {self.best:.5f} to {self.current:.5f}{saving}")
 
     def _save(self, run: Any, epoch: int, logs: dict[str, Any]) -> None:
         if run.disabled:
