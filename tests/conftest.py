@@ -36,7 +36,7 @@ def _check(repository: Path) -> None:
 
     try:
         opened = lamina.open(repository)
-        opened.verify()
+        opened.verify(full=True)
         snapshots = opened.snapshots()
     except lamina.errors.LaminaError:
         return  # damaged on purpose
