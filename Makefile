@@ -8,6 +8,8 @@ SETUP  := pyproject.toml $(RUST)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?= -1
 PYTEST := $(BIN)/python -m pytest
+# A file at a time in each process: tests of one file may share what is slow to make.
+PARALLEL ?= -n 2 --dist loadfile
 
 .PHONY: demo test test-rust test-python test-torch check bench format clean
 
@@ -20,12 +22,12 @@ test-rust:
 	cargo test --workspace --exclude lamina-py
 
 test-python: $(VENV)/test.stamp
-	KERAS_BACKEND=tensorflow $(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) -m backend
+	KERAS_BACKEND=tensorflow $(PYTEST) $(PARALLEL)
+	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) -m backend
 
 # torch from PyPI brings several GB of CUDA packages, so it has an environment of its own.
 test-torch: $(TORCH)/test.stamp
-	KERAS_BACKEND=torch $(TORCH)/bin/python -m pytest -m backend
+	KERAS_BACKEND=torch $(TORCH)/bin/python -m pytest $(PARALLEL) -m backend
 
 check: $(VENV)/test.stamp
 	cargo fmt --all --check
