@@ -223,7 +223,7 @@ def test_an_unusual_path_is_allowed(tmp_path: Path, name: str) -> None:
     assert read_sample(model.write_artifact(tmp_path / "artifact"), tmp_path / "out")[name] == b""
 
 
-@pytest.mark.parametrize("case", set(ENCODED) - {"window of 16 MiB"})  # which a reader may take
+@pytest.mark.parametrize("case", sorted(set(ENCODED) - {"window of 16 MiB"}))  # which a reader may take
 def test_a_wrongly_encoded_chunk(tmp_path: Path, case: str) -> None:
     codec, encoded = ENCODED[case]
     file = {"path": "a", "size": 1000, "tensors": [], "extents": [[0, 1000]]}
@@ -232,7 +232,7 @@ def test_a_wrongly_encoded_chunk(tmp_path: Path, case: str) -> None:
         read_sample(model.write_artifact(tmp_path / "artifact"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("case", set(PACKS) - {"delta without its feature"})
+@pytest.mark.parametrize("case", sorted(PACKS))
 def test_a_wrong_pack(tmp_path: Path, case: str) -> None:
     artifact = sample().write_artifact(tmp_path / "artifact")
     repository = sample().write_repository(tmp_path / "repository")

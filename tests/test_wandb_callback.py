@@ -32,9 +32,7 @@ def dense_model(**compile_options: Any) -> keras.Model:
 
 def dense_data(rows: int = 16) -> tuple[Any, Any]:
     generator = np.random.default_rng(0)
-    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype(
-        "float32"
-    )
+    return generator.normal(size=(rows, 4)).astype("float32"), generator.normal(size=(rows, 1)).astype("float32")
 
 
 def classifier(classes: int = 3, activation: str = "softmax") -> keras.Model:
@@ -304,9 +302,7 @@ def test_weights_that_are_not_numbers_end_nothing(recorder: Recorder) -> None:
     (row,) = recorder.finish().history
     assert "parameters/hidden.weights" not in row
     assert sum(row["parameters/out.weights"]["values"]) == 2
-    assert any(
-        "parameters/hidden.weights holds no finite numbers" in warning for warning in recorder.warnings
-    )
+    assert any("parameters/hidden.weights holds no finite numbers" in warning for warning in recorder.warnings)
 
 
 def expected_gradients(model: keras.Model, x: Any, y: Any) -> dict[str, Any]:
@@ -394,9 +390,7 @@ def test_gradients_under_loss_scaling_are_not_scaled(recorder: Recorder) -> None
     callback = WandbCallback(log_gradients=True, training_data=(x, y), save_model=False)
     model.fit(x, y, callbacks=[callback], verbose=0)
     (found,) = recorder.finish().column("gradients/hidden/kernel.gradient")
-    assert found["bins"][-1] == pytest.approx(
-        expected_gradients(model, x, y)["hidden/kernel"].max(), rel=1e-3
-    )
+    assert found["bins"][-1] == pytest.approx(expected_gradients(model, x, y)["hidden/kernel"].max(), rel=1e-3)
 
 
 @offline_only
@@ -625,9 +619,7 @@ def test_masks_of_class_numbers_get_the_same_colors(recorder: Recorder) -> None:
     recorder.start()
     x = np.random.default_rng(0).uniform(size=(2, 6, 6, 3)).astype("float32")
     truth = np.random.default_rng(1).integers(0, 5, size=(2, 6, 6))
-    callback = WandbCallback(
-        validation_data=(x, truth), input_type="auto", class_colors=None, save_model=False
-    )
+    callback = WandbCallback(validation_data=(x, truth), input_type="auto", class_colors=None, save_model=False)
     model = segmenter(5)
     callback.set_model(model)
     assert (callback.input_type, callback.output_type) == ("image", "segmentation_mask")
@@ -676,9 +668,7 @@ def test_outputs_alone(recorder: Recorder) -> None:
 @pytest.mark.parametrize(("asked", "rows", "shown"), [(36, 50, 36), (500, 150, 100), (2, 50, 2), (36, 7, 7)])
 def test_the_number_of_predictions(recorder: Recorder, asked: int, rows: int, shown: int) -> None:
     recorder.start()
-    callback = WandbCallback(
-        validation_data=pictures(rows), predictions=asked, input_type="image", save_model=False
-    )
+    callback = WandbCallback(validation_data=pictures(rows), predictions=asked, input_type="image", save_model=False)
     assert callback.predictions == min(asked, 100)
     callback.set_model(classifier())
     seed = np.random.get_state()[1].tolist()
@@ -735,9 +725,7 @@ def test_types_of_a_subclassed_model_are_inferred_from_the_data(recorder: Record
 def test_a_fixed_batch_size_and_stateful_layers(recorder: Recorder) -> None:
     recorder.start()
     x = np.random.default_rng(0).uniform(size=(8, 5, 2)).astype("float32")
-    model = keras.Sequential(
-        [keras.Input((5, 2), batch_size=4), layers.GRU(3, stateful=True), layers.Dense(2)]
-    )
+    model = keras.Sequential([keras.Input((5, 2), batch_size=4), layers.GRU(3, stateful=True), layers.Dense(2)])
     model.compile("sgd", "mse")
     callback = WandbCallback(
         validation_data=(x[:6], np.zeros((6, 2))), input_type="image", output_type="label", save_model=False
@@ -765,9 +753,7 @@ def test_evaluation_tables(recorder: Recorder) -> None:
     recorder.start()
     x, y = pictures(4)
     model = classifier()
-    callback = WandbCallback(
-        validation_data=(x, y), log_evaluation=True, labels=["a", "b", "c"], save_model=False
-    )
+    callback = WandbCallback(validation_data=(x, y), log_evaluation=True, labels=["a", "b", "c"], save_model=False)
     model.fit(x, y, epochs=2, callbacks=[callback], verbose=0)
     arrived = recorder.finish()
 
@@ -871,9 +857,7 @@ def test_several_inputs_and_outputs(recorder: Recorder) -> None:
     recorder.start()
     left, right = keras.Input((4,), name="left"), keras.Input((12,), name="right")
     joined = layers.Concatenate()([left, right])
-    model = keras.Model(
-        [left, right], [layers.Dense(1, name="up")(joined), layers.Dense(2, name="down")(joined)]
-    )
+    model = keras.Model([left, right], [layers.Dense(1, name="up")(joined), layers.Dense(2, name="down")(joined)])
     model.compile("sgd", ["mse", "mse"])
     x = [np.ones((3, 4), "float32"), np.ones((3, 12), "float32")]
     y = [np.zeros((3, 1), "float32"), np.zeros((3, 2), "float32")]
@@ -904,9 +888,7 @@ def test_masks_are_drawn_over_their_input(recorder: Recorder) -> None:
     recorder.start()
     x = np.random.default_rng(0).uniform(size=(2, 6, 6, 3)).astype("float32")
     truth = np.random.default_rng(0).integers(0, 2, size=(2, 6, 6))
-    callback = WandbCallback(
-        validation_data=(x, truth), log_evaluation=True, labels=["no", "yes"], save_model=False
-    )
+    callback = WandbCallback(validation_data=(x, truth), log_evaluation=True, labels=["no", "yes"], save_model=False)
     callback.set_model(segmenter(1))
     callback.on_train_begin()
     data = recorder.finish().artifacts_of("validation_dataset")[0].table("validation_data")
@@ -929,10 +911,7 @@ def test_a_processor_that_fails_ends_nothing(recorder: Recorder) -> None:
     arrived = recorder.finish()
     assert arrived.column("epoch") == [0, 1]
     assert arrived.column("validation_predictions") == []
-    assert any(
-        "the predictions are not logged: KeyError: 'no such thing'" in warning
-        for warning in recorder.warnings
-    )
+    assert any("the predictions are not logged: KeyError: 'no such thing'" in warning for warning in recorder.warnings)
 
 
 # --- graph and FLOPs ----------------------------------------------------------------------------------
@@ -950,9 +929,7 @@ def graph(recorder: Recorder, model: keras.Model, shape: tuple[int, ...]) -> tup
 
 
 def test_the_graph_of_a_sequential_model(recorder: Recorder) -> None:
-    model = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(1, name="second")]
-    )
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(1, name="second")])
     nodes, edges = graph(recorder, model, (4,))
     assert [(n["name"], n["class_name"], n["num_parameters"]) for n in nodes.values()] == [
         ("first", "Dense", 15),
@@ -997,9 +974,7 @@ def test_the_graph_of_functions_between_layers(recorder: Recorder) -> None:
 
 @offline_only
 def test_the_graph_of_nested_models(recorder: Recorder) -> None:
-    inner = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")], name="inner"
-    )
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")], name="inner")
     inputs = keras.Input((4,), name="in")
     model = keras.Model(inputs, layers.Dense(1, name="out")(inner(inputs)))
     nodes, edges = graph(recorder, model, (4,))

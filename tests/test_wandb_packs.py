@@ -1,4 +1,4 @@
-"""``layout="packs"``: a version uploads what is new, and comes back bit for bit, or with an error that says what broke."""
+"""``layout="packs"``: a version uploads what is new, and comes back bit for bit, or an error names the damage."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_packs_survive_retention_while_they_are_on_their_way(wandb_online: Serve
 
 def test_a_server_that_finds_no_duplicates_gets_no_more(wandb_online: Server) -> None:
     wandb_online.store.policy.dedup = "none"
-    name, remember = logged_run(epochs=4, model=frozen_model((300, 400)))
+    logged_run(epochs=4, model=frozen_model((300, 400)))
     packs = [path for path in wandb_online.counters.files if path.endswith(".pack")]
     stored = [path.rpartition("/")[2] for path in packs]
     assert len(stored) == len(set(stored))

@@ -62,9 +62,7 @@ def known_entry(path: str, content: bytes, folder: Path, digest: str | None = No
 
 
 def carried_entry(path: str, content: bytes, birth: str) -> ArtifactManifestEntry:
-    return ArtifactManifestEntry(
-        path=path, digest=b64_md5(content), size=len(content), birth_artifact_id=birth
-    )
+    return ArtifactManifestEntry(path=path, digest=b64_md5(content), size=len(content), birth_artifact_id=birth)
 
 
 def fetch(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -155,9 +153,7 @@ def test_second_version_uploads_only_what_is_new(wandb_online: Server, tmp_path:
     with wandb.init() as run:
         first = log(run, "m", {"a": b"a" * 100, "b": b"b" * 200}, tmp_path)
         wandb_online.reset_counters()
-        second = log(
-            run, "m", {"a": b"a" * 100, "b": b"b" * 200, "c": b"c" * 300}, tmp_path, metadata={"n": 2}
-        )
+        second = log(run, "m", {"a": b"a" * 100, "b": b"b" * 200, "c": b"c" * 300}, tmp_path, metadata={"n": 2})
     assert (first.version, second.version) == ("v0", "v1")
     uploads = wandb_online.counters.total("artifacts/*")
     assert (uploads.puts, uploads.put_bytes) == (1, 300)
@@ -510,9 +506,7 @@ def test_failed_put_is_retried(wandb_online: Server, tmp_path: Path, trouble: di
 
 
 @pytest.mark.parametrize("operation", ["CreateArtifact", "CreateArtifactManifest", "CommitArtifact"])
-def test_lost_answer_does_not_make_a_second_version(
-    wandb_online: Server, tmp_path: Path, operation: str
-) -> None:
+def test_lost_answer_does_not_make_a_second_version(wandb_online: Server, tmp_path: Path, operation: str) -> None:
     wandb_online.inject(operation=operation, reset_after=0)
     with wandb.init() as run:
         assert log(run, "m", {"a": b"a"}, tmp_path).version == "v0"
@@ -695,9 +689,7 @@ def test_executor_walks_fragments_directives_and_defaults() -> None:
     assert seen == [{"n": 2, "extra": {"b": [1, "x", True, None]}}]
 
 
-@pytest.mark.parametrize(
-    "text", ["query {", "{ a } { b }", "{ thing }", "{ thing { ...Lost } }", "{ other }"]
-)
+@pytest.mark.parametrize("text", ["query {", "{ a } { b }", "{ thing }", "{ thing { ...Lost } }", "{ other }"])
 def test_executor_refuses(text: str) -> None:
     with pytest.raises(GraphQLError):
         execute(read_request(text, None), {"thing": lambda: Node("Thing")})

@@ -11,7 +11,7 @@ from typing import Any
 
 from keras.src.utils import file_utils
 
-from lamina.errors import ArtifactError, InvalidInputError
+from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.keep import Keep
 from lamina.keras import arguments
 from lamina.keras.commit import Commit
@@ -20,6 +20,7 @@ from lamina.keras.monitoring import scalar
 from lamina.keras.processes import is_first
 from lamina.keras.run import active_run, mark_feature
 from lamina.saving import software
+from lamina.snapshot import Snapshot
 
 #: After SIGTERM: what has not been handed to the run by then is left to `lamina push`.
 ENDING_SECONDS = 5.0
@@ -80,7 +81,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self.on_error = arguments.choice("on_error", on_error, ("warn", "raise"))
         self.log_stats = arguments.flag("log_stats", log_stats)
         if self.layout == "packs" and more.get("repository") is None:
-            more["repository"] = default_repository(os.fspath(filepath))
+            more["repository"] = default_repository(os.fspath(filepath)).absolute()
         more["options"] = options
         super().__init__(
             filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, threshold, **more
@@ -143,6 +144,10 @@ class WandbModelCheckpoint(ModelCheckpoint):
         import wandb
 
         self._run = wandb.run or self._run
+        if not self._run.disabled:
+            from lamina.wandb.publisher import publisher_of
+
+            publisher_of(self._run).attend(self._finish_saves)
         super().on_train_begin(logs)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -154,6 +159,25 @@ class WandbModelCheckpoint(ModelCheckpoint):
         super().on_epoch_end(epoch, logs)
 
     # What `ModelCheckpoint` calls.
+
+    def _resume_from(self) -> Snapshot | None:
+        """The newest snapshot in the repository; on a new machine, the newest version on the server."""
+        found = super()._resume_from()
+        if found is not None or self.layout != "packs" or self._run.offline or self._run.disabled:
+            return found
+        from lamina import wandb
+        from lamina.wandb.publisher import publisher_of
+
+        try:
+            newest = publisher_of(self._run).server.artifact(f"{self._qualified()}:latest")
+        except NotFoundError:
+            return None
+        return wandb.pull(newest, self._repository())
+
+    def _qualified(self) -> str:
+        from lamina.wandb.publisher import publisher_of
+
+        return publisher_of(self._run).server.qualified(self._collection())
 
     def _series_name(self) -> str:
         return self._collection()
@@ -181,6 +205,10 @@ class WandbModelCheckpoint(ModelCheckpoint):
             where = self._open_repository.path if self.layout == "packs" and self._open_repository else "the run"
             self._trouble(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
         self._report()
+
+    def _finish_saves(self, limit: float) -> None:
+        """The run ends; `fit` may have ended by an exception, with saves still on their way to the disk."""
+        self._pipeline.wait(limit)
 
     def _ending(self) -> None:
         if self._run is not None and not self._run.disabled:

@@ -27,7 +27,8 @@ class Place:
 
     @classmethod
     def of_repository(cls, repository: Repository) -> Place:
-        return cls(repository.path, repository.path / "journal")
+        root = repository.path.absolute()  # uploads outlast a change of the working directory
+        return cls(root, root / "journal")
 
     @classmethod
     def of_run(cls, run: Any) -> Place:
@@ -73,8 +74,8 @@ class Place:
 
     def _pack(self, repository: Repository, name: str) -> Path:
         pack = repository.path / "packs" / name
-        if self.root == repository.path:
-            return pack
+        if self.root == repository.path.absolute():
+            return pack.absolute()
         target = self.new_folder("packs") / name
         immutable_copy(pack, target)
         return target

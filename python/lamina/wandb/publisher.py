@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from lamina.errors import ArtifactError
+from lamina.wandb import releases
 from lamina.wandb.entries import FileEntry, carried, fill, known_entries
 from lamina.wandb.record import Record
 from lamina.wandb.server import Server
@@ -49,6 +51,7 @@ class Publisher:
     """Hands versions to a run in their order, and keeps their records until the server has them."""
 
     def __init__(self, run: Any) -> None:
+        releases.check()
         self.run = run
         self.server = Server.of_run(run)
         self._changed = threading.Condition()
@@ -60,6 +63,7 @@ class Publisher:
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
         self.accepted = 0
+        self._sources: list[weakref.WeakMethod[Callable[[float], object]]] = []
         _at_teardown(run, self)
 
     # Called by others.
@@ -100,8 +104,16 @@ class Publisher:
         with self._changed:
             return [version for version in (*self._unsettled, *self._waiting) if not version.settled]
 
+    def attend(self, finish: Callable[[float], object]) -> None:
+        """Before the run ends, call this method with a limit: its object may still have versions to submit."""
+        self._sources.append(weakref.WeakMethod(finish))
+
     def end(self) -> None:
         """The run is about to end: hand over what waits, and learn what has arrived."""
+        for source in self._sources:
+            finish = source()
+            if finish is not None:
+                finish(ACCEPT_SECONDS)
         if self.drain(ACCEPT_SECONDS):
             self.settle(SETTLE_SECONDS)
 

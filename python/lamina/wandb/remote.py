@@ -42,7 +42,9 @@ def open_artifact(
         name_or_artifact: ``[entity/][project/]name[:alias]``, without an alias ``latest``; or a `wandb.Artifact`.
         use: note in the active run that it uses the artifact; without it, yes, unless the environment variable
             ``LAMINA_LINEAGE`` is ``0``.
-        repository: a repository whose packs need not be fetched; also the environment variable ``LAMINA_CACHE_DIR``.
+        repository: a repository whose packs need not be fetched.
+
+    What is fetched stands below ``LAMINA_CACHE_DIR``, or the user's cache directory, as long as the result lives.
 
     Raises:
         NotFoundError: if there is no such version.
