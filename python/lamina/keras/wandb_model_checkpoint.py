@@ -144,7 +144,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         import wandb
 
         self._run = wandb.run or self._run
-        if not self._run.disabled:
+        if self._uploads():
             from lamina.wandb.publisher import publisher_of
 
             publisher_of(self._run).attend(self._finish_saves)
@@ -163,7 +163,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def _resume_from(self) -> Snapshot | None:
         """The newest snapshot in the repository; on a new machine, the newest version on the server."""
         found = super()._resume_from()
-        if found is not None or self.layout != "packs" or self._run.offline or self._run.disabled:
+        if found is not None or self.layout != "packs" or not self._uploads() or self._run.offline:
             return found
         from lamina import wandb
         from lamina.wandb.publisher import publisher_of
@@ -187,7 +187,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
     def _committed(self, commit: Commit) -> None:
         """On the thread that saves: put aside what the version needs; the network is another thread's business."""
-        if self._run is None or self._run.disabled:
+        if not self._uploads():
             return
         try:
             self._publish(commit)
@@ -196,7 +196,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._note_stats(commit)
 
     def _finish(self) -> None:
-        if self._run is None or self._run.disabled:
+        if not self._uploads():
             return
         from lamina.wandb.publisher import publisher_of
 
@@ -211,12 +211,16 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._pipeline.wait(limit)
 
     def _ending(self) -> None:
-        if self._run is not None and not self._run.disabled:
+        if self._uploads():
             from lamina.wandb.publisher import publisher_of
 
             publisher_of(self._run).drain(ENDING_SECONDS)
 
     # The way to W&B.
+
+    def _uploads(self) -> bool:
+        """Whether there is a run to upload to: a further process of a distributed training has none."""
+        return self._run is not None and not self._run.disabled
 
     def _publish(self, commit: Commit) -> None:
         from lamina.wandb import drafting, naming
