@@ -16,6 +16,7 @@ from lamina import h5
 from lamina.dtypes import as_bytes, to_numpy
 from lamina.errors import NotFoundError, StorageError
 from lamina.plan import FilePlan
+from lamina.reading import by_name
 from lamina.reference import Opened
 from lamina.snapshot import Snapshot, TensorInfo
 
@@ -40,10 +41,7 @@ class PlainContent:
             for _, plan in self._plans
             for t in plan.tensors
         ]
-        names = [tensor.name for tensor in found]
-        if len(set(names)) < len(names):
-            return {f"{tensor.file}:{tensor.name}": tensor for tensor in found}
-        return {tensor.name: tensor for tensor in found}
+        return by_name(found)
 
     def read(self, tensors: Iterable[TensorInfo], *, threads: int = 0) -> list[np.ndarray[Any, Any]]:
         """Read tensors, each into fresh memory."""

@@ -34,10 +34,7 @@ class Content:
     def tensors(self) -> dict[str, TensorInfo]:
         """Tensors of all files by name, or ``FILE:NAME`` where names repeat."""
         found = [_info(entry, file["path"]) for file in self._structure["files"] for entry in file["tensors"]]
-        names = [tensor.name for tensor in found]
-        if len(set(names)) < len(names):
-            return {f"{tensor.file}:{tensor.name}": tensor for tensor in found}
-        return {tensor.name: tensor for tensor in found}
+        return by_name(found)
 
     @cached_property
     def training(self) -> dict[str, TensorInfo]:
@@ -69,6 +66,13 @@ class Content:
     def chunks(self, tensor: TensorInfo) -> list[tuple[str, int]]:
         """Ids and lengths of the chunks that hold a tensor."""
         return self.reader.chunks(tensor.offset, tensor.nbytes)
+
+
+def by_name(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
+    """Tensors by name, or by ``FILE:NAME`` where several files have one of a name."""
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        return {f"{tensor.file}:{tensor.name}": tensor for tensor in tensors}
+    return {tensor.name: tensor for tensor in tensors}
 
 
 def _info(entry: list[Any], file: str | None) -> TensorInfo:
