@@ -1,7 +1,7 @@
 """State of training that no Keras file holds: captured with the weights, and put back.
 
-It is made of the states of random seed generators, the factors of LoRA layers (Keras saves the merged kernel, from
-which training cannot go on), and the attributes of tracked callbacks.
+It is made of the states of random seed generators (on torch, of torch's own generators too), the factors of LoRA
+layers (Keras saves the merged kernel, from which training cannot go on), and the attributes of tracked callbacks.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from lamina.reference import Opened
 
 #: The generator of everything random that has no seed of its own.
 _GLOBAL_SEEDS = "global_seed_generator"
+#: torch's own generators, from which Keras draws dropout without a seed (keras/src/backend/torch/random.py).
+_TORCH_RANDOM = "random/torch/"
 _KEPT_BY_KERAS = {"params", "_model", "model", "_history"}
 
 
@@ -47,6 +49,8 @@ def take(model: Any, track: Sequence[Any]) -> tuple[dict[str, Any], TrainingTens
     for i, layer in enumerate(_lora_layers(model)):
         for j, variable in enumerate(_variables(layer)):
             tensors.add(f"lora/{i}/{j}", variable)
+    for device, generator in _torch_generators():
+        tensors.add(_TORCH_RANDOM + device, generator.get_state().numpy())
     fields: dict[str, Any] = {
         "seeds": [[path, backend.convert_to_numpy(state).tolist()] for path, state in _seeds(model)]
     }
@@ -79,6 +83,7 @@ class SavedState:
             for path, state in seeds:
                 if path in saved:
                     state.assign(np.array(saved[path], dtype=backend.standardize_dtype(state.dtype)))
+        self._put_torch_generators()
         self._put_lora(model)
 
     def put_into_callbacks(self, track: Sequence[Any]) -> None:
@@ -91,6 +96,13 @@ class SavedState:
         arrays = self._read("callbacks/")
         for callback, entry in zip(track, saved, strict=True):
             vars(callback).update({name: _unpacked(value, arrays) for name, value in entry["state"].items()})
+
+    def _put_torch_generators(self) -> None:
+        """Of devices that both machines have; another number of them is no reason to go without the rest."""
+        saved = self._read(_TORCH_RANDOM)
+        for device, generator in _torch_generators():
+            if (state := saved.get(_TORCH_RANDOM + device)) is not None:
+                generator.set_state(generator.get_state().new_tensor(state))
 
     def _put_lora(self, model: Any) -> None:
         arrays = self._read("lora/")
@@ -121,6 +133,17 @@ def _seeds(model: Any) -> Iterator[tuple[str, Any]]:
         yield f"{i}", generator.state
     if shared is not None:
         yield "global", shared.state
+
+
+def _torch_generators() -> Iterator[tuple[str, Any]]:
+    """Device and generator of each of torch's default generators; none on other backends."""
+    if backend.backend() != "torch":
+        return
+    import torch
+
+    yield "cpu", torch.default_generator
+    for i, generator in enumerate(torch.cuda.default_generators):
+        yield f"cuda:{i}", generator
 
 
 def _generators(layer: Any) -> list[Any]:
