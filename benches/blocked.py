@@ -91,6 +91,7 @@ def _large(model: Any, x: Any, backend: str, bench: Bench, stack: contextlib.Exi
 
 def _save_once(way: Way, model: Any, x: Any, number: int) -> None:
     try:
+        os.sync()  # nobody's fsync writes what another has left
         before = _reset_peak()
         start = time.perf_counter()
         way.save(number)
