@@ -25,8 +25,9 @@ GROUPS = {
     "codec": "benches.codec",
     "bytes": "benches.stored",
     "blocked": "benches.blocked",
+    "training": "benches.training",
 }
-ON_DEMAND = ("blocked",)
+ON_DEMAND = ("blocked", "training")
 
 SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 

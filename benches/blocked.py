@@ -55,13 +55,13 @@ def run(bench: Bench) -> Iterator[Table]:
 
     backend = keras.backend.backend()
     bench.say(f"blocked: {backend}")
-    model, x = _model(QUICK_WIDTH if bench.quick else WIDTH, LAYERS)
+    model, x = model_and_data(QUICK_WIDTH if bench.quick else WIDTH, LAYERS)
     with contextlib.ExitStack() as stack:
         yield _large(model, x, backend, bench, stack)
     yield _tiny(backend, bench)
 
 
-def _model(width: int, layers: int) -> tuple[Any, Any]:
+def model_and_data(width: int, layers: int) -> tuple[Any, Any]:
     import keras
 
     model = keras.Sequential([keras.Input((width,)), *(keras.layers.Dense(width) for _ in range(layers))])
@@ -75,12 +75,12 @@ def _large(model: Any, x: Any, backend: str, bench: Bench, stack: contextlib.Exi
     ways = list(_ways(model, bench, stack))
     steps = []
     for number in range(bench.repeats + 1):
-        steps.append(_timed(lambda: model.train_on_batch(x, x)))
+        steps.append(timed(lambda: model.train_on_batch(x, x)))
         for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
             if not way.failure:
                 _save_once(way, model, x, number)
     step = statistics.median(steps[1:] or steps)
-    nbytes = _nbytes(model)
+    nbytes = saved_bytes(model)
     note = (
         f"{nbytes / 1e6:,.0f} MB with the optimizer, Keras on {backend}; a step takes {step * 1e3:,.0f} ms; "
         "'next step' is what the one after a save takes more; 'finished' is until the file is on disk; "
@@ -92,7 +92,7 @@ def _large(model: Any, x: Any, backend: str, bench: Bench, stack: contextlib.Exi
 def _save_once(way: Way, model: Any, x: Any, number: int) -> None:
     try:
         os.sync()  # nobody's fsync writes what another has left
-        before = _reset_peak()
+        before = reset_peak()
         start = time.perf_counter()
         way.save(number)
         blocked = time.perf_counter()
@@ -100,7 +100,7 @@ def _save_once(way: Way, model: Any, x: Any, number: int) -> None:
         stepped = time.perf_counter()
         way.finish()
         finished = time.perf_counter()
-        way.memory.append(_peak() - before)
+        way.memory.append(peak() - before)
         way.check()
     except Exception as error:  # a peer may raise anything; the table says FAIL and the others go on
         way.failure = f"{type(error).__name__}: {error}"
@@ -223,7 +223,7 @@ def _tiny(backend: str, bench: Bench) -> Table:
 
     from lamina.keras import ModelCheckpoint
 
-    model, x = _model(40, 2)
+    model, x = model_and_data(40, 2)
     data = np.repeat(x, 50, axis=0)
     seconds: dict[str, list[float]] = {"no checkpoint": [], "keras ModelCheckpoint": [], "lamina ModelCheckpoint": []}
     for number in range(bench.repeats + 1):
@@ -232,7 +232,7 @@ def _tiny(backend: str, bench: Bench) -> Table:
             kind = {"keras": keras.callbacks.ModelCheckpoint, "lamina": ModelCheckpoint}.get(name.split()[0])
             arguments = {"save_freq": 1, "save_weights_only": True}
             callbacks = [] if kind is None else [kind(folder / "{batch}.weights.h5", **arguments)]
-            took = _timed(lambda used=callbacks: model.fit(data, data, batch_size=4, verbose=0, callbacks=used))
+            took = timed(lambda used=callbacks: model.fit(data, data, batch_size=4, verbose=0, callbacks=used))
             if kind is not None:
                 demand(len(list(folder.iterdir())) == len(data) // 4, "a step has no file")
                 shutil.rmtree(folder)
@@ -245,14 +245,14 @@ def _tiny(backend: str, bench: Bench) -> Table:
         )
         for name, taken in seconds.items()
     ]
-    note = f"fit of {count} steps, {_nbytes(model) / 1e3:.0f} kB, save_freq=1, a file per step; medians"
+    note = f"fit of {count} steps, {saved_bytes(model) / 1e3:.0f} kB, save_freq=1, a file per step; medians"
     return Table(f"tiny · {backend}", note, {"ms per step": "{:.2f}"}, rows)
 
 
 # Small things.
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def timed(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -265,18 +265,18 @@ def _arrays(model: Any) -> list[Any]:
     return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
-def _nbytes(model: Any) -> int:
+def saved_bytes(model: Any) -> int:
     return sum(array.nbytes for array in _arrays(model))
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Let Linux forget the peak; tells what is in use now."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
-def _peak() -> int:
+def peak() -> int:
     return _status("VmHWM")
 
 

@@ -100,9 +100,7 @@ class PlannedFile:
 
     def _reads_back(self, path: Path) -> bool:
         """Whether HDF5 finds the captured tensors in the file, each under its name."""
-        plan, _ = self._file()
-        found = h5.plan_file(path, plan.path)
-        if found != plan:
+        plan, literals = self._file()
+        if h5.plan_file(path, plan.path) != plan:
             return False
-        memory = np.memmap(path, np.uint8, mode="r") if plan.size else np.empty(0, np.uint8)
-        return all(np.array_equal(memory[at : at + len(array)], array) for at, array in self._placed(plan))
+        return _core.file_is(path, plan.size, self._placed(plan), literals, self._threads)

@@ -80,6 +80,27 @@ impl<'a> Image<'a> {
         storage::sync(&file, temp)
     }
 
+    /// Whether the file at `path` holds these bytes and no others.
+    pub fn is_at(&self, path: &Path, threads: usize) -> Result<bool> {
+        let file = storage::open(path)?;
+        if storage::length(&file, path)? != self.size {
+            return Ok(false);
+        }
+        let mut steps = self.steps();
+        let work = |buffer: &mut Vec<u8>, (offset, bytes): (u64, &[u8])| {
+            buffer.resize(bytes.len(), 0);
+            storage::read_at(&file, path, buffer, offset)?;
+            Ok(buffer == bytes)
+        };
+        let mut same = true;
+        let sink = |part| {
+            same &= part;
+            Ok(())
+        };
+        pipeline::run(threads, 64, || Ok(steps.next()), Vec::new, work, sink)?;
+        Ok(same)
+    }
+
     /// CRC-32 of the file, as zip archives hold it.
     pub fn crc32(&self, threads: usize) -> Result<u32> {
         let mut steps = self.steps();
@@ -136,6 +157,11 @@ mod tests {
         image.write(&path, 3).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes, [&b"abc"[..], &big, b"xyw", b"z"].concat());
+        assert!(image.is_at(&path, 2).unwrap());
+        assert!(
+            !Image::new(size, vec![(3, &big), (size - 1, b"y"), (9, b"")], b"abcxyw").unwrap().is_at(&path, 2).unwrap()
+        );
+        assert!(!Image::new(3, vec![], b"abc").unwrap().is_at(&path, 1).unwrap());
         assert_eq!(image.crc32(2).unwrap(), crc32fast::hash(&bytes));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(Image::new(5, vec![], b"").unwrap_err().message().contains("few"));

@@ -36,6 +36,21 @@ pub(crate) fn write_file(
     Ok(py.detach(|| image.write(&path, threads_or_default(threads)))?)
 }
 
+/// Whether the file at `path` is what `write_file` would write.
+#[pyfunction]
+#[pyo3(signature = (path, size, tensors, literals, threads = 0))]
+pub(crate) fn file_is(
+    py: Python<'_>,
+    path: PathBuf,
+    size: u64,
+    tensors: TensorsArg<'_>,
+    literals: PyReadonlyArray1<'_, u8>,
+    threads: usize,
+) -> BindingResult<bool> {
+    let image = image_of(size, &tensors, &literals)?;
+    Ok(py.detach(|| image.is_at(&path, threads_or_default(threads)))?)
+}
+
 /// CRC-32 of the file that `write_file` would write.
 #[pyfunction]
 #[pyo3(signature = (size, tensors, literals, threads = 0))]

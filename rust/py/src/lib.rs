@@ -22,6 +22,8 @@ mod _core {
     #[pymodule_export]
     use super::image::crc32_file;
     #[pymodule_export]
+    use super::image::file_is;
+    #[pymodule_export]
     use super::image::seal;
     #[pymodule_export]
     use super::image::unseal;
