@@ -22,8 +22,8 @@ import lamina.saving
 from lamina import errors
 from lamina.cli import app, doctor, machine, output
 from lamina.cli.command import EXIT_CODES
-from lamina.cli.distance import distance
 from lamina.cli.page import page
+from lamina.distance import distance
 from lamina.repository import Repository
 from lamina.saving import save_path
 from test_api import weights
@@ -368,7 +368,7 @@ def test_distances(a: Any, b: Any, expected: tuple[int, float, float]) -> None:
 def test_distances_of_bfloat16_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     import ml_dtypes
 
-    monkeypatch.setattr("lamina.cli.distance._BLOCK", 7)
+    monkeypatch.setattr("lamina.distance._BLOCK", 7)
     a = np.ones(100, ml_dtypes.bfloat16)
     b = a.copy()
     b[13] = 3

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import NotFoundError
+from lamina.errors import NotFoundError, UnsupportedFormatError
 
 if TYPE_CHECKING:
     from lamina import _core
@@ -34,6 +34,14 @@ class TensorInfo:
         from lamina.dtypes import to_numpy
 
         return math.prod(self.shape) * to_numpy(self.dtype).itemsize
+
+
+def tensor_bytes(tensor: TensorInfo) -> int | None:
+    """Bytes of a tensor; None if its dtype is unknown here."""
+    try:
+        return tensor.nbytes
+    except UnsupportedFormatError:
+        return None
 
 
 class Snapshot:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lamina.snapshot import tensor_bytes
 
 if TYPE_CHECKING:
     from lamina.repository import Repository
@@ -35,17 +36,6 @@ def tensor_json(tensor: TensorInfo) -> dict[str, Any]:
         "file": tensor.file,
         "bytes": tensor_bytes(tensor),
     }
-
-
-def tensor_bytes(tensor: TensorInfo) -> int | None:
-    """Bytes of a tensor; None if its dtype is unknown here."""
-    from lamina.dtypes import to_numpy
-    from lamina.errors import UnsupportedFormatError
-
-    try:
-        return math.prod(tensor.shape) * to_numpy(tensor.dtype).itemsize
-    except UnsupportedFormatError:
-        return None
 
 
 def shape_of(tensor: TensorInfo) -> str:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamina.cli.command import SOURCES, AsJson, verb
-from lamina.cli.describe import shape_of, tensor_bytes
+from lamina.cli.describe import shape_of
 from lamina.cli.output import human, print_json, print_table, progress
+from lamina.snapshot import tensor_bytes
 
 if TYPE_CHECKING:
-    from lamina.cli.distance import Change
+    from lamina.distance import Change
     from lamina.snapshot import TensorInfo
 
 
@@ -61,7 +62,7 @@ def diff(
 
 
 def _compared(a: str, b: str) -> tuple[list[Change], list[tuple[str, str]]]:
-    from lamina.cli.distance import changed_files, changes, measured
+    from lamina.distance import changed_files, changes, measured
     from lamina.reference import resolve
 
     before, after = resolve(a).content, resolve(b).content

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamina.cli.command import AsJson, Source, verb
-from lamina.cli.describe import moment, shape_of, snapshot_json, tensor_bytes, tensor_json, time_of
+from lamina.cli.describe import moment, shape_of, snapshot_json, tensor_json, time_of
 from lamina.cli.output import clean, human, number, print_fields, print_json, print_table
+from lamina.snapshot import tensor_bytes
 
 if TYPE_CHECKING:
     from lamina.reference import Opened

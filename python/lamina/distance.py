@@ -11,11 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lamina.cli.describe import tensor_bytes
 from lamina.dtypes import as_bytes
 from lamina.plain import PlainContent
 from lamina.reading import Content
-from lamina.snapshot import TensorInfo
+from lamina.snapshot import TensorInfo, tensor_bytes
 
 AnyContent: TypeAlias = Content | PlainContent
 _Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]
