@@ -207,6 +207,12 @@ impl Reader {
         &self.content[self.overlapping(offset, offset.saturating_add(length).min(self.length))]
     }
 
+    /// Bytes that a chunk takes in the pack that serves it.
+    pub fn encoded(&self, id: &ChunkId) -> Option<u32> {
+        let chosen = self.pack_of.get(id)?;
+        self.placement.places(id).find(|p| p.pack.name == *chosen).map(|p| p.entry.encoded)
+    }
+
     /// All chunks that the snapshot needs, those of its structure and content tree included.
     pub fn closure(&self) -> HashSet<ChunkId> {
         self.content.iter().map(|c| c.id).chain(self.metadata.iter().copied()).collect()

@@ -63,6 +63,11 @@ impl Reader {
         self.inner.chunks(offset, length).iter().map(|c| (c.id.hex(), c.len)).collect()
     }
 
+    /// Bytes that each of the chunks which hold bytes `offset..offset + length` takes in its pack.
+    fn encoded(&self, offset: u64, length: u64) -> Vec<u32> {
+        self.inner.chunks(offset, length).iter().map(|c| self.inner.encoded(&c.id).unwrap_or(c.len)).collect()
+    }
+
     /// Names of the packs that serve the snapshot, sorted.
     fn packs(&self) -> Vec<String> {
         let mut names: Vec<_> = self.inner.packs().iter().map(|n| n.hex()).collect();
