@@ -33,7 +33,7 @@ from wandb_server import Server
 COMMAND = [sys.executable, "-W", "error", "-m", "lamina"]
 VERBS = (
     *("ls", "show", "diff", "save", "export", "restore", "push", "pull", "promote"),
-    *("verify", "prune", "stats", "doctor"),
+    *("verify", "prune", "stats", "report", "doctor"),
 )
 
 

@@ -1,0 +1,8 @@
+"""The history of a series as numbers, as charts and as one page. Only `figures` imports plotly."""
+
+from __future__ import annotations
+
+from lamina.report.data import Report
+from lamina.report.gather import gather, history
+
+__all__ = ["Report", "gather", "history"]

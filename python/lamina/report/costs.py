@@ -1,0 +1,82 @@
+"""What each layer costs: its size, and what sharing and encoding chunks make of it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+import numpy as np
+
+from lamina.report.data import Layer
+from lamina.report.state import HEADERS, State
+
+
+class Costs:
+    """Sums over versions, oldest first. A chunk that layers share counts for the one that had it first."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}
+        self._total: Counter[str] = Counter()
+        self._distinct: Counter[str] = Counter()
+        self._stored: defaultdict[str, float] = defaultdict(float)
+        self._seen: set[int] = set()
+        self._last: tuple[list[Any], _Parts] | None = None
+
+    def add(self, state: State) -> None:
+        """The next version."""
+        parts = self._parts(state)
+        fresh = np.zeros(len(state.ids), np.bool_)
+        for chunk, name in enumerate(state.ids):
+            key = int(name[:32], 16)  # half of a digest: two chunks never share it
+            if key not in self._seen:
+                self._seen.add(key)
+                fresh[chunk] = True
+        for layer, size in parts.sums(parts.bytes):
+            self._total[layer] += int(size)
+            self._newest[layer] = int(size)
+        if fresh.any():
+            raw = np.where(fresh[parts.chunk], parts.bytes, 0)
+            lengths = np.diff(state.ends, prepend=0)
+            rate = state.encoded / lengths
+            for layer, size in parts.sums(raw):
+                self._distinct[layer] += int(size)
+            for layer, size in parts.sums(raw * rate[parts.chunk]):
+                self._stored[layer] += size
+
+    def layers(self) -> list[Layer]:
+        """What they come to."""
+        found = [
+            Layer(name, size, self._total[name], self._distinct[name], round(self._stored[name]))
+            for name, size in self._newest.items()
+        ]
+        return largest_first(found)
+
+    def _parts(self, state: State) -> _Parts:
+        """Versions of one structure are cut alike."""
+        form = [(name, t.offset, size) for (name, t), size in zip(state.tensors.items(), state.sizes, strict=True)]
+        form.append(state.ends.tobytes())  # type: ignore[arg-type]
+        if self._last is None or self._last[0] != form:
+            self._last = form, _Parts(state)
+        return self._last[1]
+
+
+def largest_first(layers: list[Layer]) -> list[Layer]:
+    """What is in no layer stands last."""
+    return sorted(layers, key=lambda layer: (layer.name == HEADERS, -layer.bytes))
+
+
+class _Parts:
+    """`State.parts` as columns."""
+
+    def __init__(self, state: State) -> None:
+        rows = state.parts()
+        self.names = list(dict.fromkeys(layer for _, layer, _ in rows))
+        numbers = {name: number for number, name in enumerate(self.names)}
+        self.chunk = np.array([chunk for chunk, _, _ in rows], np.int64)
+        self.layer = np.array([numbers[layer] for _, layer, _ in rows], np.int64)
+        self.bytes = np.array([size for _, _, size in rows], np.int64)
+
+    def sums(self, values: np.ndarray[Any, Any]) -> list[tuple[str, float]]:
+        """By layer."""
+        sums = np.bincount(self.layer, values, len(self.names))
+        return list(zip(self.names, sums.tolist(), strict=True))

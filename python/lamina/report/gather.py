@@ -1,0 +1,173 @@
+"""From a source to a `Report`: one pass over the versions, with two of them open at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lamina import repository
+from lamina.plain import PlainContent
+from lamina.reading import Content
+from lamina.reference import Source, resolve
+from lamina.report import notes, uploads
+from lamina.report.costs import Costs, largest_first
+from lamina.report.data import NO_DISTANCE, Layer, Report, Tensor, Version
+from lamina.report.movement import Movement
+from lamina.report.naming import layer_of
+from lamina.report.state import HEADERS, State
+from lamina.repository import Repository
+from lamina.snapshot import Snapshot, TensorInfo, tensor_bytes
+
+
+@dataclass(frozen=True)
+class History:
+    """The versions that a source means, oldest first."""
+
+    source: str
+    snapshots: list[Snapshot]
+    content: Content | PlainContent | None = None  # of a single version outside a repository
+
+    @property
+    def bytes(self) -> int:
+        """Of all versions."""
+        return sum(snapshot.bytes_total for snapshot in self.snapshots)
+
+
+def history(source: Source, series: str | None = None) -> History:
+    """The series that ``source`` names, up to the version that it names; of another source, its one version.
+
+    Raises:
+        NotFoundError: if it does not exist.
+        InvalidInputError: if the repository has several series and none is named.
+    """
+    named = _in_repository(source, series)
+    if named is None:
+        opened = resolve(source)
+        return History(_shown(source), [opened.snapshot], opened.content)
+    home = named._repository
+    assert home is not None
+    number = named.number or 0
+    return History(_shown(source), [s for s in home.snapshots(named.series) if (s.number or 0) <= number])
+
+
+def gather(found: History, *, distances: bool = True, advance: Callable[[int], None] = lambda _: None) -> Report:
+    """Read what a report tells; ``advance`` is told the bytes of versions that are done, `History.bytes` in all.
+
+    Without ``distances`` no tensor is read.
+    """
+    versions = _versions(found)
+    if isinstance(found.content, PlainContent):
+        return _of_file(found, found.content, versions)
+    costs, movement, tensors = Costs(), Movement(len(versions)), dict[str, TensorInfo]()
+    before: State | None = None
+    for number, snapshot in enumerate(found.snapshots):
+        state = State(found.content or _opened(snapshot))
+        costs.add(state)
+        movement.add(number, before if distances else None, state, advance)
+        tensors |= state.tensors
+        before = state
+    return _report(found, versions, _tensors(tensors), costs.layers(), movement.matrix(), distances)
+
+
+def _in_repository(source: Source, series: str | None) -> Snapshot | None:
+    """The snapshot of a repository that a source names; None for another source."""
+    if isinstance(source, Snapshot):
+        return source if source._repository is not None else None
+    if isinstance(source, Repository):
+        return source.snapshot(series=series)
+    if not isinstance(source, (str, os.PathLike)) or str(source).startswith("wandb:"):
+        return None
+    path, ref = os.fspath(source), "latest"
+    if not os.path.exists(path):
+        path, _, ref = path.rpartition("@")
+    if os.path.isdir(os.path.join(path, "snapshots")) and os.path.isdir(os.path.join(path, "packs")):
+        return repository.open(path).snapshot(ref or "latest", series=series)
+    return None
+
+
+def _opened(snapshot: Snapshot) -> Content:
+    """Without the snapshot holding on to what was opened."""
+    home = snapshot._repository
+    assert home is not None
+    return home._open(snapshot)
+
+
+def _shown(source: Source) -> str:
+    if isinstance(source, Repository):
+        return str(source.path)
+    return str(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None) or repr(source)
+
+
+def _versions(found: History) -> list[Version]:
+    home = found.snapshots[0]._repository
+    aliases = {} if home is None else home._core.aliases()
+    times = {} if home is None else uploads.known(home.path)
+    return [_version(s, aliases.get(s.number or 0, []), times.get(s.id)) for s in found.snapshots]
+
+
+def _version(s: Snapshot, aliases: list[str], upload: float | None) -> Version:
+    kept = bool(s.id)  # a bare file knows nothing of itself
+    return Version(
+        number=s.number,
+        id=s.id or None,
+        created_at=s.created_at or None,
+        epoch=s.epoch,
+        batch=s.batch,
+        step=s.step,
+        monitor=s.monitor,
+        mode=s.mode,
+        value=s.value,
+        best_so_far=s.best,
+        aliases=aliases,
+        logs=s.logs,
+        bytes_total=s.bytes_total,
+        bytes_new=s.bytes_new if kept else None,
+        bytes_stored=s.bytes_stored if kept else None,
+        blocked_seconds=s.blocked_seconds or None,
+        upload_seconds=upload,
+    )
+
+
+def _best(versions: list[Version]) -> int | None:
+    """What the alias says; where it leads outside these versions, the newest that was best when it was saved."""
+    named = [i for i, version in enumerate(versions) if "best" in version.aliases]
+    marked = [i for i, version in enumerate(versions) if version.best_so_far]
+    found = named or marked
+    return found[-1] if found else None
+
+
+def _tensors(tensors: dict[str, TensorInfo]) -> list[Tensor]:
+    return [
+        Tensor(name, layer_of(name, t), t.role, t.dtype, list(t.shape), tensor_bytes(t)) for name, t in tensors.items()
+    ]
+
+
+def _report(
+    found: History,
+    versions: list[Version],
+    tensors: list[Tensor],
+    layers: list[Layer],
+    moved: np.ndarray[Any, np.dtype[np.float32]],
+    distances: bool = True,
+) -> Report:
+    newest = found.snapshots[-1]
+    report = Report(
+        found.source, newest.series, newest.run, versions, _best(versions), tensors, layers, moved, distances
+    )
+    report.notes.extend(notes.of(report))
+    return report
+
+
+def _of_file(found: History, content: PlainContent, versions: list[Version]) -> Report:
+    tensors = _tensors(content.tensors)
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.layer] = sizes.get(tensor.layer, 0) + (tensor.bytes or 0)
+    sizes[HEADERS] = sum(content.files.values()) - sum(sizes.values())
+    layers = [Layer(name, size, size, None, None) for name, size in sizes.items()]
+    moved = np.full((len(tensors), 1), NO_DISTANCE, np.float32)
+    return _report(found, versions, tensors, largest_first(layers), moved)

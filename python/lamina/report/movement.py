@@ -1,0 +1,68 @@
+"""How far each tensor moved from one version to the next; what is equal by its chunks is not read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from lamina.distance import measured
+from lamina.report.data import NO_DISTANCE
+from lamina.report.state import State, same_form
+from lamina.snapshot import TensorInfo
+
+_Pairs: TypeAlias = list[tuple[str, TensorInfo, TensorInfo]]
+
+
+class Movement:
+    """Distances of tensors × versions: in memory are a matrix of float32 and two open versions."""
+
+    def __init__(self, versions: int) -> None:
+        self.rows: dict[str, int] = {}
+        self._values = np.full((0, versions), NO_DISTANCE, np.float32)
+
+    def add(self, version: int, before: State | None, after: State, advance: Callable[[int], None]) -> None:
+        """Measure a version against the one before it; ``advance`` is told the bytes of the version."""
+        column, pairs = self._known(before, after)
+        done = after.length
+        if before is not None:
+
+            def count(size: int) -> None:
+                nonlocal done
+                part = min(size, done)  # training tensors may be counted twice
+                done -= part
+                advance(part)
+
+            for change in measured(before.content, after.content, pairs, count):
+                column[self.rows[change.name]] = NO_DISTANCE if change.l2 is None else change.l2
+        self._values[:, version] = column
+        advance(done)
+
+    def matrix(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """One row for each of ``rows``."""
+        return self._values[: len(self.rows)]
+
+    def _known(self, before: State | None, after: State) -> tuple[np.ndarray[Any, np.dtype[np.float32]], _Pairs]:
+        """What chunks tell, and the pairs that must be read."""
+        self._make_room(after)
+        column = np.full(len(self._values), NO_DISTANCE, np.float32)
+        pairs: _Pairs = []
+        if before is None:
+            return column, pairs
+        for (name, new), size in zip(after.tensors.items(), after.sizes, strict=True):
+            old = before.tensors.get(name)
+            if old is None or size is None or not same_form(old, new):
+                continue
+            if before.places[name] == after.places[name]:
+                column[self.rows[name]] = 0
+            else:
+                pairs.append((name, old, new))
+        return column, pairs
+
+    def _make_room(self, state: State) -> None:
+        for name in state.tensors:
+            self.rows.setdefault(name, len(self.rows))
+        if len(self.rows) > len(self._values):
+            more = np.full((len(self.rows) - len(self._values), self._values.shape[1]), NO_DISTANCE, np.float32)
+            self._values = np.concatenate([self._values, more])

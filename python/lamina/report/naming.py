@@ -1,0 +1,19 @@
+"""Which layer a tensor belongs to."""
+
+from __future__ import annotations
+
+from lamina.snapshot import TensorInfo
+
+#: Folders that Keras puts around the names of layers.
+_WRAPPERS = ("layers", "_layer_checkpoint_dependencies")
+
+
+def layer_of(name: str, tensor: TensorInfo) -> str:
+    """The path of the layer in the model, as short as it is without doubt; ``name`` may begin with the file."""
+    if tensor.file is None:
+        return "training state"
+    folder, found, _ = name.rpartition("/vars/")
+    if not found:
+        folder = name.rpartition("/")[0]
+    parts = [part for part in folder.split("/") if part and part not in _WRAPPERS]
+    return "/".join(parts) or "model"

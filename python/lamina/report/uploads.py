@@ -1,0 +1,35 @@
+"""How long uploads took: a line for each version in ``uploads.jsonl`` of its repository. A lost line loses a number."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from pathlib import Path
+
+_NAME = "uploads.jsonl"
+#: What is read of the file; a line has about 80 bytes.
+_LIMIT = 64 << 20
+
+
+def note(repository: Path, snapshot: str, seconds: float) -> None:
+    """Write down how long W&B took for a snapshot, from the hand-over to the commit; never raises."""
+    with contextlib.suppress(OSError), (repository / _NAME).open("a") as file:
+        file.write(json.dumps({"snapshot": snapshot, "seconds": round(seconds, 3)}) + "\n")
+
+
+def known(repository: Path) -> dict[str, float]:
+    """Snapshot id → seconds; lines that are no such record are passed over."""
+    try:
+        with (repository / _NAME).open("rb") as file:
+            lines = file.read(_LIMIT).splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            entry = json.loads(line)
+            seconds = float(entry["seconds"])
+            if isinstance(entry["snapshot"], str) and math.isfinite(seconds) and seconds >= 0:
+                found[entry["snapshot"]] = seconds
+    return found
