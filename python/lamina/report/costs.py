@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lamina.report.data import Layer
-from lamina.report.state import HEADERS, State
+from lamina.report.naming import HEADERS
+from lamina.report.state import Form, State
 
 
 class Costs:
@@ -20,11 +21,11 @@ class Costs:
         self._distinct: Counter[str] = Counter()
         self._stored: defaultdict[str, float] = defaultdict(float)
         self._seen: set[int] = set()
-        self._last: tuple[list[Any], _Parts] | None = None
+        self._last: tuple[Form, _Parts] | None = None
 
     def add(self, state: State) -> None:
         """The next version."""
-        parts = self._parts(state)
+        parts = self._parts(state.form)
         fresh = np.zeros(len(state.ids), np.bool_)
         for chunk, name in enumerate(state.ids):
             key = int(name[:32], 16)  # half of a digest: two chunks never share it
@@ -36,7 +37,7 @@ class Costs:
             self._newest[layer] = int(size)
         if fresh.any():
             raw = np.where(fresh[parts.chunk], parts.bytes, 0)
-            lengths = np.diff(state.ends, prepend=0)
+            lengths = np.diff(state.form.ends, prepend=0)
             rate = state.encoded / lengths
             for layer, size in parts.sums(raw):
                 self._distinct[layer] += int(size)
@@ -51,12 +52,9 @@ class Costs:
         ]
         return largest_first(found)
 
-    def _parts(self, state: State) -> _Parts:
-        """Versions of one structure are cut alike."""
-        form = [(name, t.offset, size) for (name, t), size in zip(state.tensors.items(), state.sizes, strict=True)]
-        form.append(state.ends.tobytes())  # type: ignore[arg-type]
-        if self._last is None or self._last[0] != form:
-            self._last = form, _Parts(state)
+    def _parts(self, form: Form) -> _Parts:
+        if self._last is None or self._last[0] is not form:
+            self._last = form, _Parts(form)
         return self._last[1]
 
 
@@ -66,10 +64,10 @@ def largest_first(layers: list[Layer]) -> list[Layer]:
 
 
 class _Parts:
-    """`State.parts` as columns."""
+    """`Form.parts` as columns."""
 
-    def __init__(self, state: State) -> None:
-        rows = state.parts()
+    def __init__(self, form: Form) -> None:
+        rows = form.parts
         self.names = list(dict.fromkeys(layer for _, layer, _ in rows))
         numbers = {name: number for number, name in enumerate(self.names)}
         self.chunk = np.array([chunk for chunk, _, _ in rows], np.int64)

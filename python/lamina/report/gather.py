@@ -17,8 +17,8 @@ from lamina.report import notes, uploads
 from lamina.report.costs import Costs, largest_first
 from lamina.report.data import NO_DISTANCE, Layer, Report, Tensor, Version
 from lamina.report.movement import Movement
-from lamina.report.naming import layer_of
-from lamina.report.state import HEADERS, State
+from lamina.report.naming import HEADERS, layer_of
+from lamina.report.state import State
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot, TensorInfo, tensor_bytes
 
@@ -65,10 +65,10 @@ def gather(found: History, *, distances: bool = True, advance: Callable[[int], N
     costs, movement, tensors = Costs(), Movement(len(versions)), dict[str, TensorInfo]()
     before: State | None = None
     for number, snapshot in enumerate(found.snapshots):
-        state = State(found.content or _opened(snapshot))
+        state = State(found.content or _opened(snapshot), before)
         costs.add(state)
         movement.add(number, before if distances else None, state, advance)
-        tensors |= state.tensors
+        tensors |= state.form.tensors
         before = state
     return _report(found, versions, _tensors(tensors), costs.layers(), movement.matrix(), distances)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lamina.distance import measured
 from lamina.report.data import NO_DISTANCE
-from lamina.report.state import State, same_form
+from lamina.report.state import State
 from lamina.snapshot import TensorInfo
 
 _Pairs: TypeAlias = list[tuple[str, TensorInfo, TensorInfo]]
@@ -50,18 +50,19 @@ class Movement:
         pairs: _Pairs = []
         if before is None:
             return column, pairs
-        for (name, new), size in zip(after.tensors.items(), after.sizes, strict=True):
-            old = before.tensors.get(name)
-            if old is None or size is None or not same_form(old, new):
+        form = after.form
+        for (name, new), size, same in zip(form.tensors.items(), form.sizes, after.same_as(before), strict=True):
+            old = before.form.tensors.get(name)
+            if old is None or size is None or (old.dtype, old.shape) != (new.dtype, new.shape):
                 continue
-            if before.places[name] == after.places[name]:
+            if same or size == 0:
                 column[self.rows[name]] = 0
             else:
                 pairs.append((name, old, new))
         return column, pairs
 
     def _make_room(self, state: State) -> None:
-        for name in state.tensors:
+        for name in state.form.tensors:
             self.rows.setdefault(name, len(self.rows))
         if len(self.rows) > len(self._values):
             more = np.full((len(self.rows) - len(self._values), self._values.shape[1]), NO_DISTANCE, np.float32)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lamina.snapshot import TensorInfo
 
+#: What the bytes of files are called that no tensor holds.
+HEADERS = "(file headers)"
 #: Folders that Keras puts around the names of layers.
 _WRAPPERS = ("layers", "_layer_checkpoint_dependencies")
 

@@ -8,68 +8,91 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lamina.reading import Content
-from lamina.report.naming import layer_of
-from lamina.snapshot import TensorInfo, tensor_bytes
+from lamina.report.naming import HEADERS, layer_of
+from lamina.snapshot import tensor_bytes
 
-#: Of the bytes of files that no tensor holds.
-HEADERS = "(file headers)"
+_Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Place: TypeAlias = tuple[tuple[str, ...], int]
 
 
-class State:
-    """The chunks of a version, and what is in them."""
+class Form:
+    """Tensors and the cuts between chunks; most versions of a series have one in common."""
 
-    def __init__(self, content: Content) -> None:
-        self.content = content
-        chunks = content.reader.chunks(0, (1 << 63) - 1)
-        self.ids = [name for name, _ in chunks]
-        self.ends = np.cumsum([size for _, size in chunks], dtype=np.int64)
-        self.length = int(self.ends[-1]) if chunks else 0
+    def __init__(self, content: Content, ends: _Numbers) -> None:
+        self.structure, self.ends = content._structure, ends
         self.tensors = content.tensors | {f"training/{name}": t for name, t in content.training.items()}
+        # None where the dtype is unknown here.
+        self.sizes = [tensor_bytes(tensor) for tensor in self.tensors.values()]
+
+    def fits(self, content: Content, ends: _Numbers) -> bool:
+        """Whether it is that of another version, too."""
+        return np.array_equal(self.ends, ends) and self.structure == content._structure
 
     @cached_property
-    def encoded(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Bytes that each chunk takes in its pack."""
-        return np.array(self.content.reader.encoded(0, self.length), np.int64)
-
-    @cached_property
-    def places(self) -> dict[str, Place]:
-        """Tensor → the chunks that hold it, and where in the first one it begins; equal places hold equal bytes."""
-        found = {}
-        for (name, tensor), (first, last) in zip(self.tensors.items(), self._spans, strict=True):
-            start = int(self.ends[first - 1]) if first else 0
-            found[name] = tuple(self.ids[first:last]), tensor.offset - start
-        return found
-
-    @cached_property
-    def sizes(self) -> list[int | None]:
-        """Bytes of each tensor; None where its dtype is unknown here."""
-        return [tensor_bytes(tensor) for tensor in self.tensors.values()]
-
-    @cached_property
-    def _spans(self) -> list[tuple[int, int]]:
-        """Which chunks hold each tensor: range of indices."""
+    def spans(self) -> tuple[_Numbers, _Numbers]:
+        """The chunks that hold each tensor: from, to."""
         offsets = np.array([tensor.offset for tensor in self.tensors.values()], np.int64)
         sizes = np.array([size or 0 for size in self.sizes], np.int64)
         first = np.searchsorted(self.ends, offsets, "right")
-        last = np.searchsorted(self.ends, offsets + sizes, "left") + 1
-        last[sizes == 0] = first[sizes == 0]
-        return list(zip(first.tolist(), last.tolist(), strict=True))
+        last = np.where(sizes, np.searchsorted(self.ends, offsets + sizes, "left") + 1, first)
+        return first, last
 
+    @cached_property
     def parts(self) -> list[tuple[int, str, int]]:
         """(chunk, layer, bytes of the layer in it) for all bytes of the state."""
         left = np.diff(self.ends, prepend=0)
         found = []
-        for (name, tensor), (first, last), size in zip(self.tensors.items(), self._spans, self.sizes, strict=True):
+        spans = zip(*(span.tolist() for span in self.spans), strict=True)
+        for (name, tensor), size, (first, last) in zip(self.tensors.items(), self.sizes, spans, strict=True):
             layer = layer_of(name, tensor)
             for chunk in range(first, last):
-                start = int(self.ends[chunk - 1]) if chunk else 0
-                part = min(int(self.ends[chunk]), tensor.offset + (size or 0)) - max(start, tensor.offset)
+                part = min(int(self.ends[chunk]), tensor.offset + (size or 0)) - max(self.start(chunk), tensor.offset)
                 left[chunk] -= part
                 found.append((chunk, layer, part))
         return found + [(chunk, HEADERS, int(left[chunk])) for chunk in np.flatnonzero(left).tolist()]
 
+    def start(self, chunk: int) -> int:
+        """Where a chunk begins in the state."""
+        return int(self.ends[chunk - 1]) if chunk else 0
 
-def same_form(old: TensorInfo, new: TensorInfo) -> bool:
-    """Whether elements of both can be compared."""
-    return (old.dtype, old.shape) == (new.dtype, new.shape)
+
+class State:
+    """The chunks of a version; ``before`` is that of another one, whose form may fit."""
+
+    def __init__(self, content: Content, before: State | None = None) -> None:
+        chunks = content.reader.chunks(0, (1 << 63) - 1)
+        ends = np.cumsum([size for _, size in chunks], dtype=np.int64)
+        self.content = content
+        self.ids = [name for name, _ in chunks]
+        fits = before is not None and before.form.fits(content, ends)
+        self.form: Form = before.form if before is not None and fits else Form(content, ends)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the state."""
+        return int(self.form.ends[-1]) if self.ids else 0
+
+    @cached_property
+    def encoded(self) -> _Numbers:
+        """Bytes that each chunk takes in its pack."""
+        return np.array(self.content.reader.encoded(0, self.length), np.int64)
+
+    def same_as(self, before: State) -> list[bool]:
+        """Of each tensor, whether the same chunks tell that it has the same bytes as the one of its name before."""
+        if before.form is self.form:
+            differ = [new != old for new, old in zip(self.ids, before.ids, strict=True)]
+            changes = np.cumsum([False, *differ])
+            first, last = self.form.spans
+            same: list[bool] = (changes[last] == changes[first]).tolist()
+            return same
+        old = before.places
+        return [place == old.get(name) for name, place in self.places.items()]
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Tensor → the chunks that hold it, and where in the first one it begins."""
+        spans = zip(*(span.tolist() for span in self.form.spans), strict=True)
+        return {
+            name: (tuple(self.ids[first:last]), tensor.offset - self.form.start(first))
+            for (name, tensor), (first, last) in zip(self.form.tensors.items(), spans, strict=True)
+        }
