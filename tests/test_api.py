@@ -421,22 +421,26 @@ def test_a_forked_worker_does_not_keep_a_dead_save_alive(tmp_path: Path, repo: P
         "print(pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(path), str(repo)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    worker = int(process.stdout.readline())
-    try:
-        assert process.wait() == -9
-        os.kill(worker, 0)  # it lives
-        assert len(list((repo / "sessions").iterdir())) == 1
-        pruned = lamina.open(repo).prune(lamina.Keep(last=1))
-        assert pruned.waiting == 0
-        assert pruned.packs >= 1
-        assert not list((repo / "sessions").iterdir())
-    finally:
-        process.stdin.close()
-        process.stdout.close()
+    for _ in range(5):  # a busy machine may let the save end before the kill; then there is nothing to see
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, str(path), str(repo)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        worker = int(process.stdout.readline())
+        try:
+            assert process.wait() == -9
+            os.kill(worker, 0)  # it lives
+            left = list((repo / "sessions").iterdir())
+            pruned = lamina.open(repo).prune(lamina.Keep(last=1))
+            assert pruned.waiting == 0
+            assert not list((repo / "sessions").iterdir())
+        finally:
+            process.stdin.close()
+            process.stdout.close()
+        if left:
+            break
+    assert len(left) == 1
+    assert pruned.packs >= 1
     lamina.open(repo).verify(full=True)

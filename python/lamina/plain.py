@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -61,6 +61,10 @@ class PlainContent:
             if name not in self.tensors:
                 raise NotFoundError(f"no tensor {name!r}; there are {len(self.tensors)}")
         return dict(zip(wanted, self.read(self.tensors[name] for name in wanted), strict=True))
+
+    def open(self, path: str) -> BinaryIO:
+        """Open one of the files for reading."""
+        return next(place for place, plan in self._plans if plan.path == path).open("rb")
 
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
         """Copy the files."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from lamina.dtypes import as_bytes, to_numpy
 from lamina.errors import NotFoundError
 from lamina.snapshot import TensorInfo
+from lamina.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from lamina import _core
@@ -62,6 +64,11 @@ class Content:
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
         """Write the files, byte for byte; each is there whole or not at all."""
         return self.reader.export(directory, threads)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open one of the files for reading, without the rest of it."""
+        extents = next(file["extents"] for file in self._structure["files"] if file["path"] == path)
+        return io.BufferedReader(StoredFile(self.reader, extents))
 
     def chunks(self, tensor: TensorInfo) -> list[tuple[str, int]]:
         """Ids and lengths of the chunks that hold a tensor."""

@@ -135,7 +135,7 @@ def load_model(source: Source, **load_model_kwargs: Any) -> Any:
     Raises:
         InvalidInputError: if the snapshot holds weights only.
     """
-    from lamina.keras.restoring import load_model as load
+    from lamina.keras.loading import load_model as load
 
     return load(resolve(source), **load_model_kwargs)
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import keras
 from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
@@ -17,7 +16,7 @@ from lamina.keras.walk import NotPlannable, walk
 from lamina.reference import Opened
 from lamina.snapshot import Snapshot, TensorInfo
 
-_OPTIMIZER = "optimizer/"
+OPTIMIZER = "optimizer/"
 
 
 def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
@@ -26,7 +25,7 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
     if not getattr(model, "built", False):
         raise InvalidInputError("the model has no variables yet; build it, or call it on data, before restoring")
-    stored = _stored(opened)
+    stored = stored_tensors(opened)
     if not stored:
         return _through_keras(opened, model, optimizer, skip_mismatch)
     with_optimizer = _prepare_optimizer(model, stored, optimizer)
@@ -42,41 +41,26 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
     wanted = [
         tensor
         for name, tensor in stored.items()
-        if (with_optimizer or not name.startswith(_OPTIMIZER)) and _folder(name)[0] not in _folders(odd)
+        if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(odd)
     ]
-    arrays = opened.content.read(wanted)
-    folders: dict[str, dict[str, Any]] = defaultdict(dict)
-    for tensor, array in zip(wanted, arrays, strict=True):
-        folder, key = _folder(tensor.name)
-        folders[folder][key] = array
-    _hand_over(model, folders, with_optimizer=with_optimizer, odd=odd)
+    folders = by_folder(wanted, opened.content.read(wanted))
+    hand_over(model, folders, with_optimizer=with_optimizer, odd=odd)
     return opened.snapshot
 
 
-def load_model(opened: Opened, **load_model_kwargs: Any) -> Any:
-    """Load the whole model of an opened source."""
-    names = [name for name in opened.content.files if name.endswith((".keras", ".h5"))]
-    names = [name for name in names if not name.endswith(".weights.h5")]
-    if len(names) != 1:
-        if "saved_model.pb" in opened.content.files:
-            raise InvalidInputError(
-                "this is a SavedModel, for inference, and Keras loads none: lamina.export(source, DIRECTORY), then "
-                "tf.saved_model.load(DIRECTORY) or keras.layers.TFSMLayer"
-            )
-        raise InvalidInputError(
-            "load_model needs a snapshot of a whole model (a .keras or .h5 file); this one holds "
-            f"{', '.join(opened.content.files) or 'nothing'}. Build the model and use lamina.restore(source, model)"
-        )
-    with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
-        files = opened.content.export(Path(folder))
-        path = next(file for file in files if file.name == Path(names[0]).name)
-        return keras.models.load_model(path, **load_model_kwargs)
-
-
-def _stored(opened: Opened) -> dict[str, TensorInfo]:
+def stored_tensors(opened: Opened) -> dict[str, TensorInfo]:
     """The tensors that Keras's walk names; none for a legacy ``.h5`` file."""
     found = opened.content.tensors.values()
     return {t.name: t for t in found if (t.file or "").endswith((".keras", ".weights.h5"))}
+
+
+def by_folder(tensors: Iterable[TensorInfo], arrays: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """Arrays by the path of a saveable, then by the key in its store."""
+    folders: dict[str, dict[str, Any]] = defaultdict(dict)
+    for tensor, array in zip(tensors, arrays, strict=True):
+        folder, key = _folder(tensor.name)
+        folders[folder][key] = array
+    return folders
 
 
 def _folder(name: str) -> tuple[str, str]:
@@ -94,7 +78,7 @@ def _prepare_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) ->
         if wanted is True:
             raise InvalidInputError("the model has no optimizer; compile it first, or pass optimizer=False")
         return False
-    saved = sum(name.startswith(_OPTIMIZER) for name in stored)
+    saved = sum(name.startswith(OPTIMIZER) for name in stored)
     if not saved:
         return _without_optimizer("the snapshot holds no optimizer state", wanted)
     # One saved before its first step has no slots, and needs none here.
@@ -111,8 +95,8 @@ def _without_optimizer(reason: str, wanted: bool | str) -> bool:
 
 
 def _optimizer_fits(expected: dict[str, Any], stored: dict[str, TensorInfo], wanted: bool | str) -> bool:
-    have = {name: shape for name, shape in expected.items() if name.startswith(_OPTIMIZER)}
-    there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(_OPTIMIZER)}
+    have = {name: shape for name, shape in expected.items() if name.startswith(OPTIMIZER)}
+    there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(OPTIMIZER)}
     if have == there:
         return True
     return _without_optimizer(
@@ -124,7 +108,7 @@ def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict
     """Name → what does not match, for all variables but the optimizer's."""
     odd = {}
     for name in dict.fromkeys([*expected, *stored]):
-        if name.startswith(_OPTIMIZER):
+        if name.startswith(OPTIMIZER):
             continue
         if name not in stored:
             odd[name] = f"missing in the snapshot: {name} {expected[name]}"
@@ -175,7 +159,9 @@ def _ends(path: str) -> list[int]:
     return [i for i, letter in enumerate(path) if letter == "/"] + [-1]
 
 
-def _hand_over(model: Any, folders: dict[str, dict[str, Any]], *, with_optimizer: bool, odd: dict[str, str]) -> None:
+def hand_over(
+    model: Any, folders: dict[str, dict[str, Any]], *, with_optimizer: bool, odd: dict[str, str], assets: Any = None
+) -> None:
     # An empty set counts as "none visited yet" only while it is empty; the walk adds to it.
     visited = set() if with_optimizer or getattr(model, "optimizer", None) is None else {id(model.optimizer)}
     failed: set[int] = set()
@@ -183,7 +169,7 @@ def _hand_over(model: Any, folders: dict[str, dict[str, Any]], *, with_optimizer
     saving_lib._load_state(
         model,
         weights_store=_Arrays(folders),
-        assets_store=None,
+        assets_store=assets,
         inner_path="",
         skip_mismatch=bool(odd),
         visited_saveables=visited,
