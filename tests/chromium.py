@@ -57,12 +57,16 @@ class Page:
     def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> float:
         """Load a page and wait until it says that it is drawn; gives seconds."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.scheme(dark=dark)
         begin = time.monotonic()
         self.call("Page.navigate", url=url)
         self.wait_for("document.documentElement && document.documentElement.dataset.ready === 'yes'")
         return time.monotonic() - begin
+
+    def scheme(self, *, dark: bool) -> None:
+        """What the system prefers."""
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[feature])
 
     def wait_for(self, condition: str) -> None:
         """Until an expression is true."""

@@ -16,9 +16,8 @@ from lamina.report.theme import LIGHT, Theme, axis, layout
 try:
     import plotly.graph_objects as go
     from plotly.offline import get_plotlyjs
-    from plotly.subplots import make_subplots
 except ModuleNotFoundError as error:
-    raise LaminaError(f"a report needs the package {error.name}: pip install 'lamina[report]'") from error
+    raise LaminaError("a report needs the package plotly: pip install 'lamina[report]'") from error
 
 __all__ = ["charts", "get_plotlyjs", "movement"]
 
@@ -26,6 +25,8 @@ __all__ = ["charts", "get_plotlyjs", "movement"]
 _BARS, _LETTERS = 30, 40
 #: Versions up to which each has a dot, and bars with a gap between them.
 _DOTS, _GAPS = 80, 150
+#: Heights of the timeline's rows; the others have 1.
+_SHARES = {"value": 2.0, "bytes": 1.4}
 
 
 def charts(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
@@ -71,29 +72,33 @@ def movement(report: Report, theme: Theme = LIGHT, view: heat.View | None = None
 
 
 def _timeline(report: Report, theme: Theme) -> Any:
+    """Rows one below the other on one axis of versions, so that hovering tells all of them."""
     rows = _rows(report)
-    heights = [2.0 if name == "value" else 1.4 if name == "bytes" else 1.0 for name in rows]
+    shares = [_SHARES.get(name, 1.0) for name in rows]
     titles = {"value": _monitor(report), "bytes": "size", "blocked": "blocked", "upload": "upload"}
-    figure = make_subplots(
-        rows=len(rows),
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.05,
-        row_heights=[h / sum(heights) for h in heights],
-    )
-    for number, name in enumerate(rows, 1):
-        for trace in _TRACES[name](report, theme):
-            figure.add_trace(trace, row=number, col=1)
-        unit = {"bytes": "B", "blocked": "s", "upload": "s"}.get(name, "")
+    figure = go.Figure()
+    top = 1.0
+    for number, (name, share) in enumerate(zip(rows, shares, strict=True), 1):
+        bottom = top - share / sum(shares)
+        unit = {"bytes": "B", "value": ""}.get(name, "s")
         form = {"tickformat": "~s", "ticksuffix": unit, "rangemode": "tozero"} if unit else {"tickformat": ".3~g"}
-        figure.update_yaxes(**axis(theme, nticks=5, title=_title(titles[name], theme), **form), row=number, col=1)
-    figure.update_xaxes(**_version_axis(report, theme))
-    figure.update_xaxes(title=_title("version", theme), row=len(rows), col=1)
+        domain = [max(bottom, 0), top - (0.05 if number > 1 else 0)]
+        figure.update_layout(
+            {_y(number, "yaxis"): axis(theme, domain=domain, nticks=5, title=_title(titles[name], theme), **form)}
+        )
+        for trace in _TRACES[name](report, theme):
+            figure.add_trace(trace.update(yaxis=_y(number, "y")))
+        top = bottom
     figure.update_layout(
-        **layout(theme, height=int(70 + 82 * sum(heights)), barmode="overlay", bargap=0.25, hovermode="x unified"),
+        **layout(theme, height=int(70 + 86 * sum(shares)), barmode="overlay", bargap=0.25, hovermode="x unified"),
         hoversubplots="axis",
+        xaxis=_version_axis(report, theme, title=_title("version", theme), anchor=_y(len(rows), "y")),
     )
     return figure
+
+
+def _y(number: int, name: str) -> str:
+    return name if number == 1 else f"{name}{number}"
 
 
 def _rows(report: Report) -> list[str]:

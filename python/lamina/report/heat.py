@@ -57,11 +57,9 @@ def by_layer(report: Report) -> View:
 
 def codes_of(values: _Matrix) -> np.ndarray[Any, np.dtype[np.int16]]:
     """Each distance in 16 bits."""
-    with np.errstate(all="ignore"):
-        logs = np.log10(np.where(values > 0, values, 1).astype(np.float64))
-    codes: np.ndarray[Any, np.dtype[np.int16]] = (
-        np.clip(np.nan_to_num(logs) * _STEPS, STILL + 1, NOT_A_NUMBER - 1).round().astype(np.int16)
-    )
+    positive = np.where((values > 0) & np.isfinite(values), values, 1)
+    logs = (np.log10(positive.astype(np.float64)) * _STEPS).clip(STILL + 1, NOT_A_NUMBER - 1)
+    codes: np.ndarray[Any, np.dtype[np.int16]] = logs.round().astype(np.int16)
     codes[values == 0] = STILL
     codes[values == NO_DISTANCE] = NONE
     codes[np.isnan(values)] = NOT_A_NUMBER

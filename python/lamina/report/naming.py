@@ -14,8 +14,9 @@ def layer_of(name: str, tensor: TensorInfo) -> str:
     """The path of the layer in the model, as short as it is without doubt; ``name`` may begin with the file."""
     if tensor.file is None:
         return "training state"
-    folder, found, _ = name.rpartition("/vars/")
+    file = f"{tensor.file}:" if name.startswith(f"{tensor.file}:") else ""
+    folder, found, _ = f"/{name.removeprefix(file)}".rpartition("/vars/")
     if not found:
-        folder = name.rpartition("/")[0]
+        folder = name.removeprefix(file).rpartition("/")[0]
     parts = [part for part in folder.split("/") if part and part not in _WRAPPERS]
-    return "/".join(parts) or "model"
+    return file + ("/".join(parts) or "model")

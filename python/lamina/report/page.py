@@ -7,6 +7,7 @@ import gzip
 import html
 import json
 from dataclasses import asdict
+from functools import cache
 from importlib import resources
 from string import Template
 from typing import Any
@@ -31,7 +32,7 @@ def page(report: Report) -> str:
         style=parts["css"],
         script=parts["js"],
         data=_packed(json.dumps(plain(_data(report)), allow_nan=False)),
-        plotly=_packed(get_plotlyjs()),
+        plotly=_library(),
         version=html.escape(__version__),
     )
 
@@ -63,6 +64,11 @@ def _subtitle(report: Report) -> str:
     run = [f"run {report.run}"] if report.run else []
     days = [f"{' to '.join(dict.fromkeys((times[0], times[-1])))} UTC"] if times else []
     return " · ".join([report.source, *run, *days])
+
+
+@cache
+def _library() -> str:
+    return _packed(get_plotlyjs())
 
 
 def _packed(text: str) -> str:
