@@ -25,6 +25,8 @@ __all__ = ["charts", "get_plotlyjs", "movement"]
 _BARS, _LETTERS = 30, 40
 #: Versions up to which each has a dot, and bars with a gap between them.
 _DOTS, _GAPS = 80, 150
+#: Cells of a heat map up to which each carries a text of its own.
+_TOLD = 100_000
 #: Heights of the timeline's rows; the others have 1.
 _SHARES = {"value": 2.0, "bytes": 1.4}
 
@@ -59,9 +61,10 @@ def movement(report: Report, theme: Theme = LIGHT, view: heat.View | None = None
         ygap=1,
     )
     if view is not None:
-        trace.z, trace.text = _logs(view.values, scale), _moved_texts(view.values)
-        trace.y = [_escaped(name) for name in view.names]
-        trace.hovertemplate = "%{y}<br>version %{x}: %{text}<extra></extra>"
+        trace.z, trace.y = _logs(view.values, scale), [_escaped(name) for name in view.names]
+        told = view.values.size <= _TOLD
+        trace.text = _moved_texts(view.values) if told else None
+        trace.hovertemplate = f"%{{y}}<br>version %{{x}}{': %{text}' if told else ''}<extra></extra>"
     figure = go.Figure(trace)
     figure.update_layout(
         **layout(theme, height=120 + 16 * min(len(view.names) if view else 20, 60)),

@@ -87,8 +87,10 @@ class Scale:
 
     def ticks(self) -> tuple[list[float], list[str]]:
         """Where the colour bar is labelled, and how."""
-        decades = range(math.ceil(self.low), math.floor(self.high) + 1)
-        return [self.still, *decades], ["0", *(percent(10.0**d) for d in decades)]
+        marks: list[float] = list(range(math.ceil(self.low), math.floor(self.high) + 1))
+        if not marks or self.high - marks[-1] > (self.high - self.low) / 4:
+            marks.append(self.high)
+        return [self.still, *marks], ["0", *(percent(10.0**mark) for mark in marks)]
 
 
 def scale_of(report: Report) -> Scale:

@@ -10,5 +10,6 @@ from lamina.wandb.promoting import promote
 from lamina.wandb.pulling import pull
 from lamina.wandb.pushing import push
 from lamina.wandb.remote import open_artifact
+from lamina.wandb.report import log_report
 
-__all__ = ["log_checkpoint", "open_artifact", "promote", "pull", "push"]
+__all__ = ["log_checkpoint", "log_report", "open_artifact", "promote", "pull", "push"]
