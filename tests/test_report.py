@@ -16,8 +16,8 @@ import pytest
 
 import lamina
 from engine_repositories import write_artifact
-from lamina import report
-from lamina.report import heat, movement, uploads
+from lamina import report, uploads
+from lamina.report import heat, movement
 from lamina.report.data import NO_DISTANCE
 from lamina.report.naming import layer_of
 from lamina.snapshot import TensorInfo

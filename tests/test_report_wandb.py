@@ -11,9 +11,12 @@ import pytest
 import wandb
 
 import lamina.wandb
+from lamina import report
 from lamina.errors import ArtifactError
+from lamina.wandb.publisher import publisher_of
 from recorded_run import OfflineRecorder
 from report_history import known
+from wandb_server import Server
 
 pytest.importorskip("plotly", reason="no plotly here: pip install 'lamina[report]'")
 CHARTS = ["timeline", "movement", "size", "dedup", "compression", "page"]
@@ -25,6 +28,24 @@ def recorder(tmp_path: Path) -> Iterator[OfflineRecorder]:
     found.start()
     yield found
     wandb.finish()
+
+
+def test_upload_times_are_in_the_report(wandb_online: Server) -> None:
+    repo = known(Path("repo").absolute())
+    first, second, *_ = lamina.open(repo).snapshots()
+    with wandb.init() as run:
+        for snapshot in (first, second):
+            lamina.wandb.log_checkpoint(snapshot).wait()
+        assert publisher_of(run).settle(30)
+        gathered = report.gather(report.history(repo))
+        lamina.wandb.log_report(repo)
+    times = [version.upload_seconds for version in gathered.versions]
+    assert [time is not None and 0 < time < 30 for time in times] == [True, True, False, False]
+    assert gathered.notes == []
+    row = next(row for row in wandb_online.store.history(run.id) if "report/timeline" in row)
+    timeline = json.loads(wandb_online.store.run_file(run.id, row["report/timeline"]["path"]))
+    assert next(trace["y"] for trace in timeline["data"] if trace["name"] == "upload") == times
+    assert wandb_online.errors == []
 
 
 def test_the_charts_are_a_row_of_the_history(recorder: OfflineRecorder, tmp_path: Path) -> None:

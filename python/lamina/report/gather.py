@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lamina import repository
+from lamina import repository, uploads
 from lamina.plain import PlainContent
 from lamina.reading import Content
 from lamina.reference import Source, resolve
-from lamina.report import notes, uploads
+from lamina.report import notes
 from lamina.report.costs import Costs, largest_first
 from lamina.report.data import NO_DISTANCE, Layer, Report, Tensor, Version
 from lamina.report.movement import Movement

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lamina import uploads
 from lamina.errors import ArtifactError
 from lamina.wandb import releases
 from lamina.wandb.entries import FileEntry, carried, fill, known_entries
@@ -45,6 +46,8 @@ class Version:
     on_trouble: Callable[[Exception], None] = field(default=_nothing)
     outcome: Exception | None = _PENDING  # None: the server has committed it
     settled: bool = False  # and everybody has been told
+    begun: float = 0.0  # when it was handed over
+    seconds: float | None = None  # from then until the server had it, where we were there to see it
 
 
 class Publisher:
@@ -167,6 +170,7 @@ class Publisher:
         outcome = None
         try:
             version.artifact.wait()
+            version.seconds = time.monotonic() - version.begun
         except Exception as error:
             outcome = error
         with self._changed:
@@ -186,6 +190,9 @@ class Publisher:
         self._newest[record.what.name] = artifact.version
         try:
             record.remove()
+            if version.seconds is not None and record.place is not None:
+                for snapshot in record.snapshots:
+                    uploads.note(record.place.root, snapshot, version.seconds)
             version.on_committed(artifact)
         except Exception as failure:
             version.on_trouble(failure)
@@ -210,7 +217,7 @@ class Publisher:
 
     def _log(self, version: Version) -> Any:
         with self._turn:
-            record = version.record
+            record, version.begun = version.record, time.monotonic()
             assert record.place is not None
             entries = list(record.entries)
             if not self.run.offline:
