@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 import engine_repositories as engine
 from lamina.repository import Repository
-from lamina.saving import as_repository
+from lamina.saving import as_repository, body
 
 BIG = 16_384  # float32 elements: a chunk of 64 KiB of its own
 
@@ -24,8 +24,8 @@ def save(
         for name, value in tensors.items()
     ]
     file = engine.File("m.weights.h5", tuple((b"", tensor) for tensor in listed), b"x" * 100)
-    body = {"series": "run", "kind": "weights", **fields}
-    engine.save_memory(repository, engine.Saved([file], fields=body), codec="raw")
+    saved = engine.Saved([file], fields={"series": "run", "kind": "weights", **fields})
+    engine.save_memory(repository, saved, codec="raw")
 
 
 def known(root: Path) -> Path:
@@ -49,19 +49,21 @@ def known(root: Path) -> Path:
 
 
 def thousand(root: Path, versions: int = 1000, tensors: int = 1000) -> Path:
-    """Each version adds 1 to the tensors ``moving(version)``, which were full of powers of 2."""
+    """Each version doubles the tensors ``moving(version)``; made with as little work as the engine needs."""
     repository = as_repository(root)
+    values = np.ones((tensors, 4), "<f4")
     names = [f"layers/block_{i // 20}/dense_{i // 2 % 10}/vars/{i % 2}" for i in range(tensors)]
-    values = [np.full(4, 1.0, "f4") for _ in range(tensors)]
+    plan = [(name, "<f4", (4,), "weights", 16 * i) for i, name in enumerate(names)]
+    arrays, headers = [[row.view(np.uint8) for row in values], []], np.zeros(100, np.uint8)
     for version in range(versions):
-        for i in moving(version, tensors):
-            values[i] = values[i] * 2
-        value = 1 / (version + 1)
-        fields = {"epoch": version, "monitor": "loss", "mode": "min", "value": value, "best": True}
-        save(repository, dict(zip(names, values, strict=True)), blocked_seconds=0.01, **fields)
+        values[moving(version, tensors)] *= 2
+        fields = {"series": "run", "kind": "weights", "epoch": version, "monitor": "loss", "mode": "min", "best": True}
+        text = body(fields | {"value": 1 / (version + 1), "blocked_seconds": 0.01})
+        file = ("m.weights.h5", 16 * tensors + 100, plan)
+        repository._core.save_memory(text, [file], [], arrays, [headers], "raw")
     return root
 
 
-def moving(version: int, tensors: int) -> Sequence[int]:
+def moving(version: int, tensors: int) -> list[int]:
     """Ten of them, one after the other."""
     return [(version * 10 + i) % tensors for i in range(10)] if version else []

@@ -300,8 +300,11 @@ def test_damage_is_told_and_leaves_no_page(repo: Path, tmp_path: Path) -> None:
     flip(pack)
     refused(4, "report", repo, "--json")
     shutil.rmtree(repo / "packs")
+    refused(4, "report", repo, "--json")
     (repo / "packs").mkdir()
     refused(4, "report", repo, "--json")
+    (repo / "config.json").unlink()
+    assert "it has no config.json" in refused(3, "report", repo, "--json")
 
 
 def test_without_plotly_it_says_what_to_install(repo: Path, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_the_timeline_tells_a_version_under_the_mouse(page: chromium.Page, tmp_p
     page.mouse("mouseMoved", x, y)
     page.wait_for("document.querySelector('#timeline .hoverlayer').textContent.includes('val_loss : 2')")
     shown = text(page, "#timeline .hoverlayer")
-    for part in ("total : 131kB", "new : 131kB", "blocked : 250ms"):
+    for part in ("version 2", "total : 131kB", "new : 131kB", "blocked : 250ms"):
         assert part in shown
     check_quiet(page)
 

@@ -84,9 +84,11 @@ def _in_repository(source: Source, series: str | None) -> Snapshot | None:
     path, ref = os.fspath(source), "latest"
     if not os.path.exists(path):
         path, _, ref = path.rpartition("@")
-    if os.path.isdir(os.path.join(path, "snapshots")) and os.path.isdir(os.path.join(path, "packs")):
-        return repository.open(path).snapshot(ref or "latest", series=series)
-    return None
+    has = {name for name in ("snapshots", "packs", "config.json") if os.path.exists(os.path.join(path, name))}
+    # One that lacks its config, or its packs, is damaged, and no directory of files.
+    return (
+        repository.open(path).snapshot(ref or "latest", series=series) if "snapshots" in has and len(has) > 1 else None
+    )
 
 
 def _opened(snapshot: Snapshot) -> Content:

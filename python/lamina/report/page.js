@@ -144,7 +144,10 @@
     for (const id of ids) $(id).closest(".card").hidden = !figures[id] || (id === "timeline" && versions.length === 1);
     const drawn = ids.filter((id) => !$(id).closest(".card").hidden).map((id) => {
       const layout = structuredClone(figures[id].layout);
-      if (id === "timeline") layout.shapes = marker();
+      if (id === "timeline") {
+        layout.shapes = marker();
+        layout.xaxis.unifiedhovertitle = { text: "version %{x}" };
+      }
       return Plotly.react($(id), figures[id].data, layout, config);
     });
     await Promise.all([...drawn, drawMovement()]);
@@ -188,6 +191,13 @@
     const { layout } = figure;
     layout.height = heightOf(rows.length) + 60;
     layout.shapes = marker();
+    if (report.best !== null) {
+      layout.margin.t = 20;
+      layout.annotations = [{
+        text: "★", x: report.best, xref: "x", y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
+        font: { color: report.colours[theme].best, size: 13 }, hovertext: "best",
+      }];
+    }
     const range = [rows.length - 0.5, -0.5];
     layout.yaxis = { ...layout.yaxis, type: "linear", autorange: false, range, zeroline: false, ...rowLabels(...range) };
     await Plotly.react($("movement"), traces, layout, config);

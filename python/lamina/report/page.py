@@ -49,7 +49,9 @@ def _data(report: Report) -> dict[str, Any]:
         "views": [view.to_json() for view in heat.views(report)],
         "scale": {"low": scale.low, "high": scale.high, "still": scale.still},
         "figures": {name: _figures(report, name) for name in THEMES},
-        "colours": {name: {"text": theme.text, "damaged": theme.damaged} for name, theme in THEMES.items()},
+        "colours": {
+            name: {"text": theme.text, "best": theme.best, "damaged": theme.damaged} for name, theme in THEMES.items()
+        },
     }
 
 
