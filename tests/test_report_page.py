@@ -171,7 +171,7 @@ def test_hostile_names_are_text(page: chromium.Page, tmp_path: Path) -> None:
     name = f"{HOSTILE}<b>é漢\u202e%{{y}} $title".replace("/", "|")
     for number in range(3):
         fields = {"epoch": number, "monitor": HOSTILE, "mode": "min", "value": 1.0 - number / 4, "best": True}
-        save(repository, {f"{name}/x": [1.0 + number], "plain/x": [2.0]}, series=HOSTILE, run=HOSTILE, **fields)
+        save(repository, {f"{name}/x": [1.0 + number], "<b>a<br>&lt;/x": [2.0]}, series=HOSTILE, run=HOSTILE, **fields)
     repository.set_alias("2", "<i>mine")
     page.open(drawn(tmp_path / "repo", tmp_path / "r.html"))
     assert text(page, "h1") == text(page, "title") == HOSTILE
@@ -180,10 +180,10 @@ def test_hostile_names_are_text(page: chromium.Page, tmp_path: Path) -> None:
     page.eval("document.getElementById('listing').open = true")
     page.wait_for("document.querySelectorAll('#table tr').length === 4")
     assert "<i>mine" in text(page, "#table")
-    labels = page.eval(
-        "[...document.querySelectorAll('#movement .ytick text, #size .ytick text')].map((t) => t.textContent)"
-    )
-    assert any(label.startswith("<|script><script>") for label in labels), labels
+    for chart in ("movement", "size", "dedup"):
+        labels = page.eval(f"[...document.querySelectorAll('#{chart} .ytick text')].map((tick) => tick.textContent)")
+        assert labels[0].startswith("<|script><script>"), labels
+        assert labels[1] == "<b>a<br>&lt;"
     page.mouse("mouseMoved", *place(page, 0, 1))
     page.wait_for("!document.getElementById('tip').hidden")
     assert name in text(page, "#tip")
