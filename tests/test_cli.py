@@ -355,6 +355,7 @@ def test_diff_of_files_without_tensors(tmp_path: Path) -> None:
         ([1.0, np.nan], [1.0, np.nan], (0, 0.0, 0.0)),
         ([1.0, 2.0], [1.0, np.nan], (1, np.nan, np.nan)),
         ([0.0], [5.0], (1, np.inf, 5.0)),
+        ([np.inf, 1.0], [np.inf, 3.0], (1, 0.0, 2.0)),
         ([3 + 4j], [0j], (1, 1.0, 5.0)),
         ([True, False], [True, True], (1, 1.0, 1.0)),
         (np.uint8([0, 255]), np.uint8([255, 255]), (1, 1.0, 255.0)),

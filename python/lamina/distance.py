@@ -18,8 +18,8 @@ from lamina.snapshot import TensorInfo, tensor_bytes
 
 AnyContent: TypeAlias = Content | PlainContent
 _Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]
-#: Bytes of tensors that are read at once, and elements that are compared at once (in float64).
-_BATCH, _BLOCK = 128 << 20, 1 << 20
+#: Bytes of tensors that are read at once, and elements that are compared at once (in float64, inside a core's cache).
+_BATCH, _BLOCK = 128 << 20, 1 << 15
 _WINDOW = 8 << 20
 
 
@@ -80,17 +80,27 @@ def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, flo
             changed += int(np.count_nonzero(differs))
             if wide is None:
                 continue
-            x, y = x.astype(wide), y.astype(wide)
-            steps = np.abs(np.where(differs, y - x, 0))
-            norm += float(np.vdot(x, x).real)
-            moved += float(np.vdot(steps, steps))
-            largest = float(np.maximum(largest, steps.max()))
+            before, steps = x.astype(wide), y.astype(wide)
+            steps -= before
+            squares = _squares(steps)
+            if not math.isfinite(squares):  # what is not finite and did not change has moved by 0
+                steps[~differs] = 0
+                squares = _squares(steps)
+            norm += _squares(before)
+            moved += squares
+            largest = float(np.maximum(largest, np.abs(steps).max()))
     if not changed:
         return 0, 0.0, 0.0
     if wide is None:
         return changed, None, None
     relative = math.sqrt(moved) / math.sqrt(norm) if norm else (math.inf if moved else moved)
     return changed, relative, largest
+
+
+def _squares(values: np.ndarray[Any, Any]) -> float:
+    """The sum of squares, without BLAS: on a busy machine its threads wait for each other longer than they add."""
+    parts = values.view(np.float64)
+    return float(np.einsum("i,i", parts, parts))
 
 
 def _differing(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
