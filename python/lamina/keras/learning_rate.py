@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 
 
 def learning_rate(callback: keras.callbacks.Callback) -> float | None:
@@ -17,9 +16,8 @@ def learning_rate(callback: keras.callbacks.Callback) -> float | None:
     rate = _rate_between_steps(optimizer, callback._model)
     if rate is None:
         rate = callback.model.optimizer.learning_rate
-    # the value, not the variable: NumPy warns about Keras's __array__
-    value = rate.value if isinstance(rate, keras.Variable) else rate
-    return float(np.asarray(keras.ops.convert_to_numpy(value)).item())
+    # the backend's own tensor makes a float in half the time that an array takes
+    return float(rate.value if isinstance(rate, keras.Variable) else rate)
 
 
 def _optimizer(callback: keras.callbacks.Callback) -> Any:
