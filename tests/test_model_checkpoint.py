@@ -235,6 +235,8 @@ def test_a_validation_metric_at_batches_warns_at_once(tmp_path: Path) -> None:
         ModelCheckpoint("m.keras", monitor="val_accuracy", save_freq=10)
     with pytest.warns(UserWarning, match="validation metrics"):
         ModelCheckpoint("m.keras", save_best_only=True, save_freq=10)
+    with pytest.warns(UserWarning, match="uses 'val_loss'"):
+        ModelCheckpoint("m-{val_loss:.2f}.keras", save_freq=10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ModelCheckpoint("m.keras", save_freq=10)
@@ -586,3 +588,149 @@ def test_the_memory_is_given_back_after_fit(tmp_path: Path) -> None:
     for thread in started:
         thread.join(30)
         assert not thread.is_alive()
+
+
+# Going on from a snapshot.
+
+
+class Follows(keras.callbacks.Callback):
+    """Gives each epoch a value of the metric ``x``, whatever was trained."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs["x"] = [5.0, 4.0, 4.5, 4.6, 4.7, 4.8, 4.9, 5.0][epoch]
+
+
+class Dies(keras.callbacks.Callback):
+    """Ends training as a kill would."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def seeded_network() -> keras.Model:
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dropout(0.5), layers.Dense(4)])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def assert_equal(left: keras.Model, right: keras.Model) -> None:
+    pairs = zip([*left.weights, *left.optimizer.variables], [*right.weights, *right.optimizer.variables], strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+
+
+@pytest.mark.parametrize("place", ["in front", "between"])
+def test_tracked_callbacks_may_stand_anywhere(place: str, tmp_path: Path) -> None:
+    def callbacks(*more: Any, resume: bool = False) -> list[Any]:
+        stop = keras.callbacks.EarlyStopping("x", patience=5, mode="min")
+        reduce = keras.callbacks.ReduceLROnPlateau("x", factor=0.5, patience=1, mode="min")
+        ours = ModelCheckpoint(
+            tmp_path / "m.weights.h5",
+            "x",
+            save_weights_only=True,
+            mode="min",
+            repository=tmp_path / "r",
+            track=[stop, reduce],
+            resume=resume,
+        )
+        order = {"in front": [ours, stop, reduce], "between": [stop, ours, reduce]}  # behind: test_resume.py
+        return [Follows(), *order[place], *more]
+
+    straight = seeded_network()
+    kept = callbacks()
+    trained = fit(straight, *kept, epochs=8, shuffle=False)
+    shutil.rmtree(tmp_path / "r")
+    interrupted = callbacks(Dies())
+    with pytest.raises(KeyboardInterrupt):
+        fit(seeded_network(), *interrupted, epochs=8, shuffle=False)
+    next(one for one in interrupted if isinstance(one, ModelCheckpoint)).wait()
+    resumed, again = seeded_network(), callbacks(resume=True)
+    went_on = fit(resumed, *again, epochs=8, shuffle=False)
+    assert went_on.epoch == [epoch for epoch in trained.epoch if epoch > 2]
+    assert trained.epoch[-1] == 6  # stopped by EarlyStopping
+    for before, after in zip(kept, again, strict=True):
+        for name in ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter"):
+            if not isinstance(before, ModelCheckpoint):
+                assert getattr(before, name, None) == getattr(after, name, None), name
+    assert_equal(straight, resumed)
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_going_on_by_hand_ends_with_the_same_bits(weights_only: bool, tmp_path: Path) -> None:
+    straight = seeded_network()
+    fit(straight, epochs=4, shuffle=False)
+    name = "m.weights.h5" if weights_only else "m.keras"
+    callback = ModelCheckpoint(tmp_path / name, repository=tmp_path / "r", save_weights_only=weights_only)
+    fit(seeded_network(), callback, epochs=2, shuffle=False)
+    model = seeded_network()
+    snapshot = lamina.restore(tmp_path / "r", model)
+    fit(model, initial_epoch=snapshot.next_epoch, epochs=4, shuffle=False)
+    assert_equal(straight, model)
+
+
+def test_weights_alone_bring_no_seeds(tmp_path: Path) -> None:
+    """What is restored for inference leaves the program's random numbers alone."""
+    callback = ModelCheckpoint(tmp_path / "m.weights.h5", repository=tmp_path / "r", save_weights_only=True)
+    fit(seeded_network(), callback, epochs=2)
+    model = seeded_network()
+    before = keras.ops.convert_to_numpy(model.layers[1].seed_generator.state)
+    lamina.restore(tmp_path / "r", model, optimizer=False)
+    np.testing.assert_array_equal(before, keras.ops.convert_to_numpy(model.layers[1].seed_generator.state))
+    lamina.restore(tmp_path / "r", model)
+    assert (before != keras.ops.convert_to_numpy(model.layers[1].seed_generator.state)).any()
+
+
+# Many saves, many models.
+
+
+def test_a_save_at_every_step_of_a_small_model_stays_small(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(320), layers.Dense(4)])
+    model.compile("sgd", "mse")
+    arguments = {"save_weights_only": True, "save_freq": 1, "repository": tmp_path / "r", "keep_file": False}
+    callback = ModelCheckpoint(tmp_path / "m.weights.h5", keep=lamina.Keep(last=2), **arguments)
+    fit(model, callback, batch_size=2, epochs=10)
+    snapshot = callback.last_snapshot
+    assert snapshot is not None
+    assert snapshot.number == 160
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) < 15, sorted(map(str, files))
+    assert sum(path.stat().st_size for path in files) < 5 * snapshot.bytes_total
+
+
+def test_one_callback_for_all_folds(tmp_path: Path) -> None:
+    """Each fold's file holds that fold's weights, though names and shapes are those of the fold before."""
+    callback = ModelCheckpoint(tmp_path / "fold.weights.h5", save_weights_only=True, repository=tmp_path / "r")
+    for fold in range(3):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(fold)
+        model = network()
+        fit(model, callback, epochs=2)
+        saved = network()
+        lamina.restore(tmp_path / "fold.weights.h5", saved)
+        assert_equal(model, saved)
+    assert len(lamina.open(tmp_path / "r").snapshots()) == 6
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # keras-tuner's use of threads
+def test_keras_tuner_copies_it_for_each_trial(tmp_path: Path) -> None:
+    tuner_package = pytest.importorskip("keras_tuner", reason="pip install keras-tuner")
+    if keras.backend.backend() == "tensorflow":
+        pytest.importorskip("tensorboard", reason="keras-tuner imports tensorboard on TensorFlow")
+
+    def build(choices: Any) -> keras.Model:
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(choices.Choice("units", [4, 8])), layers.Dense(4)])
+        model.compile("adam", "mse")
+        return model
+
+    tuner = tuner_package.GridSearch(build, "val_loss", max_trials=2, directory=tmp_path / "tuner", project_name="p")
+    callback = ModelCheckpoint(tmp_path / "m-{epoch}.keras", repository=tmp_path / "r", keep=lamina.Keep(last=9))
+    tuner.search(X, X, epochs=2, validation_data=(X, X), verbose=0, callbacks=[callback])
+    snapshots = lamina.open(tmp_path / "r").snapshots()
+    assert [snapshot.epoch for snapshot in snapshots] == [0, 1, 0, 1]
+    assert all("val_loss" in snapshot.logs for snapshot in snapshots)
+    widths = {lamina.load_model(f"{tmp_path / 'r'}@{s.number}").layers[0].units for s in snapshots}
+    assert widths == {4, 8}
+    assert callback.last_snapshot is None  # the copies have saved

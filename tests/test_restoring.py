@@ -191,3 +191,39 @@ def test_an_unbuilt_model(tmp_path: Path) -> None:
     for call in (lambda m: lamina.restore(tmp_path / "repo", m), lambda m: lamina.save(m, tmp_path / "repo")):
         with pytest.raises(InvalidInputError, match="build it"):
             call(keras.Sequential([layers.Dense(3)]))
+
+
+@pytest.mark.parametrize("kind", ["callback", "model", "weights", "file", "plain"])
+def test_another_kind_of_optimizer_is_left_alone(kind: str, tmp_path: Path) -> None:
+    """AdamW and Adam have the same variables; the state of one is not that of the other."""
+    model = build(optimizer="adamw")
+    source: Any = tmp_path / "repo"
+    if kind == "callback":
+        with lamina.Checkpointer(model, source, weights_only=True) as checkpointer:
+            checkpointer.save(epoch=0)
+    elif kind in ("model", "weights"):
+        lamina.save(model, source, weights_only=kind == "weights")
+    else:
+        model.save(tmp_path / "m.keras")
+        source = tmp_path / "m.keras" if kind == "plain" else lamina.save(tmp_path / "m.keras", source)
+    other = build(optimizer="adam", seed=1)
+    before = [keras.ops.convert_to_numpy(v) for v in other.optimizer.variables]
+    with pytest.warns(UserWarning, match="a different optimizer: the snapshot's is AdamW, the model's Adam"):
+        lamina.restore(source, other)
+    for a, b in zip(before, other.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a, keras.ops.convert_to_numpy(b))
+    np.testing.assert_array_equal(model.get_weights()[0], other.get_weights()[0])
+    with pytest.raises(InvalidInputError, match="a different optimizer"):
+        lamina.restore(source, other, optimizer=True)
+    scaled = build(optimizer=None, seed=2)
+    scaled.compile(keras.optimizers.AdamW(), "mse", auto_scale_loss=False)
+    lamina.restore(source, scaled, optimizer=True)
+
+
+def test_a_file_that_tells_no_optimizer(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_bytes(b"damaged")
+    assert lamina.save(tmp_path / "m.keras", tmp_path / "repo").tensors == {}
+    build(optimizer=None).save(tmp_path / "plain.keras")
+    other = build(optimizer="adam")
+    with pytest.warns(UserWarning, match="no optimizer state"):
+        lamina.restore(tmp_path / "plain.keras", other)

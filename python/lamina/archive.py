@@ -1,10 +1,12 @@
-"""Finds the HDF5 file inside a .keras file without unpacking it."""
+"""Looks into a .keras file without unpacking it: where its HDF5 file stands, and how the model was compiled."""
 
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zipfile
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -36,6 +38,20 @@ def stored_weights(raw: io.FileIO, size: int) -> tuple[int, int] | None:
         return None
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return (start, info.file_size) if start + info.file_size <= size else None
+
+
+def training(path: Path) -> dict[str, str]:
+    """The class of the optimizer in a ``.keras`` file, whether or not it scales the loss; as a snapshot tells it."""
+    if path.suffix != ".keras" or not path.is_file():
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("config.json").file_size > MAX_READ:
+                return {}
+            optimizer = json.loads(archive.read("config.json"))["compile_config"]["optimizer"]
+        return {"optimizer": str(optimizer["config"].get("inner_optimizer", optimizer)["class_name"])}
+    except Exception:  # damage gives almost any exception, and whoever reads the file itself will tell
+        return {}
 
 
 class Window(io.RawIOBase):

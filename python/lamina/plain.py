@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lamina import h5
+from lamina import archive, h5
 from lamina.dtypes import as_bytes, to_numpy
 from lamina.errors import NotFoundError, StorageError
 from lamina.plan import FilePlan
@@ -89,7 +89,7 @@ def _fill(path: Path, offset: int, buffer: np.ndarray[Any, np.dtype[np.uint8]]) 
 
 
 class _FileSnapshot:
-    """What a file tells of a snapshot: nothing but its name."""
+    """What a file tells of a snapshot: its name, and a model's optimizer."""
 
     id = ""
     number = 0
@@ -99,7 +99,7 @@ class _FileSnapshot:
         empty: dict[str, Any] = dict.fromkeys(
             ["run", "epoch", "batch", "step", "next_epoch", "monitor", "mode", "value"]
         )
-        empty |= {"logs": {}, "metadata": {}, "training": {}, "software": {}, "best": False}
+        empty |= {"logs": {}, "metadata": {}, "training": archive.training(path), "software": {}, "best": False}
         empty |= {"created_at": "", "series": path.name, "kind": kind, "blocked_seconds": 0.0}
         self._body = json.dumps(empty | {"bytes_total": total, "bytes_new": 0, "bytes_stored": 0})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lamina import _core, h5, repository
+from lamina import _core, archive, h5, repository
 from lamina.errors import InvalidInputError
 from lamina.plain import kind_of
 from lamina.plan import FilePlan
@@ -80,7 +80,8 @@ def save_path(
     if path.is_dir() and target.path.resolve().is_relative_to(path.resolve()):
         raise InvalidInputError(f"the repository {target.path} stands inside {path}, which is to be saved into it")
     plans = h5.plan_source(path)
-    text = body({"kind": kind_of(plan.path for _, plan in plans)} | dict(fields))
+    known = {"kind": kind_of(plan.path for _, plan in plans), "training": archive.training(path)}
+    text = body(known | dict(fields))
     core = target._core.save_files(text, [file_argument(p) for _, p in plans], [f for f, _ in plans], codec, threads)
     return Snapshot(core, repository=target)
 

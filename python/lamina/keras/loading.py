@@ -17,7 +17,7 @@ from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
 from lamina.keras.blank import Blanks, blank_variables
-from lamina.keras.restoring import OPTIMIZER, by_folder, hand_over, stored_tensors
+from lamina.keras.restoring import OPTIMIZER, by_folder, hand_over, put_training_state, stored_tensors
 from lamina.keras.walk import NotPlannable, walk
 from lamina.reference import Opened
 
@@ -106,4 +106,5 @@ def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, as
         raise NotPlannable("Keras knows what to do, or what to say")
     folders = by_folder(wanted, opened.content.read(wanted))
     hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
+    put_training_state(opened, model, "auto")
     blanks.initialize_all_but({id(entry.value) for entry in entries})

@@ -152,6 +152,11 @@ class ModelCheckpoint(Saves):
         target.check_model(model, type(self).__name__)
         super().set_model(model)
 
+    def set_params(self, params: Any) -> None:
+        """Take the parameters of ``fit``; who of ``track`` has not got them yet stands behind this callback."""
+        super().set_params(params)
+        self._later = [callback for callback in self.track if callback.params is not params]
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._raise_failure()
         super().on_train_begin(logs)

@@ -12,6 +12,7 @@ from typing import Any
 from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
+from lamina.keras.training_state import SavedState, optimizer_class
 from lamina.keras.walk import NotPlannable, walk
 from lamina.reference import Opened
 from lamina.snapshot import Snapshot, TensorInfo
@@ -20,7 +21,7 @@ OPTIMIZER = "optimizer/"
 
 
 def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
-    """Put the weights, and the optimizer's state, of an opened source into ``model``."""
+    """Put the weights, and what training goes on from, of an opened source into ``model``."""
     if optimizer not in (True, False, "auto"):
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
     if not getattr(model, "built", False):
@@ -37,7 +38,8 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
     if odd and not skip_mismatch:
         raise InvalidInputError(_explain(odd))
     if with_optimizer:
-        with_optimizer = _optimizer_fits(expected, stored, optimizer)
+        saved_class = opened.snapshot.training.get("optimizer")
+        with_optimizer = _optimizer_fits(expected, stored, optimizer, model.optimizer, saved_class)
     wanted = [
         tensor
         for name, tensor in stored.items()
@@ -45,7 +47,15 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
     ]
     folders = by_folder(wanted, opened.content.read(wanted))
     hand_over(model, folders, with_optimizer=with_optimizer, odd=odd)
+    if not odd:
+        put_training_state(opened, model, optimizer)
     return opened.snapshot
+
+
+def put_training_state(opened: Opened, model: Any, optimizer: bool | str) -> None:
+    """Random seeds and LoRA factors belong to a training that goes on, as the optimizer does."""
+    if optimizer is not False and getattr(model, "optimizer", None) is not None:
+        SavedState(opened).put_into_model(model)
 
 
 def stored_tensors(opened: Opened) -> dict[str, TensorInfo]:
@@ -94,7 +104,13 @@ def _without_optimizer(reason: str, wanted: bool | str) -> bool:
     return False
 
 
-def _optimizer_fits(expected: dict[str, Any], stored: dict[str, TensorInfo], wanted: bool | str) -> bool:
+def _optimizer_fits(
+    expected: dict[str, Any], stored: dict[str, TensorInfo], wanted: bool | str, optimizer: Any, saved_class: str | None
+) -> bool:
+    """Whether it is the same kind of optimizer, as far as that is known, with the same variables."""
+    ours = optimizer_class(optimizer)
+    if saved_class is not None and saved_class.lower() != ours.lower():
+        return _without_optimizer(f"a different optimizer: the snapshot's is {saved_class}, the model's {ours}", wanted)
     have = {name: shape for name, shape in expected.items() if name.startswith(OPTIMIZER)}
     there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(OPTIMIZER)}
     if have == there:
@@ -205,4 +221,6 @@ def _through_keras(opened: Opened, model: Any, optimizer: bool | str, skip_misma
             model.load_weights(path, **arguments)
         except ValueError as error:
             raise InvalidInputError(f"the snapshot does not fit the model: {error}") from error
+    if not skip_mismatch:
+        put_training_state(opened, model, optimizer)
     return opened.snapshot

@@ -28,12 +28,10 @@ def resume(model: Any, snapshot: Snapshot) -> SavedState:
         raise InvalidInputError("resume=True needs a model with variables: build it before fit")
     opened = resolve(snapshot)
     restore(opened, model)
-    saved = SavedState(opened)
-    saved.put_into_model(model)
     model._initial_epoch = snapshot.next_epoch
     what = "the end of epoch" if snapshot.batch is None else f"batch {snapshot.batch + 1} of epoch"
     io_utils.print_msg(
         f"\nResuming from {what} {(snapshot.epoch or 0) + 1} (snapshot {snapshot.id[:12]}): "
         f"training begins with epoch {(snapshot.next_epoch or 0) + 1}"
     )
-    return saved
+    return SavedState(opened)

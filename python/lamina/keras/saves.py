@@ -55,6 +55,7 @@ class Saves(Monitoring):
     _open_repository: Repository | None
     _decision: Decision | None
     _tracked_later: SavedState | None
+    _later: Sequence[Any]
     _replaced: int
     _arrivals: Arrivals
     _planner: Planner
@@ -121,7 +122,7 @@ class Saves(Monitoring):
         facts = self._facts(decision)
         training = TrainingTensors()
         if self.repository is not None and not self.target.saved_model:
-            facts.training, training = self._training_state()
+            facts.training, training = self._training_state(decision)
         self._pipeline.admit(self._planner.nbytes)
         content = self._capture(path, weights_only, training)
         facts.blocked_seconds = time.perf_counter() - started
@@ -193,8 +194,9 @@ class Saves(Monitoring):
             training={},
         )
 
-    def _training_state(self) -> tuple[dict[str, Any], TrainingTensors]:
-        fields, tensors = training_state.take(super().model, self.track)
+    def _training_state(self, decision: Decision) -> tuple[dict[str, Any], TrainingTensors]:
+        later = self._later if decision.batch is None else ()
+        fields, tensors = training_state.take(super().model, self.track, later)
         fields["checkpoint"] = {
             "best": training_state.packed(scalar(self.best)),
             "best_value": training_state.packed(self._best_value),
@@ -263,6 +265,7 @@ class Saves(Monitoring):
             "_open_repository": None,
             "_decision": None,
             "_tracked_later": None,
+            "_later": (),
             "_replaced": 0,
             "_arrivals": Arrivals(),
             "_planner": Planner(),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.errors import InvalidInputError
+from lamina.keras.training_state import optimizer_class
 from lamina.repository import Repository
 from lamina.saving import save_path
 from lamina.snapshot import Snapshot
@@ -20,11 +21,13 @@ def save_model(
     if not getattr(model, "built", False):
         raise InvalidInputError("the model has no variables yet; build it, or call it on data, before saving")
     optimizer = getattr(model, "optimizer", None)
-    step = None if optimizer is None else int(optimizer.iterations)
+    known: dict[str, Any] = {}
+    if optimizer is not None:
+        known = {"step": int(optimizer.iterations), "training": {"optimizer": optimizer_class(optimizer)}}
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         path = Path(folder) / ("model.weights.h5" if weights_only else "model.keras")
         if weights_only:
             model.save_weights(path)
         else:
             model.save(path)
-        return save_path(target, path, {"step": step} | dict(fields), codec=codec)
+        return save_path(target, path, known | dict(fields), codec=codec)

@@ -18,7 +18,7 @@ from keras.src import backend
 from keras.src.backend.common import global_state
 
 from lamina import h5
-from lamina.keras.walk import _describe as describe
+from lamina.keras.walk import describe
 from lamina.reference import Opened
 
 #: The generator of everything random that has no seed of its own.
@@ -43,8 +43,11 @@ class TrainingTensors:
         self.specs.append((name, h5.dtype_name(dtype), list(shape), "training", 0))
 
 
-def take(model: Any, track: Sequence[Any]) -> tuple[dict[str, Any], TrainingTensors]:
-    """What a snapshot's field ``training`` says, and the tensors that it speaks of."""
+def take(model: Any, track: Sequence[Any], later: Sequence[Any] = ()) -> tuple[dict[str, Any], TrainingTensors]:
+    """What a snapshot's field ``training`` says, and the tensors that it speaks of.
+
+    ``later``: those of ``track`` that will only hear of this epoch's end after the save.
+    """
     tensors = TrainingTensors()
     for i, layer in enumerate(_lora_layers(model)):
         for j, variable in enumerate(_variables(layer)):
@@ -54,18 +57,30 @@ def take(model: Any, track: Sequence[Any]) -> tuple[dict[str, Any], TrainingTens
     fields: dict[str, Any] = {
         "seeds": [[path, backend.convert_to_numpy(state).tolist()] for path, state in _seeds(model)]
     }
+    if (optimizer := getattr(model, "optimizer", None)) is not None:
+        fields["optimizer"] = optimizer_class(optimizer)
     if track:
         fields["callbacks"] = [
-            {"class": type(callback).__name__, "state": _state_of(callback, f"callbacks/{i}", tensors)}
+            {
+                "class": type(callback).__name__,
+                "state": _state_of(callback, f"callbacks/{i}", tensors),
+                "later": any(callback is one for one in later),
+            }
             for i, callback in enumerate(track)
         ]
     return fields, tensors
+
+
+def optimizer_class(optimizer: Any) -> str:
+    """What kind of optimizer it is, whether or not it scales the loss."""
+    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
 
 
 class SavedState:
     """The training state of a snapshot."""
 
     def __init__(self, opened: Opened) -> None:
+        self._snapshot = opened.snapshot
         self._fields = opened.snapshot.training
         self._content = opened.content
 
@@ -87,7 +102,10 @@ class SavedState:
         self._put_lora(model)
 
     def put_into_callbacks(self, track: Sequence[Any]) -> None:
-        """Put the state of tracked callbacks back; after their own ``on_train_begin``, which resets it."""
+        """Put the state of tracked callbacks back; after their own ``on_train_begin``, which resets it.
+
+        Those that stood behind the saving callback have not heard of the saved epoch's end: they do now.
+        """
         saved = self._fields.get("callbacks", [])
         kinds = [entry["class"] for entry in saved]
         if kinds != [type(callback).__name__ for callback in track]:
@@ -96,6 +114,9 @@ class SavedState:
         arrays = self._read("callbacks/")
         for callback, entry in zip(track, saved, strict=True):
             vars(callback).update({name: _unpacked(value, arrays) for name, value in entry["state"].items()})
+        for callback, entry in zip(track, saved, strict=True):
+            if entry.get("later"):
+                callback.on_epoch_end(self._snapshot.epoch, dict(self._snapshot.logs))
 
     def _put_torch_generators(self) -> None:
         """Of devices that both machines have; another number of them is no reason to go without the rest."""

@@ -109,7 +109,7 @@ class Notes(saving_lib.H5IOStore):  # type: ignore[misc]
         return self
 
     def __setitem__(self, key: str, value: Any) -> None:
-        dtype, shape = _describe(value)
+        dtype, shape = describe(value)
         name = f"{self._path}/vars/{key}" if self._path else f"vars/{key}"
         entry = Entry(name, value, h5.dtype_name(dtype), shape)
         self.entries.append(entry)
@@ -165,7 +165,7 @@ class Notes(saving_lib.H5IOStore):  # type: ignore[misc]
         self._refuse("uses the HDF5 group")
 
 
-def _describe(value: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def describe(value: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """The array that Keras would write, without making it where that would copy a weight."""
     # What a Variable holds decides: JAX without 64 bits holds less than the Variable says.
     held = value.value if isinstance(value, backend.Variable) else value
