@@ -364,6 +364,7 @@ def _table(what: str, training: Training, outcomes: dict[str, Outcome], count: i
     for name, outcome in outcomes.items():
         values = {
             f"ms per {unit}": outcome.median / count * 1e3,
+            "fastest": min(outcome.seconds, default=float("nan")) / count * 1e3,
             "spread": outcome.spread,
             "added ms": added[name],
             "added CPU ms": (outcome.median_cpu - outcomes[NONE].median_cpu) / count * 1e3,
@@ -375,6 +376,7 @@ def _table(what: str, training: Training, outcomes: dict[str, Outcome], count: i
         rows.append(Row(name, values, outcome.failure, outcome.ours, {"wall": outcome.seconds, "cpu": outcome.cpu}))
     formats = {
         f"ms per {unit}": "{:.3f}",
+        "fastest": "{:.3f}",
         "spread": "{:.0%}",
         "added ms": "{:+.3f}",
         "added CPU ms": "{:+.3f}",

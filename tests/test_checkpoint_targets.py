@@ -25,6 +25,7 @@ import lamina
 from lamina.errors import InvalidInputError
 from lamina.keras import EveryNEpochs, ModelCheckpoint, WandbModelCheckpoint, saved_model
 from lamina.keras.target import target_of
+from recorded_run import Recorder
 from wandb_server import Server
 from wandb_training import Remember, data, fit, same_weights, small_model
 
@@ -306,33 +307,34 @@ def test_sigterm_saves_beside_the_saved_models() -> None:
 
 
 @exports
-def test_the_documented_example_for_local_paths_on_a_tpu(wandb_online: Server) -> None:
+def test_the_documented_example_for_local_paths_on_a_tpu(recorder: Recorder) -> None:
     import tensorflow as tf
 
     predict = Predict()
-    with wandb.init() as run:
-        checkpoint_options = tf.saved_model.SaveOptions(experimental_io_device="/job:localhost")
-        fit(small_model(), predict, WandbModelCheckpoint(filepath="models/", options=checkpoint_options), epochs=2)
-    versions = wandb_online.store.artifacts(f"run_{run.id}_model")
-    assert [version.aliases for version in versions] == [["epoch_0"], ["epoch_1", "latest"]]
-    assert "saved_model.pb" in versions[1].entries
+    run = recorder.start()
+    checkpoint_options = tf.saved_model.SaveOptions(experimental_io_device="/job:localhost")
+    fit(small_model(), predict, WandbModelCheckpoint(filepath="models/", options=checkpoint_options), epochs=2)
+    versions = recorder.finish().artifacts_of("model")
+    assert {version.name for version in versions} == {f"run_{run.id}_model"}
+    assert [version.aliases for version in versions] == [{"epoch_0"}, {"epoch_1", "latest"}]
+    assert "saved_model.pb" in versions[1].files
     assert serves("models", predict.seen[1])
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the example counts a tf.data.Dataset")
-def test_the_documented_example_for_every_n_epochs(wandb_online: Server) -> None:
+def test_the_documented_example_for_every_n_epochs(recorder: Recorder) -> None:
     import tensorflow as tf
 
     model, n = small_model(), 2
     trainloader = tf.data.Dataset.from_tensor_slices(data(model)).batch(8)
-    with wandb.init() as run:
-        checkpoint = WandbModelCheckpoint(
-            filepath="models/",
-            monitor="loss",
-            save_freq=int((trainloader.cardinality() * n).numpy()),
-        )
-        model.fit(trainloader, epochs=5, verbose=0, callbacks=[checkpoint])
-    versions = wandb_online.store.artifacts(f"run_{run.id}_model")
+    recorder.start()
+    checkpoint = WandbModelCheckpoint(
+        filepath="models/",
+        monitor="loss",
+        save_freq=int((trainloader.cardinality() * n).numpy()),
+    )
+    model.fit(trainloader, epochs=5, verbose=0, callbacks=[checkpoint])
+    versions = recorder.finish().artifacts_of("model")
     assert [set(version.aliases) - {"best", "latest"} for version in versions] == [
         {"epoch_1_batch_1"},
         {"epoch_3_batch_1"},
@@ -377,6 +379,34 @@ def test_offline_too(offline: Any) -> None:
     fit(small_model(), WandbModelCheckpoint("ck/m", monitor="loss"), epochs=2)
     staged = [path.name for path in (Path(offline.dir).parent / "lamina").rglob("*.pb")]
     assert sorted(staged) == ["fingerprint.pb"] * 2 + ["saved_model.pb"] * 2
+
+
+# --- The documented example with the files of Keras 3.
+
+
+@pytest.mark.parametrize("given", ["models/{epoch}.keras", "models/{epoch:02d}-{val_loss:.2f}.weights.h5"])
+def test_the_documented_example_logs_a_version_per_epoch(recorder: Recorder, given: str) -> None:
+    run = recorder.start(config={"bs": 12})
+    model, remember = small_model(), Remember()
+    x, y = data(model)
+    checkpoint = WandbModelCheckpoint(given, save_weights_only=given.endswith(".h5"))
+    fitted = model.fit(x, y, epochs=2, validation_data=(x, y), callbacks=[remember, checkpoint], verbose=0).history
+    arrived = recorder.finish()
+    versions = arrived.artifacts_of("model")
+    assert {version.name for version in versions} == {f"run_{run.id}_model"}
+    best = int(np.argmin(fitted["val_loss"]))
+    aliases: list[set[str]] = [{"epoch_0"}, {"epoch_1", "latest"}]
+    aliases[best].add("best")
+    assert [version.aliases for version in versions] == aliases
+    for epoch, version in enumerate(versions):
+        ((name, file),) = version.files.items()
+        assert name == given.format(epoch=epoch + 1, val_loss=fitted["val_loss"][epoch]).removeprefix("models/")
+        Path(name).write_bytes(file.content or b"")
+        saved = small_model()
+        lamina.restore(name, saved)
+        assert same_weights(saved, remember.weights[epoch])
+    assert arrived.config["bs"] == 12
+    assert "keras_model_checkpoint" in arrived.features
 
 
 # --- Paths on other machines; ram:// is a file system of TensorFlow's, as gs:// is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from string import Formatter
 from typing import Any
 
 import keras
@@ -38,11 +39,15 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return "min" if self.monitor_op is ops.less else "max"
 
     def _warn_of_missing_metric(self) -> None:
+        if self.save_freq == "epoch":
+            return
         chosen = self.save_best_only or self.monitor != "val_loss"
-        if self.save_freq != "epoch" and self.monitor.startswith("val_") and chosen:
+        used = [*([self.monitor] if chosen else []), *_placeholders(str(self.filepath))]
+        late = next((name for name in used if name.startswith("val_")), None)
+        if late is not None:
             warnings.warn(
-                f"{type(self).__name__} looks at {self.monitor!r} every {self.save_freq} batches, but validation "
-                "metrics exist at the end of an epoch only. Use save_freq='epoch', or a training metric",
+                f"{type(self).__name__} uses {late!r} every {self.save_freq} batches, but validation metrics exist at "
+                "the end of an epoch only. Use save_freq='epoch', or a training metric",
                 stacklevel=4,
             )
 
@@ -90,6 +95,14 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._best_value = self._best_committed
         if self.save_best_only:
             self.best = self._best_committed
+
+
+def _placeholders(template: str) -> list[str]:
+    """What a template of file names asks for; nothing where Keras will refuse it."""
+    try:
+        return [name for _, name, _, _ in Formatter().parse(template) if name]
+    except ValueError:
+        return []
 
 
 def scalar(value: Any) -> float | None:
