@@ -683,6 +683,16 @@ def test_weights_alone_bring_no_seeds(tmp_path: Path) -> None:
     assert (before != keras.ops.convert_to_numpy(model.layers[1].seed_generator.state)).any()
 
 
+def test_the_generator_of_everything_without_a_seed_goes_on_too(tmp_path: Path) -> None:
+    model = seeded_network()
+    keras.random.normal((2,))
+    fit(model, ModelCheckpoint(tmp_path / "m.keras", repository=tmp_path / "r"), epochs=1)
+    expected = keras.ops.convert_to_numpy(keras.random.normal((2,)))
+    keras.backend.clear_session()  # as in a new process, nobody has asked for it yet
+    lamina.restore(tmp_path / "r", seeded_network())
+    np.testing.assert_array_equal(expected, keras.ops.convert_to_numpy(keras.random.normal((2,))))
+
+
 # Many saves, many models.
 
 

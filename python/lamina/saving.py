@@ -114,6 +114,9 @@ def software() -> dict[str, str]:
 def restore(source: Source, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
     """Put a snapshot's weights into a model; verified, in parallel, without a temporary file.
 
+    A compiled model is made ready to go on training, from ``snapshot.next_epoch``: its optimizer, the random seeds and
+    the factors of LoRA layers come back as well. Without them (inference, fine-tuning): ``optimizer=False``.
+
     Args:
         source: see `lamina.reference.resolve`.
         model: a built Keras model with the same variables.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from keras.src import backend
 from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import global_seed_generator
 
 from lamina import h5
 from lamina.keras.walk import describe
@@ -23,6 +24,7 @@ from lamina.reference import Opened
 
 #: The generator of everything random that has no seed of its own.
 _GLOBAL_SEEDS = "global_seed_generator"
+_GLOBAL = "global"
 #: torch's own generators, from which Keras draws dropout without a seed (keras/src/backend/torch/random.py).
 _TORCH_RANDOM = "random/torch/"
 _KEPT_BY_KERAS = {"params", "_model", "model", "_history"}
@@ -91,13 +93,15 @@ class SavedState:
     def put_into_model(self, model: Any) -> None:
         """Put seeds and LoRA factors back; the weights must already be there."""
         saved = dict(self._fields.get("seeds", ()))
-        seeds = list(_seeds(model))
-        if saved and [path for path, _ in seeds] != list(saved):
+        if _GLOBAL in saved:
+            global_seed_generator()  # a new process has none until it is asked for one
+        seeds = dict(_seeds(model))
+        if saved and seeds.keys() - {_GLOBAL} != saved.keys() - {_GLOBAL}:
             warnings.warn("the snapshot's random seeds belong to another model; they start anew", stacklevel=2)
         else:
-            for path, state in seeds:
-                if path in saved:
-                    state.assign(np.array(saved[path], dtype=backend.standardize_dtype(state.dtype)))
+            for path in seeds.keys() & saved.keys():
+                state = seeds[path]
+                state.assign(np.array(saved[path], dtype=backend.standardize_dtype(state.dtype)))
         self._put_torch_generators()
         self._put_lora(model)
 
@@ -153,7 +157,7 @@ def _seeds(model: Any) -> Iterator[tuple[str, Any]]:
     for i, generator in enumerate(dict.fromkeys(found)):
         yield f"{i}", generator.state
     if shared is not None:
-        yield "global", shared.state
+        yield _GLOBAL, shared.state
 
 
 def _torch_generators() -> Iterator[tuple[str, Any]]:
