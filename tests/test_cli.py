@@ -470,6 +470,27 @@ def test_verify_lists_every_problem(repo: Path) -> None:
     assert (done.returncode, len(json.loads(done.stdout)["problems"])) == (4, 1)
 
 
+def test_verify_a_sample(repo: Path, tmp_path: Path) -> None:
+    everything, half = (parsed("verify", repo, "--sample", share, "--seed", 1) for share in ("100%", "0.5"))
+    assert (half["ok"], half["full"], half["sample"], half["seed"]) == (True, False, 0.5, 1)
+    assert 0 < half["chunks"] < everything["chunks"]
+    assert 0 < half["bytes"] < everything["bytes"]
+    assert parsed("verify", repo, "--sample", "50%", "--seed", 1) == half
+    assert "a sample of" in ok("verify", repo, "--sample", "5%")
+    assert parsed("verify", repo)["sample"] is None
+    for pack in (repo / "packs").iterdir():
+        flip(pack)  # a byte of its first chunk
+    done = lamina_command("verify", repo, "--sample", "1")
+    assert done.returncode == 4
+    assert done.stdout.count("its digest is not its name") == len(list((repo / "packs").iterdir()))
+    for share in ("0", "0%", "101%", "-5%", "nan", "inf%", "many", "%", ""):
+        assert "--sample" in refused(2, "verify", repo, "--sample", share)
+    assert "--seed" in refused(2, "verify", repo, "--seed", 1)
+    assert "seed" in refused(2, "verify", repo, "--sample", "1", "--seed", -1)
+    assert "exclude" in refused(2, "verify", repo, "--sample", "1", "--full")
+    assert "every byte" in refused(2, "verify", f"{repo}@1", "--sample", "1")
+
+
 def test_damaged_contents_are_not_exported(repo: Path, tmp_path: Path) -> None:
     for pack in (repo / "packs").iterdir():
         flip(pack)
@@ -591,7 +612,8 @@ def test_a_terminal_gets_a_table(repo: Path) -> None:
 def test_a_terminal_sees_the_work(repo: Path, tmp_path: Path) -> None:
     with terminal("export", repo, tmp_path / "out") as session:
         assert session.code() == 0
-    assert "exporting 245 kB" in session.seen
+    assert "exporting" in session.seen
+    assert re.search(r"245 kB of 245 kB, [\d.]+ [kMG]B/s, 0 s left", session.seen)
     assert "\x1b[?25h" in session.seen  # the cursor is there again
     with terminal("verify", f"{repo}@1") as session:
         assert session.code() == 0
@@ -712,19 +734,31 @@ def test_doctor_measures_and_leaves_nothing(tmp_path: Path) -> None:
 def test_doctor_says_what_would_be_slow() -> None:
     disk = {"use": "folder", "path": "x", "file_system": "nfs4", "free": 1e9, "total": 1e12, "writable": False}
     found = {
-        "engine": {"loads": True, "error": None, "threads": 1},
-        "cpu": {"level": "portable"},
-        "variables": {"LAMINA_THREADS": "many"},
+        "engine": {"loads": True, "error": None, "threads": 1, "level": "portable"},
         "backend": {"name": "jax", "from": "KERAS_BACKEND", "installed": False},
         "versions": {"keras": "3.9.2", "wandb": "0.28.0"},
         "wandb": {"api_key": None, "mode": None},
         "disks": [disk, {**disk, "use": "cache", "free": 1e12, "writable": True}],
     }
     said = "\n".join(doctor.advice(found))
-    for word in ("one thread", "AVX2", "LAMINA_THREADS", "jax", "3.9.2", "0.28.0", "nfs4", "1.00 GB", "written"):
+    for word in ("one thread", "AVX2", "jax", "3.9.2", "0.28.0", "nfs4", "1.00 GB", "written"):
         assert word in said
-    found |= {"engine": {"loads": False, "error": "why", "threads": None}, "disks": []}
+    found |= {"engine": {"loads": False, "error": "why", "threads": None, "level": None}, "disks": []}
     assert "why" in doctor.advice(found)[0]
+
+
+def test_a_variable_that_the_engine_refuses(repo: Path, tmp_path: Path) -> None:
+    """It is told, and not taken for another number."""
+    for name, value in {"LAMINA_THREADS": "many", "LAMINA_CPU": "abacus"}.items():
+        done = lamina_command("doctor", tmp_path, "--json", **{name: value})
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["engine"]["loads"]) == (0, True)
+        assert f"{name} must be" in found["advice"][0]
+        assert value in found["advice"][0]
+    done = lamina_command("export", repo, tmp_path / "out", LAMINA_THREADS="0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "lamina: LAMINA_THREADS must be a whole number of at least 1. Received: 0\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_machine_is_found_out_from_broken_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Progress",
     "Reader",
     "Repository",
     "Snapshot",
     "check_alias",
     "close_inherited_locks",
     "copy_into",
+    "cpu_level",
     "crc32_file",
     "decode",
     "default_threads",
@@ -24,6 +26,8 @@ __all__ = [
     "parse_snapshot",
     "seal",
     "unseal",
+    "watch",
+    "watcher",
     "write_file",
 ]
 
@@ -31,6 +35,15 @@ _Bytes: TypeAlias = npt.NDArray[np.uint8]
 _Path: TypeAlias = str | PathLike[str]
 _Tensor: TypeAlias = tuple[str, str, Sequence[int], str, int]
 _File: TypeAlias = tuple[str, int, Sequence[_Tensor]]
+
+@final
+class Progress:
+    """What a long call of a watched thread does, and how far it is; read from another thread."""
+
+    def __new__(cls) -> Progress: ...
+    def begin(self, what: str, total: int) -> None: ...
+    def advance(self, bytes: int) -> None: ...
+    def read(self) -> tuple[str, int, int, float]: ...
 
 @final
 class Snapshot:
@@ -86,6 +99,7 @@ class Repository:
     def snapshot_bytes(self, number: int) -> bytes: ...
     def placement_bytes(self, snapshot: Snapshot) -> bytes: ...
     def verify(self, full: bool, threads: int = 0) -> tuple[int, int, int, int, list[str]]: ...
+    def verify_sample(self, share: float, seed: int, threads: int = 0) -> tuple[int, int, int, int, list[str]]: ...
     def prune(
         self,
         keep: tuple[int | None, int | None, int | None] | None,
@@ -95,6 +109,9 @@ class Repository:
 
 def parse_snapshot(data: bytes, what: str) -> Snapshot: ...
 def default_threads() -> int: ...
+def cpu_level() -> str: ...
+def watch(progress: Progress | None) -> None: ...
+def watcher() -> Progress | None: ...
 def check_alias(alias: str) -> None: ...
 def close_inherited_locks() -> None: ...
 def md5_files(paths: Sequence[_Path]) -> list[str]: ...

@@ -121,13 +121,23 @@ class Repository:
         moved = _changed_small(before, after)
         return sorted((_diff(name, before, after, moved) for name in names), key=lambda d: -d.changed_bytes)
 
-    def verify(self, full: bool = False) -> VerifyReport:
+    def verify(self, full: bool = False, *, sample: float | None = None, seed: int = 0) -> VerifyReport:
         """Check everything that can be checked without, or with ``full`` with, reading every byte.
+
+        Args:
+            full: read every byte.
+            sample: read about this share of the chunks, between 0 and 1; the same ones for the same ``seed``.
+            seed: 0 to 2⁶⁴ - 1.
 
         Raises:
             CorruptDataError: if anything is damaged; its ``report`` lists every problem.
         """
-        report = VerifyReport(*self._core.verify(full))
+        if full and sample is not None:
+            raise InvalidInputError("full and sample exclude each other")
+        if not 0 <= seed < 1 << 64:
+            raise InvalidInputError(f"a seed is between 0 and 2**64 - 1. Received: {seed}")
+        found = self._core.verify(full) if sample is None else self._core.verify_sample(sample, seed)
+        report = VerifyReport(*found)
         if report.problems:
             more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
             error = CorruptDataError(f"{report.problems[0]}{more}")

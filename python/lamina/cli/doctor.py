@@ -20,7 +20,7 @@ _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "glusterfs", "a
 _LITTLE_ROOM = 5 * 10**9
 _MEASURED = 64 << 20
 _KEYS = (
-    "python, platform, versions, engine (loads, error, threads), cpu (machine, model, level, cores), "
+    "python, platform, versions, engine (loads, error, threads, level), cpu (machine, model, cores), "
     "memory (total, available), backend (name, from, installed), wandb (mode, base_url, entity, project, dir, "
     "cache_dir, data_dir, api_key: where it comes from), variables, disks (use, path, file_system, free, total, "
     "writable), speed (encode, write: bytes per second; null without --measure), advice"
@@ -42,7 +42,8 @@ def doctor(
     if not os.path.isdir(folder):
         raise NotFoundError(f"{folder} is not a directory")
     found = _found(folder)
-    found["speed"] = _speed(folder) if measure and found["engine"]["loads"] else None
+    works = found["engine"]["loads"] and not found["engine"]["error"]
+    found["speed"] = _speed(folder) if measure and works else None
     found["advice"] = advice(found)
     if as_json:
         print_json(found)
@@ -74,13 +75,12 @@ def _of_machine(found: dict[str, Any]) -> list[str]:
     engine, said = found["engine"], []
     if not engine["loads"]:
         said.append(f"the engine does not load, so nothing will work: {engine['error']}")
+    elif engine["error"]:
+        said.append(f"every save will fail: {engine['error']}")
+    if engine["level"] == "portable":
+        said.append("the engine uses no AVX2: hashing and compression are several times slower")
     if engine["threads"] == 1:
         said.append("the engine has one thread: hashing and compression compete with training")
-    threads = found["variables"].get("LAMINA_THREADS", "1")
-    if not (threads.isdecimal() and int(threads) > 0):
-        said.append(f"LAMINA_THREADS={threads} is no number of threads and is ignored")
-    if found["cpu"]["level"] == "portable":
-        said.append("the processor has no AVX2: hashing and compression are several times slower")
     return said
 
 
@@ -147,8 +147,8 @@ def _print(found: dict[str, Any]) -> None:
         [
             ("python", f"{found['python']} on {found['platform']}"),
             ("packages", ", ".join(installed)),
-            ("engine", f"{engine['threads']} threads" if engine["loads"] else "does not load"),
-            ("processor", ", ".join(str(cpu[name]) for name in ("model", "machine", "level") if cpu[name])),
+            ("engine", f"{engine['threads']} threads, {engine['level']}" if engine["loads"] else "does not load"),
+            ("processor", ", ".join(str(cpu[name]) for name in ("model", "machine") if cpu[name])),
             ("cores", cpu["cores"]),
             ("memory", f"{human(memory['available'])} free of {human(memory['total'])}"),
             ("backend", f"{backend['name']} (from {backend['from']})"),

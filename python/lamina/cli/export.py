@@ -39,8 +39,7 @@ def _export(source: str, directory: str, force: bool, as_json: bool) -> None:
     there = [path for path in content.files if os.path.lexists(Path(directory, path))]
     if there and not force:
         raise InvalidInputError(f"{Path(directory, there[0])} exists; --force replaces it, nothing was written")
-    size = sum(content.files.values())
-    with progress(f"exporting {human(size)}"):
+    with progress("exporting"):
         written = content.export(Path(directory))
     files = [{"path": str(path), "bytes": path.stat().st_size} for path in written]
     if as_json:

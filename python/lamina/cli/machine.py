@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lamina.errors import InvalidInputError
+
 PACKAGES = (
     *("lamina", "keras", "tensorflow", "tensorflow-cpu", "jax", "torch"),
     *("wandb", "numpy", "ml_dtypes", "h5py", "typer", "rich"),
@@ -24,8 +26,6 @@ BACKENDS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax",), "to
 VARIABLES = ("LAMINA_THREADS", "LAMINA_CPU", "LAMINA_CACHE_DIR", "LAMINA_LINEAGE", "LAMINA_DEBUG")
 _WANDB = ("mode", "base_url", "entity", "project", "dir", "cache_dir", "data_dir")
 _DEFAULT_URL = "https://api.wandb.ai"
-# What the engine's kernels need, the best first.
-_LEVELS = (("avx512", {"avx512f", "avx512bw"}), ("avx2", {"avx2"}))
 
 
 def versions() -> dict[str, str | None]:
@@ -42,27 +42,27 @@ def version(package: str) -> str | None:
 
 
 def engine() -> dict[str, Any]:
-    """Whether the engine loads here, and the threads that it would use."""
+    """Whether the engine loads here, and the threads and processor instructions that it would use."""
     try:
         from lamina import _core
     except ImportError as error:
-        return {"loads": False, "error": str(error), "threads": None}
-    return {"loads": True, "error": None, "threads": _core.default_threads()}
+        return {"loads": False, "error": str(error), "threads": None, "level": None}
+    found: dict[str, Any] = {"loads": True, "error": None}
+    for name, ask in (("threads", _core.default_threads), ("level", _core.cpu_level)):
+        try:
+            found[name] = ask()
+        except InvalidInputError as error:  # a variable that makes every save fail
+            found |= {name: None, "error": str(error)}
+    return found
 
 
 def cpu() -> dict[str, Any]:
-    """The processor as far as the engine's kernels care."""
+    """The processor."""
     text = _read(Path("/proc/cpuinfo"))
     fields = dict(reversed([line.split(":", 1) for line in text.splitlines() if ":" in line]))
     known = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = set(known.get("flags", "").split())
-    machine = platform.machine()
-    level = next((name for name, needed in _LEVELS if needed <= flags), None)
-    if machine.lower() in ("aarch64", "arm64"):
-        level = "neon"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    known_level = level or ("portable" if flags else None)
-    return {"machine": machine, "model": known.get("model name"), "level": known_level, "cores": cores}
+    return {"machine": platform.machine(), "model": known.get("model name"), "cores": cores}
 
 
 def memory() -> dict[str, int | None]:

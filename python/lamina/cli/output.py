@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_UNITS = ("kB", "MB", "GB", "TB", "PB")
+from lamina.figures import count as count
+from lamina.figures import duration
+from lamina.figures import human as human
+
+if TYPE_CHECKING:
+    from lamina import _core
+
+#: In a pipe something is said when work takes this long, and again each time.
+LINE_SECONDS = 5.0
+_BAR_SECONDS = 0.1
 
 
 def clean(text: object) -> str:
@@ -19,28 +30,9 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in shown)
 
 
-def human(size: float | None) -> str:
-    """A number of bytes in three digits; decimal units, as disks and W&B count."""
-    if size is None:
-        return "-"
-    if size < 1000:
-        return f"{size:.0f} B"
-    value = float(size)
-    for unit in _UNITS:
-        value /= 1000
-        if value < 999.5 or unit == _UNITS[-1]:
-            break
-    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
-
-
 def number(value: object) -> str:
     """A metric, or a dash where there is none."""
     return "-" if value is None else f"{value:.5g}" if isinstance(value, float) else clean(value)
-
-
-def count(number: int, noun: str) -> str:
-    """So many of something."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def say(text: str) -> None:
@@ -87,26 +79,68 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show that something goes on, on stderr and only on a terminal; the function given takes bytes done.
+    """Show on stderr how far something is: a bar on a terminal, in a pipe a line every few seconds.
 
-    Without ``total`` nobody can say how far it is.
+    With ``total`` the function given takes bytes done; without it the engine and transfers tell what they do.
     """
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
+    from lamina import _core
+
+    meter = _core.Progress()
+    meter.begin("", total or 0)
+    if total is None:
+        _core.watch(meter)
+    ended = threading.Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    shower = threading.Thread(target=show, args=(clean(what), meter, ended), daemon=True)
+    shower.start()
+    try:
+        yield meter.advance
+    finally:
+        _core.watch(None)
+        ended.set()
+        shower.join()
+
+
+def _read(what: str, meter: _core.Progress) -> tuple[str, int, int, str]:
+    """What goes on, bytes done, bytes in all (0 where nobody knows), and these in words."""
+    phase, done, total, seconds = meter.read()
+    name = what if what.startswith(phase) else f"{what}: {phase}"
+    return name, done, total, _figures(done, total, seconds)
+
+
+def _figures(done: int, total: int, seconds: float) -> str:
+    if not total:
+        return duration(seconds)
+    figures = f"{human(done)} of {human(total)}"
+    if not done or seconds <= 0:
+        return figures
+    left = math.ceil(seconds * max(total - done, 0) / done)
+    return f"{figures}, {human(done / seconds)}/s, {duration(left)} left"
+
+
+def _lines(what: str, meter: _core.Progress, ended: threading.Event) -> None:
+    while not ended.wait(LINE_SECONDS):
+        name, _, _, figures = _read(what, meter)
+        say(f"lamina: {name}: {figures}")
+
+
+def _bar(what: str, meter: _core.Progress, ended: threading.Event) -> None:
     from rich import progress as bars
     from rich.console import Console
-    from rich.markup import escape
 
-    columns: list[bars.ProgressColumn] = [bars.SpinnerColumn(), bars.TextColumn("{task.description}")]
-    if total is not None:
-        columns += [bars.BarColumn(), bars.DownloadColumn(), bars.TransferSpeedColumn()]
-        columns.append(bars.TimeRemainingColumn())
-    else:
-        columns.append(bars.TimeElapsedColumn())
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(escape(clean(what)), total=total)
-        yield lambda done: shown.advance(task, done)
+    columns = [
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.TextColumn("{task.fields[figures]}", markup=False),
+    ]
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as shown:
+        task = shown.add_task(what, total=None, figures="")
+        over = False
+        while not over:
+            over = ended.wait(_BAR_SECONDS)
+            name, done, total, figures = _read(what, meter)
+            shown.update(task, description=name, completed=done, total=total or None, figures=figures, refresh=True)
 
 
 def _rich_table(console: Any, titles: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]]) -> None:

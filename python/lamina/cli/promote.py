@@ -34,7 +34,7 @@ def promote(
     """Link a version into a W&B registry, as the plain file that everybody can load, verified on the way."""
     from lamina import wandb
 
-    with progress(f"promoting {source}"):
+    with progress("promoting"):
         linked = wandb.promote(source, target, alias or [], name=name)
     version = str(getattr(linked, "qualified_name", None) or target)
     if as_json:

@@ -38,7 +38,7 @@ def pull(
     """Save a version of an artifact into a repository; only packs that it does not have are fetched."""
     from lamina import wandb
 
-    with progress(f"pulling {source}"):
+    with progress("pulling"):
         snapshot = wandb.pull(source.removeprefix("wandb:"), repository, series=series, aliases=alias or [])
     if as_json:
         print_json({"source": source, "repository": repository, "snapshot": snapshot_json(snapshot)})

@@ -49,7 +49,7 @@ def push(
     options: dict[str, Any] = {"aliases": alias} if alias else {}
     if layout is not None:
         options["layout"] = layout
-    with progress(f"pushing {source}"):
+    with progress("pushing"):
         versions = wandb.push(source, entity=entity, project=project, name=name, **options)
     if as_json:
         print_json({"source": source, "versions": versions})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -55,11 +54,9 @@ def save(
 ) -> None:
     """Save a checkpoint into a repository; only what it does not have yet takes room."""
     from lamina import saving
-    from lamina.source import source_files
 
     given = _pairs(metadata or [])
-    size = sum(file.stat().st_size for file, _ in source_files(Path(path)))
-    with progress(f"saving {human(size)}"):
+    with progress("saving"):
         snapshot = saving.save(
             path,
             repository,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,24 +23,36 @@ _WINDOW = 64 << 20
 @verb(
     "verify",
     example="lamina verify runs/a --full",
-    keys="source, ok, full, snapshots, packs, chunks (null for a single snapshot), bytes (that were read), problems",
+    keys="source, ok, full, sample and seed (null without --sample), snapshots, packs, chunks (that were read; null "
+    "for a single snapshot), bytes (that were read), problems",
 )
 def verify(
     source: Source,
     full: Annotated[
         bool, typer.Option("--full", help="Read every byte; without it, everything but the content of chunks.")
     ] = False,
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="SHARE", help="Read about this share of the chunks: 5% or 0.05.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Read the same sample again; without it, another one.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a repository; every problem found is listed. Of another source, every byte of its snapshot is read."""
+    if sample is None and seed is not None:
+        raise InvalidInputError("--seed is for --sample")
+    share = None if sample is None else _share(sample)
+    drawn = random.getrandbits(32) if seed is None else seed
     repository = repository_at(source)
-    found = _repository(repository, full) if repository is not None else _snapshot(source)
+    if repository is None and share is not None:
+        raise InvalidInputError("--sample is for repositories; of another source every byte is read")
+    found = _repository(repository, full, share, drawn) if repository is not None else _snapshot(source)
     if as_json:
         print_json({"source": source} | found)
     elif found["ok"]:
-        how = f"all {human(found['bytes'])} read" if found["full"] else "contents not read; --full reads them"
         held = f"{count(found['snapshots'], 'snapshot')}, {count(found['packs'], 'pack')}"
-        print(f"{clean(source)} is whole: {held}; {how}")
+        print(f"{clean(source)} is whole: {held}; {_how(found)}")
     else:
         for problem in found["problems"]:
             print(clean(problem))
@@ -48,11 +61,28 @@ def verify(
         raise typer.Exit(CorruptDataError.exit_code)
 
 
-def _repository(repository: Repository, full: bool) -> dict[str, Any]:
-    size = f" {human(repository.stats().bytes_packs)}" if full else ""
-    with progress(f"verifying{size}"):
+def _share(text: str) -> float:
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = -1
+    if not 0 < share <= 1:
+        raise InvalidInputError(f"--sample takes a share such as 5% or 0.05. Received: {text!r}")
+    return share
+
+
+def _how(found: dict[str, Any]) -> str:
+    if found["full"]:
+        return f"all {human(found['bytes'])} read"
+    if found["sample"] is None:
+        return "contents not read; --full reads them"
+    return f"a sample of {count(found['chunks'], 'chunk')}, {human(found['bytes'])}, read (--seed {found['seed']})"
+
+
+def _repository(repository: Repository, full: bool, share: float | None, seed: int) -> dict[str, Any]:
+    with progress("verifying"):
         try:
-            report = repository.verify(full)
+            report = repository.verify(full, sample=share, seed=seed)
         except CorruptDataError as error:
             if error.report is None:
                 raise
@@ -60,6 +90,8 @@ def _repository(repository: Repository, full: bool) -> dict[str, Any]:
     return {
         "ok": not report.problems,
         "full": full,
+        "sample": share,
+        "seed": None if share is None else seed,
         "snapshots": report.snapshots,
         "packs": report.packs,
         "chunks": report.chunks,
@@ -82,14 +114,15 @@ def _snapshot(source: str) -> dict[str, Any]:
     except CorruptDataError as error:
         problems = [str(error)]
     counts = {"snapshots": 1, "packs": packs, "chunks": None, "bytes": length}
-    return {"ok": not problems, "full": True} | counts | {"problems": problems}
+    how = {"full": True, "sample": None, "seed": None}
+    return {"ok": not problems} | how | counts | {"problems": problems}
 
 
 def _read_all(content: Content, length: int) -> None:
     import numpy as np
 
     window = np.empty(min(length, _WINDOW), np.uint8)
-    with progress("verifying", length) as advance:
+    with progress("reading", length) as advance:
         for start in range(0, length, _WINDOW):
             part = window[: min(_WINDOW, length - start)]
             content.reader.read([(start, part)])

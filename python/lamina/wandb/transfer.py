@@ -12,6 +12,7 @@ from typing import Any
 import requests
 import urllib3
 
+from lamina import _core
 from lamina.errors import ArtifactError, StorageError
 
 #: Object stores limit the rate of a connection, not of a client.
@@ -51,6 +52,7 @@ class Transfer:
         self._sessions = threading.local()
         self._asking = threading.Lock()
         self._failed = threading.Event()
+        self._watcher: _core.Progress | None = None
         self.bytes = 0  # downloaded so far
 
     def fetch(self, ranges: Iterable[Range]) -> None:
@@ -64,6 +66,9 @@ class Transfer:
             return
         self._find_urls(sorted({part.name for part in parts} - set(self._urls)))
         self._failed.clear()
+        self._watcher = _core.watcher()
+        if self._watcher is not None:
+            self._watcher.begin("fetching", sum(part.length for part in parts))
         with ThreadPoolExecutor(min(CONNECTIONS, len(parts)), thread_name_prefix="lamina-fetch") as pool:
             futures = [pool.submit(self._fetch, part) for part in parts]
             try:
@@ -141,6 +146,8 @@ class Transfer:
                         continue
                     file.write(block)
                     done += len(block)
+                    if self._watcher is not None:
+                        self._watcher.advance(len(block))
         except OSError as error:
             raise StorageError(f"cannot write {part.path}: {error}") from error
         return done, None

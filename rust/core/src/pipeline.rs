@@ -28,11 +28,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Threads to use where the caller names none: `LAMINA_THREADS`, else one per core, at most 8.
-pub fn default_threads() -> usize {
-    let wanted = std::env::var("LAMINA_THREADS").ok().and_then(|t| t.parse().ok());
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    wanted.filter(|&n| n > 0).unwrap_or_else(cores)
+/// More threads than this help nobody; a demand for more is taken as this.
+const MAX_THREADS: usize = 1024;
+
+/// `wanted` threads, or where it is 0: `LAMINA_THREADS`, else one per core, at most 8.
+///
+/// # Errors
+/// `InvalidInput` where `LAMINA_THREADS` is no number of threads.
+pub fn threads_or_default(wanted: usize) -> Result<usize> {
+    if wanted > 0 {
+        return Ok(wanted);
+    }
+    named(std::env::var_os("LAMINA_THREADS").map(|text| text.to_string_lossy().into_owned()))
+}
+
+fn named(text: Option<String>) -> Result<usize> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(std::thread::available_parallelism().map_or(1, usize::from).min(8));
+    };
+    match text.trim().parse() {
+        Ok(number) if number > 0 => Ok(MAX_THREADS.min(number)),
+        _ => Err(Error::invalid(format!("LAMINA_THREADS must be a whole number of at least 1. Received: {text}"))),
+    }
 }
 
 /// Runs `work` on the items of `source` in `threads` threads and gives the results to `sink` in order, on the calling thread.
@@ -171,6 +188,17 @@ mod tests {
             }
             assert_eq!(squares(threads, 100, Some(50), None).unwrap_err().message(), "work");
             assert_eq!(squares(threads, 100, None, Some(50)).unwrap_err().message(), "source");
+        }
+    }
+
+    #[test]
+    fn threads_are_named_or_refused() {
+        assert_eq!(named(Some("3".to_owned())).unwrap(), 3);
+        assert_eq!(named(Some("99999999".to_owned())).unwrap(), MAX_THREADS);
+        assert_eq!(named(Some(String::new())).unwrap(), named(None).unwrap());
+        assert_eq!(threads_or_default(7).unwrap(), 7);
+        for text in ["0", "-1", "many", "2.5", "99999999999999999999999"] {
+            assert!(named(Some(text.to_owned())).unwrap_err().message().ends_with(text));
         }
     }
 

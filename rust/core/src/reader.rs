@@ -12,6 +12,7 @@ use crate::format::MAX_CHUNKS;
 use crate::pack::Entry;
 use crate::pipeline;
 use crate::placement::{Location, Placement};
+use crate::progress;
 use crate::snapshot::{ChunkRef, Snapshot, State, Structure};
 use crate::storage;
 
@@ -329,6 +330,7 @@ impl Reader {
         }
         let mut runs: Vec<_> = runs.into_iter().collect();
         runs.sort_by_key(|r| r.0);
+        progress::begin("exporting", runs.iter().map(|r| u64::from(self.content[r.0].len)).sum());
         let mut runs = runs.into_iter();
         let source = || {
             interrupt()?;
@@ -340,9 +342,12 @@ impl Reader {
             let result = self.chunk(&self.content[index].id, scratch, &mut raw);
             let result = result.and_then(|()| copies.iter().try_for_each(|c| outputs.write(c, &raw)));
             scratch.raw = raw;
-            result
+            result.map(|()| u64::from(self.content[index].len))
         };
-        pipeline::run(threads, 64, source, Scratch::new, work, |()| Ok(()))?;
+        pipeline::run(threads, 64, source, Scratch::new, work, |bytes| {
+            progress::advance(bytes);
+            Ok(())
+        })?;
         outputs.commit()
     }
 }

@@ -434,7 +434,7 @@ impl Repository {
         let condemned = self.condemned_for_save()?;
         let known = self.refresh()?;
         let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
-        let threads = if options.threads == 0 { crate::pipeline::default_threads() } else { options.threads };
+        let threads = crate::pipeline::threads_or_default(options.threads)?;
         let settings =
             Options { codec: options.codec, threads, expected_new: self.expected_new(&body.series, layout.length) };
         let writer = Writer::new(layout, source, &known, &condemned, settings, options.interrupt);

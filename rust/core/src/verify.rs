@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, MAX_JSON};
 use crate::pack;
 use crate::pipeline;
+use crate::progress;
 use crate::reader::{PackFiles, Reader};
 use crate::repository::Repository;
 use crate::storage;
@@ -98,6 +99,11 @@ impl Repository {
             storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
         names.sort();
         report.packs = names.len();
+        if full {
+            let length =
+                |n: &PackName| std::fs::metadata(folder.join(format!("{}.pack", n.hex()))).map_or(0, |m| m.len());
+            progress::begin("verifying", names.iter().map(length).sum());
+        }
         let mut names = names.into_iter();
         let source = || {
             interrupt()?;
@@ -120,6 +126,7 @@ impl Repository {
             }
         };
         pipeline::run(threads, 16, source, Decoder::new, work, |(chunks, bytes, problems)| {
+            progress::advance(bytes);
             report.chunks += chunks;
             report.bytes += bytes;
             report.problems.extend(problems);

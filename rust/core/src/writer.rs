@@ -16,6 +16,7 @@ use crate::format::MAX_CHUNKS;
 use crate::pack::{self, Entry, Kind};
 use crate::pipeline;
 use crate::placement::{Pack, Placement};
+use crate::progress;
 use crate::snapshot::{ChunkRef, State};
 use crate::source::{StateSource, read_literals, read_piece};
 use crate::storage;
@@ -110,6 +111,7 @@ impl<'a> Writer<'a> {
         let target = (self.options.expected_new / 16).clamp(8 << 20, 64 << 20);
         let mut filler = Filler::new(temp, packs, target, self.condemned);
         let mut content = vec![];
+        progress::begin("saving", self.layout.length);
         self.store(self.content_jobs(), &mut filler, |c| content.push(c))?;
         if content.len() as u64 > MAX_CHUNKS {
             return Err(Error::invalid(format!(
@@ -142,6 +144,9 @@ impl<'a> Writer<'a> {
         };
         pipeline::run(self.options.threads, window, source, Scratch::new, work, |chunk| {
             each(chunk.id);
+            if chunk.kind == Kind::Content {
+                progress::advance(u64::from(chunk.id.len));
+            }
             filler.add(chunk, true)
         })
     }

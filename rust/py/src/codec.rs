@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use lamina_core::codec::{Codec, CodecChoice, Decoder, Encoder};
 use lamina_core::format::MAX_CHUNK;
 use lamina_core::tensor::parse_dtype;
-use lamina_core::{Error, Result};
+use lamina_core::{Error, Result, kernels};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -63,4 +63,10 @@ pub(crate) fn decode<'py>(
         done.map_err(|error| BindingError::from(error).into())
     };
     Ok(PyBytes::new_with(py, raw_length, fill)?)
+}
+
+/// The instructions that the engine's kernels use here, as `LAMINA_CPU` names them.
+#[pyfunction]
+pub(crate) fn cpu_level() -> BindingResult<&'static str> {
+    Ok(kernels::level()?.name())
 }

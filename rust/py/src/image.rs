@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use lamina_core::image::{self, Image};
+use lamina_core::pipeline::threads_or_default;
 use lamina_core::{Error, Result, format};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
@@ -10,7 +11,6 @@ use pyo3::types::PyBytes;
 use serde_json::{Map, Value};
 
 use crate::error::BindingResult;
-use crate::reader::threads_or_default;
 
 type TensorsArg<'py> = Vec<(u64, PyReadonlyArray1<'py, u8>)>;
 
@@ -33,7 +33,7 @@ pub(crate) fn write_file(
     threads: usize,
 ) -> BindingResult<()> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.write(&path, threads_or_default(threads)))?)
+    Ok(py.detach(|| image.write(&path, threads_or_default(threads)?))?)
 }
 
 /// Whether the file at `path` is what `write_file` would write.
@@ -62,7 +62,7 @@ pub(crate) fn crc32_file(
     threads: usize,
 ) -> BindingResult<u32> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.crc32(threads_or_default(threads)))?)
+    Ok(py.detach(|| image.crc32(threads_or_default(threads)?))?)
 }
 
 /// Copies uint8 arrays to others of the same length, in parallel.
@@ -79,7 +79,7 @@ pub(crate) fn copy_into(
     for (from, to) in &mut pairs {
         slices.push((from.as_slice().map_err(contiguous)?, to.as_slice_mut().map_err(contiguous)?));
     }
-    Ok(py.detach(|| image::copy(slices, threads_or_default(threads)))?)
+    Ok(py.detach(|| image::copy(slices, threads_or_default(threads)?))?)
 }
 
 /// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.

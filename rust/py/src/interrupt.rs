@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use lamina_core::{Error, Result};
+use lamina_core::{Error, Result, progress};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
@@ -23,11 +23,13 @@ pub(crate) fn interruptible<T: Send>(
     let cancelled = AtomicBool::new(false);
     let check = || if cancelled.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) };
     let mut raised = None;
+    let watcher = progress::watcher();
     let result = py.detach(|| {
         std::thread::scope(|scope| {
             let (sender, done) = channel::<()>();
             let worker = scope.spawn(|| {
                 let _sender = sender;
+                progress::watch(watcher);
                 work(&check)
             });
             while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(PERIOD) {

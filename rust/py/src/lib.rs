@@ -5,6 +5,7 @@ mod convert;
 mod error;
 mod image;
 mod interrupt;
+mod progress;
 mod reader;
 mod repository;
 mod snapshot;
@@ -13,6 +14,8 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use super::codec::cpu_level;
     #[pymodule_export]
     use super::codec::decode;
     #[pymodule_export]
@@ -29,6 +32,12 @@ mod _core {
     use super::image::unseal;
     #[pymodule_export]
     use super::image::write_file;
+    #[pymodule_export]
+    use super::progress::Progress;
+    #[pymodule_export]
+    use super::progress::watch;
+    #[pymodule_export]
+    use super::progress::watcher;
     #[pymodule_export]
     use super::reader::Reader;
     #[pymodule_export]

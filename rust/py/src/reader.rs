@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lamina_core::format::MAX_JSON;
+use lamina_core::pipeline::threads_or_default;
 use lamina_core::placement::Placement;
 use lamina_core::reader::{PackFiles, Want};
-use lamina_core::{Error, Result, pipeline, reader as core, snapshot, storage};
+use lamina_core::{Error, Result, reader as core, snapshot, storage};
 use numpy::PyReadwriteArray1;
 use pyo3::prelude::*;
 
@@ -49,13 +50,13 @@ impl Reader {
             let to = array.as_slice_mut().map_err(|_| Error::invalid("a destination is not contiguous"))?;
             list.push(Want { offset: *offset, to });
         }
-        interruptible(py, |check| self.inner.read(list, threads_or_default(threads), check))
+        interruptible(py, |check| self.inner.read(list, threads_or_default(threads)?, check))
     }
 
     /// Writes the files into a folder; gives their paths.
     #[pyo3(signature = (folder, threads = 0))]
     fn export(&self, py: Python<'_>, folder: PathBuf, threads: usize) -> BindingResult<Vec<PathBuf>> {
-        interruptible(py, |check| self.inner.export(&folder, threads_or_default(threads), check))
+        interruptible(py, |check| self.inner.export(&folder, threads_or_default(threads)?, check))
     }
 
     /// Names and lengths of the chunks that hold bytes `offset..offset + length` of the state.
@@ -74,8 +75,4 @@ impl Reader {
         names.sort();
         names
     }
-}
-
-pub(crate) fn threads_or_default(threads: usize) -> usize {
-    if threads == 0 { pipeline::default_threads() } else { threads }
 }

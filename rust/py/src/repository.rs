@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use lamina_core::chunker::Layout;
 use lamina_core::codec::CodecChoice;
+use lamina_core::pipeline::threads_or_default;
 use lamina_core::repository::{self as core, SaveOptions};
 use lamina_core::retention::Keep;
 use lamina_core::source::{FileSource, MemorySource, StateSource};
-use lamina_core::{Error, Result, pipeline};
+use lamina_core::verify::Report;
+use lamina_core::{Error, Result};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -16,7 +18,7 @@ use pyo3::types::PyBytes;
 use crate::convert::{self, FileArg, TensorArg};
 use crate::error::BindingResult;
 use crate::interrupt::{Interrupt, interruptible};
-use crate::reader::{Reader, threads_or_default};
+use crate::reader::Reader;
 use crate::snapshot::Snapshot;
 
 /// An open repository.
@@ -27,8 +29,8 @@ pub(crate) struct Repository {
 
 /// Threads that the engine uses where none are named.
 #[pyfunction]
-pub(crate) fn default_threads() -> usize {
-    pipeline::default_threads()
+pub(crate) fn default_threads() -> BindingResult<usize> {
+    Ok(threads_or_default(0)?)
 }
 
 /// What the steps of a save share, whatever its bytes come from.
@@ -44,6 +46,13 @@ impl Save<'_> {
         let options = SaveOptions { codec: self.codec, threads: self.threads, interrupt };
         Ok(self.repository.save(convert::body(self.body)?, layout, source, &options)?.into())
     }
+}
+
+/// (snapshots, packs, chunks, bytes, problems)
+type VerifyFigures = (usize, usize, u64, u64, Vec<String>);
+
+fn figures(report: Report) -> VerifyFigures {
+    (report.snapshots, report.packs, report.chunks, report.bytes, report.problems)
 }
 
 /// (last, best, every)
@@ -159,16 +168,17 @@ impl Repository {
         Ok(PyBytes::new(py, &bytes))
     }
 
-    /// (snapshots, packs, chunks, bytes, problems)
     #[pyo3(signature = (full, threads = 0))]
-    fn verify(
-        &self,
-        py: Python<'_>,
-        full: bool,
-        threads: usize,
-    ) -> BindingResult<(usize, usize, u64, u64, Vec<String>)> {
-        let report = interruptible(py, |check| self.inner.verify(full, threads_or_default(threads), check))?;
-        Ok((report.snapshots, report.packs, report.chunks, report.bytes, report.problems))
+    fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<VerifyFigures> {
+        let verify = |check: Interrupt<'_>| self.inner.verify(full, threads_or_default(threads)?, check);
+        Ok(figures(interruptible(py, verify)?))
+    }
+
+    /// The same, with the bytes of about `share` of the chunks; `seed` decides which.
+    #[pyo3(signature = (share, seed, threads = 0))]
+    fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<VerifyFigures> {
+        let verify = |check: Interrupt<'_>| self.inner.verify_sample(share, seed, threads_or_default(threads)?, check);
+        Ok(figures(interruptible(py, verify)?))
     }
 
     /// (numbers of deleted snapshots, deleted packs, their bytes, packs that wait)

@@ -1,0 +1,83 @@
+//! A sample of the chunks, read and verified: much of what a full verify finds, for a small part of its reads.
+
+use crate::digest::{ChunkId, Digest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pipeline;
+use crate::placement::Location;
+use crate::progress;
+use crate::reader::{PackFiles, Scratch, read_chunk};
+use crate::repository::Repository;
+use crate::verify::Report;
+
+impl Repository {
+    /// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a share outside 0..=1, else only where the operating system refuses; damage is in the report.
+    pub fn verify_sample(
+        &self,
+        share: f64,
+        seed: u64,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Report> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::invalid(format!("the share of a sample is between 0 and 1. Received: {share}")));
+        }
+        let mut report = self.verify(false, threads, interrupt)?;
+        let placement = self.refresh()?;
+        let packs = PackFiles::new(self.root().join("packs"));
+        let mut sorted: Vec<_> = placement.packs().collect();
+        sorted.sort_by_key(|pack| pack.name);
+        let all = sorted.iter().flat_map(|&pack| pack.entries.iter().map(move |entry| Location { pack, entry }));
+        let chosen: Vec<_> = all.filter(|place| is_in_sample(&place.entry.id, share, seed)).collect();
+        progress::begin("reading a sample", chosen.iter().map(|place| u64::from(place.entry.encoded)).sum());
+        let mut places = chosen.into_iter();
+        let source = || {
+            interrupt()?;
+            Ok(places.next())
+        };
+        let work = |(scratch, raw): &mut (Scratch, Vec<u8>), place: Location<'_>| {
+            raw.resize(place.entry.raw as usize, 0);
+            let bytes = u64::from(place.entry.encoded);
+            match read_chunk(&packs, place, scratch, raw) {
+                Ok(()) => Ok((bytes, None)),
+                // Prune may have been faster.
+                Err(_) if !packs.path(&place.pack.name).exists() => Ok((bytes, None)),
+                Err(e) if e.kind() == ErrorKind::Io => Err(e),
+                Err(e) => Ok((bytes, Some(e.message().to_owned()))),
+            }
+        };
+        let worker = || (Scratch::new(), vec![]);
+        pipeline::run(threads, 64, source, worker, work, |(bytes, problem)| {
+            progress::advance(bytes);
+            report.chunks += 1;
+            report.bytes += bytes;
+            report.problems.extend(problem);
+            Ok(())
+        })?;
+        Ok(report)
+    }
+}
+
+/// Ids are evenly spread, and so are their digests with a seed; each chunk is asked on its own.
+fn is_in_sample(id: &ChunkId, share: f64, seed: u64) -> bool {
+    let drawn = Digest::of(&[&seed.to_le_bytes()[..], id.as_bytes()].concat());
+    let number = u64::from_le_bytes(std::array::from_fn(|i| drawn.as_bytes()[i]));
+    share >= 1.0 || (number as f64) < share * 2f64.powi(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_its_share_and_its_seed() {
+        let ids: Vec<_> = (0u32..10_000).map(|i| Digest::of(&i.to_le_bytes())).collect();
+        let drawn = |share, seed| ids.iter().filter(|id| is_in_sample(id, share, seed)).collect::<Vec<_>>();
+        assert_eq!((drawn(0.0, 1).len(), drawn(1.0, 1).len()), (0, ids.len()));
+        assert!((450..550).contains(&drawn(0.05, 1).len()));
+        assert_eq!(drawn(0.05, 1), drawn(0.05, 1));
+        assert_ne!(drawn(0.05, 1), drawn(0.05, 2));
+    }
+}

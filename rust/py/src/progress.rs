@@ -1,0 +1,48 @@
+//! `Progress`: counters that a long call moves and another thread reads. No Python runs for it.
+
+use std::sync::Arc;
+
+use lamina_core::progress as core;
+use pyo3::prelude::*;
+
+/// What a call does just now, and how much of it is done.
+#[pyclass(frozen, module = "lamina._core")]
+pub(crate) struct Progress {
+    inner: Arc<core::Progress>,
+}
+
+#[pymethods]
+impl Progress {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Arc::default() }
+    }
+
+    /// A phase of `total` bytes begins; 0 where nobody can say how many.
+    fn begin(&self, what: &str, total: u64) {
+        self.inner.begin(what, total);
+    }
+
+    /// So many bytes more are done.
+    fn advance(&self, bytes: u64) {
+        self.inner.advance(bytes);
+    }
+
+    /// The phase, its bytes that are done, all of them, and the seconds that it has gone on.
+    fn read(&self) -> (String, u64, u64, f64) {
+        let (what, done, total, time) = self.inner.read();
+        (what, done, total, time.as_secs_f64())
+    }
+}
+
+/// Lets `progress`, or nobody, watch the calls of this thread from now on.
+#[pyfunction]
+pub(crate) fn watch(progress: Option<&Progress>) {
+    core::watch(progress.map(|p| Arc::clone(&p.inner)));
+}
+
+/// Who watches the calls of this thread.
+#[pyfunction]
+pub(crate) fn watcher() -> Option<Progress> {
+    core::watcher().map(|inner| Progress { inner })
+}
