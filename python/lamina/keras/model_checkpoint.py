@@ -9,12 +9,14 @@ from typing import Any
 import keras
 from keras.src.utils import io_utils
 
+from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.keep import Keep
 from lamina.keras import arguments, ends, resuming, target
 from lamina.keras.commit import Commit
 from lamina.keras.saved_model import check_replaceable
 from lamina.keras.saves import Saves
+from lamina.keras.tally import Tally
 from lamina.repository import Repository
 from lamina.saving import threads_or_default
 from lamina.snapshot import Snapshot
@@ -25,9 +27,10 @@ CODECS = ("auto", "raw", "zstd", "planes", "delta")
 class ModelCheckpoint(Saves):
     """`keras.callbacks.ModelCheckpoint` that captures the model in memory and saves it while training goes on.
 
-    The first eight arguments are Keras's. Files are those that Keras writes, and each is there whole or not at all;
-    all of them exist when ``fit`` returns. ``save_freq`` is also `EveryNEpochs`, and a ``filepath`` that ends in a
-    separator, or in no extension, becomes a SavedModel for inference, exported while training waits.
+    The first eight arguments are Keras's; ``verbose=1`` also tells what each save, and in the end what all of them
+    cost. Files are those that Keras writes, and each is there whole or not at all; all of them exist when ``fit``
+    returns. ``save_freq`` is also `EveryNEpochs`, and a ``filepath`` that ends in a separator, or in no extension,
+    becomes a SavedModel for inference, exported while training waits.
 
     Args:
         repository: None writes plain files alone; a directory (made where it is new) also gets a snapshot per save,
@@ -106,7 +109,8 @@ class ModelCheckpoint(Saves):
         self.__dict__.update(self._of_this_process())
 
     def _check_arguments(self) -> None:
-        threads_or_default(self.threads)
+        if threads_or_default(self.threads) == 0:
+            _core.default_threads()  # it refuses a wrong LAMINA_THREADS now, not at the first save
         target.check_repository(self.repository, self.target, resume=self.resume)
         if self.target.early:
             check_replaceable(self.filepath)
@@ -161,6 +165,7 @@ class ModelCheckpoint(Saves):
         self._raise_failure()
         super().on_train_begin(logs)
         self.preempted = False
+        self._tally = Tally()
         self._arrivals.start()
         ends.enter(self)
         if self.resume and not self._resumed:
@@ -197,6 +202,7 @@ class ModelCheckpoint(Saves):
         self._forget_initial_epoch()
         try:
             self.wait()
+            self._sum_up()
             if self.preempted:  # too late for a batch end
                 self.preempted = False
                 ends.finish()

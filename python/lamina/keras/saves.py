@@ -25,6 +25,7 @@ from lamina.keras.pipeline import Pipeline
 from lamina.keras.planner import Planner
 from lamina.keras.processes import saves_here
 from lamina.keras.saved_model import SavedModelFolder, check_replaceable
+from lamina.keras.tally import Tally, line
 from lamina.keras.target import Target
 from lamina.keras.training_state import SavedState, TrainingTensors
 from lamina.keras.walk import NotPlannable
@@ -57,6 +58,7 @@ class Saves(Monitoring):
     _tracked_later: SavedState | None
     _later: Sequence[Any]
     _replaced: int
+    _tally: Tally
     _arrivals: Arrivals
     _planner: Planner
     _pipeline: Pipeline
@@ -81,6 +83,10 @@ class Saves(Monitoring):
 
     def _committed(self, commit: Commit) -> None:
         """Called on the thread that saved, after each commit and before ``on_commit``."""
+
+    def _summary(self) -> str:
+        """What is said of all saves at the end of training with ``verbose=1``."""
+        return self._tally.summary()
 
     def _apply_keep(self, commit: Commit) -> None:
         """Retention, after ``_committed``."""
@@ -129,7 +135,8 @@ class Saves(Monitoring):
         message = f"\nEpoch {decision.epoch + 1}: finished saving model to {path}" if decision.verbose > 0 else ""
 
         def committed(commit: Commit) -> None:
-            self._note(commit, message)
+            costs = f"\n{line(commit, time.perf_counter() - started)}" if message else ""
+            self._note(commit, message + costs)
 
         place = self._place(self.keep_file if keep_file is None else keep_file)
         self._pipeline.submit(SaveJob(path, facts, content, place, committed, self._take_replaced(facts)))
@@ -231,12 +238,18 @@ class Saves(Monitoring):
         if commit.best:
             self._best_committed = commit.value
             self._best_snapshot = commit.snapshot
+        self._tally.add(commit)
         if message:
             io_utils.print_msg(message)
         self._committed(commit)
         self._apply_keep(commit)
         if self.on_commit is not None:
             self.on_commit(commit)
+
+    def _sum_up(self) -> None:
+        """Training has ended, and every save is committed."""
+        if self.verbose > 0 and self._tally.saves:
+            io_utils.print_msg(f"\n{self._summary()}")
 
     def _raise_failure(self) -> None:
         failure = self._pipeline.take_failure()
@@ -267,6 +280,7 @@ class Saves(Monitoring):
             "_tracked_later": None,
             "_later": (),
             "_replaced": 0,
+            "_tally": Tally(),
             "_arrivals": Arrivals(),
             "_planner": Planner(),
             "_pipeline": Pipeline(replace=self.on_backlog == "replace"),

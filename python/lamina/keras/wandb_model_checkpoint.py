@@ -195,6 +195,9 @@ class WandbModelCheckpoint(ModelCheckpoint):
             self._trouble(ArtifactError(f"the save at epoch {commit.epoch} is not on its way to W&B: {error}"))
         self._note_stats(commit)
 
+    def _summary(self) -> str:
+        return super()._summary() + (self._tally.as_packs() if self.layout == "file" else "")
+
     def _finish(self) -> None:
         if not self._uploads():
             return
