@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import lamina
 import lamina.saving
-from lamina import errors
+from lamina import benchmark, errors
 from lamina.cli import app, doctor, machine, output
 from lamina.cli.command import EXIT_CODES
 from lamina.cli.page import page
@@ -33,8 +33,14 @@ from wandb_server import Server
 COMMAND = [sys.executable, "-W", "error", "-m", "lamina"]
 VERBS = (
     *("ls", "show", "diff", "save", "export", "restore", "push", "pull", "promote"),
-    *("verify", "prune", "stats", "report", "doctor"),
+    *("verify", "prune", "stats", "bench", "report", "doctor"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything takes seconds, progress would stand between what is compared."""
+    monkeypatch.setattr(output, "LINE_SECONDS", 3600.0)
 
 
 def lamina_command(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -697,6 +703,36 @@ def test_stats_of_an_empty_repository(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_sizes(size: float | None, text: str) -> None:
     assert output.human(size) == text
+
+
+def test_bench_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    found = parsed("bench", "--size", "4MB", "--repeats", "1", "--folder", place)
+    names = [result["name"] for result in found["results"]]
+    assert names[-3:] == ["encode, one thread", "decode, one thread", "zstd 3, one thread"]
+    assert {"memory copy", "write + fsync", "lamina save", "lamina verify --full", "lamina export"} <= set(names)
+    assert all(len(r["seconds"]) == 1 and r["median"] > 0 and r["failure"] is None for r in found["results"])
+    stored = {result["name"]: result["stored"] for result in found["results"]}
+    assert 0.5 * found["bytes"] < stored["lamina save"] < found["bytes"]
+    assert stored["lamina save, unchanged"] < 4096  # the snapshot itself
+    path = weights(tmp_path / "m.weights.h5", 0)
+    before = path.read_bytes()
+    said = ok("bench", path, "--repeats", "2", "--folder", place)
+    assert said.startswith(f"{path}, 245 kB; ")
+    assert "median of 2 runs" in said
+    assert (path.read_bytes(), list(place.iterdir())) == (before, [])
+    for code, arguments in [(3, [tmp_path / "none"]), (3, [tmp_path]), (3, [path, "--folder", tmp_path / "none"]),
+                            (2, ["--size", "many"]), (2, ["--size", "1kB"])]:  # fmt: skip
+        refused(code, "bench", *arguments)
+    monkeypatch.setattr(benchmark, "_same", lambda *_: False)
+    done = CliRunner().invoke(app, ["bench", str(path), "--repeats", "1", "--folder", str(place)])
+    assert done.exit_code == 1
+    assert done.stdout.count("FAIL") == 4
+    assert "failed: ValueError: the result is wrong" in done.stderr
+    assert list(place.iterdir()) == []
+    monkeypatch.setattr(benchmark, "COPIES", 1 << 60)
+    assert "left" in refused(6, "bench", path, "--folder", place)
 
 
 def test_doctor_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import io
 import math
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -109,6 +109,13 @@ def create_sparse(group: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, 
         dataset.attrs["dtype"] = "bfloat16"
     else:
         group[key] = dataset
+
+
+def write_vectors(file: Path, vectors: Iterable[np.ndarray[Any, Any]]) -> None:
+    """A new file of these, each under a name as a Keras layer's."""
+    with h5py.File(file, "x") as h5:
+        for number, vector in enumerate(vectors):
+            h5.create_dataset(f"layers/dense_{number}/vars/0", data=vector)
 
 
 def _tensors(h5: h5py.File, start: int, end: int) -> Iterator[Tensor]:

@@ -81,7 +81,8 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show on stderr how far something is: a bar on a terminal, in a pipe a line every few seconds.
 
-    With ``total`` the function given takes bytes done; without it the engine and transfers tell what they do.
+    With ``total`` (0 where nobody knows it) the function given takes bytes done; without it the engine and transfers
+    tell what they do.
     """
     from lamina import _core
 

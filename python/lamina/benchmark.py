@@ -1,0 +1,198 @@
+"""What lamina takes for one checkpoint on this machine, beside what nobody can do without: copying, hashing, writing.
+
+All take turns, after a round that does not count, and a run counts only once its result has been checked.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from lamina import _core, h5, repository, saving
+from lamina.errors import StorageError
+from lamina.figures import human
+
+_Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+#: Of tensors; the engine's chunk.
+CHUNK = 1 << 20
+#: As much of the tensors goes through the codec on its one thread: far more than caches hold.
+CODEC_BYTES = 128 << 20
+#: Copies of the checkpoint that stand on the disk at once, and one to be safe.
+COPIES = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to measure. ``prepare`` and ``right`` are not timed; ``right`` says whether the result is."""
+
+    name: str
+    run: Callable[[], Any]
+    right: Callable[[Any], bool]
+    nbytes: int
+    prepare: Callable[[], Any] = lambda: None
+    stored: Callable[[Any], int | None] = lambda _: None
+
+
+@dataclass
+class Result:
+    """What was measured of a job; ``failure`` says why there is nothing."""
+
+    name: str
+    nbytes: int
+    seconds: list[float] = field(default_factory=list)
+    stored: int | None = None
+    failure: str | None = None
+
+    @property
+    def median(self) -> float | None:
+        """Seconds of the middle run."""
+        return None if self.failure or not self.seconds else statistics.median(self.seconds)
+
+
+def measure(file: Path, folder: Path, repeats: int) -> list[Result]:
+    """Measure with this checkpoint; ``folder`` is empty and on the disk that matters."""
+    size, free = file.stat().st_size, shutil.disk_usage(folder).free
+    if free < COPIES * size:
+        raise StorageError(f"{folder} has {human(free)} left; {human(COPIES * size)} are needed to measure {file}")
+    jobs = [*_baselines(file, folder), *_ways(file, folder), *_codec(file)]
+    results = {job.name: Result(job.name, job.nbytes) for job in jobs}
+    for turn in range(repeats + 1):
+        for job in jobs[turn % len(jobs) :] + jobs[: turn % len(jobs)]:
+            if results[job.name].failure is None:
+                _run(job, results[job.name], counts=turn > 0)
+    return list(results.values())
+
+
+def random_checkpoint(file: Path, nbytes: int) -> None:
+    """A file as Keras's of weights as they are before training; they compress worse than trained ones."""
+    step, generator = 16 << 20, np.random.default_rng(0)
+    sizes = [min(step, nbytes - at) // 4 for at in range(0, nbytes, step)]
+    h5.write_vectors(file, (generator.standard_normal(size, np.float32) * np.float32(0.05) for size in sizes))
+
+
+def _run(job: Job, result: Result, *, counts: bool) -> None:
+    try:
+        job.prepare()
+        start = time.perf_counter()
+        found = job.run()
+        seconds = time.perf_counter() - start
+        if not job.right(found):
+            raise ValueError("the result is wrong")
+    except Exception as error:  # another library may raise anything; the others go on
+        result.failure = f"{type(error).__name__}: {error}"
+        return
+    result.stored = job.stored(found)
+    if counts:
+        result.seconds.append(seconds)
+
+
+def _baselines(file: Path, folder: Path) -> Iterator[Job]:
+    data = np.fromfile(file, np.uint8)
+    target, written = np.zeros_like(data), folder / "written"
+    yield Job("memory copy", lambda: np.copyto(target, data), lambda _: np.array_equal(target, data), data.size)
+    if (hasher := _installed("blake3")) is not None:
+        digests: set[bytes] = set()
+
+        def same(digest: bytes) -> bool:
+            digests.add(digest)
+            return len(digests) == 1
+
+        yield Job("BLAKE3", lambda: hasher.blake3(data.data, max_threads=1).digest(), same, data.size)
+
+    def write() -> None:
+        with written.open("wb", buffering=0) as out:
+            rest = memoryview(data.data)
+            while rest:
+                rest = rest[out.write(rest) :]
+            os.fsync(out.fileno())
+
+    yield Job(
+        "write + fsync", write, lambda _: _same(written, data), data.size, lambda: written.unlink(missing_ok=True)
+    )
+
+
+def _ways(file: Path, folder: Path) -> Iterator[Job]:
+    data = np.memmap(file, np.uint8, "r")
+    size, first, out = data.size, folder / "first", folder / "out"
+    held = saving.as_repository(folder / "held")
+    snapshot = saving.save(file, held)
+
+    def comes_back(saved: Any) -> bool:
+        return _same(saving.export(saved, folder / "back")[0], data)
+
+    def emptied(place: Path) -> Callable[[], None]:
+        return lambda: shutil.rmtree(place, ignore_errors=True)
+
+    yield Job("lamina save", lambda: saving.save(file, first), comes_back, size, emptied(first), _stored)
+    yield Job("lamina save, unchanged", lambda: saving.save(file, held), comes_back, size, stored=_stored)
+    yield Job("lamina verify --full", lambda: repository.open(held.path).verify(full=True), bool, size)
+    yield Job(
+        "lamina export", lambda: saving.export(snapshot, out), lambda paths: _same(paths[0], data), size, emptied(out)
+    )
+
+
+def _codec(file: Path) -> Iterator[Job]:
+    """One thread, in memory, chunk by chunk as in a save."""
+    dtype, chunks = _chunks(file)
+    if not chunks:
+        return
+    size = sum(chunk.size for chunk in chunks)
+    encoded = [_core.encode(chunk, dtype, "auto") for chunk in chunks]
+    yield Job(
+        "encode, one thread",
+        lambda: [_core.encode(chunk, dtype, "auto") for chunk in chunks],
+        lambda found: bool(found == encoded),
+        size,
+        stored=lambda found: sum(len(data) for _, data in found),
+    )
+    yield Job(
+        "decode, one thread",
+        lambda: [_core.decode(codec, data, c.size) for (codec, data), c in zip(encoded, chunks, strict=True)],
+        lambda found: all(np.array_equal(np.frombuffer(b, np.uint8), c) for b, c in zip(found, chunks, strict=True)),
+        size,
+    )
+    if (library := _installed("zstandard")) is not None:
+        packer, unpacker = library.ZstdCompressor(level=3), library.ZstdDecompressor()
+        yield Job(
+            "zstd 3, one thread",
+            lambda: [packer.compress(chunk.data) for chunk in chunks],
+            lambda found: all(unpacker.decompress(d) == c.tobytes() for d, c in zip(found, chunks, strict=True)),
+            size,
+            stored=lambda found: sum(map(len, found)),
+        )
+
+
+def _chunks(file: Path) -> tuple[str, Sequence[_Bytes]]:
+    """Chunks of large tensors of the dtype that takes the most room."""
+    tensors = [t for t in h5.plan_file(file, file.name).tensors if t.nbytes >= CHUNK]
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    dtype = max(sizes, key=lambda name: sizes[name], default="|u1")
+    data = np.memmap(file, np.uint8, "r")
+    starts = [(t, at) for t in tensors if t.dtype == dtype for at in range(0, t.nbytes // CHUNK * CHUNK, CHUNK)]
+    return dtype, [np.array(data[t.offset + at :][:CHUNK]) for t, at in starts[: CODEC_BYTES // CHUNK]]
+
+
+def _same(path: Path, data: _Bytes) -> bool:
+    return path.stat().st_size == data.size and np.array_equal(np.fromfile(path, np.uint8), data)
+
+
+def _stored(snapshot: Any) -> int:
+    return int(snapshot.bytes_stored)
+
+
+def _installed(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None

@@ -1,0 +1,106 @@
+"""`lamina bench`: how fast lamina is here, with your own checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lamina.cli.command import AsJson, verb
+from lamina.cli.output import clean, human, print_json, print_table, progress
+from lamina.errors import InvalidInputError, LaminaError, NotFoundError
+
+if TYPE_CHECKING:
+    from lamina.benchmark import Result
+
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_LEAST = 4_000_000
+
+
+@verb(
+    "bench",
+    example="lamina bench model.keras --repeats 5",
+    keys="file (null for random weights), bytes, threads, results (name, bytes, seconds of each run, median, stored "
+    "bytes, failure)",
+)
+def bench(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]", help="A checkpoint file; without one, random weights are used.", show_default=False
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option("--size", metavar="SIZE", help="Of the random weights: 200MB, 1GB.")] = "200MB",
+    repeats: Annotated[
+        int, typer.Option("--repeats", metavar="N", min=1, help="Runs of each that count; their median is shown.")
+    ] = 3,
+    folder: Annotated[
+        str, typer.Option("--folder", metavar="DIR", help="Where to write; on the disk that is to be measured.")
+    ] = ".",
+    as_json: AsJson = False,
+) -> None:
+    """Measure save, verify, export and the codec beside a memory copy, a hash and a write that waits for the disk.
+
+    A run counts only if its result is right. Everything stands in a temporary folder that is removed in the end.
+    """
+    from lamina import _core, benchmark
+
+    nbytes = _bytes(size)
+    if not os.path.isdir(folder):
+        raise NotFoundError(f"{folder} is not a directory")
+    if file is not None and not os.path.isfile(file):
+        raise NotFoundError(f"{file} is not a file")
+    with tempfile.TemporaryDirectory(prefix=".lamina-bench-", dir=folder) as made:
+        place = Path(made)
+        path = Path(file) if file is not None else place / "random.weights.h5"
+        with progress("measuring", 0):  # what the engine tells would change all the time
+            if file is None:
+                benchmark.random_checkpoint(path, nbytes)
+            results = benchmark.measure(path, place, repeats)
+        total = path.stat().st_size
+    _show(file, total, _core.default_threads(), repeats, results, as_json)
+    if wrong := [result for result in results if result.failure]:
+        raise LaminaError(f"{wrong[0].name} failed: {wrong[0].failure}")
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text)
+    if not found or found[2].lower() not in _SIZES:
+        raise InvalidInputError(f"--size takes a size such as 200MB. Received: {text!r}")
+    nbytes = int(float(found[1]) * _SIZES[found[2].lower()])
+    if nbytes < _LEAST:
+        raise InvalidInputError(f"--size is at least {human(_LEAST)}. Received: {text!r}")
+    return nbytes
+
+
+def _show(file: str | None, total: int, threads: int, repeats: int, results: list[Result], as_json: bool) -> None:
+    if as_json:
+        print_json({"file": file, "bytes": total, "threads": threads, "results": [_fields(r) for r in results]})
+        return
+    print(f"{clean(file or 'random weights')}, {human(total)}; {threads} engine threads; median of {repeats} runs")
+    rows = [_row(result) for result in results]
+    print_table(["", ">ms", ">GB/s", ">spread", ">stored"], rows)
+
+
+def _fields(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "bytes": result.nbytes,
+        "seconds": result.seconds,
+        "median": result.median,
+        "stored": result.stored,
+        "failure": result.failure,
+    }
+
+
+def _row(result: Result) -> list[object]:
+    if result.median is None:
+        return [result.name, "FAIL", None, None, None]
+    spread = (max(result.seconds) - min(result.seconds)) / result.median
+    stored = None if result.stored is None else f"{result.stored / result.nbytes:.1%}"
+    speed = result.nbytes / result.median / 1e9
+    return [result.name, f"{result.median * 1e3:,.1f}", f"{speed:.2f}", f"{spread:.0%}", stored]
