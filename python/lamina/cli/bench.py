@@ -54,6 +54,8 @@ def bench(
         raise NotFoundError(f"{folder} is not a directory")
     if file is not None and not os.path.isfile(file):
         raise NotFoundError(f"{file} is not a file")
+    if file is not None and os.path.getsize(file) == 0:
+        raise InvalidInputError(f"{file} is empty")
     with tempfile.TemporaryDirectory(prefix=".lamina-bench-", dir=folder) as made:
         place = Path(made)
         path = Path(file) if file is not None else place / "random.weights.h5"
