@@ -1,8 +1,11 @@
-# make demo · make test · make check · make bench; each sets up what it needs in .venv
+# make demo · make test · make check · make bench · make wheel; each sets up what it needs in .venv
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 TORCH  := .venv-torch
+WHEEL  := .venv-wheel
+DIST   := target/wheels
+QUICK  := $(addprefix tests/test_,package.py codec.py api.py golden.py progress.py cli.py)
 RUST   := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 SETUP  := pyproject.toml $(RUST)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -11,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 # A file at a time in each process: tests of one file may share what is slow to make.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: demo test test-rust test-python test-torch check bench format clean
+.PHONY: demo test test-rust test-python test-torch check bench wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -40,6 +43,21 @@ check: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benches $(BENCH)
 
+# What would be published, tested in an environment that has nothing else. zig links against the old C library that
+# manylinux_2_28 promises, whatever this machine has.
+wheel:
+	test -x $(WHEEL)/build/bin/python || $(PYTHON) -m venv $(WHEEL)/build
+	$(WHEEL)/build/bin/python -m pip install --quiet 'maturin[zig]>=1.7,<2' 'auditwheel>=6'
+	rm -rf $(DIST) $(WHEEL)/test
+	PATH="$(CURDIR)/$(WHEEL)/build/bin:$$PATH" maturin build --release --locked --zig --compatibility manylinux_2_28 --out $(DIST)
+	PATH="$(CURDIR)/$(WHEEL)/build/bin:$$PATH" maturin sdist --out $(DIST)
+	$(WHEEL)/build/bin/auditwheel show $(DIST)/*.whl | grep -A1 'consistent with' | grep -q manylinux_2_28_
+	$(PYTHON) -m venv $(WHEEL)/test
+	$(WHEEL)/test/bin/python -m pip install --quiet "$$(ls $(DIST)/*.whl)[jax,wandb,dev]"
+	LAMINA_WHEEL="$$(ls $(DIST)/*.whl)" KERAS_BACKEND=jax $(WHEEL)/test/bin/python -m pytest $(QUICK)
+	CARGO_TARGET_DIR=$(CURDIR)/target/sdist $(WHEEL)/test/bin/python -m pip install --quiet --force-reinstall --no-deps $(DIST)/*.tar.gz
+	$(WHEEL)/test/bin/lamina doctor
+
 format: $(VENV)/test.stamp
 	cargo fmt --all
 	$(BIN)/ruff check --fix --quiet .
@@ -64,4 +82,4 @@ $(TORCH)/test.stamp: $(SETUP)
 	touch $@
 
 clean:
-	rm -rf target $(VENV) $(TORCH) python/lamina/_core*.so
+	rm -rf target $(VENV) $(TORCH) $(WHEEL) python/lamina/_core*.so

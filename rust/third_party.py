@@ -1,0 +1,88 @@
+"""THIRD-PARTY.md, made from what Cargo says: ``python rust/third_party.py > THIRD-PARTY.md``.
+
+Every crate that is linked into the extension on any platform, with the licence that lamina uses it under. It ends with
+an error where a crate offers none of the licences below.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Those that lamina may be linked with, the most wanted first; the first is lamina's own.
+ALLOWED = ("Apache-2.0", "MIT", "BSD-3-Clause", "BSD-2-Clause", "Zlib")
+_TEXT = re.compile(r"LICEN[CS]E(?:\.md|\.txt|[-.](\w+).*)?")
+
+_HEAD = """# Third-party software
+
+<!-- Made by `python rust/third_party.py > THIRD-PARTY.md`; a test compares the two. -->
+
+The engine of lamina, `lamina._core`, is linked with these crates and with Rust's standard library (Apache-2.0). Where a
+crate offers several licences, lamina uses it under the one named here. The text of Apache-2.0 stands in `LICENSE`, the
+others stand below.
+
+| crate | version | licence |
+|---|---|---|
+"""
+
+
+def crates() -> list[dict[str, Any]]:
+    """The packages that are linked, by name."""
+    command = ["cargo", "metadata", "--format-version=1", "--locked", "--offline"]
+    found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    packages = {package["id"]: package for package in found["packages"]}
+    needs = {node["id"]: node["deps"] for node in found["resolve"]["nodes"]}
+    left = [package["id"] for package in found["packages"] if package["name"] == "lamina-py"]
+    seen: set[str] = set()
+    while left:
+        name = left.pop()
+        if name not in seen and not _runs_in_the_compiler(packages[name]):
+            seen.add(name)
+            left += [need["pkg"] for need in needs[name] if any(kind["kind"] is None for kind in need["dep_kinds"])]
+    linked = [packages[name] for name in seen if packages[name]["source"] is not None]
+    return sorted(linked, key=lambda package: (package["name"], package["version"]))
+
+
+def _runs_in_the_compiler(package: dict[str, Any]) -> bool:
+    return any("proc-macro" in target["kind"] for target in package["targets"])
+
+
+def licence(package: dict[str, Any]) -> str:
+    """The licence that a crate is used under."""
+    offered = re.split(r" OR |/", package["license"] or "")
+    for name in ALLOWED:
+        if name in offered:
+            return name
+    raise SystemExit(f"{package['name']} {package['version']} is under {package['license']!r}: not one of {ALLOWED}")
+
+
+def texts(package: dict[str, Any]) -> dict[str, str]:
+    """Path → text of the licence files of a crate, and of the C library in it."""
+    folder = Path(package["manifest_path"]).parent
+    wanted = licence(package).partition("-")[0]
+    named = {path: _TEXT.fullmatch(path.name) for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = [path for path, name in named.items() if name and name[1] in (None, wanted)]
+    if not found:
+        raise SystemExit(f"{package['name']} {package['version']} carries no text of its licence")
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def page() -> str:
+    """The whole file."""
+    linked = crates()
+    rows = "".join(f"| {p['name']} | {p['version']} | {licence(p)} |\n" for p in linked)
+    sections = []
+    for package in linked:
+        if licence(package) != ALLOWED[0]:
+            for path, text in texts(package).items():
+                body = "\n".join(line.rstrip() for line in text.strip().splitlines())
+                sections.append(f"## {package['name']}: {path}\n\n```text\n{body}\n```\n")
+    return "\n".join([_HEAD + rows, *sections])
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,54 @@
+"""What is installed: it imports without a word, carries its types and licences, and says under which it stands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import lamina
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("name", ["lamina", "lamina.cli"])
+def test_it_imports_without_a_warning(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import {name}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_it_carries_its_types() -> None:
+    folder = Path(lamina.__file__).parent
+    assert (folder / "py.typed").exists()
+    assert (folder / "_core.pyi").exists()
+
+
+def test_the_licences_of_linked_crates() -> None:
+    """Each is one that lamina may be linked with, and the list is that of Cargo.lock."""
+    if shutil.which("cargo") is None:
+        pytest.skip("cargo is not installed")
+    command = [sys.executable, ROOT / "rust" / "third_party.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (ROOT / "THIRD-PARTY.md").read_text()
+
+
+@pytest.mark.skipif("LAMINA_WHEEL" not in os.environ, reason="make wheel installs one and tests it")
+def test_the_wheel() -> None:
+    """It is what is imported here, and small."""
+    assert not Path(lamina.__file__).is_relative_to(ROOT / "python")
+    wheel = Path(os.environ["LAMINA_WHEEL"])
+    assert wheel.stat().st_size < 6 << 20
+    assert "-abi3-manylinux_2_28_" in wheel.name
+    files = {str(path): path for path in metadata.files("lamina") or ()}
+    assert {"lamina/py.typed", "lamina/_core.pyi", "lamina/_core.abi3.so"} <= set(files)
+    licences = {path.rpartition("/")[2] for path in files if "dist-info/licenses/" in path}
+    assert licences == {"LICENSE", "THIRD-PARTY.md"}
+    assert not [path for path in files if path.startswith(("tests", "benches", "rust", "docs"))]
