@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench · make wheel; each sets up what it needs in .venv
+# make demo · make test · make check · make bench · make docs · make wheel; each sets up what it needs
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,6 +6,7 @@ TORCH  := .venv-torch
 WHEEL  := .venv-wheel
 DIST   := target/wheels
 QUICK  := $(addprefix tests/test_,package.py codec.py api.py golden.py progress.py cli.py)
+DOCS   := .venv-docs
 RUST   := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 SETUP  := pyproject.toml $(RUST)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -14,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 # A file at a time in each process: tests of one file may share what is slow to make.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: demo test test-rust test-python test-torch check bench wheel format clean
+.PHONY: demo test test-rust test-python test-torch check bench docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -58,6 +59,10 @@ wheel:
 	CARGO_TARGET_DIR=$(CURDIR)/target/sdist $(WHEEL)/test/bin/python -m pip install --quiet --force-reinstall --no-deps $(DIST)/*.tar.gz
 	$(WHEEL)/test/bin/lamina doctor
 
+# The site, in target/site; a warning is an error. It reads the sources and needs no built engine.
+docs: $(DOCS)/docs.stamp
+	$(DOCS)/bin/mkdocs build --strict
+
 format: $(VENV)/test.stamp
 	cargo fmt --all
 	$(BIN)/ruff check --fix --quiet .
@@ -81,5 +86,11 @@ $(TORCH)/test.stamp: $(SETUP)
 	$(TORCH)/bin/python -m pip install --quiet --editable '.[torch,wandb,demo,dev]'
 	touch $@
 
+# Not the extra [docs]: that would build the engine, too.
+$(DOCS)/docs.stamp: pyproject.toml
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet $$(sed -n 's/^docs = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '"' | sed 's/, / /g')
+	touch $@
+
 clean:
-	rm -rf target $(VENV) $(TORCH) $(WHEEL) python/lamina/_core*.so
+	rm -rf target $(VENV) $(TORCH) $(DOCS) $(WHEEL) python/lamina/_core*.so

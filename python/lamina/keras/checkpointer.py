@@ -30,7 +30,8 @@ class Checkpointer:
         series: which series the snapshots belong to.
         monitor: the metric in ``logs`` that decides what is best.
         mode: ``"min"``, ``"max"`` or ``"auto"``: which way it is better.
-        codec, keep, on_backlog, threads, track, on_commit: as in `lamina.keras.ModelCheckpoint`.
+
+    The other arguments are those of `lamina.keras.ModelCheckpoint`.
     """
 
     def __init__(

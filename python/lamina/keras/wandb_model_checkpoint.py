@@ -37,13 +37,13 @@ class WandbModelCheckpoint(ModelCheckpoint):
             has changed, compressed. Its snapshots stand in ``repository``, by default ``.lamina`` beside the files.
         name: the artifact collection.
         artifact: of each version: ``tags``, ``ttl``, ``description``, ``metadata``, more ``aliases``, ``type``.
-        keep: which versions stay, in the repository and on the server; one with a foreign alias or a link stays.
         on_error: what happens when W&B fails: ``"warn"`` once, also by `run.alert`, or ``"raise"`` at the next hook.
         log_stats: log what each checkpoint cost to the history, besides the summary and the version's metadata.
         options: stands before ``initial_value_threshold`` in wandb's documentation, and both orders are understood.
 
-    The other arguments are those of `lamina.keras.ModelCheckpoint`. To change the artifacts, override `make_artifact`
-    and `make_aliases`.
+    The other arguments are those of `lamina.keras.ModelCheckpoint`. ``keep`` also holds for the versions on the
+    server; one with a foreign alias or a link stays. To change the artifacts, override `make_artifact` and
+    `make_aliases`.
 
     Raises:
         wandb.Error: without ``wandb.init()``; in further processes of a distributed training no run is needed.
