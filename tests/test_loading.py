@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import zoo
 from keras import layers
 
 import lamina
+import zoo
 from lamina.keras import blank, loading
 from lamina.keras.walk import NotPlannable
 
@@ -62,7 +62,7 @@ def assert_same(model: keras.Model, other: keras.Model) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture()
+@pytest.fixture
 def keras_never(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading through an exported file fails."""
 

@@ -48,7 +48,7 @@ pub(crate) fn file_is(
     threads: usize,
 ) -> BindingResult<bool> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.is_at(&path, threads_or_default(threads)))?)
+    Ok(py.detach(|| image.is_at(&path, threads_or_default(threads)?))?)
 }
 
 /// CRC-32 of the file that `write_file` would write.
