@@ -116,6 +116,8 @@ def restore(source: Source, model: Any, *, optimizer: bool | str = "auto", skip_
 
     A compiled model is made ready to go on training, from ``snapshot.next_epoch``: its optimizer, the random seeds and
     the factors of LoRA layers come back as well. Without them (inference, fine-tuning): ``optimizer=False``.
+    On torch, ``fit`` draws from torch's own generator before its first step: there give dropout a seed of its own, or
+    let a callback do it with ``resume=True``.
 
     Args:
         source: see `lamina.reference.resolve`.
