@@ -131,6 +131,7 @@
   let view = report.views[0];
   let chosen = versions.length - 1;
   const config = { responsive: true, displayModeBar: false, doubleClick: "reset" };
+  const ticks = () => (document.body.clientWidth < 600 ? 6 : 14);
   const marker = () => [{
     type: "line", xref: "x", yref: "paper", x0: chosen, x1: chosen, y0: 0, y1: 1,
     line: { color: report.colours[theme].text, width: 1.5, dash: "dot" },
@@ -146,6 +147,7 @@
       const layout = structuredClone(figures[id].layout);
       if (id === "timeline") {
         layout.shapes = marker();
+        layout.xaxis.nticks = ticks();
         layout.xaxis.unifiedhovertitle = { text: "version %{x}" };
       }
       return Plotly.react($(id), figures[id].data, layout, config);
@@ -191,6 +193,7 @@
     const { layout } = figure;
     layout.height = heightOf(rows.length) + 60;
     layout.shapes = marker();
+    layout.xaxis.nticks = ticks();
     if (report.best !== null) {
       layout.margin.t = 20;
       layout.annotations = [{
