@@ -86,6 +86,15 @@ class Page:
         button = "none" if kind == "mouseMoved" else "left"
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=int(button == "left"))
 
+    def hover(self, x: float, y: float, condition: str) -> None:
+        """Move to a place until an expression is true: a page that is drawing does not hear of a mouse."""
+        end = time.monotonic() + LIMIT
+        while not self.eval(condition):
+            assert time.monotonic() < end, f"not true in {LIMIT:.0f} s: {condition}; console: {self.console}"
+            for aside in (3, 0):
+                self.mouse("mouseMoved", x - aside, y)
+            time.sleep(0.05)
+
     def key(self, name: str) -> None:
         """Press and release a key."""
         for kind in ("rawKeyDown", "keyUp"):

@@ -83,26 +83,15 @@ def test_it_draws_and_answers(page: chromium.Page, tmp_path: Path) -> None:
     assert page.eval("document.getElementById('back').disabled")
     # The heat map tells what is under the mouse, with full names, and a click chooses its version.
     x, y = place(page, 1, 2)
-    page.mouse("mouseMoved", x - 3, y)
-    page.mouse("mouseMoved", x, y)
-    page.wait_for("!document.getElementById('tip').hidden")
+    page.hover(x, y, "!document.getElementById('tip').hidden")
     assert text(page, "#tip") == "small\nversion 2 → 3: moved by 12.5 %"
     page.mouse("mousePressed", x, y)
     page.mouse("mouseReleased", x, y)
     page.wait_for("document.getElementById('chosen').textContent === 'version 3'")
     page.eval("[...document.querySelectorAll('#views button')].find((b) => b.textContent === 'Weights').click()")
     page.wait_for("document.getElementById('movement').data[0].y.length === 5")
-    for row, column, said in (
-        (3, 3, "not a number"),
-        (3, 2, "all zeros"),
-        (2, 1, "did not move"),
-        (2, 3, "no distance"),
-    ):
-        page.mouse("mouseMoved", 2, 2)
-        page.mouse("mouseMoved", *place(page, row, column))
-        if said == "no distance":
-            continue  # where there is no number, there is no cell
-        page.wait_for(f"document.getElementById('tip').textContent.includes({said!r})")
+    for row, column, said in ((3, 3, "not a number"), (3, 2, "all zeros"), (2, 1, "did not move")):
+        page.hover(*place(page, row, column), f"document.getElementById('tip').textContent.includes({said!r})")
     check_quiet(page)
 
 
@@ -115,11 +104,9 @@ def test_the_timeline_tells_a_version_under_the_mouse(page: chromium.Page, tmp_p
         "const at = plot.getBoundingClientRect();"
         "return [at.left + xaxis._offset + xaxis.l2p(1), at.top + yaxis._offset + yaxis.l2p(2)]; })()"
     )
-    page.mouse("mouseMoved", x - 2, y)
-    page.mouse("mouseMoved", x, y)
-    page.wait_for("document.querySelector('#timeline .hoverlayer').textContent.includes('val_loss : 2')")
+    page.hover(x, y, "document.querySelector('#timeline .hoverlayer').textContent.includes('blocked : 250ms')")
     shown = text(page, "#timeline .hoverlayer")
-    for part in ("version 2", "total : 131kB", "new : 131kB", "blocked : 250ms"):
+    for part in ("version 2", "val_loss : 2", "total : 131kB", "new : 131kB"):
         assert part in shown
     check_quiet(page)
 
@@ -184,8 +171,7 @@ def test_hostile_names_are_text(page: chromium.Page, tmp_path: Path) -> None:
         labels = page.eval(f"[...document.querySelectorAll('#{chart} .ytick text')].map((tick) => tick.textContent)")
         assert labels[0].startswith("<|script><script>"), labels
         assert labels[1] == "<b>a<br>&lt;"
-    page.mouse("mouseMoved", *place(page, 0, 1))
-    page.wait_for("!document.getElementById('tip').hidden")
+    page.hover(*place(page, 0, 1), "!document.getElementById('tip').hidden")
     assert name in text(page, "#tip")
     assert page.eval("[typeof window.broken, document.images.length]") == ["undefined", 0]
     assert page.eval("document.querySelectorAll('a, b:not(.tile b), i:not(.legend i):not(#moved i)').length") == 0
