@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -573,6 +574,7 @@ class terminal:
     def __enter__(self) -> terminal:
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background are started without it
             os.environ.update(TERM="xterm-256color", COLUMNS="160", LINES="50")
             os.execv(sys.executable, [*COMMAND, *self._arguments])
         return self

@@ -106,7 +106,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with terminal("save", big, repo) as session:
         session.until("of 2.15 GB")
         session.type("\x03")
-        assert session.code() == 130, session.seen
+        assert session.code() == 130, session.seen[-500:]
     assert "lamina: interrupted; what was committed stays" in session.seen
     assert "Traceback" not in session.seen
     assert lamina.open(repo).snapshots() == []
@@ -117,6 +117,6 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with terminal("export", repo, tmp_path / "out") as session:
         session.until("of 537 MB")
         session.type("\x03")
-        assert session.code() == 130, session.seen
+        assert session.code() == 130, session.seen[-500:]
     assert list((tmp_path / "out").iterdir()) == []
     assert tree(repo) == whole
