@@ -107,7 +107,6 @@ def main(folder: Path) -> None:
     for ours, theirs in zip(fresh.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     print(f"exported {path} and loaded it with stock Keras: every weight is the same")
-    print(f"the offline run, artifacts included, is in {folder / 'wandb'}")
 
 
 def show(repository: lamina.Repository, series: str) -> None:
@@ -123,6 +122,8 @@ if __name__ == "__main__":
         target = Path(sys.argv[1]).absolute()
         target.mkdir(parents=True, exist_ok=True)
         main(target)
+        print(f"the offline run, artifacts included, is in {target / 'wandb'}")
     else:
         with tempfile.TemporaryDirectory(prefix="lamina-demo-") as temporary:
             main(Path(temporary))
+        print(f"to keep all of it: {sys.executable} {sys.argv[0]} FOLDER")
