@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lamina import _core
 from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError
@@ -24,6 +25,36 @@ class VerifyReport:
     chunks: int
     bytes: int
     problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LostContent:
+    """What a snapshot has lost for good. ``everything``: nothing of it can be told, or located, any more."""
+
+    snapshot: int
+    id: str | None
+    series: str | None
+    epoch: int | None
+    everything: bool
+    files: list[str]
+    tensors: list[tuple[str | None, str]]  # file, name; no file for the training state
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair did, and what it could not do. Paths are those in the repository."""
+
+    quarantined: list[str]
+    restored: list[str]
+    chunks_rescued: int  # whole chunks of damaged packs, stored anew
+    chunks_fetched: int  # chunks that came from another copy
+    lost: list[LostContent]
+    problems: list[str]  # that a verify still finds, contents not read
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is whole now."""
+        return not self.lost and not self.problems
 
 
 @dataclass(frozen=True)
@@ -144,6 +175,23 @@ class Repository:
             error.report = report
             raise error
         return report
+
+    def repair(self, *sources: Any) -> RepairReport:
+        """Bring back what is damaged or missing from other copies, and move aside what is damaged (to ``quarantine``).
+
+        Every byte is read. Nothing is deleted, and what could be read stays readable. Saves may go on meanwhile.
+
+        Args:
+            sources: where to look: a `Repository` or its directory, an artifact directory, ``"wandb:…"``, or a
+                `wandb.Artifact` with packs.
+
+        Raises:
+            UnsupportedFormatError: where file locks do not work; nothing was changed.
+            StorageError: if a prune is running; nothing was changed.
+        """
+        from lamina.repairing import repair
+
+        return repair(self, sources)
 
     def prune(self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False) -> PruneReport:
         """Delete the snapshots that ``keep`` does not hold (of ``series``, or of each), and packs that nothing needs.

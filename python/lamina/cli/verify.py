@@ -10,6 +10,7 @@ import typer
 from lamina.cli.command import AsJson, Source, verb
 from lamina.cli.describe import repository_at
 from lamina.cli.output import clean, count, human, print_json, progress, say
+from lamina.cli.repair import repair
 from lamina.errors import CorruptDataError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ _WINDOW = 64 << 20
     "verify",
     example="lamina verify runs/a --full",
     keys="source, ok, full, sample and seed (null without --sample), snapshots, packs, chunks (that were read; null "
-    "for a single snapshot), bytes (that were read), problems",
+    "for a single snapshot), bytes (that were read), problems; with --repair: source, ok, quarantined, restored, "
+    "chunks_rescued, chunks_fetched, problems, lost (snapshot, id, series, epoch, everything, files, tensors: file and "
+    "name)",
 )
 def verify(
     source: Source,
@@ -37,14 +40,37 @@ def verify(
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="Read the same sample again; without it, another one.")
     ] = None,
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Read every byte, move damaged files to quarantine/, save what is whole.")
+    ] = False,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="With --repair: another copy, a repository, artifact directory or wandb:…; may be repeated.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a repository; every problem found is listed. Of another source, every byte of its snapshot is read."""
+    """Check a repository; every problem found is listed. Of another source, every byte of its snapshot is read.
+
+    With --repair, what another copy still has is brought back, and what is lost for good is named.
+    """
     if sample is None and seed is not None:
         raise InvalidInputError("--seed is for --sample")
+    if sources and not mend:
+        raise InvalidInputError("--from says where a repair takes what is lost from; give --repair, too")
+    if mend and sample is not None:
+        raise InvalidInputError("--repair reads every byte; --sample is for looking only")
     share = None if sample is None else _share(sample)
     drawn = random.getrandbits(32) if seed is None else seed
     repository = repository_at(source)
+    if mend:
+        if repository is None:
+            raise InvalidInputError(f"{source} is no repository; only a repository can be repaired")
+        repair(source, repository, sources or [], as_json)
+        return
     if repository is None and share is not None:
         raise InvalidInputError("--sample is for repositories; of another source every byte is read")
     found = _repository(repository, full, share, drawn) if repository is not None else _snapshot(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ GAP_BYTES = 128 << 10
 _ENTRY, _TAIL = struct.Struct("<32sIIBBH"), 80
 _HEAD, _PACK = 8, struct.Struct("<32sQQ")
 _DELTA, _NODE = 3, 1
+_MAX_PACK = 1 << 40
 Span: TypeAlias = tuple[int, int]  # from, to
 
 
@@ -60,6 +61,8 @@ def _places_of(data: bytes) -> Places:
     for _ in range(count):
         digest, length, tail = _PACK.unpack_from(data, at)
         at += _PACK.size
+        if not _TAIL <= tail <= length <= _MAX_PACK or at + tail > len(data):
+            raise ValueError(f"pack {digest.hex()} cannot have {length} bytes, {tail} of them behind its chunks")
         footer = data[at : at + tail - _TAIL]
         (entries,) = struct.unpack_from("<I", data, at + tail - _TAIL + 4)
         packs[digest.hex()] = length
@@ -167,6 +170,16 @@ class PackStore:
             self._check_frame(pack, spans)
             self._there[pack] = _merged([*self._there.get(pack, ()), *spans], 0)
 
+    def need_packs(self, without: Set[str]) -> None:
+        """Fetch whole packs."""
+        wanted = {pack: [(0, size)] for pack, size in self._sizes.items() if pack not in without}
+        for pack, spans in wanted.items():
+            missing = self._missing(pack, spans)
+            self._transfer.fetch(
+                Range(f"packs/{pack}.pack", start, end - start, self._path(pack)) for start, end in missing
+            )
+            self._there[pack] = spans
+
     def _check_frame(self, pack: str, spans: list[Span]) -> None:
         """The engine verifies chunks; what stands before and behind them is compared here where it was fetched."""
         tail = self._tails[pack]
@@ -207,6 +220,15 @@ class FetchingReader:
         self._store.need(self._store.metadata(self._state))
         folder = self._folder
         return _core.Reader.open_artifact(folder / "lamina.json", folder / "lamina.placement", self._store.folder)
+
+    @property
+    def folder(self) -> Path:
+        """What stands here has the form of an artifact directory; its packs have holes."""
+        return self._folder
+
+    def fetch_packs(self, without: Set[str]) -> None:
+        """Fetch the packs whole that are not in ``without``."""
+        self._store.need_packs(without)
 
     def structure(self) -> str:
         return self._reader.structure()

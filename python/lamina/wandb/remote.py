@@ -28,6 +28,8 @@ from lamina.wandb.transfer import Range, Transfer
 
 _SMALL = ("lamina.json", "lamina.placement")
 _UNSAFE = {"", ".", ".."}
+#: Bytes of one file; W&B takes less, and no file system makes a sparse file of any size.
+_MAX_FILE = 1 << 43
 
 
 def open_artifact(
@@ -98,10 +100,29 @@ def _files_of(artifact: Any) -> dict[str, Any]:
         raise ArtifactError(f"W&B did not give the list of files of {artifact.name}: {error}") from error
     if not entries:
         raise ArtifactError(f"the artifact {artifact.name} holds no files")
-    for path in entries:
-        if path.startswith("/") or "\\" in path or ":" in path or set(path.split("/")) & _UNSAFE:
+    for path, entry in entries.items():
+        if not _safe(path):
             raise CorruptDataError(f"the artifact {artifact.name} holds a file with the path {path!r}")
+        if type(entry.size) is not int or not 0 <= entry.size <= _MAX_FILE:
+            raise CorruptDataError(f"the artifact {artifact.name} says that {path!r} has {entry.size!r} bytes")
+    _refuse_collisions(entries, artifact.name)
     return entries
+
+
+def _safe(path: str) -> bool:
+    """Whether a path stays in its folder, on every system."""
+    return path.isprintable() and not set(path) & {"\\", ":"} and not set(path.split("/")) & _UNSAFE
+
+
+def _refuse_collisions(paths: Iterable[str], what: str) -> None:
+    """No file may stand where another one, or its folder, stands; letter case is ignored."""
+    folded = [path.lower() for path in paths]
+    folders = {path[:at] for path in folded for at, letter in enumerate(path) if letter == "/"}
+    seen: set[str] = set()
+    for path in folded:
+        if path in seen or path in folders:
+            raise CorruptDataError(f"two files of the artifact {what} are in each other's way: {path!r}")
+        seen.add(path)
 
 
 def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: list[Path]) -> Opened:

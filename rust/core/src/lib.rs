@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod placement;
 pub mod progress;
 pub mod reader;
+pub mod repair;
 pub mod repository;
 pub mod retention;
 pub mod sample;

@@ -235,6 +235,11 @@ impl Repository {
         }
     }
 
+    /// The snapshots that can be read.
+    pub(crate) fn readable_snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
+        Ok(self.readable()?.0)
+    }
+
     /// The snapshots that can be read by number, and the newest one that cannot, with its damage.
     fn readable(&self) -> Result<Readable> {
         let (numbers, _) = self.numbers()?;
@@ -690,7 +695,7 @@ impl Repository {
     }
 
     /// The condemned packs; `None` if the list cannot be read: then no pack may be deduplicated against.
-    fn condemned_for_save(&self) -> Result<Option<HashSet<PackName>>> {
+    pub(crate) fn condemned_for_save(&self) -> Result<Option<HashSet<PackName>>> {
         match self.read_condemned() {
             Ok(list) => Ok(Some(list.unwrap_or_default().into_keys().collect())),
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => Ok(None),

@@ -30,9 +30,18 @@ pub fn claim(path: &Path) -> Result<bool> {
     }
 }
 
-/// Opens a file for reading.
+/// Opens a regular file for reading. Of anything else, an end may never come: a device, a pipe that nobody writes to.
 pub fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|e| not_found_or("open", path, &e))
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|e| not_found_or("open", path, &e))?;
+    match file.metadata() {
+        Ok(found) if found.is_file() => Ok(file),
+        Ok(_) => Err(Error::corrupt(format!("{} is not a regular file", path.display()))),
+        Err(e) => Err(Error::io("look at", path, &e)),
+    }
 }
 
 fn not_found_or(action: &str, path: &Path, e: &io::Error) -> Error {

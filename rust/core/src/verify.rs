@@ -134,6 +134,37 @@ impl Repository {
         })
     }
 
+    /// Those of `names` that are damaged; every byte is read. A pack of a newer version is not.
+    pub(crate) fn damaged_among(
+        &self,
+        names: Vec<PackName>,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Vec<PackName>> {
+        let folder = self.root().join("packs");
+        let mut names = names.into_iter();
+        let source = || {
+            interrupt()?;
+            Ok(names.next())
+        };
+        let work = |decoder: &mut Decoder, name: PackName| {
+            let path = folder.join(format!("{}.pack", name.hex()));
+            let verified = storage::open(&path).and_then(|file| verify_pack(&file, &path, name, decoder));
+            match verified {
+                Ok((_, _, problems)) => Ok((!problems.is_empty()).then_some(name)),
+                Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(name)),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        let mut damaged = vec![];
+        pipeline::run(threads, 16, source, Decoder::new, work, |name| {
+            damaged.extend(name);
+            Ok(())
+        })?;
+        Ok(damaged)
+    }
+
     fn verify_snapshots(&self, interrupt: &(dyn Fn() -> Result<()> + Sync), report: &mut Report) -> Result<()> {
         let numbers = storage::list(&self.root().join("snapshots"))?;
         report.snapshots = numbers.iter().filter(|n| n.ends_with(".json")).count();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use lamina_core::chunker::Layout;
 use lamina_core::codec::CodecChoice;
+use lamina_core::digest::PackName;
 use lamina_core::pipeline::threads_or_default;
 use lamina_core::repository::{self as core, SaveOptions};
 use lamina_core::retention::Keep;
@@ -179,6 +180,30 @@ impl Repository {
     fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<VerifyFigures> {
         let verify = |check: Interrupt<'_>| self.inner.verify_sample(share, seed, threads_or_default(threads)?, check);
         Ok(figures(interruptible(py, verify)?))
+    }
+
+    /// Names of the packs that are damaged; reads every byte.
+    #[pyo3(signature = (threads = 0))]
+    fn damaged_packs(&self, py: Python<'_>, threads: usize) -> BindingResult<Vec<String>> {
+        let found =
+            interruptible(py, |check: Interrupt<'_>| self.inner.damaged_packs(threads_or_default(threads)?, check))?;
+        Ok(found.iter().map(|name| name.hex()).collect())
+    }
+
+    /// What was done and what is lost, as JSON text.
+    #[pyo3(signature = (suspects, sources, threads = 0))]
+    fn repair(
+        &self,
+        py: Python<'_>,
+        suspects: Vec<String>,
+        sources: Vec<PathBuf>,
+        threads: usize,
+    ) -> BindingResult<String> {
+        let suspects = suspects.iter().filter_map(|name| PackName::from_hex(name)).collect();
+        let repaired = interruptible(py, |check: Interrupt<'_>| {
+            self.inner.repair(suspects, &sources, threads_or_default(threads)?, check)
+        })?;
+        Ok(repaired.to_json()?)
     }
 
     /// (numbers of deleted snapshots, deleted packs, their bytes, packs that wait)

@@ -1,0 +1,52 @@
+"""`lamina verify --repair`: what was brought back, and what is lost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from lamina.cli.output import clean, count, print_json, progress, say
+from lamina.errors import CorruptDataError
+
+if TYPE_CHECKING:
+    from lamina.repository import LostContent, RepairReport, Repository
+
+
+def repair(source: str, repository: Repository, sources: list[str], as_json: bool) -> None:
+    """Repair a repository from other copies, and tell what became of it."""
+    with progress("repairing"):
+        report = repository.repair(*sources)
+    if as_json:
+        print_json({"source": source, "ok": report.ok} | asdict(report))
+    else:
+        _print_repair(report)
+    if not report.ok:
+        say(f"lamina: {clean(source)} is not whole: {count(len(report.lost), 'snapshot')} with losses")
+        raise typer.Exit(CorruptDataError.exit_code)
+
+
+def _print_repair(report: RepairReport) -> None:
+    for path in report.quarantined:
+        print(f"moved to quarantine: {clean(path)}")
+    for path in report.restored:
+        print(f"restored: {clean(path)}")
+    if report.chunks_rescued or report.chunks_fetched:
+        rescued = f"{count(report.chunks_rescued, 'whole chunk')} of damaged packs stored anew"
+        print(f"{rescued}, {report.chunks_fetched} fetched from other copies")
+    for lost in report.lost:
+        print(_loss(lost))
+    for problem in report.problems:
+        print(clean(problem))
+    if report.ok:
+        print("everything is whole")
+
+
+def _loss(lost: LostContent) -> str:
+    where = f" ({clean(lost.series)}{'' if lost.epoch is None else f', epoch {lost.epoch}'})" if lost.series else ""
+    if lost.everything:
+        return f"lost: snapshot {lost.snapshot}{where}: all of it"
+    names = [name if file is None else f"{file}:{name}" for file, name in lost.tensors]
+    parts = [f"tensors {', '.join(names)}"] * bool(names) + [f"files {', '.join(lost.files)}"] * bool(lost.files)
+    return clean(f"lost: snapshot {lost.snapshot}{where}: {'; '.join(parts)}")

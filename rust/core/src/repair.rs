@@ -1,0 +1,634 @@
+//! Repair: brings back what another copy still holds, moves damaged files aside, and says what is lost.
+//!
+//! Nothing is deleted, and nothing leaves its place before what could be read of it stands somewhere else. So a repair
+//! that is interrupted can simply be started again (docs/format.md §3, "quarantine").
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::codec::{Codec, CodecChoice, Encoder};
+use crate::digest::{ChunkId, Digest, PackName};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{self, MAX_JSON};
+use crate::pack::{self, Entry};
+use crate::placement::{Location, Pack, Placement};
+use crate::reader::{self, PackFiles, Scratch};
+use crate::repository::Repository;
+use crate::session::{PruneLock, Session};
+use crate::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
+use crate::storage;
+use crate::tensor::Element;
+
+/// Where damaged files go, under the path that they had in the repository.
+pub const QUARANTINE: &str = "quarantine";
+/// A pack of rescued chunks is made in memory and ends here.
+const PACK_TARGET: usize = 16 << 20;
+
+/// What a repair did, and what it could not do.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct Repaired {
+    /// Files that were moved to the quarantine, by the path that they had in the repository.
+    pub quarantined: Vec<String>,
+    /// Files that came back whole from a source.
+    pub restored: Vec<String>,
+    /// Whole chunks of damaged packs that were stored anew.
+    pub chunks_rescued: u64,
+    /// Chunks that came from a source.
+    pub chunks_fetched: u64,
+    /// Snapshots that are not whole.
+    pub lost: Vec<Lost>,
+    /// What a verify of everything but contents finds afterwards.
+    pub problems: Vec<String>,
+}
+
+/// What a snapshot has lost.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct Lost {
+    /// Its number.
+    pub snapshot: u64,
+    /// Its id, series and epoch, as far as its file can be read.
+    pub id: Option<String>,
+    /// Name of its series.
+    pub series: Option<String>,
+    /// 0-based epoch.
+    pub epoch: Option<i64>,
+    /// Nothing of it can be read: its file, its structure or its content tree is lost.
+    pub everything: bool,
+    /// Paths of the files that have lost bytes.
+    pub files: Vec<String>,
+    /// Tensors that have lost bytes: (file, name); no file for the training state.
+    pub tensors: Vec<(Option<String>, String)>,
+}
+
+/// A folder that may hold what the repository has lost: another repository, or an artifact directory.
+struct Source {
+    folder: PathBuf,
+    id: Option<String>,
+    placement: Placement,
+    packs: PackFiles,
+}
+
+impl Source {
+    /// Reads what can be read; a source may be damaged too.
+    fn open(folder: &Path) -> Result<Self> {
+        let mut placement = Placement::default();
+        for (name, path) in pack_files(&folder.join("packs"))? {
+            match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
+                Ok((length, entries, salt)) => placement.insert(Pack { name, length, entries, salt }),
+                Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+                Err(_) => {}
+            }
+        }
+        let id = Repository::open(folder).ok().map(|r| r.id().to_owned());
+        Ok(Self { folder: folder.to_owned(), id, placement, packs: PackFiles::new(folder.join("packs")) })
+    }
+
+    /// The bytes of the snapshot file with this digest, or of that number if this is a copy of the repository `id`.
+    fn snapshot(&self, digest: Option<Digest>, number: u64, id: &str) -> Result<Option<Vec<u8>>> {
+        let folder = self.folder.join("snapshots");
+        let same = self.id.as_deref() == Some(id);
+        let mut paths = vec![self.folder.join("lamina.json")];
+        paths.extend(storage::list(&folder)?.iter().filter(|n| n.ends_with(".json")).map(|n| folder.join(n)));
+        for path in paths {
+            let Ok(bytes) = storage::read_small(&path, MAX_JSON) else { continue };
+            let Ok((found, _)) = format::unseal(&bytes, "snapshot", "") else { continue };
+            let counterpart = same && path.file_name() == Some(format!("{number:010}.json").as_ref());
+            if Some(found) == digest || counterpart {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Encoded chunks on their way into a pack.
+struct Rescue<'a> {
+    session: &'a Session,
+    packs: PathBuf,
+    avoid: HashSet<PackName>,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    stored: HashSet<ChunkId>,
+    scratch: Scratch,
+    encoder: Encoder,
+}
+
+impl<'a> Rescue<'a> {
+    fn new(repository: &Repository, session: &'a Session, avoid: HashSet<PackName>) -> Self {
+        Self {
+            session,
+            packs: repository.root().join("packs"),
+            avoid,
+            bytes: vec![],
+            entries: vec![],
+            stored: HashSet::new(),
+            scratch: Scratch::new(),
+            encoder: Encoder::new(),
+        }
+    }
+
+    /// Stores a chunk anew if it is whole where it stands, and gives its bytes.
+    fn copy(&mut self, placement: &Placement, packs: &PackFiles, place: Location<'_>) -> Result<Option<Vec<u8>>> {
+        let mut raw = vec![0; place.entry.raw as usize];
+        match read(placement, packs, place, &mut self.scratch, &mut raw) {
+            Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Cancelled) => return Err(e),
+            Err(_) => return Ok(None),
+            Ok(()) => {}
+        }
+        if self.stored.insert(place.entry.id) {
+            self.store(packs, place, &raw)?;
+        }
+        Ok(Some(raw))
+    }
+
+    /// As it is encoded already; but a delta, whose base may be lost, as a chunk of its own.
+    fn store(&mut self, packs: &PackFiles, place: Location<'_>, raw: &[u8]) -> Result<()> {
+        if self.bytes.is_empty() {
+            self.bytes.extend_from_slice(pack::MAGIC);
+        }
+        let offset = self.bytes.len();
+        let codec = if place.entry.codec == Codec::Delta {
+            let (codec, encoded) = self.encoder.encode(raw, Element::OPAQUE, CodecChoice::Auto)?;
+            self.bytes.extend_from_slice(encoded);
+            codec
+        } else {
+            let path = packs.path(&place.pack.name);
+            self.bytes.resize(offset + place.entry.encoded as usize, 0);
+            storage::read_at(&storage::open(&path)?, &path, &mut self.bytes[offset..], place.entry.offset)?;
+            place.entry.codec
+        };
+        let encoded = (self.bytes.len() - offset) as u32;
+        self.entries.push(Entry { offset: offset as u64, encoded, codec, base: None, ..*place.entry });
+        if self.bytes.len() >= PACK_TARGET { self.close() } else { Ok(()) }
+    }
+
+    /// Writes the pack; from then on its chunks are there.
+    fn close(&mut self) -> Result<()> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        let chunks = self.bytes.len();
+        for salt in 0.. {
+            self.bytes.truncate(chunks);
+            self.bytes.extend_from_slice(&pack::footer(&self.entries, salt));
+            let name = PackName::of(&self.bytes);
+            if !self.avoid.contains(&name) {
+                let temp = self.session.folder().join("rescued.tmp");
+                storage::write_synced(&temp, &self.bytes)?;
+                storage::rename(&temp, &self.packs.join(format!("{}.pack", name.hex())))?;
+                storage::sync_dir(&self.packs)?;
+                break;
+            }
+        }
+        self.bytes.clear();
+        self.entries.clear();
+        Ok(())
+    }
+}
+
+/// Whether chunks are there, and the way to them: in the repository's whole packs, else in a source.
+struct Search<'a> {
+    placement: &'a Placement,
+    packs: &'a PackFiles,
+    sources: &'a [Source],
+    rescue: Rescue<'a>,
+    known: HashMap<ChunkId, bool>,
+    nodes: HashMap<ChunkId, Arc<Vec<u8>>>,
+    fetched: u64,
+}
+
+impl Search<'_> {
+    /// Whether the chunk is there, or has been fetched now.
+    fn has(&mut self, id: &ChunkId) -> Result<bool> {
+        if let Some(&known) = self.known.get(id) {
+            return Ok(known);
+        }
+        self.known.insert(*id, false); // ends a ring of bases, which no writer makes
+        let bases: Vec<_> = self.placement.places(id).map(|place| place.entry.base).collect();
+        let mut there = false;
+        for base in bases {
+            there = there
+                || match base {
+                    Some(base) => self.has(&base)?,
+                    None => true,
+                };
+        }
+        let there = there || self.fetch(id)?.is_some();
+        self.known.insert(*id, there);
+        Ok(there)
+    }
+
+    fn fetch(&mut self, id: &ChunkId) -> Result<Option<Vec<u8>>> {
+        for source in self.sources {
+            for place in source.placement.places(id) {
+                if let Some(raw) = self.rescue.copy(&source.placement, &source.packs, place)? {
+                    self.fetched += 1;
+                    return Ok(Some(raw));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes of a node or of a part of the structure.
+    fn metadata(&mut self, chunk: &ChunkRef) -> Result<Option<Arc<Vec<u8>>>> {
+        if let Some(bytes) = self.nodes.get(&chunk.id) {
+            return Ok(Some(Arc::clone(bytes)));
+        }
+        let mut raw = vec![0; chunk.len as usize];
+        let mut found = None;
+        for place in self.placement.places(&chunk.id) {
+            if read(self.placement, self.packs, place, &mut self.rescue.scratch, &mut raw).is_ok() {
+                found = Some(raw);
+                break;
+            }
+        }
+        let found = match found {
+            None => self.fetch(&chunk.id)?,
+            found => found,
+        };
+        let bytes = found.map(Arc::new);
+        self.known.insert(chunk.id, bytes.is_some());
+        self.nodes.extend(bytes.iter().map(|b| (chunk.id, Arc::clone(b))));
+        Ok(bytes)
+    }
+
+    /// The parts of the state that are lost; `None` where not even that can be told.
+    fn missing(&mut self, snapshot: &Snapshot) -> Result<Option<Vec<(u64, u64)>>> {
+        let state = &snapshot.body.state;
+        let mut level = state.root.clone();
+        for _ in 0..state.depth {
+            let mut below = vec![];
+            for node in &level {
+                let Some(bytes) = self.metadata(node)? else { return Ok(None) };
+                let Ok(entries) = ChunkRef::parse_node(&bytes) else { return Ok(None) };
+                below.extend(entries);
+                if below.len() as u64 > format::MAX_CHUNKS.min(state.length) {
+                    return Ok(None);
+                }
+            }
+            level = below;
+        }
+        let (mut at, mut missing) = (0, vec![]);
+        for chunk in &level {
+            let end = at + u64::from(chunk.len);
+            if !self.has(&chunk.id)? {
+                missing.push((at, end));
+            }
+            at = end;
+        }
+        Ok((at == state.length).then_some(missing))
+    }
+
+    fn structure(&mut self, snapshot: &Snapshot) -> Result<Option<Structure>> {
+        let mut bytes = vec![];
+        for chunk in &snapshot.body.state.structure {
+            match self.metadata(chunk)? {
+                Some(part) => bytes.extend_from_slice(&part),
+                None => return Ok(None),
+            }
+        }
+        Ok(Structure::parse(&bytes, snapshot.body.state.length).ok())
+    }
+
+    /// What a snapshot has lost, if it is not whole.
+    fn lost(&mut self, snapshot: &Snapshot) -> Result<Option<Lost>> {
+        let structure = self.structure(snapshot)?;
+        let missing = self.missing(snapshot)?;
+        if structure.is_some() && missing.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
+        let mut lost = Lost {
+            snapshot: snapshot.number,
+            id: Some(snapshot.id.clone()),
+            series: Some(snapshot.body.series.clone()),
+            epoch: snapshot.body.epoch,
+            everything: structure.is_none() || missing.is_none(),
+            ..Lost::default()
+        };
+        if let Some(structure) = structure {
+            let missing = missing.unwrap_or_else(|| vec![(0, snapshot.body.state.length)]);
+            lost.name(&structure, &missing);
+        }
+        Ok(Some(lost))
+    }
+}
+
+impl Repaired {
+    /// As one JSON object.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::invalid(format!("the report cannot be written: {e}")))
+    }
+}
+
+impl Lost {
+    /// Finds the files and tensors that have bytes in `missing`, which ascends.
+    fn name(&mut self, structure: &Structure, missing: &[(u64, u64)]) {
+        let hit = |at: u64, len: u64| {
+            let first = missing.partition_point(|m| m.1 <= at);
+            len > 0 && missing.get(first).is_some_and(|m| m.0 < at + len)
+        };
+        let tensor_hit = |t: &&TensorEntry| {
+            let bytes = crate::tensor::tensor_bytes(&t.1, &t.2).unwrap_or(0);
+            hit(t.4, bytes)
+        };
+        for file in &structure.files {
+            if file.extents.iter().any(|&(at, len)| hit(at, len)) {
+                self.files.push(file.path.clone());
+            }
+            let names = file.tensors.iter().filter(tensor_hit);
+            self.tensors.extend(names.map(|t| (Some(file.path.clone()), t.0.clone())));
+        }
+        let training = structure.training.iter().filter(tensor_hit);
+        self.tensors.extend(training.map(|t| (None, t.0.clone())));
+    }
+}
+
+impl Repository {
+    /// The packs that are damaged: every byte of every pack is read.
+    pub fn damaged_packs(&self, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Vec<PackName>> {
+        let names: Vec<_> = pack_files(&self.root().join("packs"))?.into_keys().collect();
+        self.damaged_among(names, threads, interrupt)
+    }
+
+    /// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.
+    ///
+    /// # Errors
+    /// `Io` where a prune is running, `Unsupported` where locks do not work: nothing was changed.
+    pub fn repair(
+        &self,
+        suspects: Vec<PackName>,
+        sources: &[PathBuf],
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Repaired> {
+        let _lock = PruneLock::take(self.root())?;
+        let session = Session::begin(self.root())?;
+        let sources = sources.iter().map(|folder| Source::open(folder)).collect::<Result<Vec<_>>>()?;
+        let mut done = Repaired::default();
+        self.forget();
+        let mut damaged: BTreeSet<_> = self.damaged_among(suspects, threads, interrupt)?.into_iter().collect();
+        self.restore_packs(&mut damaged, &sources, &session, &mut done)?;
+        self.rescue_chunks(&damaged, &session, interrupt, &mut done)?;
+        let gone = self.repair_snapshots(&sources, &session, &mut done)?;
+        self.fetch_chunks(&damaged, &sources, &session, interrupt, &mut done)?;
+        done.lost.extend(gone);
+        done.lost.sort_by_key(|lost| lost.snapshot);
+        for name in &damaged {
+            self.quarantine(&format!("packs/{}.pack", name.hex()), &mut done)?;
+        }
+        self.repair_small_files(&sources, &mut done)?;
+        done.problems = self.verify(false, threads, interrupt)?.problems;
+        Ok(done)
+    }
+
+    /// Damaged packs that a source has whole come back under their names.
+    fn restore_packs(
+        &self,
+        damaged: &mut BTreeSet<PackName>,
+        sources: &[Source],
+        session: &Session,
+        done: &mut Repaired,
+    ) -> Result<()> {
+        for name in damaged.clone() {
+            let temp = session.folder().join("restored.tmp");
+            for source in sources.iter().filter(|s| s.placement.pack(&name).is_some()) {
+                if copy_pack(&source.packs.path(&name), &temp, name)? {
+                    let path = format!("packs/{}.pack", name.hex());
+                    self.replace(&temp, &path, done)?;
+                    damaged.remove(&name);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole chunks of damaged packs are stored anew, also those that no snapshot needs: a save under way may.
+    fn rescue_chunks(
+        &self,
+        damaged: &BTreeSet<PackName>,
+        session: &Session,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+        done: &mut Repaired,
+    ) -> Result<()> {
+        let all = self.refresh()?;
+        let packs = PackFiles::new(self.root().join("packs"));
+        let condemned = self.condemned_for_save()?.unwrap_or_default();
+        let untrusted: HashSet<_> = damaged.iter().copied().chain(condemned.iter().copied()).collect();
+        let mut rescue = Rescue::new(self, session, condemned);
+        for pack in damaged.iter().filter_map(|name| all.pack(name)) {
+            for entry in &pack.entries {
+                interrupt()?;
+                if !all.holds(&entry.id, &untrusted) && !rescue.stored.contains(&entry.id) {
+                    let found = rescue.copy(&all, &packs, Location { pack, entry })?;
+                    done.chunks_rescued += u64::from(found.is_some());
+                }
+            }
+        }
+        rescue.close()
+    }
+
+    /// Looks for every chunk that the snapshots need.
+    fn fetch_chunks(
+        &self,
+        damaged: &BTreeSet<PackName>,
+        sources: &[Source],
+        session: &Session,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+        done: &mut Repaired,
+    ) -> Result<()> {
+        let mut whole = (*self.refresh()?).clone();
+        damaged.iter().for_each(|name| whole.remove(name));
+        let packs = PackFiles::new(self.root().join("packs"));
+        let mut search = Search {
+            placement: &whole,
+            packs: &packs,
+            sources,
+            rescue: Rescue::new(self, session, self.condemned_for_save()?.unwrap_or_default()),
+            known: HashMap::new(),
+            nodes: HashMap::new(),
+            fetched: 0,
+        };
+        for snapshot in self.readable_snapshots()? {
+            interrupt()?;
+            done.lost.extend(search.lost(&snapshot)?);
+        }
+        done.chunks_fetched = search.fetched;
+        search.rescue.close()
+    }
+
+    /// Damaged snapshot files, and those that an earlier repair moved aside, come back from a source or are moved aside.
+    fn repair_snapshots(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<Vec<Lost>> {
+        let mut lost = vec![];
+        let mut numbers = BTreeSet::new();
+        for folder in [self.root().join("snapshots"), self.root().join(QUARANTINE).join("snapshots")] {
+            numbers.extend(storage::list(&folder)?.iter().filter_map(|n| number_of(n)));
+        }
+        for number in numbers {
+            let path = format!("snapshots/{number:010}.json");
+            let place = self.root().join(&path);
+            let (aside, damaged) = match storage::read_small_if_any(&place, MAX_JSON) {
+                Ok(None) => (true, storage::read_small(&self.root().join(QUARANTINE).join(&path), MAX_JSON)?),
+                Ok(Some(bytes)) => match Snapshot::parse(&bytes, number, &path) {
+                    Err(e) if e.kind() == ErrorKind::Corrupt => (false, bytes),
+                    _ => continue,
+                },
+                Err(e) if e.kind() == ErrorKind::Corrupt => (false, vec![]), // longer than any
+                Err(e) => return Err(e),
+            };
+            if let Some(bytes) = find_snapshot(sources, &damaged, number, self.id())? {
+                let temp = session.folder().join("restored.tmp");
+                storage::write_synced(&temp, &bytes)?;
+                self.replace(&temp, &path, done)?;
+                continue;
+            }
+            if !aside {
+                // The number is not used again (docs/format.md §8).
+                storage::claim(&self.root().join(format!("snapshots/{number:010}.claim")))?;
+                self.quarantine(&path, done)?;
+            }
+            let id = digest_in(&damaged).map(|digest| digest.hex()[..32].to_owned());
+            lost.push(Lost { snapshot: number, id, everything: true, ..Lost::default() });
+        }
+        Ok(lost)
+    }
+
+    /// Damaged aliases, journal entries and the list of condemned packs hinder prune: they are moved aside. An alias
+    /// comes back from a copy of this repository.
+    fn repair_small_files(&self, sources: &[Source], done: &mut Repaired) -> Result<()> {
+        let mut files = vec![("condemned", "condemned.json".to_owned())];
+        for (kind, folder) in [("alias", "aliases"), ("journal", "journal")] {
+            let names = storage::list(&self.root().join(folder))?;
+            let ours = names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.'));
+            files.extend(ours.map(|n| (kind, format!("{folder}/{n}"))));
+        }
+        for (kind, path) in files {
+            if !is_damaged(&self.root().join(&path), kind)? {
+                continue;
+            }
+            let copies = sources.iter().filter(|s| kind == "alias" && s.id.as_deref() == Some(self.id()));
+            let copy =
+                copies.map(|s| s.folder.join(&path)).find(|p| p.is_file() && !is_damaged(p, kind).unwrap_or(true));
+            match copy {
+                Some(copy) => {
+                    let temp = self.root().join(format!(".{}.tmp", crate::digest::random_name()));
+                    storage::write_synced(&temp, &storage::read_small(&copy, MAX_JSON)?)?;
+                    self.replace(&temp, &path, done)?;
+                }
+                None => self.quarantine(&path, done)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts `temp` where the damaged file at `path` stands, which is kept in the quarantine; the name is never without a file.
+    fn replace(&self, temp: &Path, path: &str, done: &mut Repaired) -> Result<()> {
+        let place = self.root().join(path);
+        if place.exists() {
+            let aside = self.free_place(path)?;
+            if std::fs::hard_link(&place, &aside).is_err() {
+                std::fs::copy(&place, &aside).map_err(|e| Error::io("copy", &place, &e))?;
+            }
+            done.quarantined.push(path.to_owned());
+        }
+        storage::rename(temp, &place)?;
+        storage::sync_dir(&storage::parent(&place))?;
+        done.restored.push(path.to_owned());
+        Ok(())
+    }
+
+    fn quarantine(&self, path: &str, done: &mut Repaired) -> Result<()> {
+        let place = self.root().join(path);
+        storage::rename(&place, &self.free_place(path)?)?;
+        storage::sync_dir(&storage::parent(&place))?;
+        done.quarantined.push(path.to_owned());
+        Ok(())
+    }
+
+    /// A name in the quarantine that nothing has.
+    fn free_place(&self, path: &str) -> Result<PathBuf> {
+        let place = self.root().join(QUARANTINE).join(path);
+        storage::create_dir(&storage::parent(&place))?;
+        let mut free = place.clone();
+        for n in 1u32.. {
+            if free.symlink_metadata().is_err() {
+                break;
+            }
+            free = PathBuf::from(format!("{}.{n}", place.display()));
+        }
+        Ok(free)
+    }
+}
+
+/// Reads and verifies a chunk.
+fn read(
+    _placement: &Placement,
+    packs: &PackFiles,
+    place: Location<'_>,
+    scratch: &mut Scratch,
+    raw: &mut [u8],
+) -> Result<()> {
+    reader::read_chunk(packs, place, scratch, raw)
+}
+
+fn pack_files(folder: &Path) -> Result<BTreeMap<PackName, PathBuf>> {
+    let names = storage::list(folder)?;
+    let packs = names.iter().filter_map(|n| Some((PackName::from_hex(n.strip_suffix(".pack")?)?, folder.join(n))));
+    Ok(packs.collect())
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".json")?;
+    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+}
+
+/// The digest that stands in the first line of a snapshot file, which may be damaged behind it.
+fn digest_in(bytes: &[u8]) -> Option<Digest> {
+    let mark = b"\"blake3\":\"";
+    let at = bytes.windows(mark.len()).position(|w| w == mark)? + mark.len();
+    Digest::from_hex(std::str::from_utf8(bytes.get(at..at + 64)?).ok()?)
+}
+
+fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id: &str) -> Result<Option<Vec<u8>>> {
+    for source in sources {
+        if let Some(bytes) = source.snapshot(digest_in(damaged), number, id)? {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+fn is_damaged(path: &Path, kind: &str) -> Result<bool> {
+    let read = storage::read_small_if_any(path, MAX_JSON).map(|bytes| match bytes {
+        Some(bytes) => format::unseal(&bytes, kind, "").is_err_and(|e| e.kind() == ErrorKind::Corrupt),
+        None => false,
+    });
+    match read {
+        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(true),
+        other => other,
+    }
+}
+
+/// Copies a pack if it is whole; false if it is not.
+fn copy_pack(from: &Path, to: &Path, name: PackName) -> Result<bool> {
+    let source = storage::open(from)?;
+    let length = storage::length(&source, from)?;
+    storage::remove_file(to)?;
+    let target = storage::create_new(to)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let n = usize::try_from(length - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+        storage::read_at(&source, from, &mut buffer[..n], at)?;
+        hasher.update(&buffer[..n]);
+        storage::write_at(&target, to, &buffer[..n], at)?;
+        at += n as u64;
+    }
+    storage::sync(&target, to)?;
+    Ok(Digest::finish(&hasher) == name)
+}
