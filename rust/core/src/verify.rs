@@ -114,6 +114,8 @@ impl Repository {
             let file = match storage::open(&path) {
                 // Prune may have been faster.
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok((0, 0, vec![])),
+                // No regular file.
+                Err(e) if e.kind() == ErrorKind::Corrupt => return Ok((0, 0, vec![e.message().to_owned()])),
                 other => other?,
             };
             match if full {
