@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+import lamina
+
 ROOT = Path(__file__).parents[1]
 NOT_RUN = "not run here: "
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$", re.S | re.M)
@@ -96,8 +98,16 @@ def _given() -> dict[str, Any]:
     return {"build": build, "model": build(), **names}
 
 
+# Pages that speak of a repository which others have made.
+READS = {"report.md": "runs/a"}
+
+
 @pytest.mark.parametrize("page", [page for page, blocks in EXAMPLES.items() if blocks])
 def test_examples_run(page: str, given: dict[str, Any]) -> None:
+    if any(word in block.code for block in EXAMPLES[page] for word in ("lamina report", "log_report")):
+        pytest.importorskip("plotly")
+    if page in READS:
+        lamina.save(given["model"], READS[page])
     for block in EXAMPLES[page]:
         if block.language == "python":
             code = compile("\n" * block.line + block.code, block.page, "exec")
@@ -119,8 +129,6 @@ def _shell(block: Block) -> None:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), f"{page_line(block)}: {line}"
         if words[:1] != ["lamina"] or not block.runs:
             continue
-        if words[1] == "report":
-            pytest.importorskip("plotly")
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0, f"{page_line(block)}: {line}\n{done.output}\n{done.exception!r}"
 
