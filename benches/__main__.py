@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benches import machine
+from benches import chart, machine
 from benches.corpora import Corpora
 from benches.measure import Bench, Table
 
@@ -50,6 +50,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="timed runs of each contender (default 5, with --quick 3)")
     parser.add_argument("--file", type=Path, help="measure on this checkpoint (.weights.h5, .h5, .keras) instead")
     parser.add_argument("--json", type=Path, help="write everything, each single run included, to this file")
+    parser.add_argument("--chart", type=Path, help="draw the ratios to each peer on this HTML page (needs plotly)")
     parser.add_argument("--folder", type=Path, help="where to write; on the disk that is to be measured")
     parser.add_argument("--quick", action="store_true", help="small and few: is the harness in order?")
     chosen = parser.parse_args(argv)
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = " ".join(["python -m benches", *(sys.argv[1:] if argv is None else argv)])
         found = {"command": command, "machine": about, "missing": missing, "tables": [t.as_json() for t in tables]}
         chosen.json.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    if chosen.chart:
+        chart.write(chosen.chart, about, tables)
     return int(any(row.failure and row.ours for table in tables for row in table.rows))
 
 

@@ -14,9 +14,9 @@ import lamina
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benches import __main__ as command
-from benches import peers, stored
+from benches import chart, peers, stored
 from benches.corpora import Corpora, change
-from benches.measure import Contender, demand, race, times
+from benches.measure import Contender, Row, Table, demand, race, times
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
@@ -103,3 +103,16 @@ def test_sizes_that_are_none(text: str) -> None:
 
 def test_sizes() -> None:
     assert [command.size(t) for t in ("0.5GB", "32 MiB", "7")] == [500_000_000, 32 << 20, 7]
+
+
+def test_the_chart_shows_what_was_measured(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the chart needs plotly")
+    table = Table(
+        "<save>", "note", {"/ copy": "{}"}, [Row("ours", {"/ copy": 1.25}, ours=True), Row("theirs", {}, "broke")]
+    )
+    chart.write(tmp_path / "c.html", {"cores": "2"}, [table])
+    page = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "&lt;save&gt;" in page
+    assert "[1.25]" in page
+    assert '["ours"]' in page
+    assert "http://" not in page.split("</script>", 1)[1]
