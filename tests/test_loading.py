@@ -19,6 +19,9 @@ from lamina.keras.walk import NotPlannable
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 
+KINDS = [pytest.param(k, marks=pytest.mark.skip(reason=zoo.SKIP[k])) if k in zoo.SKIP else k for k in zoo.ZOO]
+
+
 @keras.saving.register_keras_serializable("lamina-tests")
 class Noise(layers.Layer):
     """Has a random variable that no file holds."""
@@ -72,15 +75,18 @@ def keras_never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.models, "load_model", refuse)
 
 
-@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+@pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_model_is_loaded_as_keras_loads_it(name: str, tmp_path: Path) -> None:
     model = zoo.ZOO[name]()
     try:
         model.save(tmp_path / "m.keras")
-        expected = keras.models.load_model(tmp_path / "m.keras", safe_mode=False)
+        keras.models.load_model(tmp_path / "m.keras", safe_mode=False)
     except Exception as error:
         pytest.skip(f"Keras itself does not load it: {type(error).__name__}")
     lamina.save(tmp_path / "m.keras", tmp_path / "r")
+    keras.utils.set_random_seed(1)
+    expected = keras.models.load_model(tmp_path / "m.keras", safe_mode=False)
+    keras.utils.set_random_seed(1)
     found = lamina.load_model(tmp_path / "r", safe_mode=False)
     assert_same(expected, found)
     assert type(getattr(found, "optimizer", None)) is type(getattr(expected, "optimizer", None))
@@ -141,8 +147,8 @@ def test_what_no_file_holds_begins_as_ever(tmp_path: Path) -> None:
         loaded = keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2))
         hidden = keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2))
         counted = keras.Variable(keras.initializers.Ones(), shape=(2,))
-    loaded.assign(np.zeros((2, 2)))
-    blanks.initialize_all_but({id(loaded)})
+    with blanks.loading():
+        loaded.assign(np.zeros((2, 2)))
     np.testing.assert_array_equal(loaded, np.zeros((2, 2)))
     np.testing.assert_array_equal(hidden, keras.initializers.RandomNormal(seed=1)((2, 2)))
     np.testing.assert_array_equal(counted, np.ones(2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,17 @@ class Blanks:
     def add(self, variable: Any, initializer: Any) -> None:
         self._made.append((variable, initializer))
 
-    def initialize_all_but(self, loaded: set[int]) -> None:
-        """Give the variables whose ``id`` is not in ``loaded`` what they would have begun with."""
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """What gets no value meanwhile is given what it would have begun with."""
+        loaded: set[int] = set()
+
+        def assign(original: Any, variable: Any, value: Any) -> Any:
+            loaded.add(id(variable))
+            return original(variable, value)
+
+        with _instead_of("_direct_assign", assign):
+            yield
         for variable, initializer in self._made:
             if id(variable) not in loaded:
                 variable.assign(initializer(variable.shape, dtype=variable.dtype))
@@ -34,26 +43,34 @@ def blank_variables() -> Iterator[Blanks]:
     They draw from generators of their own, so leaving them out changes no other random number.
     """
     blanks = Blanks()
-    kind = backend.Variable
-    own = vars(kind).get("_initialize_with_initializer")
-    original = kind._initialize_with_initializer
-    thread = threading.get_ident()
 
-    def initialize(variable: Any, initializer: Any) -> None:
-        if threading.get_ident() == thread and _is_random(initializer):
+    def initialize(original: Any, variable: Any, initializer: Any) -> None:
+        if _is_random(initializer):
             blanks.add(variable, initializer)
-            original(variable, _blank)
-        else:
-            original(variable, initializer)
+            initializer = _blank
+        original(variable, initializer)
 
-    kind._initialize_with_initializer = initialize
-    try:
+    with _instead_of("_initialize_with_initializer", initialize):
         yield blanks
+
+
+@contextmanager
+def _instead_of(name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Call ``method`` with the original method of variables and its arguments, in this thread only."""
+    kind, thread = backend.Variable, threading.get_ident()
+    own, original = vars(kind).get(name), getattr(kind, name)
+
+    def called(*arguments: Any) -> Any:
+        return method(original, *arguments) if threading.get_ident() == thread else original(*arguments)
+
+    setattr(kind, name, called)
+    try:
+        yield
     finally:
         if own is None:
-            del kind._initialize_with_initializer
+            delattr(kind, name)
         else:
-            kind._initialize_with_initializer = own
+            setattr(kind, name, own)
 
 
 def _is_random(initializer: Any) -> bool:

@@ -99,12 +99,21 @@ def _config(archive: zipfile.ZipFile) -> bytes:
 def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, assets: Any) -> None:
     if not model.built:
         raise NotPlannable("built only when it is called")
-    entries = walk(model).entries
+    entries = _walk(model)
     with_optimizer = getattr(model, "optimizer", None) is not None
     wanted = [tensor for tensor in stored.values() if with_optimizer or not tensor.name.startswith(OPTIMIZER)]
     if {entry.name: tuple(entry.shape) for entry in entries} != {tensor.name: tensor.shape for tensor in wanted}:
         raise NotPlannable("Keras knows what to do, or what to say")
     folders = by_folder(wanted, opened.content.read(wanted))
-    hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
-    put_training_state(opened, model, "auto")
-    blanks.initialize_all_but({id(entry.value) for entry in entries})
+    with blanks.loading():
+        hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
+        put_training_state(opened, model, "auto")
+
+
+def _walk(model: Any) -> Any:
+    try:
+        return walk(model).entries
+    except NotPlannable:
+        raise
+    except Exception as error:  # a layer that cannot be saved before it has been loaded
+        raise NotPlannable(str(error)) from error
