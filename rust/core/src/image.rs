@@ -73,7 +73,7 @@ impl<'a> Image<'a> {
 
     fn write_to(&self, temp: &Path, threads: usize) -> Result<()> {
         let file = storage::create_new(temp)?;
-        file.set_len(self.size).map_err(|e| Error::io("write", temp, &e))?;
+        storage::set_length(&file, temp, self.size)?;
         let mut steps = self.steps();
         let work = |_: &mut (), (offset, bytes)| storage::write_at(&file, temp, bytes, offset);
         pipeline::run(threads, 64, || Ok(steps.next()), || (), work, |()| Ok(()))?;

@@ -379,7 +379,7 @@ impl Outputs {
         }
         let temp = parent.join(format!(".{}.tmp", crate::digest::random_name()));
         let file = storage::create_new(&temp)?;
-        file.set_len(size).map_err(|e| Error::io("write", &temp, &e))?;
+        storage::set_length(&file, &temp, size)?;
         self.files.push((file, temp, target));
         Ok(())
     }

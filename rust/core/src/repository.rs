@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
@@ -28,6 +29,7 @@ pub struct Repository {
     id: String,
     placement: Mutex<Known>,
     snapshots: Mutex<BTreeMap<u64, Arc<Snapshot>>>,
+    settled: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +89,13 @@ impl Repository {
         })?;
         let (_, body) = format::unseal(&bytes, "config", &path.display().to_string())?;
         let id = body.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Self { root: root.to_owned(), id, placement: Mutex::default(), snapshots: Mutex::default() })
+        Ok(Self {
+            root: root.to_owned(),
+            id,
+            placement: Mutex::default(),
+            snapshots: Mutex::default(),
+            settled: AtomicBool::new(false),
+        })
     }
 
     /// Opens a repository, and makes it first where there is none; the folder may exist if it is empty of other things.
@@ -109,14 +117,15 @@ impl Repository {
             storage::create_dir(&root.join(folder))?;
         }
         let body = format::body([("id", random_name().into()), ("created_at", created_at.into())]);
+        let session = Session::begin(root)?;
         let ignore = root.join(".gitignore");
-        if !ignore.exists() {
-            storage::write_atomic(root, &ignore, b"*\n")?;
+        if !storage::exists(&ignore)? {
+            storage::write_atomic(&session.temp("gitignore"), &ignore, b"*\n")?;
         }
         // Another process may do the same now; the one who renames last wins, and both open what then stands there.
         let config = root.join("config.json");
-        if !config.exists() {
-            storage::write_atomic(root, &config, &format::seal("config", &body)?)?;
+        if !storage::exists(&config)? {
+            storage::write_atomic(&session.temp("config"), &config, &format::seal("config", &body)?)?;
         }
         Self::open(root)
     }
@@ -139,6 +148,16 @@ impl Repository {
     pub(crate) fn forget(&self) {
         *lock(&self.placement) = Known::default();
         lock(&self.snapshots).clear();
+    }
+
+    /// Flushes the names that everything else stands under; who made them may have been killed before it did. Once is enough.
+    fn settle(&self) -> Result<()> {
+        if !self.settled.load(Ordering::Acquire) {
+            storage::sync_dir(&storage::parent(&self.root))?;
+            storage::sync_dir(&self.root)?;
+            self.settled.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     // ---- placement ----------------------------------------------------------------------------------------------
@@ -407,15 +426,24 @@ impl Repository {
         storage::create_dir(&folder)?;
         let fields = [("series", snapshot.body.series.as_str()), ("alias", alias), ("snapshot", snapshot.id.as_str())];
         let bytes = format::seal("alias", &format::body(fields.map(|(k, v)| (k, v.into()))))?;
-        storage::write_atomic(&folder, &self.alias_path(&snapshot.body.series, alias), &bytes)
+        // The snapshot's saver may have been killed before it flushed its name.
+        self.settle()?;
+        storage::sync_dir(&self.root.join("snapshots"))?;
+        let session = Session::begin(&self.root)?;
+        storage::write_atomic(&session.temp("alias"), &self.alias_path(&snapshot.body.series, alias), &bytes)
     }
 
     /// Deletes a user alias; `false` if there was none.
     pub fn remove_alias(&self, series: &str, alias: &str) -> Result<bool> {
         let path = self.alias_path(series, alias);
-        let there = path.exists();
+        let there = storage::exists(&path)?;
         storage::remove_file(&path)?;
+        self.sync_aliases()?;
         Ok(there)
+    }
+
+    fn sync_aliases(&self) -> Result<()> {
+        storage::sync_dir_if_any(&self.root.join("aliases"))
     }
 
     // ---- save ---------------------------------------------------------------------------------------------------
@@ -435,6 +463,7 @@ impl Repository {
         if session.locks_work() {
             session::sweep(&self.root)?;
         }
+        self.settle()?;
         storage::create_dir(&self.packs_dir())?;
         let condemned = self.condemned_for_save()?;
         let known = self.refresh()?;
@@ -468,13 +497,14 @@ impl Repository {
         let bytes = body.seal()?;
         let folder = self.root.join("snapshots");
         storage::create_dir(&folder)?;
-        let temp = session.folder().join("snapshot.tmp");
+        let temp = session.temp("snapshot");
         storage::write_synced(&temp, &bytes)?;
         let number = self.claim_number()?;
         let path = self.snapshot_path(number);
         storage::rename(&temp, &path)?;
         storage::sync_dir(&folder)?;
-        storage::remove_file(&self.claim_path(number))?;
+        // The snapshot is committed; a claim that stays does no harm.
+        let _ = storage::remove_file(&self.claim_path(number));
         let snapshot = Arc::new(Snapshot::parse(&bytes, number, &path.display().to_string())?);
         lock(&self.snapshots).insert(number, Arc::clone(&snapshot));
         Ok(snapshot)
@@ -486,7 +516,7 @@ impl Repository {
             if !storage::claim(&self.claim_path(number))? {
                 continue;
             }
-            if !self.snapshot_path(number).exists() {
+            if !storage::exists(&self.snapshot_path(number))? {
                 return Ok(number);
             }
             storage::remove_file(&self.claim_path(number))?;
@@ -525,6 +555,12 @@ impl Repository {
             keep.check()?;
         }
         let _lock = PruneLock::take(&self.root)?;
+        if !dry_run {
+            storage::remove_file(&self.condemned_temp())?;
+            // What is seen and was not flushed, because its writer was killed, must not come or go once things are deleted.
+            self.settle()?;
+            self.sync_aliases()?;
+        }
         let all = self.snapshots()?;
         let doomed = match keep {
             Some(keep) => self.doomed(keep, series, &all)?,
@@ -572,15 +608,17 @@ impl Repository {
     }
 
     fn delete_snapshots(&self, doomed: &BTreeSet<u64>) -> Result<()> {
+        let folder = self.root.join("snapshots");
+        // Also where nothing is doomed: a prune that was killed may have deleted snapshots whose packs are deleted now.
+        storage::sync_dir(&folder)?;
         if doomed.is_empty() {
             return Ok(());
         }
         let (_, highest) = self.numbers()?;
         if doomed.contains(&highest) {
             storage::claim(&self.claim_path(highest))?;
+            storage::sync_dir(&folder)?;
         }
-        let folder = self.root.join("snapshots");
-        storage::sync_dir(&folder)?;
         for &number in doomed {
             storage::remove_file(&self.snapshot_path(number))?;
             lock(&self.snapshots).remove(&number);
@@ -679,6 +717,11 @@ impl Repository {
         self.root.join("condemned.json")
     }
 
+    /// Only the holder of the prune lock writes it.
+    fn condemned_temp(&self) -> PathBuf {
+        self.root.join(".condemned.tmp")
+    }
+
     fn read_condemned(&self) -> Result<Option<BTreeMap<PackName, Option<Vec<String>>>>> {
         let path = self.condemned_path();
         let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { return Ok(None) };
@@ -706,7 +749,7 @@ impl Repository {
     fn write_condemned(&self, condemned: &BTreeMap<PackName, Option<Vec<String>>>) -> Result<()> {
         let packs: Map<String, Value> = condemned.iter().map(|(n, s)| (n.hex(), Value::from(s.clone()))).collect();
         storage::write_atomic(
-            &self.root,
+            &self.condemned_temp(),
             &self.condemned_path(),
             &format::seal("condemned", &format::body([("packs", packs.into())]))?,
         )

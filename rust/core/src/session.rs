@@ -1,12 +1,12 @@
 //! Sessions and locks: how saves and prune stay out of each other's way (docs/format.md §9).
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::digest::random_name;
 use crate::error::{Error, Result};
 use crate::fork::LockFile;
-use crate::storage;
+use crate::storage::{self, Lockable};
 
 /// A save under way: a locked folder that holds its temporary files. Dropping it removes the folder.
 #[derive(Debug)]
@@ -17,24 +17,11 @@ pub struct Session {
     locks_work: bool,
 }
 
-/// What a try to lock a file told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lockable {
-    /// Nobody holds it.
-    Free,
-    /// Somebody holds it.
-    Held,
-    /// The file system cannot tell.
-    Unknown,
-}
-
+/// Tries to lock the file of this name; the lock stands as long as the file that comes with it is open.
 fn try_lock(path: &Path) -> (Lockable, Option<File>) {
-    let Ok(file) = OpenOptions::new().read(true).write(true).open(path) else { return (Lockable::Unknown, None) };
-    match file.try_lock() {
-        Ok(()) => (Lockable::Free, Some(file)),
-        Err(TryLockError::WouldBlock) => (Lockable::Held, None),
-        Err(TryLockError::Error(_)) => (Lockable::Unknown, None),
-    }
+    let Ok(file) = storage::open_lock(path, false) else { return (Lockable::Unknown, None) };
+    let told = storage::try_lock(&file, path);
+    (told, Some(file).filter(|_| told == Lockable::Free))
 }
 
 impl Session {
@@ -51,17 +38,18 @@ impl Session {
     fn try_begin(sessions: &Path) -> Result<Option<Self>> {
         let name = random_name();
         let (early, folder) = (sessions.join(format!(".{name}")), sessions.join(&name));
-        storage::create_dir(&early)?;
+        storage::make_dir(&early)?;
         let mut session = Self { name, folder: early, lock: None, locks_work: false };
         let path = session.folder.join("lock");
-        let lock = LockFile::new(storage::create_new(&path)?);
-        match lock.file().try_lock() {
-            Ok(()) => session.locks_work = try_lock(&path).0 == Lockable::Held,
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(_)) => {}
+        let Some(file) = storage::create_if_free(&path)? else { return Ok(None) };
+        let lock = LockFile::new(file);
+        match storage::try_lock(lock.file(), &path) {
+            Lockable::Free => session.locks_work = try_lock(&path).0 == Lockable::Held,
+            Lockable::Held => return Ok(None),
+            Lockable::Unknown => {}
         }
         session.lock = Some(lock);
-        if !session.folder.exists() {
+        if !storage::exists(&path)? {
             return Ok(None);
         }
         storage::rename(&session.folder, &folder)?;
@@ -77,6 +65,11 @@ impl Session {
     /// Its folder, for temporary files.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// A temporary file of it.
+    pub fn temp(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.tmp"))
     }
 
     /// Whether locks do on this file system what they should.
@@ -101,24 +94,33 @@ pub fn alive(repository: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether the session may still be under way.
+/// Whether the session may still be under way; yes where the system cannot tell.
 pub fn is_alive(repository: &Path, name: &str) -> bool {
-    let folder = repository.join("sessions").join(name);
-    let lock = folder.join("lock");
+    let lock = repository.join("sessions").join(name).join("lock");
     // A folder without a lock file is being removed by its owner, who needs it no more.
-    lock.exists() && try_lock(&lock).0 != Lockable::Free
+    storage::exists(&lock).unwrap_or(true) && try_lock(&lock).0 != Lockable::Free
 }
 
-/// Removes the folders of sessions whose process is gone. Only where locks work.
+/// Removes the folders of sessions whose process is gone, as far as it can. Only where locks work.
 pub fn sweep(repository: &Path) -> Result<()> {
     let sessions = repository.join("sessions");
     for name in storage::list(&sessions)? {
         let folder = sessions.join(&name);
-        if let (Lockable::Free, Some(_held)) = try_lock(&folder.join("lock")) {
-            storage::remove_dir(&folder)?;
+        // What cannot be removed (another user's, say) is in nobody's way.
+        if let Some(_held) = dead(&folder.join("lock")) {
+            let _ = storage::remove_dir(&folder);
         }
     }
     Ok(())
+}
+
+/// The lock of a session whose process is gone. Where a crash took the lock file it is made anew, exclusively, so that whoever
+/// is about to begin a session in this very folder draws another name.
+fn dead(lock: &Path) -> Option<File> {
+    if let Ok(Some(file)) = storage::create_if_free(lock) {
+        return (storage::try_lock(&file, lock) == Lockable::Free).then_some(file);
+    }
+    try_lock(lock).1
 }
 
 /// The lock that only one prune holds.
@@ -134,11 +136,10 @@ impl PruneLock {
     /// `Io` where another prune holds it, `Unsupported` where locks do not work on this file system.
     pub fn take(repository: &Path) -> Result<Self> {
         let path = repository.join("prune.lock");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(|e| Error::io("open", &path, &e))?;
-        match file.try_lock() {
-            Ok(()) if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(Error::io("lock", &path, &std::io::ErrorKind::WouldBlock.into())
+        let file = storage::open_lock(&path, true)?;
+        match storage::try_lock(&file, &path) {
+            Lockable::Free if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: file }),
+            Lockable::Held => Err(Error::io("lock", &path, &std::io::ErrorKind::WouldBlock.into())
                 .context("another prune of this repository is running")),
             _ => Err(Error::unsupported(format!(
                 "file locks do not work in {}; prune needs them and has deleted nothing. Prune from a machine where the \

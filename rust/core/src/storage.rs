@@ -1,33 +1,145 @@
-//! All calls to the file system, so that there is one place to look at, and one to make fail.
+//! All calls to the file system, so that there is one place to look at, and one to make fail: each goes through [`call`],
+//! which the feature `faults` lets a test watch, refuse and record.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+
+#[cfg(feature = "faults")]
+pub mod faults;
+
+/// What the file system is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Call<'a> {
+    CreateDir(&'a Path),
+    Create(&'a Path),
+    Open(&'a Path),
+    Look(&'a Path),
+    List(&'a Path),
+    Read(&'a Path),
+    Write { path: &'a Path, offset: u64, bytes: &'a [u8] },
+    SetLength { path: &'a Path, length: u64 },
+    Sync(&'a Path),
+    SyncDir(&'a Path),
+    Rename { from: &'a Path, to: &'a Path },
+    Remove(&'a Path),
+    RemoveDir(&'a Path),
+    Lock(&'a Path),
+}
+
+/// Makes a call; one that a signal interrupted is made again (network file systems interrupt more than reads and writes).
+fn call<T>(what: Call<'_>, mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        #[cfg(feature = "faults")]
+        let result = faults::watched(&what, &mut action);
+        #[cfg(not(feature = "faults"))]
+        let (_, result) = (what, action());
+        match result {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The same for a call that a test may leave out.
+fn command(what: Call<'_>, mut action: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    call(what, || {
+        #[cfg(feature = "faults")]
+        if faults::pretends(&what) {
+            return Ok(());
+        }
+        action()
+    })
+}
 
 /// Makes the error of `action` on `path`.
 fn failed<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
     move |e| Error::io(action, path, &e)
 }
 
-/// Creates a folder and its parents.
+/// Creates a folder and its parents, and flushes the entries of those that it made: what is saved there must be found again.
 pub fn create_dir(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(failed("create the folder", path))
+    if exists(path)? {
+        return Ok(());
+    }
+    create_dir(&parent(path))?;
+    match make_dir(path) {
+        Err(_) if path.is_dir() => Ok(()),
+        other => other,
+    }?;
+    sync_dir(&parent(path))
+}
+
+/// Creates one folder, in one that exists. Nothing is flushed.
+pub fn make_dir(path: &Path) -> Result<()> {
+    call(Call::CreateDir(path), || fs::create_dir(path)).map_err(failed("create the folder", path))
+}
+
+fn create_exclusively(path: &Path) -> io::Result<File> {
+    call(Call::Create(path), || OpenOptions::new().read(true).write(true).create_new(true).open(path))
 }
 
 /// Creates a new file for writing and reading; it must not exist.
 pub fn create_new(path: &Path) -> Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(failed("create", path))
+    create_exclusively(path).map_err(failed("create", path))
+}
+
+/// The same, `None` if the name is taken or its folder is gone.
+pub fn create_if_free(path: &Path) -> Result<Option<File>> {
+    match create_exclusively(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => Ok(None),
+        Err(e) => Err(Error::io("create", path, &e)),
+    }
 }
 
 /// Creates an empty file exclusively; `false` if the name is taken.
 pub fn claim(path: &Path) -> Result<bool> {
-    match OpenOptions::new().write(true).create_new(true).open(path) {
+    match create_exclusively(path) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(Error::io("create", path, &e)),
     }
+}
+
+/// Whether there is a file or folder of this name. Where the system cannot tell this is an error: "no" may cost data.
+pub fn exists(path: &Path) -> Result<bool> {
+    call(Call::Look(path), || path.try_exists()).map_err(failed("look at", path))
+}
+
+/// What a try to lock a file told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lockable {
+    /// Nobody held it; now the caller does.
+    Free,
+    /// Somebody holds it.
+    Held,
+    /// The file system cannot tell.
+    Unknown,
+}
+
+/// Tries to lock an open file exclusively.
+pub fn try_lock(file: &File, path: &Path) -> Lockable {
+    let locked = command(Call::Lock(path), || match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(e)) => Err(e),
+    });
+    match locked {
+        Ok(()) => Lockable::Free,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Lockable::Held,
+        Err(_) => Lockable::Unknown,
+    }
+}
+
+/// Opens a file in order to lock it, and makes it where `create` says so.
+pub fn open_lock(path: &Path, create: bool) -> Result<File> {
+    let what = if create { Call::Create(path) } else { Call::Open(path) };
+    let open = || OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path);
+    call(what, open).map_err(|e| not_found_or("open", path, &e))
 }
 
 /// Opens a regular file for reading. Of anything else, an end may never come: a device, a pipe that nobody writes to.
@@ -36,8 +148,8 @@ pub fn open(path: &Path) -> Result<File> {
     options.read(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    let file = options.open(path).map_err(|e| not_found_or("open", path, &e))?;
-    match file.metadata() {
+    let file = call(Call::Open(path), || options.open(path)).map_err(|e| not_found_or("open", path, &e))?;
+    match call(Call::Look(path), || file.metadata()) {
         Ok(found) if found.is_file() => Ok(file),
         Ok(_) => Err(Error::corrupt(format!("{} is not a regular file", path.display()))),
         Err(e) => Err(Error::io("look at", path, &e)),
@@ -54,13 +166,18 @@ fn not_found_or(action: &str, path: &Path, e: &io::Error) -> Error {
 
 /// Length of an open file.
 pub fn length(file: &File, path: &Path) -> Result<u64> {
-    Ok(file.metadata().map_err(failed("look at", path))?.len())
+    Ok(call(Call::Look(path), || file.metadata()).map_err(failed("look at", path))?.len())
+}
+
+/// Gives a file its length.
+pub fn set_length(file: &File, path: &Path, length: u64) -> Result<()> {
+    call(Call::SetLength { path, length }, || file.set_len(length)).map_err(failed("write", path))
 }
 
 /// Fills `buffer` from `offset`; a file that ends before is damaged.
 pub fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
     while !buffer.is_empty() {
-        match positional_read(file, buffer, offset) {
+        match call(Call::Read(path), || positional_read(file, buffer, offset)) {
             Ok(0) => {
                 return Err(Error::corrupt(format!(
                     "{} ends at byte {offset}, {} more were expected",
@@ -72,7 +189,6 @@ pub fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64)
                 buffer = &mut buffer[n..];
                 offset += n as u64;
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Error::io("read", path, &e)),
         }
     }
@@ -92,17 +208,54 @@ fn positional_read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<us
 /// Writes all of `buffer` at `offset`.
 pub fn write_at(file: &File, path: &Path, mut buffer: &[u8], mut offset: u64) -> Result<()> {
     while !buffer.is_empty() {
-        match positional_write(file, buffer, offset) {
+        match write_some(file, path, buffer, offset) {
             Ok(0) => return Err(Error::io("write", path, &io::ErrorKind::WriteZero.into())),
             Ok(n) => {
                 buffer = &buffer[n..];
                 offset += n as u64;
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Error::io("write", path, &e)),
         }
     }
     Ok(())
+}
+
+fn write_some(file: &File, path: &Path, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    #[cfg(feature = "faults")]
+    let bytes = &bytes[..faults::limit(path, bytes.len())];
+    call(Call::Write { path, offset, bytes }, || positional_write(file, bytes, offset))
+}
+
+/// A new file that is written from front to back.
+#[derive(Debug)]
+pub struct Appended {
+    file: File,
+    path: PathBuf,
+    end: u64,
+}
+
+impl Appended {
+    /// Creates it; it must not exist.
+    pub fn create(path: &Path) -> Result<Self> {
+        Ok(Self { file: create_new(path)?, path: path.to_owned(), end: 0 })
+    }
+
+    /// The file.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+}
+
+impl Write for Appended {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = write_some(&self.file, &self.path, bytes, self.end)?;
+        self.end += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(unix)]
@@ -117,7 +270,7 @@ fn positional_write(file: &File, buffer: &[u8], offset: u64) -> io::Result<usize
 
 /// Flushes a file's bytes to the disk.
 pub fn sync(file: &File, path: &Path) -> Result<()> {
-    file.sync_all().map_err(failed("flush", path))
+    command(Call::Sync(path), || file.sync_all()).map_err(failed("flush", path))
 }
 
 /// Flushes a folder's entries to the disk; where folders cannot be flushed (some file systems, Windows) this does nothing.
@@ -125,29 +278,32 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
-    let folder = File::open(path).map_err(failed("open", path))?;
-    match folder.sync_all() {
-        Ok(()) => Ok(()),
+    match command(Call::SyncDir(path), || File::open(path)?.sync_all()) {
         Err(e)
-            if matches!(
+            if !matches!(
                 e.kind(),
                 io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
             ) =>
         {
-            Ok(())
+            Err(Error::io("flush", path, &e))
         }
-        Err(e) => Err(Error::io("flush", path, &e)),
+        _ => Ok(()),
     }
+}
+
+/// The same for a folder that need not exist.
+pub fn sync_dir_if_any(path: &Path) -> Result<()> {
+    if exists(path)? { sync_dir(path) } else { Ok(()) }
 }
 
 /// Renames a file or folder.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(failed("rename to", to))
+    call(Call::Rename { from, to }, || fs::rename(from, to)).map_err(failed("rename to", to))
 }
 
 /// Deletes a file; one that is gone already is no error.
 pub fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    match call(Call::Remove(path), || fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, &e)),
         _ => Ok(()),
     }
@@ -155,7 +311,7 @@ pub fn remove_file(path: &Path) -> Result<()> {
 
 /// Deletes a folder with all that is in it; one that is gone already is no error.
 pub fn remove_dir(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    match call(Call::RemoveDir(path), || fs::remove_dir_all(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, &e)),
         _ => Ok(()),
     }
@@ -163,24 +319,19 @@ pub fn remove_dir(path: &Path) -> Result<()> {
 
 /// Names in a folder, in no order; none if the folder does not exist. Names that are not UTF-8 are not ours.
 pub fn list(path: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(Error::io("list", path, &e)),
-    };
-    let mut names = vec![];
-    for entry in entries {
-        let entry = entry.map_err(failed("list", path))?;
-        names.extend(entry.file_name().into_string());
+    let names = || fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+    match call(Call::List(path), names) {
+        Ok(names) => Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        Err(e) => Err(Error::io("list", path, &e)),
     }
-    Ok(names)
 }
 
 /// A whole small file; longer than `limit` is refused as damaged.
 pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let mut bytes = vec![];
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    call(Call::Read(path), || (&file).take(limit + 1).read_to_end(&mut bytes)).map_err(failed("read", path))?;
     if bytes.len() as u64 > limit {
         return Err(Error::corrupt(format!("{} is longer than {limit} bytes", path.display())));
     }
@@ -195,24 +346,20 @@ pub fn read_small_if_any(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Writes a small file so that it is there whole or not at all: temporary file in `temp_dir`, flush, rename, flush.
-pub fn write_atomic(temp_dir: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let temp = temp_dir.join(format!(".{}.tmp", crate::digest::random_name()));
-    let result = write_synced(&temp, bytes).and_then(|()| rename(&temp, path));
+/// Writes a small file so that it is there whole or not at all: temporary file, flush, rename, flush.
+pub fn write_atomic(temp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    let result = write_synced(temp, bytes).and_then(|()| rename(temp, path));
     if result.is_err() {
-        let _ = fs::remove_file(&temp);
+        let _ = remove_file(temp);
     }
     result?;
-    match path.parent() {
-        Some(parent) => sync_dir(parent),
-        None => Ok(()),
-    }
+    sync_dir(&parent(path))
 }
 
 /// Writes and flushes a new file.
 pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = create_new(path)?;
-    file.write_all(bytes).map_err(failed("write", path))?;
+    let file = create_new(path)?;
+    write_at(&file, path, bytes, 0)?;
     sync(&file, path)
 }
 

@@ -369,7 +369,7 @@ struct Filler {
 
 struct OpenPack {
     path: PathBuf,
-    file: std::io::BufWriter<File>,
+    file: std::io::BufWriter<storage::Appended>,
     hasher: blake3::Hasher,
     entries: Vec<Entry>,
     length: u64,
@@ -442,9 +442,8 @@ impl Filler {
     fn finish(mut self) -> Result<Vec<Pack>> {
         self.close()?;
         self.join()?;
-        if !self.packs.is_empty() {
-            storage::sync_dir(&self.packs_dir)?;
-        }
+        // Also without packs of its own: a chunk may be known from a pack whose writer was killed before it flushed the folder.
+        storage::sync_dir(&self.packs_dir)?;
         Ok(std::mem::take(&mut self.packs))
     }
 }
@@ -458,7 +457,7 @@ impl Drop for Filler {
 impl OpenPack {
     fn create(temp: &Path, number: usize) -> Result<Self> {
         let path = temp.join(format!("{number}.tmp"));
-        let file = std::io::BufWriter::with_capacity(1 << 20, storage::create_new(&path)?);
+        let file = std::io::BufWriter::with_capacity(1 << 20, storage::Appended::create(&path)?);
         let mut pack = Self { path, file, hasher: blake3::Hasher::new(), entries: vec![], length: 0 };
         pack.write(pack::MAGIC)?;
         Ok(pack)
@@ -496,6 +495,6 @@ impl OpenPack {
         };
         self.write(&footer)?;
         let file = self.file.into_inner().map_err(|e| Error::io("write", &self.path, e.error()))?;
-        Ok((file, Pack { name, length: self.length, entries: self.entries, salt }))
+        Ok((file.into_file(), Pack { name, length: self.length, entries: self.entries, salt }))
     }
 }

@@ -1,0 +1,97 @@
+//! A look at, and a hand in, every call to the file system below a folder. For tests.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::Call;
+
+/// Sees the calls below a folder.
+pub trait Watcher: Send + Sync {
+    /// A thread is about to make a call; it may be held here.
+    fn arrive(&self, _call: &Call<'_>) {}
+
+    /// Before a call: an error is what the caller gets instead of it.
+    fn before(&self, call: &Call<'_>) -> io::Result<()>;
+
+    /// After a call that succeeded; no other call of the folder was made since `before`.
+    fn after(&self, call: &Call<'_>);
+
+    /// How many of so many bytes a write takes.
+    fn limit(&self, bytes: usize) -> usize {
+        bytes
+    }
+
+    /// Whether a flush or a lock does nothing and says that all is well.
+    fn pretends(&self, _call: &Call<'_>) -> bool {
+        false
+    }
+}
+
+struct Watched {
+    root: PathBuf,
+    watcher: Arc<dyn Watcher>,
+    order: Mutex<()>,
+}
+
+static WATCHED: RwLock<Vec<Arc<Watched>>> = RwLock::new(vec![]);
+
+/// Ends the watch when it is dropped.
+pub struct Watch(Arc<Watched>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        WATCHED.write().unwrap_or_else(PoisonError::into_inner).retain(|w| !Arc::ptr_eq(w, &self.0));
+    }
+}
+
+/// Lets `watcher` see all calls below `root`.
+pub fn watch(root: &Path, watcher: Arc<dyn Watcher>) -> Watch {
+    let watched = Arc::new(Watched { root: root.to_owned(), watcher, order: Mutex::default() });
+    WATCHED.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&watched));
+    Watch(watched)
+}
+
+fn find(path: &Path) -> Option<Arc<Watched>> {
+    WATCHED.read().unwrap_or_else(PoisonError::into_inner).iter().find(|w| path.starts_with(&w.root)).cloned()
+}
+
+fn path<'a>(call: &Call<'a>) -> &'a Path {
+    match *call {
+        Call::CreateDir(path)
+        | Call::Create(path)
+        | Call::Open(path)
+        | Call::Look(path)
+        | Call::List(path)
+        | Call::Read(path)
+        | Call::Write { path, .. }
+        | Call::SetLength { path, .. }
+        | Call::Sync(path)
+        | Call::SyncDir(path)
+        | Call::Rename { to: path, .. }
+        | Call::Remove(path)
+        | Call::RemoveDir(path)
+        | Call::Lock(path) => path,
+    }
+}
+
+/// Makes a call under the eyes of its watcher, if it has one.
+pub(super) fn watched<T>(call: &Call<'_>, action: &mut dyn FnMut() -> io::Result<T>) -> io::Result<T> {
+    let Some(watched) = find(path(call)) else { return action() };
+    watched.watcher.arrive(call);
+    let _order = watched.order.lock().unwrap_or_else(PoisonError::into_inner);
+    watched.watcher.before(call)?;
+    let result = action();
+    if result.is_ok() {
+        watched.watcher.after(call);
+    }
+    result
+}
+
+pub(super) fn pretends(call: &Call<'_>) -> bool {
+    find(path(call)).is_some_and(|w| w.watcher.pretends(call))
+}
+
+pub(super) fn limit(path: &Path, bytes: usize) -> usize {
+    find(path).map_or(bytes, |w| w.watcher.limit(bytes))
+}
