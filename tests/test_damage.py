@@ -344,5 +344,5 @@ def test_a_delta_chunk_hinders_only_who_needs_it(tmp_path: Path) -> None:
         (artifact / "packs" / f"{blake3(pack).hex()}.pack").write_bytes(pack)
         (artifact / "lamina.placement").write_bytes(make_placement([pack]))
     assert read_sample(tmp_path / "1", tmp_path / "out") == {"0": bytes(range(10))}
-    with pytest.raises(UnsupportedFormatError, match="delta"):
+    with pytest.raises(CorruptDataError, match=bytes(32).hex()):
         read_sample(tmp_path / "2", tmp_path / "out")

@@ -156,7 +156,7 @@ class PackStore:
         wanted: dict[str, list[Span]] = {}
         left = list(set(chunks))
         while left:
-            for place in self._chunks.get(left.pop(), ()):
+            for place in self._readable(left.pop()):
                 if place.base is not None:
                     left.append(place.base)
                 wanted.setdefault(place.pack, []).append((place.offset, place.offset + place.length))
@@ -179,6 +179,11 @@ class PackStore:
                 Range(f"packs/{pack}.pack", start, end - start, self._path(pack)) for start, end in missing
             )
             self._there[pack] = spans
+
+    def _readable(self, chunk: str) -> list[Place]:
+        """From where the engine reads a chunk: if it stands whole somewhere, no delta is wanted."""
+        places = self._chunks.get(chunk, [])
+        return [place for place in places if place.base is None] or places
 
     def _check_frame(self, pack: str, spans: list[Span]) -> None:
         """The engine verifies chunks; what stands before and behind them is compared here where it was fetched."""

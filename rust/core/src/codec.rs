@@ -5,6 +5,7 @@
 //! same encoder did before. That holds because the sample is evaluated in integers, every kernel equals its portable
 //! twin, and zstd is pinned (see `frame`).
 
+mod delta;
 mod frame;
 mod planes;
 mod sample;
@@ -15,7 +16,9 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::tensor::{Class, Element};
+use delta::Form;
 use frame::{Frames, Method};
+pub use planes::Glimpse;
 use planes::PlaneEncoder;
 use sample::Sampler;
 
@@ -61,8 +64,40 @@ pub enum CodecChoice {
     Zstd,
     /// Byte planes wherever they are smaller.
     Planes,
-    /// As `Auto`, until a base is given.
+    /// As `Auto`, but deltas also where they gain less.
     Delta,
+}
+
+impl CodecChoice {
+    /// The largest part, in percent, of what a chunk would take by itself that its delta may take; `None`: no deltas. A
+    /// delta costs a second read and holds its base in place, so it must be worth it unless the user has asked for it.
+    pub fn delta_share(self) -> Option<usize> {
+        match self {
+            Self::Auto => Some(60),
+            Self::Delta => Some(90),
+            _ => None,
+        }
+    }
+}
+
+/// The chunk that another one is to be stored as the difference to.
+#[derive(Debug, Clone, Copy)]
+pub struct Base<'a> {
+    /// Its bytes.
+    pub raw: &'a [u8],
+    /// Bytes that it takes itself.
+    pub encoded: usize,
+    /// How many versions it will have served then, 1 or more.
+    pub age: u8,
+}
+
+/// A chunk as a difference.
+#[derive(Debug)]
+pub struct Delta<'a> {
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// What the chunk would take by itself.
+    pub whole: usize,
 }
 
 impl FromStr for CodecChoice {
@@ -86,6 +121,8 @@ pub struct Encoder {
     frames: Frames,
     planes: PlaneEncoder,
     zstd: Vec<u8>,
+    steps: Vec<u8>,
+    delta: Vec<u8>,
 }
 
 impl Default for Encoder {
@@ -97,7 +134,14 @@ impl Default for Encoder {
 impl Encoder {
     /// An encoder without buffers; they come with the first chunk.
     pub fn new() -> Self {
-        Self { sampler: Sampler::new(), frames: Frames::new(), planes: PlaneEncoder::default(), zstd: Vec::new() }
+        Self {
+            sampler: Sampler::new(),
+            frames: Frames::new(),
+            planes: PlaneEncoder::default(),
+            zstd: vec![],
+            steps: vec![],
+            delta: vec![],
+        }
     }
 
     /// The smallest form found: never longer than `raw`, which is what comes back where nothing pays.
@@ -137,6 +181,39 @@ impl Encoder {
         let worthwhile = sample.repetitive && element.width > 1 && planes.is_none_or(|len| len > raw.len() / 64);
         let zstd = if worthwhile && choice != CodecChoice::Planes { self.zstd(raw) } else { None };
         Ok((planes, zstd))
+    }
+
+    /// `raw` as the difference to `base`, if that takes no more than `share` percent of what it takes by itself, which is
+    /// what its base takes or less.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_delta(
+        &mut self,
+        raw: &[u8],
+        base: Base<'_>,
+        element: Element,
+        share: usize,
+    ) -> Result<Option<Delta<'_>>> {
+        let width = if raw.len().is_multiple_of(element.width) { element.width } else { 1 };
+        if raw.is_empty() || raw.len() != base.raw.len() {
+            return Ok(None);
+        }
+        let form = if element.class == Class::Float && width > 1 { Form::Floats } else { Form::Integers };
+        let whole = self.sampler.take(raw, Element { width, ..element }).estimate(raw.len()).min(base.encoded);
+        let limit = whole * share / 100;
+        let sample = self.sampler.take_steps(raw, base.raw, width, form);
+        if sample.estimate(raw.len()) > limit {
+            return Ok(None);
+        }
+        let steps = frame::grown(&mut self.steps, raw.len());
+        delta::difference(raw, base.raw, width, form, steps);
+        let planes = self.planes.encode(&mut self.frames, steps, width, &sample)?;
+        let Some(len) = planes.filter(|len| len + delta::HEADER <= limit) else { return Ok(None) };
+        self.delta.clear();
+        self.delta.extend_from_slice(&[form as u8, base.age]);
+        self.delta.extend_from_slice(&self.planes.encoded()[..len]);
+        Ok(Some(Delta { bytes: &self.delta, whole }))
     }
 
     fn zstd(&mut self, raw: &[u8]) -> Option<usize> {
@@ -184,4 +261,20 @@ impl Decoder {
         }
         Ok(())
     }
+
+    /// The same for a delta, from the bytes of its base.
+    ///
+    /// # Errors
+    /// `Corrupt` as [`Decoder::decode_into`], and for a base of another length.
+    pub fn decode_delta_into(&mut self, encoded: &[u8], base: &[u8], dst: &mut [u8]) -> Result<()> {
+        delta::decode(&mut self.zstd, &mut self.scratch, encoded, base, dst)
+    }
+}
+
+/// Bytes at the beginning of a delta that do not belong to its planes.
+pub const DELTA_HEAD: usize = delta::HEADER;
+
+/// How many versions the base of a delta has served.
+pub fn delta_age(head: [u8; DELTA_HEAD]) -> u8 {
+    head[1]
 }

@@ -2,6 +2,7 @@
 //!
 //! It knows bytes, not Keras, and has no idea that Python exists. `docs/format.md` defines every byte that it writes.
 
+pub mod base;
 pub mod chunker;
 pub mod codec;
 pub mod digest;

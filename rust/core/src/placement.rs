@@ -8,6 +8,8 @@ use crate::format::{VERSION, u32_at, u64_at};
 use crate::pack::{self, Entry};
 
 const MAGIC: &[u8; 8] = b"LAMINAPL";
+/// A pack of which less than this part is alive in the newest snapshot is written again, as 1/n.
+const HALF: u64 = 2;
 
 /// A pack whose footer is known.
 #[derive(Debug, Clone)]
@@ -36,6 +38,15 @@ pub struct Location<'a> {
     pub pack: &'a Pack,
     /// Its entry there.
     pub entry: &'a Entry,
+}
+
+/// How a chunk can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// By itself.
+    Whole,
+    /// As the difference to this chunk, which stands whole somewhere.
+    Delta(ChunkId),
 }
 
 /// Packs, and the chunks in them.
@@ -80,9 +91,31 @@ impl Placement {
         self.packs.values()
     }
 
-    /// Whether some pack outside `except` holds the chunk.
-    pub fn holds(&self, id: &ChunkId, except: &HashSet<PackName>) -> bool {
-        self.chunks.get(id).is_some_and(|places| places.iter().any(|p| !except.contains(&p.0)))
+    /// The places outside `except` that hold the chunk whole.
+    pub fn whole(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
+        self.places(id).filter(|p| p.entry.base.is_none() && !except.contains(&p.pack.name))
+    }
+
+    /// How the chunk is to be read from packs outside `except`; `None` where it cannot be. Whole if it stands whole
+    /// somewhere, else as a delta whose base does: of several that with the smallest base (docs/format.md §9).
+    pub fn stored(&self, id: &ChunkId, except: &HashSet<PackName>) -> Option<Stored> {
+        if self.whole(id, except).next().is_some() {
+            return Some(Stored::Whole);
+        }
+        let outside = self.places(id).filter(|p| !except.contains(&p.pack.name));
+        let bases = outside.filter_map(|p| p.entry.base).filter(|base| self.whole(base, except).next().is_some());
+        bases.min().map(Stored::Delta)
+    }
+
+    /// The places outside `except` from which the chunk is to be read.
+    pub fn readable(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
+        let stored = self.stored(id, except);
+        let fits = move |p: &Location<'_>| match stored {
+            Some(Stored::Whole) => p.entry.base.is_none(),
+            Some(Stored::Delta(base)) => p.entry.base == Some(base),
+            None => false,
+        };
+        self.places(id).filter(move |p| fits(p) && !except.contains(&p.pack.name))
     }
 
     /// The places of a chunk.
@@ -93,37 +126,59 @@ impl Placement {
         })
     }
 
-    /// Any place of a chunk.
+    /// Any place from which a chunk can be read.
     ///
     /// # Errors
     /// `Corrupt` where no pack holds it.
     pub fn find(&self, id: &ChunkId) -> Result<Location<'_>> {
-        self.places(id).next().ok_or_else(|| missing(id))
+        self.readable(id, &HashSet::new()).next().ok_or_else(|| self.missing(id))
     }
 
-    /// For each chunk of a closure the pack that serves it: the one with the largest share of its bytes in the closure, so
+    /// Names the chunk that is missing: this one, or the base that it needs.
+    fn missing(&self, id: &ChunkId) -> Error {
+        match self.places(id).find_map(|p| p.entry.base) {
+            Some(base) => missing(&base).context(format!("chunk {} is the difference to another", id.hex())),
+            None => missing(id),
+        }
+    }
+
+    /// For each chunk of a closure, and each base that it needs, the pack that serves it: of the packs from which it can be
+    /// read the one with the largest share of its bytes in the closure, so
     /// that packs which are mostly something else's drop out (docs/format.md §9).
     pub fn serve(&self, closure: &HashSet<ChunkId>) -> Result<Serving> {
+        let all = HashSet::new();
+        let bases = closure.iter().filter_map(|id| match self.stored(id, &all) {
+            Some(Stored::Delta(base)) => Some(base),
+            _ => None,
+        });
+        let closure: HashSet<ChunkId> = closure.iter().copied().chain(bases).collect();
         let mut share: HashMap<PackName, u64> = HashMap::new();
-        for id in closure {
-            for place in self.places(id) {
+        for id in &closure {
+            for place in self.readable(id, &all) {
                 *share.entry(place.pack.name).or_default() += u64::from(place.entry.encoded);
             }
         }
         let mut serving = Serving::default();
-        for id in closure {
+        for id in &closure {
             // Shares are compared as fractions, crosswise, so that no rounding decides.
-            let best = self.places(id).max_by(|a, b| {
+            let best = self.readable(id, &all).max_by(|a, b| {
                 let part = |p: &Location<'_>, other: &Location<'_>| {
                     u128::from(share[&p.pack.name]) * u128::from(other.pack.length)
                 };
                 part(a, b).cmp(&part(b, a)).then(b.pack.name.cmp(&a.pack.name))
             });
-            let best = best.ok_or_else(|| missing(id))?;
+            let best = best.ok_or_else(|| self.missing(id))?;
             *serving.live.entry(best.pack.name).or_default() += u64::from(best.entry.encoded);
             serving.pack_of.insert(*id, best.pack.name);
         }
         Ok(serving)
+    }
+
+    /// The packs of which less than half is alive, with the bytes that are.
+    pub fn sparse<'a>(&'a self, serving: &'a Serving) -> impl Iterator<Item = (&'a Pack, u64)> {
+        serving.live.iter().filter_map(|(name, &live)| {
+            self.pack(name).filter(|pack| live * HALF < pack.encoded()).map(|pack| (pack, live))
+        })
     }
 
     /// The bytes of `lamina.placement` for these packs (docs/format.md §6.4).

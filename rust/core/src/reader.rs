@@ -55,10 +55,10 @@ impl PackFiles {
         Ok(file)
     }
 
-    /// Fills `buffer` with the encoded bytes of a chunk.
-    fn read(&self, place: Location<'_>, buffer: &mut [u8]) -> Result<()> {
+    /// Fills `buffer` with the encoded bytes of a chunk from `within` on.
+    pub fn read(&self, place: Location<'_>, within: usize, buffer: &mut [u8]) -> Result<()> {
         let file = self.file(&place.pack.name)?;
-        storage::read_at(&file, &self.path(&place.pack.name), buffer, place.entry.offset)
+        storage::read_at(&file, &self.path(&place.pack.name), buffer, place.entry.offset + within as u64)
     }
 }
 
@@ -67,12 +67,13 @@ pub struct Scratch {
     decoder: Decoder,
     encoded: Vec<u8>,
     raw: Vec<u8>,
+    base: Vec<u8>,
 }
 
 impl Scratch {
     /// Empty buffers.
     pub fn new() -> Self {
-        Self { decoder: Decoder::new(), encoded: vec![], raw: vec![] }
+        Self { decoder: Decoder::new(), encoded: vec![], raw: vec![], base: vec![] }
     }
 }
 
@@ -82,25 +83,60 @@ impl Default for Scratch {
     }
 }
 
-/// Reads and verifies a chunk into `dst`, which has its raw length.
-pub fn read_chunk(packs: &PackFiles, place: Location<'_>, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
-    let Entry { id, codec, raw, .. } = place.entry;
+/// Reads and verifies a chunk into `dst`, which has its raw length; the base of a delta is looked for in `placement`.
+pub fn read_chunk(
+    placement: &Placement,
+    packs: &PackFiles,
+    place: Location<'_>,
+    scratch: &mut Scratch,
+    dst: &mut [u8],
+) -> Result<()> {
+    let Entry { id, codec, raw, encoded, base, .. } = place.entry;
     if *raw as usize != dst.len() {
         return Err(Error::corrupt(format!("chunk {} has {raw} bytes, {} were expected", id.hex(), dst.len())));
     }
-    let file = || format!("chunk {} in pack {}", id.hex(), place.pack.name.hex());
-    if *codec == Codec::Raw && place.entry.encoded == *raw {
-        packs.read(place, dst)?;
+    let what = || format!("chunk {} in pack {}", id.hex(), place.pack.name.hex());
+    if let Some(base) = base {
+        read_base(placement, packs, base, scratch, dst.len()).map_err(|e| e.context(what()))?;
+    }
+    if *codec == Codec::Raw && encoded == raw {
+        packs.read(place, 0, dst)?;
     } else {
-        scratch.encoded.resize(place.entry.encoded as usize, 0);
-        packs.read(place, &mut scratch.encoded)?;
-        scratch.decoder.decode_into(*codec, &scratch.encoded, dst).map_err(|e| e.context(file()))?;
+        let Scratch { decoder, encoded, base: held, .. } = scratch;
+        encoded.resize(place.entry.encoded as usize, 0);
+        packs.read(place, 0, encoded)?;
+        let done = match base {
+            Some(_) => decoder.decode_delta_into(encoded, held, dst),
+            None => decoder.decode_into(*codec, encoded, dst),
+        };
+        done.map_err(|e| e.context(what()))?;
     }
     if Digest::of(dst) == *id {
         Ok(())
     } else {
-        Err(Error::corrupt(format!("{} is damaged: its digest is not its name", file())))
+        Err(Error::corrupt(format!("{} is damaged: its digest is not its name", what())))
     }
+}
+
+/// Reads the base of a delta, verified, into the scratch. A base is never a delta itself, so this ends.
+fn read_base(
+    placement: &Placement,
+    packs: &PackFiles,
+    id: &ChunkId,
+    scratch: &mut Scratch,
+    length: usize,
+) -> Result<()> {
+    let mut base = std::mem::take(&mut scratch.base);
+    base.resize(length, 0);
+    let mut result = Err(Error::corrupt(format!("no pack holds its base, chunk {}", id.hex())));
+    for place in placement.whole(id, &HashSet::new()) {
+        result = read_chunk(placement, packs, place, scratch, &mut base);
+        if result.is_ok() {
+            break;
+        }
+    }
+    scratch.base = base;
+    result
 }
 
 /// A destination: bytes of the state from `offset` go here.
@@ -115,8 +151,18 @@ pub struct Want<'a> {
 /// A chunk of metadata, verified.
 fn read_small(placement: &Placement, packs: &PackFiles, scratch: &mut Scratch, chunk: &ChunkRef) -> Result<Vec<u8>> {
     let mut bytes = vec![0; chunk.len as usize];
-    read_chunk(packs, placement.find(&chunk.id)?, scratch, &mut bytes)?;
+    read_chunk(placement, packs, placement.find(&chunk.id)?, scratch, &mut bytes)?;
     Ok(bytes)
+}
+
+/// What the bytes of a state mean.
+pub fn structure(placement: &Placement, packs: &PackFiles, state: &State) -> Result<Structure> {
+    let mut scratch = Scratch::new();
+    let mut bytes = vec![];
+    for chunk in &state.structure {
+        bytes.extend(read_small(placement, packs, &mut scratch, chunk)?);
+    }
+    Structure::parse(&bytes, state.length)
 }
 
 /// The chunks that a state needs.
@@ -168,7 +214,6 @@ pub struct Reader {
     placement: Arc<Placement>,
     packs: PackFiles,
     content: Vec<ChunkRef>,
-    metadata: HashSet<ChunkId>,
     starts: Vec<u64>,
     pack_of: HashMap<ChunkId, PackName>,
     length: u64,
@@ -180,12 +225,7 @@ impl Reader {
     /// Reads content list and structure of a snapshot.
     pub fn open(placement: Arc<Placement>, packs: PackFiles, snapshot: &Snapshot) -> Result<Self> {
         let state = &snapshot.body.state;
-        let mut scratch = Scratch::new();
-        let mut structure = vec![];
-        for c in &state.structure {
-            structure.extend(read_small(&placement, &packs, &mut scratch, c)?);
-        }
-        let structure = Structure::parse(&structure, state.length)?;
+        let structure = structure(&placement, &packs, state)?;
         let Closure { content, metadata } = closure(&placement, &packs, state, &mut HashMap::new())?;
         let mut starts = Vec::with_capacity(content.len());
         let mut at = 0u64;
@@ -193,9 +233,9 @@ impl Reader {
             starts.push(at);
             at += u64::from(c.len);
         }
-        let ids = content.iter().map(|c| c.id).chain(metadata.iter().copied()).collect();
+        let ids = content.iter().map(|c| c.id).chain(metadata).collect();
         let pack_of = placement.serve(&ids)?.pack_of;
-        Ok(Self { placement, packs, content, metadata, starts, pack_of, length: state.length, structure })
+        Ok(Self { placement, packs, content, starts, pack_of, length: state.length, structure })
     }
 
     /// Chunks of the content, with repetitions.
@@ -214,9 +254,9 @@ impl Reader {
         self.placement.places(id).find(|p| p.pack.name == *chosen).map(|p| p.entry.encoded)
     }
 
-    /// All chunks that the snapshot needs, those of its structure and content tree included.
+    /// All chunks that the snapshot needs, those of its structure and content tree and the bases of deltas included.
     pub fn closure(&self) -> HashSet<ChunkId> {
-        self.content.iter().map(|c| c.id).chain(self.metadata.iter().copied()).collect()
+        self.pack_of.keys().copied().collect()
     }
 
     /// Names of the packs that serve it.
@@ -228,10 +268,11 @@ impl Reader {
     fn chunk(&self, id: &ChunkId, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
         let chosen = self.pack_of.get(id);
         let mut places: Vec<_> = self.placement.places(id).collect();
-        places.sort_by_key(|p| Some(&p.pack.name) != chosen);
+        // A pack may hold it as a delta although another one has it whole: then that is the second choice.
+        places.sort_by_key(|p| (Some(&p.pack.name) != chosen, p.entry.base));
         let mut failure = None;
         for place in places {
-            match read_chunk(&self.packs, place, scratch, dst) {
+            match read_chunk(&self.placement, &self.packs, place, scratch, dst) {
                 Ok(()) => return Ok(()),
                 Err(error) => failure = failure.or(Some(error)),
             }

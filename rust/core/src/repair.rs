@@ -423,7 +423,7 @@ impl Repository {
         for pack in damaged.iter().filter_map(|name| all.pack(name)) {
             for entry in &pack.entries {
                 interrupt()?;
-                if !all.holds(&entry.id, &untrusted) && !rescue.stored.contains(&entry.id) {
+                if all.stored(&entry.id, &untrusted).is_none() && !rescue.stored.contains(&entry.id) {
                     let found = rescue.copy(&all, &packs, Location { pack, entry })?;
                     done.chunks_rescued += u64::from(found.is_some());
                 }
@@ -566,13 +566,13 @@ impl Repository {
 
 /// Reads and verifies a chunk.
 fn read(
-    _placement: &Placement,
+    placement: &Placement,
     packs: &PackFiles,
     place: Location<'_>,
     scratch: &mut Scratch,
     raw: &mut [u8],
 ) -> Result<()> {
-    reader::read_chunk(packs, place, scratch, raw)
+    reader::read_chunk(placement, packs, place, scratch, raw)
 }
 
 fn pack_files(folder: &Path) -> Result<BTreeMap<PackName, PathBuf>> {

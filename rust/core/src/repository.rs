@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
+use crate::base::Bases;
 use crate::chunker::Layout;
 use crate::codec::CodecChoice;
 use crate::digest::{Digest, PackName, random_name};
@@ -469,11 +470,21 @@ impl Repository {
         let known = self.refresh()?;
         let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
         let threads = crate::pipeline::threads_or_default(options.threads)?;
-        let settings =
-            Options { codec: options.codec, threads, expected_new: self.expected_new(&body.series, layout.length) };
-        let writer = Writer::new(layout, source, &known, &condemned, settings, options.interrupt);
+        let newest = self.newest(&body.series);
+        // What the newest save found new; the whole state for a first one.
+        let expected_new = newest.as_ref().map_or(layout.length, |s| s.body.bytes_new.min(layout.length));
+        let settings = Options { codec: options.codec, threads, expected_new };
+        let bases = newest.filter(|_| options.codec.delta_share().is_some()).and_then(|newest| {
+            // Damage of an earlier version must not keep this one from being saved.
+            Bases::find(&known, PackFiles::new(self.packs_dir()), &newest, layout, &condemned).ok()
+        });
+        let writer = Writer::new(layout, source, &known, &condemned, bases.as_ref(), settings, options.interrupt);
         let written = writer.write(session.folder(), &self.packs_dir())?;
+        drop(bases);
         drop(known);
+        if written.deltas {
+            body.required.push("delta".into());
+        }
         body.session = session.name().to_owned();
         body.bytes_total = layout.length;
         body.bytes_new = written.bytes_new;
@@ -486,11 +497,10 @@ impl Repository {
         Ok(snapshot)
     }
 
-    /// What the series' newest save found new; the whole state for a first one.
-    fn expected_new(&self, series: &str, length: u64) -> u64 {
+    /// The newest snapshot of a series that can be read.
+    fn newest(&self, series: &str) -> Option<Arc<Snapshot>> {
         let (numbers, _) = self.numbers().unwrap_or_default();
-        let newest = numbers.iter().rev().filter_map(|&n| self.load(n).ok()).find(|s| s.body.series == series);
-        newest.map_or(length, |s| s.body.bytes_new.min(length))
+        numbers.iter().rev().filter_map(|&n| self.load(n).ok()).find(|s| s.body.series == series)
     }
 
     fn commit(&self, body: &Body, session: &Session) -> Result<Arc<Snapshot>> {

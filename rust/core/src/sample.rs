@@ -1,5 +1,7 @@
 //! A sample of the chunks, read and verified: much of what a full verify finds, for a small part of its reads.
 
+use std::collections::HashSet;
+
 use crate::digest::{ChunkId, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline;
@@ -30,7 +32,12 @@ impl Repository {
         let mut sorted: Vec<_> = placement.packs().collect();
         sorted.sort_by_key(|pack| pack.name);
         let all = sorted.iter().flat_map(|&pack| pack.entries.iter().map(move |entry| Location { pack, entry }));
-        let chosen: Vec<_> = all.filter(|place| is_in_sample(&place.entry.id, share, seed)).collect();
+        // Of a delta that no snapshot needs any more the base may be gone.
+        let is_readable = |place: &Location<'_>| {
+            place.entry.base.is_none_or(|base| placement.whole(&base, &HashSet::new()).next().is_some())
+        };
+        let chosen: Vec<_> =
+            all.filter(|place| is_in_sample(&place.entry.id, share, seed) && is_readable(place)).collect();
         progress::begin("reading a sample", chosen.iter().map(|place| u64::from(place.entry.encoded)).sum());
         let mut places = chosen.into_iter();
         let source = || {
@@ -40,7 +47,7 @@ impl Repository {
         let work = |(scratch, raw): &mut (Scratch, Vec<u8>), place: Location<'_>| {
             raw.resize(place.entry.raw as usize, 0);
             let bytes = u64::from(place.entry.encoded);
-            match read_chunk(&packs, place, scratch, raw) {
+            match read_chunk(&placement, &packs, place, scratch, raw) {
                 Ok(()) => Ok((bytes, None)),
                 // Prune may have been faster.
                 Err(_) if !packs.path(&place.pack.name).exists() => Ok((bytes, None)),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -9,10 +10,11 @@ use crate::codec::{Codec, Decoder};
 use crate::digest::{Digest, PackName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, MAX_JSON};
-use crate::pack;
+use crate::pack::{self, Entry};
 use crate::pipeline;
+use crate::placement::Placement;
 use crate::progress;
-use crate::reader::{PackFiles, Reader};
+use crate::reader::{PackFiles, Reader, Scratch, read_chunk};
 use crate::repository::Repository;
 use crate::storage;
 
@@ -109,7 +111,8 @@ impl Repository {
             interrupt()?;
             Ok(names.next())
         };
-        let work = |decoder: &mut Decoder, name: PackName| {
+        let deltas = Deltas { placement: self.refresh()?, packs: PackFiles::new(folder.clone()) };
+        let work = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
             let path = folder.join(format!("{}.pack", name.hex()));
             let file = match storage::open(&path) {
                 // Prune may have been faster.
@@ -119,7 +122,7 @@ impl Repository {
                 other => other?,
             };
             match if full {
-                verify_pack(&file, &path, name, decoder)
+                verify_pack(&file, &path, name, decoder, |entry, raw| deltas.read(name, entry, scratch, raw))
             } else {
                 pack::read_footer(&file, &path).map(|_| (0, 0, vec![]))
             } {
@@ -127,7 +130,7 @@ impl Repository {
                 other => other,
             }
         };
-        pipeline::run(threads, 16, source, Decoder::new, work, |(chunks, bytes, problems)| {
+        pipeline::run(threads, 16, source, Default::default, work, |(chunks, bytes, problems)| {
             progress::advance(bytes);
             report.chunks += chunks;
             report.bytes += bytes;
@@ -151,7 +154,8 @@ impl Repository {
         };
         let work = |decoder: &mut Decoder, name: PackName| {
             let path = folder.join(format!("{}.pack", name.hex()));
-            let verified = storage::open(&path).and_then(|file| verify_pack(&file, &path, name, decoder));
+            // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
+            let verified = storage::open(&path).and_then(|file| verify_pack(&file, &path, name, decoder, |_, _| None));
             match verified {
                 Ok((_, _, problems)) => Ok((!problems.is_empty()).then_some(name)),
                 Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(name)),
@@ -195,12 +199,29 @@ fn note<T>(report: &mut Report, result: Result<T>) -> Result<Option<T>> {
     }
 }
 
+/// What it takes to decode deltas.
+struct Deltas {
+    placement: Arc<Placement>,
+    packs: PackFiles,
+}
+
+impl Deltas {
+    /// Decodes a delta of a pack. `None` where its base is gone: that is damage only if a snapshot needs the chunk, and those
+    /// are looked at too.
+    fn read(&self, pack: PackName, entry: &Entry, scratch: &mut Scratch, raw: &mut [u8]) -> Option<Result<()>> {
+        let place = self.placement.places(&entry.id).find(|p| p.pack.name == pack)?;
+        self.placement.whole(&entry.base?, &HashSet::new()).next()?;
+        Some(read_chunk(&self.placement, &self.packs, place, scratch, raw))
+    }
+}
+
 /// Reads a pack once: its digest, and every chunk. Gives chunks, bytes and problems.
 fn verify_pack(
     file: &File,
     path: &std::path::Path,
     name: PackName,
     decoder: &mut Decoder,
+    mut delta: impl FnMut(&Entry, &mut [u8]) -> Option<Result<()>>,
 ) -> Result<(u64, u64, Vec<String>)> {
     let (length, footer) = pack::read_footer_bytes(file, path)?;
     let (entries, _) = pack::parse_footer(&footer, length, &path.display().to_string())?;
@@ -217,8 +238,10 @@ fn verify_pack(
                 raw.copy_from_slice(&encoded);
                 Ok(())
             }
-            // A delta is checked where its base is at hand; the pack's digest covers its bytes here.
-            Codec::Delta => continue,
+            Codec::Delta => match delta(entry, &mut raw) {
+                Some(decoded) => decoded,
+                None => continue,
+            },
             codec => decoder.decode_into(codec, &encoded, &mut raw),
         };
         if decoded.is_err() || Digest::of(&raw) != entry.id {

@@ -8,15 +8,17 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::base::{Bases, Candidate};
 use crate::chunker::{self, Layout, METADATA_CDC, Piece};
-use crate::codec::{Codec, CodecChoice, Encoder};
+use crate::codec::{self, Codec, CodecChoice, Encoder};
 use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, Result};
 use crate::format::MAX_CHUNKS;
 use crate::pack::{self, Entry, Kind};
 use crate::pipeline;
-use crate::placement::{Pack, Placement};
+use crate::placement::{Pack, Placement, Stored};
 use crate::progress;
+use crate::reader;
 use crate::snapshot::{ChunkRef, State};
 use crate::source::{StateSource, read_literals, read_piece};
 use crate::storage;
@@ -24,8 +26,11 @@ use crate::tensor::Element;
 
 /// Entries that a snapshot file lists itself before a content tree is made.
 pub const ROOT: usize = 32;
-/// A pack of which less than this part is alive in the newest snapshot is written again, as 1/n.
-const HALF: u64 = 2;
+/// From this age on a base is only kept where restores are far from reading too much: so dense updates, where they are not,
+/// renew a third of the chunks with each version, and the differences stay small.
+const OLD: u8 = 3;
+/// How far: so many chunks like the one in question.
+const FAR: i64 = 8;
 
 /// What a save wrote.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct Written {
     pub bytes_new: u64,
     /// Bytes of the added packs.
     pub bytes_stored: u64,
+    /// Whether a chunk is stored as a delta.
+    pub deltas: bool,
 }
 
 /// How to save.
@@ -57,6 +64,7 @@ pub struct Writer<'a> {
     source: &'a dyn StateSource,
     known: &'a Placement,
     condemned: &'a HashSet<PackName>,
+    bases: Option<&'a Bases<'a>>,
     options: Options,
     interrupt: &'a (dyn Fn() -> Result<()> + Sync),
 }
@@ -69,15 +77,46 @@ impl std::fmt::Debug for Writer<'_> {
 
 /// What a worker is given.
 enum Job<'a> {
-    Piece(&'a Piece),
+    /// With its number, if it may become a delta.
+    Piece(&'a Piece, Option<usize>),
     Bytes(Vec<u8>, Kind),
 }
 
-/// What a worker gives back; nothing encoded for a chunk that is stored already.
+/// What a worker gives back.
 struct Chunk {
     id: ChunkRef,
     kind: Kind,
-    encoded: Option<(Codec, Vec<u8>)>,
+    form: Form,
+}
+
+/// How a chunk is stored, or could be.
+enum Form {
+    /// It is already.
+    Known(Cost),
+    /// By itself.
+    Whole(Codec, Vec<u8>),
+    /// As a difference, unless that would make restores read too much; then by itself, if there is anything to choose.
+    Delta(Delta, Option<(Codec, Vec<u8>)>),
+}
+
+struct Delta {
+    base: Candidate,
+    bytes: Vec<u8>,
+    cost: Cost,
+}
+
+/// Bytes that reading a chunk takes, and would take if it were stored by itself.
+#[derive(Clone, Copy)]
+struct Cost {
+    reads: u64,
+    whole: u64,
+}
+
+impl Cost {
+    /// What the chunk leaves others to read, if all together may read half as much again as without deltas.
+    fn credit(self) -> i64 {
+        (self.whole + self.whole / 2) as i64 - self.reads as i64
+    }
 }
 
 /// A worker's own memory.
@@ -85,11 +124,13 @@ struct Scratch {
     encoder: Encoder,
     read: Vec<u8>,
     joined: Vec<u8>,
+    reader: reader::Scratch,
+    base: Vec<u8>,
 }
 
 impl Scratch {
     fn new() -> Self {
-        Self { encoder: Encoder::new(), read: vec![], joined: vec![] }
+        Self { encoder: Encoder::new(), read: vec![], joined: vec![], reader: reader::Scratch::new(), base: vec![] }
     }
 }
 
@@ -100,10 +141,11 @@ impl<'a> Writer<'a> {
         source: &'a dyn StateSource,
         known: &'a Placement,
         condemned: &'a HashSet<PackName>,
+        bases: Option<&'a Bases<'a>>,
         options: Options,
         interrupt: &'a (dyn Fn() -> Result<()> + Sync),
     ) -> Self {
-        Self { layout, source, known, condemned, options, interrupt }
+        Self { layout, source, known, condemned, bases, options, interrupt }
     }
 
     /// Writes packs to `temp`, moves them to `packs`.
@@ -122,11 +164,11 @@ impl<'a> Writer<'a> {
         self.source.finish()?;
         let tree = Tree::build(content, self.layout.structure.to_bytes()?);
         self.store(tree.jobs(), &mut filler, |_| ())?;
-        let bytes_new = filler.bytes_new;
+        let (bytes_new, deltas) = (filler.bytes_new, filler.deltas);
         self.repack(&tree, &mut filler)?;
         let packs = filler.finish()?;
         let bytes_stored = packs.iter().map(|p| p.length).sum();
-        Ok(Written { state: tree.state(self.layout.length), packs, bytes_new, bytes_stored })
+        Ok(Written { state: tree.state(self.layout.length), packs, bytes_new, bytes_stored, deltas })
     }
 
     /// Runs jobs through the pipeline: hash, look up, encode; new chunks go to the filler.
@@ -152,25 +194,73 @@ impl<'a> Writer<'a> {
     }
 
     fn chunk(&self, scratch: &mut Scratch, job: Job<'_>, again: bool) -> Result<Chunk> {
-        let Scratch { encoder, read, joined } = scratch;
-        let (raw, element, kind) = match &job {
-            Job::Piece(piece) => {
+        let Scratch { encoder, read, joined, reader, base } = scratch;
+        let (raw, element, kind, piece) = match &job {
+            Job::Piece(piece, number) => {
                 let element = match piece {
                     Piece::Run { element, .. } | Piece::Group { element, .. } => *element,
                     Piece::Literals { .. } => Element::OPAQUE,
                 };
-                (read_piece(self.source, piece, read, joined)?, element, Kind::Content)
+                (read_piece(self.source, piece, read, joined)?, element, Kind::Content, *number)
             }
-            Job::Bytes(bytes, kind) => (bytes.as_slice(), Element::OPAQUE, *kind),
+            Job::Bytes(bytes, kind) => (bytes.as_slice(), Element::OPAQUE, *kind, None),
         };
         let id = ChunkRef { id: Digest::of(raw), len: raw.len() as u32 };
-        let encoded = if !again && self.known.holds(&id.id, self.condemned) {
+        if !again && let Some(cost) = self.cost(&id.id) {
+            return Ok(Chunk { id, kind, form: Form::Known(cost) });
+        }
+        let candidate = self.bases.zip(piece).and_then(|(bases, piece)| bases.of(piece));
+        let delta = match candidate {
+            Some(candidate) => self.delta(encoder, reader, base, raw, element, candidate)?,
+            None => None,
+        };
+        // Where nothing that is read can be too much, it need not be known what the chunk would be by itself.
+        let cheap = delta.as_ref().is_some_and(|d| d.cost.credit() >= 0);
+        let whole = if cheap {
             None
         } else {
             let (codec, bytes) = encoder.encode(raw, element, self.options.codec)?;
             Some((codec, bytes.to_vec()))
         };
-        Ok(Chunk { id, kind, encoded })
+        let form = match (delta, whole) {
+            (Some(delta), whole) => Form::Delta(delta, whole),
+            (None, Some((codec, bytes))) => Form::Whole(codec, bytes),
+            (None, None) => return Err(Error::invalid("a chunk was not encoded; please report this")),
+        };
+        Ok(Chunk { id, kind, form })
+    }
+
+    /// What reading a chunk that is stored already takes; `None` if it is not, or only where prune may be deleting it.
+    fn cost(&self, id: &ChunkId) -> Option<Cost> {
+        let bytes = |id: &ChunkId| Some(u64::from(self.known.readable(id, self.condemned).next()?.entry.encoded));
+        let own = bytes(id)?;
+        Some(match self.known.stored(id, self.condemned)? {
+            Stored::Whole => Cost { reads: own, whole: own },
+            Stored::Delta(base) => bytes(&base).map(|whole| Cost { reads: own + whole, whole })?,
+        })
+    }
+
+    /// The chunk as the difference to its base, where that gains enough.
+    fn delta(
+        &self,
+        encoder: &mut Encoder,
+        reader: &mut reader::Scratch,
+        buffer: &mut Vec<u8>,
+        raw: &[u8],
+        element: Element,
+        base: Candidate,
+    ) -> Result<Option<Delta>> {
+        let (Some(bases), Some(share)) = (self.bases, self.options.codec.delta_share()) else { return Ok(None) };
+        if !bases.read(&base, raw, element, self.options.codec, reader, buffer) {
+            return Ok(None);
+        }
+        let held = codec::Base { raw: buffer, encoded: base.encoded as usize, age: base.age };
+        let delta = encoder.encode_delta(raw, held, element, share)?;
+        Ok(delta.map(|delta| Delta {
+            base,
+            bytes: delta.bytes.to_vec(),
+            cost: Cost { reads: u64::from(base.encoded) + delta.bytes.len() as u64, whole: delta.whole as u64 },
+        }))
     }
 
     /// The jobs of the content, in state order.
@@ -191,7 +281,7 @@ impl<'a> Writer<'a> {
                 Piece::Literals { file, len, cdc } => {
                     cutter = Some(Cutter { layout, source, file: *file, len: *len, cdc: *cdc, at: 0, held: vec![] })
                 }
-                _ => return Ok(Some(Job::Piece(piece))),
+                _ => return Ok(Some(Job::Piece(piece, Some(next - 1)))),
             }
         }
     }
@@ -199,43 +289,75 @@ impl<'a> Writer<'a> {
     /// Writes live chunks of packs that are mostly dead again, at most as many bytes as this save has added, so that the packs
     /// of the newest snapshot stay close to its live bytes.
     fn repack(&self, tree: &Tree, filler: &mut Filler) -> Result<()> {
-        let mut budget = filler.bytes_encoded;
-        if budget == 0 {
+        if filler.bytes_encoded == 0 {
             return Ok(());
         }
         let closure: HashSet<ChunkId> =
-            tree.closure().filter(|id| self.known.holds(id, self.condemned) && !filler.has(id)).collect();
-        let serving = self.known.serve(&closure)?;
-        let mut sparse: Vec<(&Pack, u64)> = vec![];
-        for (name, &live) in &serving.live {
-            if let Some(pack) = self.known.pack(name).filter(|p| live * HALF < p.encoded()) {
-                sparse.push((pack, live));
+            tree.closure().filter(|id| self.cost(id).is_some() && !filler.has(id)).collect();
+        let mut chosen = self.overdrawn(tree, filler);
+        self.choose_sparse(&closure, filler, &mut chosen)?;
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        // What has outlived a pack will probably outlive what is new now: in a pack of its own it is not rewritten again.
+        filler.close(0)?;
+        self.store_again(tree, &chosen, filler)
+    }
+
+    /// Deltas of earlier versions that must become whole: what stood beside them and let a restore read more has changed.
+    fn overdrawn(&self, tree: &Tree, filler: &Filler) -> HashSet<ChunkId> {
+        let (mut credit, mut chosen) = (filler.credit, HashSet::new());
+        for id in tree.content.iter().map(|c| c.id).filter(|id| !filler.has(id)) {
+            let owed = self.cost(&id).filter(|cost| credit < 0 && cost.credit() < 0);
+            if let Some(cost) = owed.filter(|_| chosen.insert(id)) {
+                credit += cost.reads as i64 - cost.whole as i64;
             }
         }
-        // The emptiest first; fractions are compared crosswise.
+        chosen
+    }
+
+    /// Chunks of packs that are mostly dead, the emptiest first.
+    fn choose_sparse(&self, closure: &HashSet<ChunkId>, filler: &Filler, chosen: &mut HashSet<ChunkId>) -> Result<()> {
+        let mut budget = filler.bytes_encoded;
+        let alive = closure.iter().chain(&filler.bases).copied().collect();
+        let serving = self.known.serve(&alive)?;
+        let mut sparse: Vec<(&Pack, u64)> = self.known.sparse(&serving).collect();
+        // Fractions are compared crosswise.
         sparse.sort_by(|a, b| {
             (u128::from(a.1) * u128::from(b.0.length))
                 .cmp(&(u128::from(b.1) * u128::from(a.0.length)))
                 .then(a.0.name.cmp(&b.0.name))
         });
-        let mut chosen = HashSet::new();
+        let served_on = self.served_on(closure);
         let entries = sparse.iter().flat_map(|(pack, _)| pack.entries.iter().map(|e| (pack.name, e)));
         for (_, entry) in entries.filter(|(name, e)| serving.pack_of.get(&e.id) == Some(name)) {
-            let encoded = u64::from(entry.encoded);
-            if encoded <= budget {
+            // A base is not in the state: what needs it is stored whole instead.
+            let ids = if closure.contains(&entry.id) {
+                vec![entry.id]
+            } else {
+                served_on.get(&entry.id).cloned().unwrap_or_default()
+            };
+            let encoded: u64 = ids.iter().filter_map(|id| self.cost(id)).map(|cost| cost.whole).sum();
+            if encoded <= budget && !filler.bases.contains(&entry.id) {
                 budget -= encoded;
-                chosen.insert(entry.id);
+                chosen.extend(ids);
             }
         }
-        if chosen.is_empty() {
-            return Ok(());
-        }
-        // What has outlived a pack will probably outlive what is new now: in a pack of its own it is not rewritten again.
-        filler.close()?;
-        self.store_again(tree, &chosen, filler)
+        Ok(())
     }
 
-    /// Stores chunks once more, read from the source anew.
+    /// The chunks that are deltas, under the base of each.
+    fn served_on(&self, closure: &HashSet<ChunkId>) -> HashMap<ChunkId, Vec<ChunkId>> {
+        let mut found: HashMap<ChunkId, Vec<ChunkId>> = HashMap::new();
+        for id in closure {
+            if let Some(Stored::Delta(base)) = self.known.stored(id, self.condemned) {
+                found.entry(base).or_default().push(*id);
+            }
+        }
+        found
+    }
+
+    /// Stores chunks once more, whole, read from the source anew.
     fn store_again(&self, tree: &Tree, chosen: &HashSet<ChunkId>, filler: &mut Filler) -> Result<()> {
         let mut scratch = Scratch::new();
         let mut at = 0;
@@ -253,7 +375,7 @@ impl<'a> Writer<'a> {
                     read_literals(self.source, self.layout, *file, start - self.layout.starts[index], &mut bytes)?;
                     Job::Bytes(bytes, Kind::Content)
                 }
-                piece => Job::Piece(piece),
+                piece => Job::Piece(piece, None),
             };
             let chunk = self.chunk(&mut scratch, job, true)?;
             if chunk.id != *entry {
@@ -359,10 +481,17 @@ struct Filler {
     packs_dir: PathBuf,
     target: u64,
     avoid: HashSet<PackName>,
-    open: Option<OpenPack>,
+    /// Chunks that are stored whole, and deltas: a reader without them may refuse their packs.
+    open: [Option<OpenPack>; 2],
+    opened: usize,
     flushing: Option<std::thread::JoinHandle<Result<()>>>,
     packs: Vec<Pack>,
-    stored: HashMap<ChunkId, ()>,
+    stored: HashSet<ChunkId>,
+    /// Bases of deltas that this save has stored.
+    bases: HashSet<ChunkId>,
+    /// What a restore may read more, as far as the chunks are known.
+    credit: i64,
+    deltas: bool,
     bytes_new: u64,
     bytes_encoded: u64,
 }
@@ -382,42 +511,82 @@ impl Filler {
             temp: temp.to_owned(),
             packs_dir: packs.to_owned(),
             target,
-            open: None,
+            open: [None, None],
+            opened: 0,
             flushing: None,
             packs: vec![],
-            stored: HashMap::new(),
+            stored: HashSet::new(),
+            bases: HashSet::new(),
+            credit: 0,
+            deltas: false,
             bytes_new: 0,
             bytes_encoded: 0,
         }
     }
 
     fn has(&self, id: &ChunkId) -> bool {
-        self.stored.contains_key(id)
+        self.stored.contains(id)
     }
 
-    /// Stores a chunk that came with its encoded bytes, unless this save has stored it already.
+    /// Stores a chunk, unless it is stored already.
     fn add(&mut self, chunk: Chunk, new: bool) -> Result<()> {
-        let Some((codec, bytes)) = chunk.encoded else { return Ok(()) };
-        if self.stored.insert(chunk.id.id, ()).is_some() {
+        if let Form::Known(cost) = chunk.form {
+            self.credit += cost.credit();
+            self.deltas |= cost.reads > cost.whole;
             return Ok(());
         }
+        if !self.stored.insert(chunk.id.id) {
+            return Ok(());
+        }
+        let (codec, base, bytes) = self.choose(chunk.form);
         if new {
             self.bytes_new += u64::from(chunk.id.len);
             self.bytes_encoded += bytes.len() as u64;
         }
-        let open = match &mut self.open {
+        self.deltas |= base.is_some();
+        self.bases.extend(base);
+        let kind = usize::from(base.is_some());
+        let open = match &mut self.open[kind] {
             Some(open) => open,
-            None => self.open.insert(OpenPack::create(&self.temp, self.packs.len())?),
+            closed => {
+                self.opened += 1;
+                closed.insert(OpenPack::create(&self.temp, self.opened)?)
+            }
         };
-        open.add(&chunk.id, chunk.kind, codec, &bytes)?;
+        open.add(&chunk.id, chunk.kind, codec, base, &bytes)?;
         if open.length >= self.target || open.entries.len() as u32 >= pack::MAX_ENTRIES {
-            self.close()?;
+            self.close(kind)?;
         }
         Ok(())
     }
 
-    fn close(&mut self) -> Result<()> {
-        let Some(open) = self.open.take() else { return Ok(()) };
+    /// Decides, in state order, whether a chunk becomes a delta, so that a restore never reads more than half as much again.
+    fn choose(&mut self, form: Form) -> (Codec, Option<ChunkId>, Vec<u8>) {
+        match form {
+            Form::Delta(delta, whole) => {
+                let credit = self.credit + delta.cost.credit();
+                let enough = if delta.base.age < OLD { 0 } else { FAR * delta.cost.whole as i64 };
+                match whole {
+                    Some((codec, bytes)) if credit < enough => self.take_whole(codec, bytes),
+                    _ => {
+                        self.credit = credit;
+                        (Codec::Delta, Some(delta.base.id), delta.bytes)
+                    }
+                }
+            }
+            Form::Whole(codec, bytes) => self.take_whole(codec, bytes),
+            Form::Known(_) => unreachable!("a chunk that is stored already is not stored again"),
+        }
+    }
+
+    fn take_whole(&mut self, codec: Codec, bytes: Vec<u8>) -> (Codec, Option<ChunkId>, Vec<u8>) {
+        let len = bytes.len() as u64;
+        self.credit += Cost { reads: len, whole: len }.credit();
+        (codec, None, bytes)
+    }
+
+    fn close(&mut self, kind: usize) -> Result<()> {
+        let Some(open) = self.open[kind].take() else { return Ok(()) };
         let temp = open.path.clone();
         let (file, pack) = open.finish(&self.avoid)?;
         self.join()?;
@@ -440,7 +609,7 @@ impl Filler {
     }
 
     fn finish(mut self) -> Result<Vec<Pack>> {
-        self.close()?;
+        (0..self.open.len()).try_for_each(|kind| self.close(kind))?;
         self.join()?;
         // Also without packs of its own: a chunk may be known from a pack whose writer was killed before it flushed the folder.
         storage::sync_dir(&self.packs_dir)?;
@@ -469,7 +638,7 @@ impl OpenPack {
         self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
     }
 
-    fn add(&mut self, id: &ChunkRef, kind: Kind, codec: Codec, bytes: &[u8]) -> Result<()> {
+    fn add(&mut self, id: &ChunkRef, kind: Kind, codec: Codec, base: Option<ChunkId>, bytes: &[u8]) -> Result<()> {
         self.entries.push(Entry {
             id: id.id,
             offset: self.length,
@@ -477,7 +646,7 @@ impl OpenPack {
             raw: id.len,
             codec,
             kind,
-            base: None,
+            base,
         });
         self.write(bytes)
     }

@@ -13,7 +13,7 @@ As a module: ``open_source(path)`` has ``snapshots``, ``restore``, ``tensors``, 
 
 It was written from docs/format.md alone and shares no code with the engine. Each stored byte is checked
 against its BLAKE3 digest before it is used, so damaged data leads to an error that names the place, never to
-wrong data. Snapshots and packs with the feature "delta" are refused: they need lamina itself.
+wrong data.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ HEADER, TRAILER_MAGIC, PLACEMENT_MAGIC = b"LAMINAPK", b"LAMINAFT", b"LAMINAPL"
 TRAILER = struct.Struct("<IIQQQQ32s8s")  # version, entries, footer, required, optional, salt, digest, magic
 ENTRY = np.dtype([("id", "V32"), ("encoded", "<u4"), ("raw", "<u4"), ("codec", "u1"), ("kind", "u1"), ("zero", "<u2")])
 CONTENT = np.dtype([("id", "V32"), ("length", "<u4")])
-RAW, ZSTD, PLANES = range(3)
+RAW, ZSTD, PLANES, DELTA = range(4)
+FEATURES, FEATURE_BITS = frozenset({"delta"}), 1
 ROLES = frozenset({"weights", "optimizer", "counters", "training"})
 DTYPE = re.compile(r"\|[biu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|24|32)|(\|[SV]|[<>]U)[1-9][0-9]{0,8}")
 ML_DTYPES = re.compile(
@@ -248,6 +249,26 @@ def _unplane(encoded: bytes, length: int) -> bytes:
     return words.tobytes()
 
 
+def _image(words: npt.NDArray[Any], floats: int) -> npt.NDArray[Any]:
+    """Integers that ascend with floats (§7): negative ones turned around, below the others."""
+    top = words.dtype.type(1 << (8 * words.itemsize - 1))
+    return np.where(words & top, ~words, words | top) if floats else words
+
+
+def _undelta(encoded: bytes, base: bytes, length: int) -> bytes:
+    floats, age, width = encoded[:3] if len(encoded) > 2 else (0, 0, 0)
+    good = floats <= 1 and age and width in (1, 2, 4, 8) and len(base) == length
+    _demand(good, f"a delta of form {floats} and width {width} does not fit {length} bytes")
+    steps = np.frombuffer(_unplane(encoded[2:], length), f"<u{width}")
+    one = steps.dtype.type(1)
+    image = _image(np.frombuffer(base, steps.dtype), floats) + ((steps >> one) ^ (~(steps & one) + one))
+    if floats:
+        top = steps.dtype.type(1 << (8 * width - 1))
+        image = np.where(image & top, image ^ top, ~image)
+    data: bytes = image.astype(steps.dtype, copy=False).tobytes()
+    return data
+
+
 def _decode(codec: int, encoded: bytes, length: int) -> bytes:
     if codec == ZSTD:
         return _unzstd(encoded, length)
@@ -289,9 +310,8 @@ def read_envelope(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
     for names in (body.get("required"), body.get("optional")):
         good = isinstance(names, list) and all(isinstance(name, str) for name in names)
         _demand(good, f"{path} is damaged: it does not list its features")
-    if body["required"]:
-        names = ", ".join(map(ascii, body["required"]))
-        raise UnsupportedError(f"{path} needs lamina itself: it requires {names}")
+    if unknown := [name for name in body["required"] if name not in FEATURES]:
+        raise UnsupportedError(f"{path} needs lamina itself: it requires {', '.join(map(ascii, unknown))}")
     return digest, body
 
 
@@ -320,6 +340,7 @@ class Place(NamedTuple):
     encoded: int
     raw: int
     codec: int
+    base: bytes | None
 
 
 Index = dict[bytes, list[Place]]
@@ -332,22 +353,28 @@ def _add_pack(index: Index, pack: Pack, footer: bytes, trailer: bytes) -> None:
     good = magic == TRAILER_MAGIC and size == len(footer) and blake3(HEADER + footer + trailer[:40]) == digest
     _demand(good, f"{name} is damaged: the digest of its footer does not match")
     _demand_version(version, name)
-    if required:
-        bits = ("delta" if bit == 0 else f"bit {bit}" for bit in range(64) if required >> bit & 1)
+    if unknown := required & ~FEATURE_BITS:
+        bits = (f"bit {bit}" for bit in range(64) if unknown >> bit & 1)
         raise UnsupportedError(f"{name} needs lamina itself: it requires {', '.join(bits)}")
-    good = 1 <= count <= MAX_ENTRIES and len(footer) == count * ENTRY.itemsize
+    split = count * ENTRY.itemsize
+    good = 1 <= count <= MAX_ENTRIES and len(footer) >= split
     _demand(good, f"{name} is damaged: {count} entries do not make a footer of {len(footer)} bytes")
-    entries = np.frombuffer(footer, ENTRY)
+    entries = np.frombuffer(footer, ENTRY, count)
+    deltas = int((entries["codec"] == DELTA).sum())
+    good = len(footer) == split + 32 * deltas and (required & FEATURE_BITS or not deltas)
+    _demand(good, f"{name} is damaged: it does not list the bases of its {deltas} deltas")
+    bases = (footer[at : at + 32] for at in range(split, len(footer), 32))
     encoded, raw = entries["encoded"].astype(np.int64), entries["raw"]
     fine = (encoded >= 1) & (encoded <= raw) & (raw <= MAX_CHUNK)
-    fine &= (entries["codec"] <= PLANES) & (entries["kind"] <= 2) & (entries["zero"] == 0)
+    fine &= (entries["codec"] <= DELTA) & (entries["kind"] <= 2) & (entries["zero"] == 0)
     fine &= (entries["codec"] != RAW) | (encoded == raw)
     ends = len(HEADER) + np.cumsum(encoded)
     good = fine.all() and ends[-1] + len(footer) + len(trailer) == pack.length <= MAX_PACK
     _demand(good, f"{name} is damaged: its entries do not describe {pack.length} bytes")
     columns = (entries["id"], ends - encoded, encoded, raw, entries["codec"])
-    for chunk, *place in zip(*(column.tolist() for column in columns), strict=True):
-        index.setdefault(chunk, []).append(Place(pack, *place))
+    for chunk, offset, size, length, codec in zip(*(column.tolist() for column in columns), strict=True):
+        base = next(bases) if codec == DELTA else None
+        index.setdefault(chunk, []).append(Place(pack, offset, size, length, codec, base))
 
 
 def _add_pack_file(index: Index, path: Path) -> None:
@@ -697,13 +724,25 @@ class Source:
             self._cache.popitem(last=False)
         return data
 
-    def _load(self, chunk: bytes) -> bytes:
+    def _decoded(self, place: Place) -> bytes:
+        encoded = place.pack.read(place.offset, place.encoded)
+        if place.base is None:
+            return _decode(place.codec, encoded, place.raw)
+        try:  # a base stands whole: it is no delta itself
+            base = self._cache.get(place.base) or self._load(place.base, whole=True)
+        except DamagedError as error:
+            raise DamagedError(f"its base is not to be had: {error}") from None
+        return _undelta(encoded, base, place.raw)
+
+    def _load(self, chunk: bytes, *, whole: bool = False) -> bytes:
         if self._index is None:
             self._index = self._read_index()
         failed = None
-        for place in self._index.get(chunk, ()):
+        for place in sorted(self._index.get(chunk, ()), key=lambda place: place.base or b""):
+            if whole and place.base:
+                continue
             try:
-                data = _decode(place.codec, place.pack.read(place.offset, place.encoded), place.raw)
+                data = self._decoded(place)
                 _demand(len(data) == place.raw and blake3(data) == chunk, "its bytes do not match its digest")
                 self._used.add(place.pack)
                 return data

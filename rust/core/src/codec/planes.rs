@@ -102,11 +102,71 @@ fn encode_plane(frames: &mut Frames, plan: Plan, plane: &[u8], out: &mut [u8]) -
 /// Matches pay for repetition, Huffman alone for random bytes of few values; nothing but trying both tells.
 fn smaller_frame(frames: &mut Frames, plane: &[u8], out: &mut [u8]) -> Option<usize> {
     let search = frames.compress(Method::Search, plane, out)?;
+    // Huffman codes have a bit per byte at least; only blocks of one byte take less, and a search finds those too.
+    if search < plane.len() / 64 {
+        return Some(search);
+    }
     let huffman = frames.compress(Method::Huffman, plane, &mut out[search..])?;
     if huffman < search {
         out.copy_within(search..search + huffman, 0);
     }
     Some(huffman.min(search))
+}
+
+/// A few runs of the most significant plane that stands uncoded in a chunk of byte planes: what can be had without decoding.
+#[derive(Debug)]
+pub struct Glimpse {
+    offset: usize,
+    plane_len: usize,
+    plane: usize,
+    width: usize,
+    rotate: bool,
+}
+
+/// Runs of a glimpse.
+const GLIMPSES: usize = 4;
+
+impl Glimpse {
+    /// Bytes of the beginning of an encoded chunk that [`Glimpse::new`] wants.
+    pub const HEADER: usize = 2 + 5 * MAX_WIDTH;
+    /// The most bytes of a run.
+    pub const RUN: usize = 1024;
+
+    /// From the beginning of a chunk of byte planes; `None` where none is stored, or its elements are not `width` bytes wide.
+    pub fn new(header: &[u8], raw_len: usize, width: usize) -> Option<Self> {
+        let &[found, transform @ (0 | 1), ..] = header else { return None };
+        if usize::from(found) != width || !raw_len.is_multiple_of(width) {
+            return None;
+        }
+        let plane_len = raw_len / width;
+        let mut offset = header_len(width);
+        let mut found = None;
+        for (plane, entry) in header.get(2..offset)?.chunks_exact(5).enumerate() {
+            let len = u32::from_le_bytes([entry[1], entry[2], entry[3], entry[4]]) as usize;
+            if entry[0] == STORED && len == plane_len && len > 0 {
+                found = Some(Self { offset, plane_len, plane, width, rotate: transform == 1 });
+            }
+            offset = offset.saturating_add(len);
+        }
+        found
+    }
+
+    /// Where runs of the plane stand in the encoded chunk: the first element, the offset and the bytes of each.
+    pub fn runs(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let (offset, len) = (self.offset, self.plane_len.min(Self::RUN));
+        let apart = (self.plane_len - len) / (GLIMPSES - 1);
+        (0..if apart == 0 { 1 } else { GLIMPSES }).map(move |run| (run * apart, offset + run * apart, len))
+    }
+
+    /// How many of the elements of `raw` from `first` on have these bytes in the plane.
+    pub fn equal(&self, raw: &[u8], first: usize, bytes: &[u8]) -> usize {
+        let Self { plane, width, rotate, .. } = *self;
+        let byte = |word: &[u8]| match rotate {
+            true => word[plane] << 1 | word[(plane + width - 1) % width] >> 7,
+            false => word[plane],
+        };
+        raw[first * width..].chunks_exact(width).zip(bytes).filter(|(word, found)| byte(word) == **found).count()
+    }
 }
 
 /// Decodes to `dst`; stored planes are read where they stand, the others through `scratch`.

@@ -5,6 +5,7 @@
 
 use std::sync::LazyLock;
 
+use super::delta::{self, Form};
 use super::planes::MAX_WIDTH;
 use crate::kernels::{self, Level};
 use crate::tensor::{Class, Element};
@@ -39,6 +40,8 @@ pub(super) struct Sample {
     pub(super) repetitive: bool,
     /// One plan per plane.
     pub(super) plans: [Plan; MAX_WIDTH],
+    /// Bits that the planes of the sample would take, in fixed point, and its bytes.
+    cost: (u64, usize),
 }
 
 impl Sample {
@@ -46,24 +49,52 @@ impl Sample {
     pub(super) fn is_promising(&self) -> bool {
         self.repetitive || self.plans.iter().any(|&plan| plan != Plan::Store)
     }
+
+    /// Bytes that the planes of a chunk of `len` bytes will take, as far as the sample goes.
+    pub(super) fn estimate(&self, len: usize) -> usize {
+        let (bits, sampled) = self.cost;
+        ((bits >> FRACTION) as usize / 8).saturating_mul(len) / sampled.max(1)
+    }
 }
 
 /// Buffers for taking samples.
 pub(super) struct Sampler {
     elements: Vec<u8>,
+    base: Vec<u8>,
     planes: Vec<u8>,
     words: Vec<u64>,
 }
 
 impl Sampler {
     pub(super) fn new() -> Self {
-        Self { elements: Vec::new(), planes: vec![0; SAMPLE * MAX_WIDTH], words: vec![0; 1 << SLOTS_LOG] }
+        Self {
+            elements: Vec::new(),
+            base: Vec::new(),
+            planes: vec![0; SAMPLE * MAX_WIDTH],
+            words: vec![0; 1 << SLOTS_LOG],
+        }
     }
 
     /// Looks at `raw`, a whole number of elements, at least one.
     pub(super) fn take(&mut self, raw: &[u8], element: Element) -> Sample {
+        gather(&mut self.elements, raw, element.width);
+        self.look(element)
+    }
+
+    /// Looks at the steps from `base` to `raw`, which has the same length.
+    pub(super) fn take_steps(&mut self, raw: &[u8], base: &[u8], width: usize, form: Form) -> Sample {
+        let Self { elements, base: sampled, planes, .. } = self;
+        gather(elements, raw, width);
+        gather(sampled, base, width);
+        // What planes are split to is free until then.
+        let steps = &mut planes[..elements.len()];
+        delta::difference(elements, sampled, width, form, steps);
+        elements.copy_from_slice(steps);
+        self.look(Element { width, class: Class::Integer })
+    }
+
+    fn look(&mut self, element: Element) -> Sample {
         let width = element.width;
-        self.gather(raw, width);
         let repetitive = repeats(&mut self.words, &self.elements);
         // Always worth it for float32, whose exponent straddles two bytes. Of the others, float16 and float64 have wider or
         // narrower exponents, and bfloat16 shares its width with float16: the sample knows.
@@ -79,22 +110,7 @@ impl Sampler {
                 best = (cost, rotate, plans);
             }
         }
-        Sample { rotate: best.1, repetitive, plans: best.2 }
-    }
-
-    /// Copies the sampled elements together. Runs begin at multiples of 8 elements, so that what repeats at such
-    /// distances looks equal.
-    fn gather(&mut self, raw: &[u8], width: usize) {
-        self.elements.clear();
-        let count = raw.len() / width;
-        if count <= SAMPLE {
-            self.elements.extend_from_slice(raw);
-            return;
-        }
-        for run in 0..RUNS {
-            let start = (count - RUN) / (RUNS - 1) * run / 8 * 8;
-            self.elements.extend_from_slice(&raw[start * width..][..RUN * width]);
-        }
+        Sample { rotate: best.1, repetitive, plans: best.2, cost: (best.0, self.elements.len()) }
     }
 
     /// What to do with each plane, and the bits that this would need, in fixed point.
@@ -113,6 +129,21 @@ impl Sampler {
             cost += bits;
         }
         (cost, plans)
+    }
+}
+
+/// Copies the sampled elements together. Runs begin at multiples of 8 elements, so that what repeats at such
+/// distances looks equal.
+fn gather(elements: &mut Vec<u8>, raw: &[u8], width: usize) {
+    elements.clear();
+    let count = raw.len() / width;
+    if count <= SAMPLE {
+        elements.extend_from_slice(raw);
+        return;
+    }
+    for run in 0..RUNS {
+        let start = (count - RUN) / (RUNS - 1) * run / 8 * 8;
+        elements.extend_from_slice(&raw[start * width..][..RUN * width]);
     }
 }
 

@@ -1,0 +1,183 @@
+//! Bases: the chunks that the chunks of a save may be stored as the difference to.
+//!
+//! For each piece of the layout that is the chunk which the newest snapshot of the series has at the same place of the same
+//! tensor; or that chunk's own base where it is a delta itself, since a base never is one. Finding them costs the content
+//! list of one snapshot, 36 bytes per chunk, however long the series is; how old a base is stands in the delta.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::chunker::{self, Layout, METADATA_CDC, Piece, TensorAt};
+use crate::codec::{self, Codec, CodecChoice, Glimpse};
+use crate::digest::{ChunkId, Digest, PackName};
+use crate::error::Result;
+use crate::placement::{Location, Placement, Stored};
+use crate::reader::{self, Closure, Nodes, PackFiles, read_chunk};
+use crate::snapshot::{ChunkRef, Snapshot, Structure};
+use crate::tensor::Element;
+
+/// Versions that a base serves; then the chunk is stored whole, so that nothing depends on bytes of long ago.
+pub const MAX_AGE: u8 = 8;
+/// With `Auto`, a base is read only if so many elements, as 1/n, have kept the byte that can be seen without decoding it: where
+/// fewer have, the difference takes more than the codec would accept.
+const KEPT: usize = 8;
+
+/// A base that a chunk could have.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// The base.
+    pub id: ChunkId,
+    /// Its encoded bytes.
+    pub encoded: u32,
+    /// How many versions it will have served.
+    pub age: u8,
+}
+
+/// The bases of one save.
+#[derive(Debug)]
+pub struct Bases<'a> {
+    known: &'a Placement,
+    packs: PackFiles,
+    /// Packs that may be deleted, or that would stay for these bases only.
+    avoid: HashSet<PackName>,
+    /// For each piece, what the newest snapshot has in its place.
+    before: Vec<Option<ChunkRef>>,
+}
+
+impl<'a> Bases<'a> {
+    /// Finds the bases that `newest` offers for a save of `layout`.
+    pub fn find(
+        known: &'a Placement,
+        packs: PackFiles,
+        newest: &Snapshot,
+        layout: &Layout,
+        condemned: &HashSet<PackName>,
+    ) -> Result<Self> {
+        let state = &newest.body.state;
+        let Closure { content, metadata } = reader::closure(known, &packs, state, &mut Nodes::new())?;
+        let places = Places::of(layout, newest, known, &packs)?;
+        let mut starts = Vec::with_capacity(content.len());
+        let mut at = 0;
+        for chunk in &content {
+            starts.push(at);
+            at += u64::from(chunk.len);
+        }
+        let before = |(index, piece): (usize, &Piece)| {
+            let place = places.before(piece, layout.starts[index])?;
+            let chunk = content[starts.binary_search(&place).ok()?];
+            (u64::from(chunk.len) == piece.len()).then_some(chunk)
+        };
+        let before = layout.pieces.iter().enumerate().map(before).collect();
+        let serving = known.serve(&Closure { content, metadata }.ids())?;
+        let avoid = known.sparse(&serving).map(|(pack, _)| pack.name).chain(condemned.iter().copied()).collect();
+        Ok(Self { known, packs, avoid, before })
+    }
+
+    /// The base of a piece, if it has one.
+    pub fn of(&self, piece: usize) -> Option<Candidate> {
+        let before = self.before.get(piece).copied().flatten()?;
+        let (id, age) = match self.known.stored(&before.id, &HashSet::new())? {
+            Stored::Whole => (before.id, 1),
+            Stored::Delta(base) => (base, self.age(&before.id)?.checked_add(1)?),
+        };
+        let encoded = self.whole(&id)?.entry.encoded;
+        (age <= MAX_AGE).then_some(Candidate { id, encoded, age })
+    }
+
+    fn whole(&self, id: &ChunkId) -> Option<Location<'_>> {
+        self.known.whole(id, &self.avoid).min_by_key(|p| p.pack.name)
+    }
+
+    /// How many versions the base of a delta has served.
+    fn age(&self, id: &ChunkId) -> Option<u8> {
+        let place = self.known.readable(id, &HashSet::new()).min_by_key(|p| p.pack.name)?;
+        let mut head = [0; codec::DELTA_HEAD];
+        if place.entry.encoded < head.len() as u32 {
+            return None;
+        }
+        self.packs.read(place, 0, &mut head).ok()?;
+        Some(codec::delta_age(head))
+    }
+
+    /// Puts the verified bytes of a base into `buffer`; false where it is not worth it, or the base is damaged: then the chunk
+    /// is stored without it.
+    pub fn read(
+        &self,
+        base: &Candidate,
+        raw: &[u8],
+        element: Element,
+        choice: CodecChoice,
+        scratch: &mut reader::Scratch,
+        buffer: &mut Vec<u8>,
+    ) -> bool {
+        let Some(place) = self.whole(&base.id) else { return false };
+        if choice == CodecChoice::Auto && self.has_changed(place, raw, element).unwrap_or(false) {
+            return false;
+        }
+        buffer.resize(raw.len(), 0);
+        read_chunk(self.known, &self.packs, place, scratch, buffer).is_ok()
+    }
+
+    /// Whether a glimpse of the base, without decoding it, shows that the chunk has hardly anything in common with it.
+    /// `None` where there is nothing to be seen.
+    fn has_changed(&self, place: Location<'_>, raw: &[u8], element: Element) -> Option<bool> {
+        if place.entry.codec != Codec::Planes || place.entry.raw as usize != raw.len() {
+            return None;
+        }
+        let mut header = [0; Glimpse::HEADER];
+        let header = &mut header[..Glimpse::HEADER.min(place.entry.encoded as usize)];
+        self.packs.read(place, 0, header).ok()?;
+        let glimpse = Glimpse::new(header, raw.len(), element.width)?;
+        let (mut seen, mut kept) = (0, 0);
+        let mut bytes = [0; Glimpse::RUN];
+        for (first, offset, len) in glimpse.runs() {
+            self.packs.read(place, offset, &mut bytes[..len]).ok()?;
+            kept += glimpse.equal(raw, first, &bytes[..len]);
+            seen += len;
+        }
+        Some(kept * KEPT < seen)
+    }
+}
+
+/// Where the tensors of a layout stand in the newest snapshot.
+enum Places<'a> {
+    /// Where they stand now.
+    Same,
+    /// Under their names: file, tensor; tensors without file have none.
+    Named(&'a Structure, HashMap<(Option<String>, String), u64>),
+}
+
+impl<'a> Places<'a> {
+    fn of(layout: &'a Layout, newest: &Snapshot, known: &Placement, packs: &PackFiles) -> Result<Self> {
+        let state = &newest.body.state;
+        let bytes = layout.structure.to_bytes()?;
+        let cut = chunker::cut(&bytes, METADATA_CDC);
+        if cut.iter().map(|c| Digest::of(c)).eq(state.structure.iter().map(|c| c.id)) {
+            return Ok(Self::Same);
+        }
+        let before = reader::structure(known, packs, state)?;
+        let files = before.files.into_iter().map(|file| (Some(file.path), file.tensors));
+        let places = files
+            .chain([(None, before.training)])
+            .flat_map(|(path, tensors)| tensors.into_iter().map(move |tensor| ((path.clone(), tensor.0), tensor.4)));
+        Ok(Self::Named(&layout.structure, places.collect()))
+    }
+
+    /// Where the bytes of a piece that begins at `start` stood.
+    fn before(&self, piece: &Piece, start: u64) -> Option<u64> {
+        let (at, within) = match piece {
+            Piece::Run { at, start, .. } => (at, *start),
+            Piece::Group { members, .. } => (&members.first()?.0, 0),
+            Piece::Literals { .. } => return None,
+        };
+        match self {
+            Self::Same => Some(start),
+            Self::Named(structure, places) => Some(places.get(&name(structure, at)?)? + within),
+        }
+    }
+}
+
+fn name(structure: &Structure, at: &TensorAt) -> Option<(Option<String>, String)> {
+    let file = structure.files.get(at.file);
+    let tensors = file.map_or(&structure.training, |f| &f.tensors);
+    Some((file.map(|f| f.path.clone()), tensors.get(at.tensor)?.0.clone()))
+}
