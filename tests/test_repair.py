@@ -32,7 +32,8 @@ def _array(seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _saved(*seeds: int, epoch: int = 0) -> Saved:
     parts = tuple((b"head", Tensor(name, "<f4", _array(seed))) for name, seed in zip(NAMES, seeds, strict=True))
-    training = [Tensor("rng", "<u4", np.arange(6000, dtype="<u4") + epoch, "training")]
+    numbers = np.random.default_rng(100 + epoch).integers(0, 1 << 32, 600, "<u4")
+    training = [Tensor("rng", "<u4", numbers, "training")]
     return Saved(
         [File("m.weights.h5", parts), File("note.txt", tail=b"note")], training, {"series": "s", "epoch": epoch}
     )

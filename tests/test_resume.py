@@ -131,7 +131,7 @@ def test_by_hand(tmp_path: Path) -> None:
     snapshot = lamina.restore(f"{tmp_path / 'r'}", model)
     assert snapshot.next_epoch == 3
     lamina_seeds = [v for v in model.variables if "seed" in v.path]
-    assert lamina_seeds  # restore alone leaves them; resume=True puts them back
+    assert lamina_seeds
     assert train(model, initial_epoch=snapshot.next_epoch).epoch == [3, 4, 5]
 
 
