@@ -242,6 +242,16 @@ def test_a_validation_metric_at_batches_warns_at_once(tmp_path: Path) -> None:
         ModelCheckpoint("m.keras", save_freq=10)
 
 
+def test_a_validation_metric_in_a_batch_s_file_name_is_the_last_one(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="validation metrics"):
+        callback, commits = attached(tmp_path, "{epoch}-{batch}-{val_loss:.1f}.weights.h5", save_freq=2)
+    fit(callback.model, callback, validation_data=(X, X), batch_size=len(X) // 4)
+    names = [str(commit.path.name) for commit in commits]
+    assert names[:2] == ["1-2-nan.weights.h5", "1-4-nan.weights.h5"]
+    assert [name[:4] for name in names[2:]] == ["2-2-", "2-4-"]
+    assert "nan" not in "".join(names[2:])
+
+
 def test_the_threshold_also_holds_for_the_best_mark(tmp_path: Path) -> None:
     callback, commits = attached(tmp_path, repository=tmp_path / "r", initial_value_threshold=2.0)
     drive(callback, [3.0, 1.5, 1.7, 1.0])

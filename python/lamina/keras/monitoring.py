@@ -29,6 +29,7 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         # The best value that is decided on, saved or not; `best` is Keras's and exists with save_best_only only.
         self._best_value: float | None = scalar(self.best)
         self._best_committed = self._best_value
+        self._validation: dict[str, Any] = {}  # metrics of the last epoch that had some
         self._warn_of_missing_metric()
 
     @property
@@ -47,7 +48,8 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if late is not None:
             warnings.warn(
                 f"{type(self).__name__} uses {late!r} every {self.save_freq} batches, but validation metrics exist at "
-                "the end of an epoch only. Use save_freq='epoch', or a training metric",
+                "the end of an epoch only: between them a file name gets the last epoch's, nan in the first, and "
+                "nothing is monitored. Use save_freq='epoch', or a training metric",
                 stacklevel=4,
             )
 
@@ -79,6 +81,18 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         # Keras compares on the device, which compiles and waits; the result is the same.
         value -= self.min_delta
         return value < reference if self.monitor_op is ops.less else value > reference
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        self._validation = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
+
+    def _get_file_path(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
+        """As Keras names it; at batches, validation metrics are those of the last epoch, nan in the first."""
+        if batch is not None:
+            late = {name: math.nan for name in _placeholders(str(self.filepath)) if name.startswith("val_")}
+            logs = late | self._validation | dict(logs or {})
+        path: str = super()._get_file_path(epoch, batch, logs)
+        return path
 
     def _judge(self, logs: Mapping[str, Any]) -> tuple[float | None, bool]:
         """The monitored value, and whether it is the best so far; with save_best_only, Keras has agreed to save."""

@@ -135,7 +135,7 @@ fn fuzz(
     decode: impl Fn(&[u8]) -> Result<()>,
 ) {
     let mut random =
-        Random(0x9e37_79b9_7f4a_7c15 ^ name.bytes().fold(0, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b))));
+        Random(0x9e37_79b9_7f4a_7c15 ^ name.bytes().fold(0, |h: u64, b| h.wrapping_mul(31).wrapping_add(u64::from(b))));
     let mut accepted = 0;
     for case in 0..cases {
         let input = match case % 8 {
