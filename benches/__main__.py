@@ -26,9 +26,10 @@ GROUPS = {
     "bytes": "benches.stored",
     "blocked": "benches.blocked",
     "training": "benches.training",
+    "models": "benches.models",
     "callbacks": "benches.callbacks",
 }
-ON_DEMAND = ("blocked", "training", "callbacks")
+ON_DEMAND = ("blocked", "training", "models", "callbacks")
 
 SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 

@@ -160,7 +160,7 @@ def _ways(model: Any, bench: Bench, stack: contextlib.ExitStack) -> Iterator[Way
 
 
 def _copy(model: Any) -> Way:
-    sizes = [tensor.nbytes for tensor in _arrays(model)]
+    sizes = [tensor.nbytes for tensor in arrays(model)]
     sources, targets = ([np.ones(size, np.uint8) for size in sizes] for _ in range(2))
     return Way(COPY, lambda _: _core.copy_into(list(zip(sources, targets, strict=True))))
 
@@ -258,7 +258,7 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _arrays(model: Any) -> list[Any]:
+def arrays(model: Any) -> list[Any]:
     import keras
 
     variables = [*model.variables, *model.optimizer.variables]
@@ -266,7 +266,7 @@ def _arrays(model: Any) -> list[Any]:
 
 
 def saved_bytes(model: Any) -> int:
-    return sum(array.nbytes for array in _arrays(model))
+    return sum(array.nbytes for array in arrays(model))
 
 
 def reset_peak() -> int:
