@@ -56,7 +56,7 @@ def test_a_version_uploads_what_changed(wandb_online: Server) -> None:
         fit(frozen_model(), checkpoint, Count(), epochs=EPOCHS)
     assert sizes[0] > 6e6
     assert max(sizes[1:]) <= 0.06 * sizes[0]
-    assert len(set(files[1:])) == 1
+    assert max(files[1:]) - min(files[1:]) <= 1  # differences have a pack of their own
     assert len(set(requests[2:])) == 1
     assert requests[2] <= 10
     assert server.errors == []
@@ -86,6 +86,45 @@ def test_versions_restore_from_a_clean_machine_one_by_one_and_after_deletions(
             wandb.Api().artifact(f"{name}:epoch_{epoch}").delete(delete_aliases=True)
     with clean_machine(tmp_path / "last"):
         assert same_weights(restored(f"{name}:epoch_{order[-1]}", small_model), remember.weights[order[-1]])
+
+
+class Touch(keras.callbacks.Callback):
+    """Moves one row of a large table, as a step over few embeddings does."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        variable = self.model.layers[0].kernel
+        table = np.array(variable)
+        table[epoch] += 0.01
+        variable.assign(table)
+
+
+def test_differences_outlive_the_versions_they_build_on(wandb_online: Server, tmp_path: Path) -> None:
+    def model() -> Any:
+        return frozen_model((300, 400), 4)
+
+    remember = Remember()
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint(
+            "ck/m-{epoch}.weights.h5", monitor="loss", save_weights_only=True, layout="packs"
+        )
+        fit(model(), Touch(), remember, checkpoint, epochs=4)
+        name = f"run_{run.id}_model"
+    (tmp_path / "ck").rename(tmp_path / "gone")
+    assert [
+        json.loads(wandb_online.store.file_bytes(f"{name}:epoch_{epoch}", "lamina.json").split(b"\n")[1][7:])[
+            "required"
+        ]
+        for epoch in range(4)
+    ] == [[], ["delta"], ["delta"], ["delta"]]
+    for epoch in range(4):
+        with clean_machine(tmp_path / f"machine-{epoch}"):
+            assert same_weights(restored(f"{name}:epoch_{epoch}", model), remember.weights[epoch])
+        folder = Path(wandb.Api().artifact(f"{name}:epoch_{epoch}").download(str(tmp_path / f"download-{epoch}")))
+        subprocess.run([sys.executable, "-I", str(folder / "restore.py")], cwd=folder, check=True, capture_output=True)
+        file = f"m-{epoch + 1}.weights.h5"
+        assert (folder / "restored" / file).read_bytes() == (tmp_path / "gone" / file).read_bytes()
+        if epoch < 3:
+            wandb.Api().artifact(f"{name}:epoch_{epoch}").delete(delete_aliases=True)
 
 
 def test_it_comes_back_without_lamina(wandb_online: Server, tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ impl<'a> Bases<'a> {
 enum Places<'a> {
     /// Where they stand now.
     Same,
-    /// Under their names: file, tensor; tensors without file have none.
-    Named(&'a Structure, HashMap<(Option<String>, String), u64>),
+    /// Under their names, and the place of their file among the files: its path often has the number of the epoch in it.
+    Named(&'a Structure, HashMap<(Option<usize>, String), u64>),
 }
 
 impl<'a> Places<'a> {
@@ -155,10 +155,10 @@ impl<'a> Places<'a> {
             return Ok(Self::Same);
         }
         let before = reader::structure(known, packs, state)?;
-        let files = before.files.into_iter().map(|file| (Some(file.path), file.tensors));
+        let files = before.files.into_iter().enumerate().map(|(file, entry)| (Some(file), entry.tensors));
         let places = files
             .chain([(None, before.training)])
-            .flat_map(|(path, tensors)| tensors.into_iter().map(move |tensor| ((path.clone(), tensor.0), tensor.4)));
+            .flat_map(|(file, tensors)| tensors.into_iter().map(move |tensor| ((file, tensor.0), tensor.4)));
         Ok(Self::Named(&layout.structure, places.collect()))
     }
 
@@ -176,8 +176,8 @@ impl<'a> Places<'a> {
     }
 }
 
-fn name(structure: &Structure, at: &TensorAt) -> Option<(Option<String>, String)> {
+fn name(structure: &Structure, at: &TensorAt) -> Option<(Option<usize>, String)> {
     let file = structure.files.get(at.file);
     let tensors = file.map_or(&structure.training, |f| &f.tensors);
-    Some((file.map(|f| f.path.clone()), tensors.get(at.tensor)?.0.clone()))
+    Some((file.map(|_| at.file), tensors.get(at.tensor)?.0.clone()))
 }
