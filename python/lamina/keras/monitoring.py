@@ -88,7 +88,7 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _get_file_path(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
         """As Keras names it; at batches, validation metrics are those of the last epoch, nan in the first."""
-        if batch is not None:
+        if batch is not None and self.save_freq != "epoch":
             late = {name: math.nan for name in _placeholders(str(self.filepath)) if name.startswith("val_")}
             logs = late | self._validation | dict(logs or {})
         path: str = super()._get_file_path(epoch, batch, logs)

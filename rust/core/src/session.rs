@@ -104,14 +104,20 @@ pub fn is_alive(repository: &Path, name: &str) -> bool {
 /// Removes the folders of sessions whose process is gone, as far as it can. Only where locks work.
 pub fn sweep(repository: &Path) -> Result<()> {
     let sessions = repository.join("sessions");
-    for name in storage::list(&sessions)? {
-        let folder = sessions.join(&name);
+    for name in storage::list(&sessions)?.iter().filter(|name| is_ours(name)) {
+        let folder = sessions.join(name);
         // What cannot be removed (another user's, say) is in nobody's way.
         if let Some(_held) = dead(&folder.join("lock")) {
             let _ = storage::remove_dir(&folder);
         }
     }
     Ok(())
+}
+
+/// Whether a folder of this name is a session, begun or beginning; others in there are somebody else's.
+fn is_ours(name: &str) -> bool {
+    let name = name.strip_prefix('.').unwrap_or(name);
+    name.len() == 32 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The lock of a session whose process is gone. Where a crash took the lock file it is made anew, exclusively, so that whoever
@@ -171,13 +177,16 @@ mod tests {
     #[test]
     fn dead_sessions_are_swept() {
         let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("sessions/0123");
+        let folder = root.path().join("sessions/0123456789abcdef0123456789abcdef");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("lock"), "").unwrap();
         std::fs::write(folder.join("left.tmp"), "x").unwrap();
         assert!(alive(root.path()).unwrap().is_empty());
+        let foreign = root.path().join("sessions/team");
+        std::fs::create_dir(&foreign).unwrap();
         sweep(root.path()).unwrap();
         assert!(!folder.exists());
+        assert!(foreign.exists());
     }
 
     #[test]

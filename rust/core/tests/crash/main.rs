@@ -230,7 +230,7 @@ fn any_mix_of_operations() {
     let start = Instant::now();
     let mut cases = Cases::default();
     let mut seed = first_seed();
-    while soak().map_or(cases.cases < 4000, |limit| start.elapsed() < limit) {
+    while soak().map_or(cases.cases < 4600, |limit| start.elapsed() < limit) {
         let world = mix(seed);
         let mut chance = Chance::new(seed);
         for _ in 0..12 {
