@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,17 @@ os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_MODE", "offline")  # a test that wants a server says so
 
 pytest_plugins = ["wandb_server.fixtures", "recorded_run"]
+
+#: Where less is free, a save keeps no snapshot (`lamina.keras.job.RESERVE_BYTES`), and tests fail far from the cause.
+_ROOM = 3 << 30
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    where = Path(session.config.option.basetemp or tempfile.gettempdir())
+    free = shutil.disk_usage(where if where.exists() else where.parent).free
+    if free < _ROOM:
+        pytest.exit(f"{free >> 20} MiB are free in {where}, the tests need {_ROOM >> 20}: make room or set TMPDIR", 1)
+
 
 # A repository over this size is left to the engine: the independent reader is thorough, not fast.
 _TRAVEL_LIMIT = 30 << 20
