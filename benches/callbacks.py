@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 ROWS, WIDTH = 8, 64
 NONE = "no callback"
+#: Keras waits for each batch while a callback looks at it, and goes ahead otherwise, which costs tiny steps more.
+LOOKS = "a callback that looks at batches"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Training:
 
         self.backend = keras.backend.backend()
         self.folder = bench.folder
+        self.waits: dict[str, bool] = {}  # by contender, whether Keras waits for each batch
         dense = keras.layers.Dense
         self.model = keras.Sequential([keras.Input((WIDTH,)), dense(WIDTH, "relu"), dense(WIDTH, "relu"), dense(10)])
         self.model.compile("adam", "mse", metrics=["mae"])
@@ -89,12 +92,15 @@ class Training:
         mode: str,
     ) -> Contender:
         """``make`` gives the callbacks, with an active run; ``check`` gets them and the finished run."""
+        import keras
         import wandb
 
         def prepare() -> tuple[Any, Sequence[Any]]:
             self.reset()
             started = wandb.init(mode=mode, dir=str(self.folder), project="bench", name="bench")
-            return started, make()
+            callbacks = make()
+            self.waits[name] = not keras.callbacks.CallbackList(list(callbacks))._async_train
+            return started, callbacks
 
         def fit(given: tuple[Any, Sequence[Any]]) -> Any:
             self._fit(shape, given[1])
@@ -125,7 +131,7 @@ class Training:
 
 def _offline(bench: Bench, training: Training) -> Iterator[Table]:
     per_batch = Shape(50, 1) if bench.quick else Shape(500, 1)
-    yield _hooks(bench, training)
+    yield from _hooks(bench, training)
     outcomes = race(_batch_loggers(bench, training, per_batch), bench.repeats)
     yield _table("batch", training, outcomes, per_batch.batches, f"fit of {per_batch.batches} batches, offline")
     per_epoch = Shape(2, 5) if bench.quick else Shape(4, 40)
@@ -135,8 +141,6 @@ def _offline(bench: Bench, training: Training) -> Iterator[Table]:
 
 
 def _batch_loggers(bench: Bench, training: Training, shape: Shape) -> Iterator[Contender]:
-    import keras
-
     from lamina.keras import WandbCallback, WandbMetricsLogger
 
     batches, _ = training.losses(shape)
@@ -147,9 +151,8 @@ def _batch_loggers(bench: Bench, training: Training, shape: Shape) -> Iterator[C
     def contender(name: str, make: Callable[[], Any], check: Callable[[Any, Any], None]) -> Contender:
         return training.contender(name, shape, lambda: [make()], check, "offline")
 
-    looks = keras.callbacks.LambdaCallback
     yield training.contender(NONE, shape, list, _nothing, "offline")
-    yield contender("a callback that looks", lambda: looks(on_train_batch_end=lambda _, logs: dict(logs)), _nothing)
+    yield contender(LOOKS, _looking, _nothing)
     if stock := _stock(bench):
         kind = stock.WandbMetricsLogger
         yield contender("wandb WandbMetricsLogger", lambda: kind("batch"), rows("batch/"))
@@ -181,6 +184,7 @@ def _epoch_loggers(bench: Bench, training: Training, shape: Shape) -> Iterator[C
         return training.contender(name, shape, lambda: [make()], check, "offline")
 
     yield training.contender(NONE, shape, list, _nothing, "offline")
+    yield contender(LOOKS, _looking, _nothing)
     stock = _stock(bench)
     if stock:
         yield contender("wandb WandbMetricsLogger", stock.WandbMetricsLogger, rows("epoch/"))
@@ -196,51 +200,65 @@ def _epoch_loggers(bench: Bench, training: Training, shape: Shape) -> Iterator[C
 CALLS = 50
 
 
-def _hooks(bench: Bench, training: Training) -> Table:
-    """The hook of a batch by itself, a few calls of each callback in turns: other work on the machine hardly shows."""
-    import wandb
-
+def _hooks(bench: Bench, training: Training) -> Iterator[Table]:
+    """One hook by itself, a few calls of each callback in turns: other work on the machine hardly shows."""
     from lamina.keras import WandbCallback, WandbMetricsLogger
 
+    only_rows = {"save_model": False, "save_graph": False}
+    loggers = {
+        "on_train_batch_end": (WandbMetricsLogger, {"log_freq": "batch"}, {"log_batch_frequency": 1}),
+        "on_epoch_end": (WandbMetricsLogger, {}, {}),
+    }
+    stock = _stock(bench)
+    for hook, (kind, arguments, more) in loggers.items():
+        makers = {
+            "lamina WandbMetricsLogger": lambda kind=kind, arguments=arguments: kind(**arguments),
+            "lamina WandbCallback": lambda more=more: WandbCallback(**more, **only_rows),
+        }
+        if stock:
+            makers["wandb WandbMetricsLogger"] = lambda arguments=arguments: stock.WandbMetricsLogger(**arguments)
+        yield _hook(bench, training, hook, makers)
+
+
+def _hook(bench: Bench, training: Training, hook: str, makers: dict[str, Callable[[], Any]]) -> Table:
+    import wandb
+
     started = wandb.init(mode="offline", dir=str(training.folder), project="bench", name="bench")
-    hooks = {"lamina WandbMetricsLogger": WandbMetricsLogger("batch")}
-    hooks["lamina WandbCallback"] = WandbCallback(log_batch_frequency=1, save_model=False, save_graph=False)
-    if stock := _stock(bench):
-        hooks["wandb WandbMetricsLogger"] = stock.WandbMetricsLogger("batch")
-    for callback in hooks.values():
+    callbacks = {name: make() for name, make in makers.items()}
+    for callback in callbacks.values():
         callback.set_params({"steps": None})
         callback.set_model(training.model)
         callback.on_train_begin()
-    seconds: dict[str, list[float]] = {name: [] for name in hooks}
+    seconds: dict[str, list[float]] = {name: [] for name in callbacks}
     rounds = bench.repeats * (2 if bench.quick else 8)
     for number in range(rounds):
-        for name, callback in hooks.items():
-            seconds[name] += _called(callback, number * CALLS)
+        for name, callback in callbacks.items():
+            seconds[name] += _called(getattr(callback, hook), number * CALLS)
     started.finish()
-    losses = [row for row in _recorded(started).history if "loss" in row or "batch/loss" in row]
-    demand(len(losses) == len(hooks) * rounds * CALLS, f"{len(losses)} rows were logged")
-    return _table_of_hooks(training, seconds)
+    losses = [row for row in _recorded(started).history if {"loss", "batch/loss", "epoch/loss"} & set(row)]
+    demand(len(losses) == len(callbacks) * rounds * CALLS, f"{len(losses)} rows were logged")
+    return _table_of_hooks(training, hook, seconds)
 
 
-def _called(callback: Any, first: int) -> list[float]:
+def _called(hook: Callable[[int, dict[str, float]], None], first: int) -> list[float]:
     took = []
-    for batch in range(first, first + CALLS):
+    for number in range(first, first + CALLS):
         start = time.perf_counter()
-        callback.on_train_batch_end(batch, {"loss": 0.5, "mae": 0.25})
+        hook(number, {"loss": 0.5, "mae": 0.25})
         took.append(time.perf_counter() - start)
     return took
 
 
-def _table_of_hooks(training: Training, seconds: dict[str, list[float]]) -> Table:
+def _table_of_hooks(training: Training, hook: str, seconds: dict[str, list[float]]) -> Table:
     rows = []
     for name, taken in seconds.items():
         values = {"µs": float(np.median(taken)) * 1e6, "90 % of calls": float(np.quantile(taken, 0.9)) * 1e6}
         if (other := name.replace("lamina", "wandb")) in seconds and other != name:
             values["/ wandb's"] = float(np.median(taken) / np.median(seconds[other]))
         rows.append(Row(name, values, "", name.startswith("lamina"), {"call": taken}))
-    note = f"one call of on_train_batch_end, offline; median of {len(taken)}, in turns of {CALLS}; each made a row"
+    note = f"one call, offline; median of {len(taken)}, in turns of {CALLS}; each made a row"
     formats = {"µs": "{:.0f}", "90 % of calls": "{:.0f}", "/ wandb's": "{:.2f}"}
-    return Table(f"callbacks hook · {training.backend}", note, formats, rows)
+    return Table(f"callbacks {hook} · {training.backend}", note, formats, rows)
 
 
 # Online: wandb's WandbEvalCallback works nowhere else.
@@ -351,6 +369,12 @@ def _same(logged: list[float], expected: list[float]) -> None:
     demand(np.allclose(logged, expected, rtol=1e-4), "other values were logged than training gave")
 
 
+def _looking() -> Any:
+    import keras
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: dict(logs))
+
+
 def _nothing(*_: Any) -> None:
     """Nothing to compare."""
 
@@ -358,8 +382,8 @@ def _nothing(*_: Any) -> None:
 def _table(what: str, training: Training, outcomes: dict[str, Outcome], count: int, note: str) -> Table:
     """Time per batch or epoch beyond training alone; a callback of ours divided by wandb's of the same name."""
     unit = "batch" if what == "batch" else "epoch"
-    base = outcomes[NONE].median
-    added = {name: (outcome.median - base) / count * 1e3 for name, outcome in outcomes.items()}
+    alike = {name: outcomes.get(LOOKS if training.waits[name] else NONE, outcomes[NONE]) for name in outcomes}
+    added = {name: (outcome.median - alike[name].median) / count * 1e3 for name, outcome in outcomes.items()}
     rows = []
     for name, outcome in outcomes.items():
         values = {
@@ -367,8 +391,8 @@ def _table(what: str, training: Training, outcomes: dict[str, Outcome], count: i
             "fastest": min(outcome.seconds, default=float("nan")) / count * 1e3,
             "spread": outcome.spread,
             "added ms": added[name],
-            "added CPU ms": (outcome.median_cpu - outcomes[NONE].median_cpu) / count * 1e3,
-            "throughput lost": 1 - base / outcome.median,
+            "added CPU ms": (outcome.median_cpu - alike[name].median_cpu) / count * 1e3,
+            "throughput lost": 1 - outcomes[NONE].median / outcome.median,
         }
         other = name.replace("lamina", "wandb")
         if name.startswith("lamina") and other in outcomes:
@@ -383,5 +407,8 @@ def _table(what: str, training: Training, outcomes: dict[str, Outcome], count: i
         "throughput lost": "{:.0%}",
         "/ wandb's": "{:.2f}",
     }
-    note += "; medians; 'added' is what the callback adds; what W&B recorded was compared with what training gave"
+    note += (
+        "; medians; 'added' is what the callback adds to training that waits for batches as with it, 'throughput lost' "
+        "is against no callback; what W&B recorded was compared with what training gave"
+    )
     return Table(f"callbacks {what} · {training.backend}", note, formats, rows)

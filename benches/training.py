@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -87,6 +88,7 @@ def _child(bench: Bench, what: str, way: str, width: int, number: int) -> dict[s
     folder = bench.folder / f"{what}-{WAYS.index(way)}-{number}"
     command = [sys.executable, "-m", "benches.training", what, way, str(folder), str(width), str(bench.repeats)]
     done = subprocess.run(command, capture_output=True, text=True)
+    shutil.rmtree(folder, ignore_errors=True)  # all of them together would fill the disk
     if done.returncode:
         return {"failure": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
