@@ -6,6 +6,9 @@ TORCH  := .venv-torch
 WHEEL  := .venv-wheel
 DIST   := target/wheels
 QUICK  := $(addprefix tests/test_,package.py codec.py api.py golden.py progress.py cli.py)
+FIT    := $(addprefix tests/test_,capture.py model_checkpoint.py restoring.py resume.py wandb_checkpoint.py)
+PYTHONS ?= 3.10 3.11 3.12 3.13
+MATRIX := .venv-matrix
 DOCS   := .venv-docs
 RUST   := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 SETUP  := pyproject.toml $(RUST)
@@ -15,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 # A file at a time in each process: tests of one file may share what is slow to make.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: demo test test-rust test-python test-torch check bench docs wheel format clean
+.PHONY: demo test test-rust test-python test-torch test-python-matrix check bench docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -32,6 +35,20 @@ test-python: $(VENV)/test.stamp
 # torch from PyPI brings several GB of CUDA packages, so it has an environment of its own.
 test-torch: $(TORCH)/test.stamp
 	KERAS_BACKEND=torch $(TORCH)/bin/python -m pytest $(PARALLEL) -m backend
+
+# One wheel for every Python that is here; an environment is gone when its tests have passed.
+test-python-matrix:
+	rm -rf $(MATRIX)
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir $(MATRIX) .
+	for version in $(PYTHONS); do \
+		python$$version -c '' 2> /dev/null || { echo "python$$version is not on this machine: skipped"; continue; }; \
+		python$$version -m venv $(MATRIX)/venv && \
+		$(MATRIX)/venv/bin/python -m pip install --quiet "$$(ls $(MATRIX)/*.whl)[jax,wandb,dev]" && \
+		$(MATRIX)/venv/bin/python --version && \
+		KERAS_BACKEND=jax $(MATRIX)/venv/bin/python -m pytest $(PARALLEL) $(QUICK) $(FIT) && \
+		rm -rf $(MATRIX)/venv || exit 1; \
+	done
+	rm -rf $(MATRIX)
 
 check: $(VENV)/test.stamp
 	cargo fmt --all --check
@@ -93,4 +110,4 @@ $(DOCS)/docs.stamp: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf target $(VENV) $(TORCH) $(DOCS) $(WHEEL) python/lamina/_core*.so
+	rm -rf target $(VENV) $(TORCH) $(DOCS) $(WHEEL) $(MATRIX) python/lamina/_core*.so

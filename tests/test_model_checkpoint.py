@@ -149,6 +149,8 @@ def test_messages_are_those_of_keras(tmp_path: Path, capsys: pytest.CaptureFixtu
                 callback.wait()
         callback.on_train_end()
         told.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch")])
+    if not any("finished saving" in line for line in told[0]):  # Keras before 3.13 does not say so
+        told[1] = [line for line in told[1] if "finished saving" not in line]
     assert told[0] == told[1]
     assert any("did not improve from" in line for line in told[1])
 
