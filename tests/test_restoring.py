@@ -227,3 +227,77 @@ def test_a_file_that_tells_no_optimizer(tmp_path: Path) -> None:
     other = build(optimizer="adam")
     with pytest.warns(UserWarning, match="no optimizer state"):
         lamina.restore(tmp_path / "plain.keras", other)
+
+
+# Large tensors, whose memory TensorFlow and JAX take over.
+
+WIDE = 200  # squared, in float32, well above `lamina.keras.adoption._SMALLEST`
+
+
+@keras.saving.register_keras_serializable(package="lamina-tests")
+class Twice(layers.Layer):  # type: ignore[misc]
+    """Two variables that one stored tensor fills."""
+
+    def build(self, input_shape: Any) -> None:
+        self.a = self.add_weight(shape=(WIDE, WIDE), name="a")
+        self.b = self.add_weight(shape=(WIDE, WIDE), name="b")
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.matmul(x, self.a) - 2.0 * keras.ops.matmul(x, self.b)
+
+    def save_own_variables(self, store: Any) -> None:
+        store["0"] = self.a.numpy() if hasattr(self.a, "numpy") else keras.ops.convert_to_numpy(self.a)
+
+    def load_own_variables(self, store: Any) -> None:
+        stored = store["0"]
+        self.a.assign(stored)
+        self.b.assign(stored)
+        assert stored[:2].shape == (2, WIDE)
+
+
+def wide(*extra: Any) -> Any:
+    model = keras.Sequential([keras.Input((WIDE,)), layers.Dense(WIDE, "tanh"), *extra, layers.Dense(WIDE)])
+    model.compile("adam", "mean_squared_error")
+    return model
+
+
+def trained(model: Any, steps: int) -> Any:
+    x = np.random.default_rng(1).normal(size=(8, WIDE)).astype("float32")
+    for _ in range(steps):
+        model.train_on_batch(x, x[::-1])
+    return model
+
+
+@pytest.mark.parametrize("kind", ["weights", "model", "two variables of one tensor"])
+def test_training_goes_on_as_after_keras_own_loading(kind: str, tmp_path: Path) -> None:
+    extra = [Twice()] if kind.startswith("two") else []
+    model = trained(wide(*extra), 2)
+    path = tmp_path / ("m.keras" if kind == "model" else "m.weights.h5")
+    model.save(path) if kind == "model" else model.save_weights(path)
+    lamina.save(path, tmp_path / "repo")
+    if kind == "model":
+        ours, theirs = lamina.load_model(tmp_path / "repo"), keras.models.load_model(path)
+    else:
+        ours, theirs = (trained(wide(*([Twice()] if extra else [])), 1) for _ in range(2))
+        lamina.restore(tmp_path / "repo", ours, optimizer=True)
+        theirs.load_weights(path)
+    same(ours, theirs)
+    same(trained(ours, 3), trained(theirs, 3))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own protocol")
+def test_memory_is_given_away_once() -> None:
+    import tensorflow as tf
+
+    from lamina.keras.adoption import adoptable
+
+    array = adoptable((WIDE, WIDE), np.dtype("float32"))
+    array[:] = 1
+    assert isinstance(array[1:], np.ndarray) and not array[1:].whole
+    first, second = tf.convert_to_tensor(array), tf.convert_to_tensor(array)
+    array[0, 0] = 7
+    assert (float(first[0, 0]), float(second[0, 0])) == (7, 1)
+    other = adoptable((WIDE, WIDE), np.dtype("float32"))
+    assert tf.convert_to_tensor(other, "float64").dtype == tf.float64
+    for small_or_odd in (adoptable((2,), np.dtype("float32")), adoptable((WIDE, WIDE), np.dtype(">f4"))):
+        assert type(small_or_odd) is np.ndarray

@@ -16,7 +16,7 @@ from lamina import archive, h5
 from lamina.dtypes import as_bytes, to_numpy
 from lamina.errors import NotFoundError, StorageError
 from lamina.plan import FilePlan
-from lamina.reading import by_name
+from lamina.reading import Empty, by_name
 from lamina.reference import Opened
 from lamina.snapshot import Snapshot, TensorInfo
 
@@ -43,12 +43,14 @@ class PlainContent:
         ]
         return by_name(found)
 
-    def read(self, tensors: Iterable[TensorInfo], *, threads: int = 0) -> list[np.ndarray[Any, Any]]:
-        """Read tensors, each into fresh memory."""
+    def read(
+        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = np.empty
+    ) -> list[np.ndarray[Any, Any]]:
+        """Read tensors, each into fresh memory that ``empty`` gives."""
         paths = {plan.path: path for path, plan in self._plans}
         arrays = []
         for tensor in tensors:
-            array = np.empty(tensor.shape, to_numpy(tensor.dtype))
+            array = empty(tensor.shape, to_numpy(tensor.dtype))
             if array.size:
                 _fill(paths[tensor.file or ""], tensor.offset, as_bytes(array))
             arrays.append(array)

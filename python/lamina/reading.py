@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,6 +18,9 @@ from lamina.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from lamina import _core
+
+#: Makes an array of a shape and dtype, as `numpy.empty` does.
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
 
 
 class Content:
@@ -43,10 +46,12 @@ class Content:
         """Tensors of the training state by name."""
         return {entry[0]: _info(entry, None) for entry in self._structure["training"]}
 
-    def read(self, tensors: Iterable[TensorInfo], *, threads: int = 0) -> list[np.ndarray[Any, Any]]:
-        """Read tensors, in parallel, each into fresh memory."""
+    def read(
+        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = np.empty
+    ) -> list[np.ndarray[Any, Any]]:
+        """Read tensors, in parallel, each into fresh memory that ``empty`` gives."""
         wanted = list(tensors)
-        arrays = [np.empty(tensor.shape, to_numpy(tensor.dtype)) for tensor in wanted]
+        arrays = [empty(tensor.shape, to_numpy(tensor.dtype)) for tensor in wanted]
         self.reader.read(
             [(tensor.offset, as_bytes(array)) for tensor, array in zip(wanted, arrays, strict=True) if array.size],
             threads,

@@ -16,6 +16,7 @@ import keras
 from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
+from lamina.keras.adoption import adoptable
 from lamina.keras.blank import Blanks, blank_variables
 from lamina.keras.restoring import OPTIMIZER, by_folder, hand_over, put_training_state, stored_tensors
 from lamina.keras.walk import NotPlannable, walk
@@ -104,7 +105,7 @@ def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, as
     wanted = [tensor for tensor in stored.values() if with_optimizer or not tensor.name.startswith(OPTIMIZER)]
     if {entry.name: tuple(entry.shape) for entry in entries} != {tensor.name: tensor.shape for tensor in wanted}:
         raise NotPlannable("Keras knows what to do, or what to say")
-    folders = by_folder(wanted, opened.content.read(wanted))
+    folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
     with blanks.loading():
         hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
         put_training_state(opened, model, "auto")

@@ -12,6 +12,7 @@ from typing import Any
 from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
+from lamina.keras.adoption import adoptable
 from lamina.keras.training_state import SavedState, optimizer_class
 from lamina.keras.walk import NotPlannable, walk
 from lamina.reference import Opened
@@ -45,7 +46,7 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
         for name, tensor in stored.items()
         if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(odd)
     ]
-    folders = by_folder(wanted, opened.content.read(wanted))
+    folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
     hand_over(model, folders, with_optimizer=with_optimizer, odd=odd)
     if not odd:
         put_training_state(opened, model, optimizer)
