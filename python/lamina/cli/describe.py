@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lamina.errors import StorageError
 from lamina.snapshot import tensor_bytes
 
 if TYPE_CHECKING:
@@ -68,9 +69,20 @@ def repository_at(source: str) -> Repository | None:
     A directory that only lacks its ``config.json`` is a damaged repository, not a directory of files.
     """
     path = Path(source)
+    _refuse_unreadable(path)
     config = os.path.exists(path / "config.json")
     if not os.path.isdir(path / "snapshots") or not (config or os.path.isdir(path / "packs")):
         return None
     from lamina import repository
 
     return repository.open(path)
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """What may not be looked into must not be taken for something else than a repository."""
+    try:
+        (path / "snapshots").lstat()
+    except PermissionError as error:
+        raise StorageError(f"cannot look into {path}: {error.strerror}") from error
+    except (OSError, ValueError):
+        pass  # it is not there, or no path at all
