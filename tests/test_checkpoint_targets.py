@@ -24,6 +24,7 @@ from keras.src.utils import file_utils
 import lamina
 from lamina.errors import InvalidInputError
 from lamina.keras import EveryNEpochs, ModelCheckpoint, WandbModelCheckpoint, saved_model
+from lamina.keras.commit import Commit
 from lamina.keras.target import target_of
 from recorded_run import Recorder
 from wandb_server import Server
@@ -420,8 +421,10 @@ def test_files_are_written_through_keras(name: str) -> None:
     weights_only = name.endswith(".weights.h5")
     filepath = f"ram://bucket/{BACKEND}/files/{{epoch}}-{name}"
     remember = Remember()
-    checkpoint = ModelCheckpoint(filepath, save_weights_only=weights_only, repository="repo")
+    commits: list[Commit] = []
+    checkpoint = ModelCheckpoint(filepath, save_weights_only=weights_only, repository="repo", on_commit=commits.append)
     fit(small_model(), remember, checkpoint, epochs=2)
+    assert [commit.path for commit in commits] == [filepath.format(epoch=epoch) for epoch in (1, 2)]
     for epoch in (1, 2):
         tf.io.gfile.copy(filepath.format(epoch=epoch), f"{epoch}-{name}")
         if weights_only:

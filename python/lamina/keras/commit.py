@@ -14,7 +14,7 @@ from lamina.snapshot import Snapshot
 class Commit:
     """One committed save; given to ``on_commit`` on the thread that saved, before the next save begins there."""
 
-    path: Path | None  # the plain file; None with keep_file=False
+    path: Path | str | None  # the plain file; text if it is on another machine; None with keep_file=False
     snapshot: Snapshot | None  # None without a repository
     epoch: int  # 0-based, as Keras passes it
     batch: int | None  # 0-based; None for a save at the end of an epoch

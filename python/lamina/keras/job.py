@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from keras.src.utils import file_utils
+
 from lamina.errors import StorageError
 from lamina.keras.commit import Commit
 from lamina.repository import Repository
@@ -87,7 +89,9 @@ class SaveJob:
             there = self.place.keep_file or snapshot is None
             if there:
                 self.content.write(self.path)
-            self.committed(self._commit(Path(self.path) if there else None, snapshot))
+            # As a Path, gs:// would become gs:/.
+            path = self.path if file_utils.is_remote_path(self.path) else Path(self.path)
+            self.committed(self._commit(path if there else None, snapshot))
         finally:
             self.content.release()
 
@@ -115,7 +119,7 @@ class SaveJob:
         )
         return False
 
-    def _commit(self, path: Path | None, snapshot: Snapshot | None) -> Commit:
+    def _commit(self, path: Path | str | None, snapshot: Snapshot | None) -> Commit:
         facts = self.facts
         return Commit(
             path=path,

@@ -258,7 +258,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             apply(self.keep, artifact, publisher_of(self._run))
 
     def _file_name(self, commit: Commit) -> str:
-        return commit.path.name if commit.path is not None else os.path.basename(self.filepath)
+        return os.path.basename(self.filepath if commit.path is None else commit.path)
 
     def _collection(self) -> str:
         from lamina.wandb import naming
@@ -351,7 +351,7 @@ def _writer(commit: Commit) -> Any:
     from lamina.wandb.links import reflink
 
     def write(target: Path) -> None:
-        if commit.path is None or not reflink(commit.path, target):
+        if not isinstance(commit.path, Path) or not reflink(commit.path, target):
             commit.copy_to(target)
 
     return write
