@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benches.corpora import Corpora
+from benches.corpora import Corpora, Corpus
 
 
 class WrongResultError(Exception):
@@ -193,3 +194,13 @@ class Bench:
     def say(self, text: str) -> None:
         """Tell what goes on while nothing is printed yet."""
         print(f"… {text}", file=sys.stderr, flush=True)
+
+    def in_a_folder(self, group: str, table: Callable[[Corpus, Path, Bench], Table]) -> Iterator[Table]:
+        """A table per corpus, each made in a folder that is new and goes again."""
+        names = ("dense", "many") if self.quick else ("dense", "many", "trained", "bfloat16")
+        for corpus in self.corpora.choose(names, self.missing):
+            self.say(f"{group}: {corpus}")
+            folder = self.folder / group
+            folder.mkdir()
+            yield table(corpus, folder, self)
+            shutil.rmtree(folder)

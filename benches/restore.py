@@ -25,13 +25,7 @@ READ = "np.fromfile"
 
 def run(bench: Bench) -> Iterator[Table]:
     """One table per corpus."""
-    names = ("dense", "many") if bench.quick else ("dense", "many", "trained", "bfloat16")
-    for corpus in bench.corpora.choose(names, bench.missing):
-        bench.say(f"restore: {corpus}")
-        folder = bench.folder / "restore"
-        folder.mkdir()
-        yield _table(corpus, folder, bench)
-        shutil.rmtree(folder)
+    return bench.in_a_folder("restore", _table)
 
 
 def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:

@@ -17,13 +17,7 @@ CHANGED = 0.05
 
 def run(bench: Bench) -> Iterator[Table]:
     """One table per corpus."""
-    names = ("dense", "many") if bench.quick else ("dense", "many", "trained", "bfloat16")
-    for corpus in bench.corpora.choose(names, bench.missing):
-        bench.say(f"save: {corpus}")
-        folder = bench.folder / "save"
-        folder.mkdir()
-        yield _table(corpus, folder, bench)
-        shutil.rmtree(folder)
+    return bench.in_a_folder("save", _table)
 
 
 def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:

@@ -20,7 +20,6 @@ from lamina.reading import Content
 from lamina.reference import open_artifact_directory
 from test_travel import ENCODED, FORBIDDEN, HOLLOW, PACKS, STRUCTURES
 from travel_writer import (
-    NODE,
     Chunk,
     Sample,
     blake3,
@@ -29,6 +28,7 @@ from travel_writer import (
     make_placement,
     restored,
     sample,
+    self_repeating,
     zstd,
 )
 
@@ -257,16 +257,8 @@ def test_a_placement_names_its_packs_in_order_and_once(tmp_path: Path) -> None:
 
 
 def test_nodes_that_repeat_themselves(tmp_path: Path) -> None:
-    model = sample()
-    level = Chunk((model.content[2].name + struct.pack("<I", 30)) * 1000, kind=NODE)
-    nodes = [level]
-    for _ in range(3):
-        level = Chunk((level.name + struct.pack("<I", len(level.data))) * 1000, kind=NODE)
-        nodes.append(level)
-    model.content += nodes
-    model.state.update(depth=4, root=[level.pair])
     with pytest.raises(CorruptDataError):
-        read_sample(model.write_artifact(tmp_path / "artifact"), tmp_path / "out")
+        read_sample(self_repeating().write_artifact(tmp_path / "artifact"), tmp_path / "out")
 
 
 def test_a_structure_that_is_a_bomb(tmp_path: Path) -> None:

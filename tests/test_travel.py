@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from travel_writer import (
-    NODE,
     SCRIPT,
     Chunk,
     Sample,
@@ -28,6 +27,7 @@ from travel_writer import (
     restore,
     restored,
     sample,
+    self_repeating,
     zstd,
 )
 
@@ -523,16 +523,8 @@ def test_a_dtype_that_numpy_lacks_here_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_nodes_that_repeat_themselves_are_stopped(tmp_path: Path) -> None:
-    model = sample()
-    level = Chunk((model.content[2].name + struct.pack("<I", 30)) * 1000, kind=NODE)
-    nodes = [level]
-    for _ in range(3):
-        level = Chunk((level.name + struct.pack("<I", len(level.data))) * 1000, kind=NODE)
-        nodes.append(level)
-    model.content += nodes
-    model.state.update(depth=4, root=[level.pair])
     with pytest.raises(DamagedError, match="too many"):
-        read_all(model.write_artifact(tmp_path / "artifact"))
+        read_all(self_repeating().write_artifact(tmp_path / "artifact"))
 
 
 HOLLOW = bytes(1000)

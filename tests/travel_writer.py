@@ -204,6 +204,19 @@ def sample(*, seed: int = 0, small: bool = False, depth: int = 0) -> Sample:
     return Sample(files, tensors, content, structure, depth)
 
 
+def self_repeating() -> Sample:
+    """A sample whose nodes each name the node below a thousand times."""
+    model = sample()
+    level = Chunk((model.content[2].name + struct.pack("<I", 30)) * 1000, kind=NODE)
+    nodes = [level]
+    for _ in range(3):
+        level = Chunk((level.name + struct.pack("<I", len(level.data))) * 1000, kind=NODE)
+        nodes.append(level)
+    model.content += nodes
+    model.state.update(depth=4, root=[level.pair])
+    return model
+
+
 def restored(folder: Path) -> dict[str, bytes]:
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return dict(sorted(found.items()))

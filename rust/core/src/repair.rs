@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, MAX_JSON};
 use crate::pack::{self, Entry};
 use crate::placement::{Location, Pack, Placement};
-use crate::reader::{self, PackFiles, Scratch};
+use crate::reader::{PackFiles, Scratch, read_chunk};
 use crate::repository::Repository;
 use crate::session::{PruneLock, Session};
 use crate::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
@@ -133,7 +133,7 @@ impl<'a> Rescue<'a> {
     /// Stores a chunk anew if it is whole where it stands, and gives its bytes.
     fn copy(&mut self, placement: &Placement, packs: &PackFiles, place: Location<'_>) -> Result<Option<Vec<u8>>> {
         let mut raw = vec![0; place.entry.raw as usize];
-        match read(placement, packs, place, &mut self.scratch, &mut raw) {
+        match read_chunk(placement, packs, place, &mut self.scratch, &mut raw) {
             Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Cancelled) => return Err(e),
             Err(_) => return Ok(None),
             Ok(()) => {}
@@ -241,7 +241,7 @@ impl Search<'_> {
         let mut raw = vec![0; chunk.len as usize];
         let mut found = None;
         for place in self.placement.places(&chunk.id) {
-            if read(self.placement, self.packs, place, &mut self.rescue.scratch, &mut raw).is_ok() {
+            if read_chunk(self.placement, self.packs, place, &mut self.rescue.scratch, &mut raw).is_ok() {
                 found = Some(raw);
                 break;
             }
@@ -562,17 +562,6 @@ impl Repository {
         }
         Ok(free)
     }
-}
-
-/// Reads and verifies a chunk.
-fn read(
-    placement: &Placement,
-    packs: &PackFiles,
-    place: Location<'_>,
-    scratch: &mut Scratch,
-    raw: &mut [u8],
-) -> Result<()> {
-    reader::read_chunk(placement, packs, place, scratch, raw)
 }
 
 fn pack_files(folder: &Path) -> Result<BTreeMap<PackName, PathBuf>> {
