@@ -87,6 +87,7 @@ VERBS: dict[str, list[str]] = {
     "prune": ["--yes"],
     "save": ["{}/repo"],
     "doctor": [],
+    "report": ["--json"],
     "bench": ["--repeats", "1", "--folder", "{}"],
 }
 

@@ -277,7 +277,7 @@ def test_json_is_the_data(repo: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_command_refuses_in_a_sentence(repo: Path, tmp_path: Path) -> None:
-    pytest.importorskip("plotly", reason="no plotly here: pip install 'lamina[report]'")
+    pytest.importorskip("plotly", reason="no plotly here: pip install plotly")
     page, other = tmp_path / "r.html", tmp_path / "model.keras"
     other.write_bytes(b"weights")
     refused(3, "report", tmp_path / "none", "-o", page)
@@ -322,5 +322,5 @@ def test_without_plotly_it_says_what_to_install(repo: Path, tmp_path: Path) -> N
         if more:
             assert json.loads(done.stdout)["series"] == "run"
         else:
-            assert done.stderr == "lamina: a report needs the package plotly: pip install 'lamina[report]'\n"
+            assert done.stderr == "lamina: a report needs the package plotly: pip install plotly\n"
     assert not (tmp_path / "report.html").exists()

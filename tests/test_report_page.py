@@ -16,7 +16,7 @@ import lamina
 from report_history import known, moving, save, thousand
 from test_cli import ok
 
-pytest.importorskip("plotly", reason="no plotly here: pip install 'lamina[report]'")
+pytest.importorskip("plotly", reason="no plotly here: pip install plotly")
 needs_browser = pytest.mark.skipif(
     chromium.executable() is None, reason=f"no browser here: none of {', '.join(chromium.NAMES)} is installed"
 )

@@ -18,7 +18,7 @@ from recorded_run import OfflineRecorder
 from report_history import known
 from wandb_server import Server
 
-pytest.importorskip("plotly", reason="no plotly here: pip install 'lamina[report]'")
+pytest.importorskip("plotly", reason="no plotly here: pip install plotly")
 CHARTS = ["timeline", "movement", "size", "dedup", "compression", "page"]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -16,17 +16,34 @@ from lamina.errors import NotFoundError
 from lamina.snapshot import TensorInfo
 from lamina.stored_file import StoredFile
 
-if TYPE_CHECKING:
-    from lamina import _core
-
 #: Makes an array of a shape and dtype, as `numpy.empty` does.
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
+
+
+class Reader(Protocol):
+    """A reader of the engine, or one that fetches first what it reads."""
+
+    def structure(self) -> str: ...
+
+    def read(self, wants: Sequence[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]], threads: int = 0) -> None: ...
+
+    def export(self, folder: Path, threads: int = 0) -> list[Path]: ...
+
+    def chunks(self, offset: int, length: int) -> list[tuple[str, int]]: ...
+
+    def encoded(self, offset: int, length: int) -> list[int]: ...
+
+    def packs(self) -> list[str]: ...
+
+
+#: Bytes that are read at once to look at all of them; enough chunks for all threads.
+_WINDOW = 64 << 20
 
 
 class Content:
     """What a reader of the engine has opened. Reads go straight to their destination and are verified on the way."""
 
-    def __init__(self, reader: _core.Reader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self._structure: dict[str, Any] = json.loads(reader.structure())
 
@@ -69,6 +86,14 @@ class Content:
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
         """Write the files, byte for byte; each is there whole or not at all."""
         return self.reader.export(directory, threads)
+
+    def verify(self, length: int, advance: Callable[[int], None] = lambda _: None) -> None:
+        """Read all of it, ``length`` bytes, and keep nothing; ``advance`` is told the bytes that were read."""
+        window = np.empty(min(length, _WINDOW), np.uint8)
+        for start in range(0, length, _WINDOW):
+            part = window[: min(_WINDOW, length - start)]
+            self.reader.read([(start, part)])
+            advance(part.size)
 
     def open(self, path: str) -> BinaryIO:
         """Open one of the files for reading, without the rest of it."""

@@ -45,7 +45,7 @@ def resolve(source: Source) -> Opened:
         return wandb.open_artifact(source.removeprefix("wandb:"))
     if isinstance(source, (str, os.PathLike)):
         return _path(os.fspath(source))
-    if hasattr(source, "manifest") and hasattr(source, "files"):
+    if hasattr(source, "wait") and hasattr(source, "files"):
         from lamina import wandb
 
         return wandb.open_artifact(source)

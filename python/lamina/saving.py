@@ -49,10 +49,10 @@ def save(
         InvalidInputError: if there is nothing to save, or a file changes while it is read.
         StorageError: if the operating system refuses, for example because the disk is full.
     """
-    target = as_repository(repository)
     names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
     for name in names:
         _core.check_alias(name)
+    target = as_repository(repository)
     fields = {"series": series, "metadata": dict(metadata or {})}
     if isinstance(model_or_path, (str, os.PathLike)):
         snapshot = save_path(target, Path(model_or_path), fields, codec=codec)

@@ -13,13 +13,13 @@ import numpy as np
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from lamina import _core
+    from lamina.reading import Reader
 
 
 class StoredFile(io.RawIOBase):
     """The concatenation of ``extents``, runs of a snapshot's state (docs/format.md §5.1); what is read is verified."""
 
-    def __init__(self, reader: _core.Reader, extents: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, reader: Reader, extents: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self._reader = reader
         self._extents = extents

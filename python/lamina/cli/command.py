@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -36,6 +37,13 @@ SOURCES = (
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCES, show_default=False)]
 Directory = Annotated[str, typer.Argument(metavar="REPOSITORY", help="Directory of a repository.", show_default=False)]
+NewDirectory = Annotated[
+    str,
+    typer.Argument(metavar="REPOSITORY", help="Directory of the repository; made if it is new.", show_default=False),
+]
+Aliases = Annotated[
+    list[str] | None, typer.Option("--alias", metavar="NAME", help="A name for the snapshot; may be repeated.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; sizes in bytes.")]
 
 app = typer.Typer(
@@ -75,7 +83,19 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no letter for a name
-    app(prog_name="lamina")
+    try:
+        app(prog_name="lamina")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _leave()
+        raise
+
+
+def _leave() -> None:
+    """End now: at a usual end Python and wandb wait for transfers that nobody wants any more."""
+    gc.collect()  # temporary folders go with their owners
+    _flush_or_discard()
+    os._exit(INTERRUPTED)
 
 
 def _version(wanted: bool) -> None:
@@ -127,7 +147,7 @@ def _sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, LaminaError):
         return str(error), error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name in ("wandb", "keras", "requests"):
-        return f"this needs the package {error.name}: pip install 'lamina[wandb]'", LaminaError.exit_code
+        return f"this needs the package {error.name}: pip install {error.name}", LaminaError.exit_code
     if isinstance(error, ImportError) and (error.name or "").startswith("lamina"):
         return f"lamina is not installed completely: {error}", LaminaError.exit_code
     unexpected = f"unexpected {type(error).__name__}: {error} (LAMINA_DEBUG=1 shows where)"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lamina.cli.command import AsJson, verb
+from lamina.cli.command import Aliases, AsJson, NewDirectory, verb
 from lamina.cli.describe import snapshot_json
 from lamina.cli.output import clean, human, print_json, progress
 
@@ -23,15 +23,8 @@ def pull(
             metavar="ARTIFACT", help="wandb:ENTITY/PROJECT/NAME:ALIAS, or without wandb:.", show_default=False
         ),
     ],
-    repository: Annotated[
-        str,
-        typer.Argument(
-            metavar="REPOSITORY", help="Directory of the repository; made if it is new.", show_default=False
-        ),
-    ],
-    alias: Annotated[
-        list[str] | None, typer.Option("--alias", metavar="NAME", help="A name for the snapshot; may be repeated.")
-    ] = None,
+    repository: NewDirectory,
+    alias: Aliases = None,
     series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Another series than it has.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lamina.cli.command import AsJson, verb
+from lamina.cli.command import Aliases, AsJson, NewDirectory, verb
 from lamina.cli.describe import snapshot_json
 from lamina.cli.output import human, print_json, progress
 from lamina.errors import InvalidInputError
@@ -29,15 +29,8 @@ def save(
             show_default=False,
         ),
     ],
-    repository: Annotated[
-        str,
-        typer.Argument(
-            metavar="REPOSITORY", help="Directory of the repository; made if it is new.", show_default=False
-        ),
-    ],
-    alias: Annotated[
-        list[str] | None, typer.Option("--alias", metavar="NAME", help="A name for the snapshot; may be repeated.")
-    ] = None,
+    repository: NewDirectory,
+    alias: Aliases = None,
     series: Annotated[
         str | None, typer.Option("--series", metavar="NAME", help="The series that it belongs to.")
     ] = None,

@@ -14,11 +14,7 @@ from lamina.cli.repair import repair
 from lamina.errors import CorruptDataError, InvalidInputError
 
 if TYPE_CHECKING:
-    from lamina.reading import Content
     from lamina.repository import Repository
-
-#: Bytes that are read at once; enough chunks for all threads.
-_WINDOW = 64 << 20
 
 
 @verb(
@@ -136,20 +132,10 @@ def _snapshot(source: str) -> dict[str, Any]:
         if not isinstance(opened.content, Content):
             raise InvalidInputError(f"{source} carries no digests; only repositories and artifacts can be verified")
         length, packs = int(opened.snapshot._body["state"]["length"]), len(opened.content.reader.packs())
-        _read_all(opened.content, length)
+        with progress("reading", length) as advance:
+            opened.content.verify(length, advance)
     except CorruptDataError as error:
         problems = [str(error)]
     counts = {"snapshots": 1, "packs": packs, "chunks": None, "bytes": length}
     how = {"full": True, "sample": None, "seed": None}
     return {"ok": not problems} | how | counts | {"problems": problems}
-
-
-def _read_all(content: Content, length: int) -> None:
-    import numpy as np
-
-    window = np.empty(min(length, _WINDOW), np.uint8)
-    with progress("reading", length) as advance:
-        for start in range(0, length, _WINDOW):
-            part = window[: min(_WINDOW, length - start)]
-            content.reader.read([(start, part)])
-            advance(part.size)

@@ -8,7 +8,7 @@ def active_run(caller: str, *, required: bool = True) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ImportError(f"{caller} needs wandb: pip install 'lamina[wandb]'") from error
+        raise ImportError(f"{caller} needs wandb: pip install wandb") from error
     if wandb.run is None and required:
         raise wandb.Error(f"You must call `wandb.init()` before {caller}()")
     return wandb.run

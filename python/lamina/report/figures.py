@@ -17,7 +17,7 @@ try:
     import plotly.graph_objects as go
     from plotly.offline import get_plotlyjs
 except ModuleNotFoundError as error:
-    raise LaminaError("a report needs the package plotly: pip install 'lamina[report]'") from error
+    raise LaminaError("a report needs the package plotly: pip install plotly") from error
 
 __all__ = ["charts", "get_plotlyjs", "movement"]
 

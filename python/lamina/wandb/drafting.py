@@ -27,10 +27,16 @@ _digests: dict[tuple[str, str], dict[str, str]] = {}
 
 
 def new_draft(what: Description) -> Any:
-    """An artifact without files."""
-    draft = wandb.Artifact(
-        what.name, what.type, description=what.description, metadata=metadata_for_wandb(what.metadata)
-    )
+    """An artifact without files.
+
+    Raises:
+        InvalidInputError: if W&B has no such names.
+    """
+    metadata = metadata_for_wandb(what.metadata)
+    try:
+        draft = wandb.Artifact(what.name, what.type, description=what.description, metadata=metadata)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"W&B does not take such an artifact: {error}") from error
     if what.ttl is not None:
         draft.ttl = what.ttl
     return draft

@@ -241,6 +241,9 @@ class FetchingReader:
     def chunks(self, offset: int, length: int) -> list[tuple[str, int]]:
         return self._reader.chunks(offset, length)
 
+    def encoded(self, offset: int, length: int) -> list[int]:
+        return self._reader.encoded(offset, length)
+
     def packs(self) -> list[str]:
         return self._reader.packs()
 

@@ -16,11 +16,20 @@ from lamina.saving import as_repository, save_path
 from lamina.snapshot import Snapshot
 from lamina.wandb.drafting import file_version, new_draft, packs_version
 from lamina.wandb.links import own_copy
-from lamina.wandb.naming import Description, aliases_of, default_name, layout_or_error, snapshot_metadata
+from lamina.wandb.naming import (
+    Description,
+    aliases_of,
+    aliases_or_error,
+    default_name,
+    layout_or_error,
+    snapshot_metadata,
+)
 from lamina.wandb.publisher import publisher_of
 
 #: Where the packs of files go for which no repository is named.
 DEFAULT_REPOSITORY = ".lamina"
+#: Why a snapshot is refused.
+FILE_LAYOUT = "layout='file' logs a checkpoint file; export the snapshot first, or use 'packs'"
 
 
 def log_checkpoint(
@@ -59,9 +68,14 @@ def log_checkpoint(
     if run is None:
         raise ArtifactError("there is no active W&B run: call wandb.init() first, or pass run=")
     what = Description(
-        name or default_name(run), type, _unique(["latest", *_listed(aliases)]), dict(metadata or {}), description,
-        _unique(_listed(tags)), ttl,
-    )  # fmt: skip
+        name or default_name(run),
+        type,
+        _unique(["latest", *aliases_or_error(aliases)]),
+        dict(metadata or {}),
+        description,
+        _unique(_listed(tags)),
+        ttl,
+    )
     if run.disabled:
         return run.log_artifact(new_draft(what), aliases=list(what.aliases))
     if layout_or_error(layout) == "file":
@@ -77,7 +91,7 @@ def log_checkpoint(
 
 def _plain(run: Any, what: Description, source: str | os.PathLike[str] | Snapshot) -> Any:
     if isinstance(source, Snapshot):
-        raise InvalidInputError("layout='file' logs a checkpoint file; export the snapshot first, or use 'packs'")
+        raise InvalidInputError(FILE_LAYOUT)
     path = Path(source)
     if not path.is_file():
         raise NotFoundError(f"{path} is no file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -76,14 +76,23 @@ def artifact_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise InvalidInputError(f"artifact takes {', '.join(_OPTIONS)}. Received: {unknown[0]!r}")
-    for name, pattern in (("tags", _TAG), ("aliases", _ALIAS)):
-        values = options.get(name) or ()
-        options[name] = [values] if isinstance(values, str) else list(values)
-        if wrong := [value for value in options[name] if not pattern.fullmatch(str(value))]:
-            raise InvalidInputError(f"W&B does not take {wrong[0]!r} as one of the {name}")
+    options["tags"] = _listed("tags", _TAG, options.get("tags") or ())
+    options["aliases"] = aliases_or_error(options.get("aliases") or ())
     if not isinstance(options.get("ttl"), timedelta | None):
         raise InvalidInputError(f"ttl must be a datetime.timedelta. Received: {options['ttl']!r}")
     return options
+
+
+def aliases_or_error(aliases: str | Iterable[str]) -> list[str]:
+    """One alias, or several, as a list."""
+    return _listed("aliases", _ALIAS, aliases)
+
+
+def _listed(what: str, pattern: re.Pattern[str], values: str | Iterable[str]) -> list[str]:
+    listed = [values] if isinstance(values, str) else list(values)
+    if wrong := [value for value in listed if not pattern.fullmatch(str(value))]:
+        raise InvalidInputError(f"W&B does not take {wrong[0]!r} as one of the {what}")
+    return listed
 
 
 def layout_or_error(layout: Any) -> str:

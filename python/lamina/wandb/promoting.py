@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,8 +13,12 @@ import wandb
 from lamina import reference
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.reference import Source
+from lamina.wandb.drafting import new_draft
 from lamina.wandb.log import log_checkpoint
+from lamina.wandb.naming import Description, aliases_or_error
 from lamina.wandb.pushing import _run
+
+_TARGET = re.compile(r"([^/:]+/){1,2}[^/:]+")
 
 
 def promote(source: Source, target: str, aliases: Iterable[str] = (), *, name: str | None = None) -> Any:
@@ -28,10 +33,12 @@ def promote(source: Source, target: str, aliases: Iterable[str] = (), *, name: s
     Returns:
         The linked artifact.
     """
-    if "/" not in target:
+    if not _TARGET.fullmatch(target):
         raise InvalidInputError(
             f"expected 'wandb-registry-NAME/COLLECTION' or 'project/portfolio'. Received: {target!r}"
         )
+    names = aliases_or_error(aliases)
+    new_draft(Description(name or "model"))
     opened = reference.resolve(source)
     with tempfile.TemporaryDirectory(prefix="lamina-promote-") as folder:
         paths = opened.content.export(Path(folder))
@@ -39,19 +46,16 @@ def promote(source: Source, target: str, aliases: Iterable[str] = (), *, name: s
             raise InvalidInputError(f"a model is promoted as one file; this snapshot has {len(paths)}")
         metadata = {"promoted_from": str(source), "snapshot": opened.snapshot.id or None, "logs": opened.snapshot.logs}
         if wandb.run is not None and not (wandb.run.offline or wandb.run.disabled):
-            return _linked(wandb.run, paths[0], target, aliases, name, metadata)
+            return _linked(wandb.run, paths[0], target, names, name, metadata)
         with _run(job_type="lamina-promote") as run:
-            return _linked(run, paths[0], target, aliases, name, metadata)
+            return _linked(run, paths[0], target, names, name, metadata)
 
 
-def _linked(
-    run: Any, path: Path, target: str, aliases: Iterable[str], name: str | None, metadata: dict[str, Any]
-) -> Any:
+def _linked(run: Any, path: Path, target: str, aliases: list[str], name: str | None, metadata: dict[str, Any]) -> Any:
     collection = name or path.name.split(".")[0]
     artifact = log_checkpoint(path, run=run, name=collection, layout="file", metadata=metadata)
-    names = [aliases] if isinstance(aliases, str) else list(aliases)
     try:
         artifact.wait()
-        return run.link_artifact(artifact, target, aliases=names)
+        return run.link_artifact(artifact, target, aliases=aliases)
     except Exception as error:
         raise ArtifactError(f"W&B did not link {collection} to {target}: {error}") from error

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lamina import h5
+from lamina import _core, h5
 from lamina.dtypes import as_bytes
 from lamina.repository import Repository
 from lamina.saving import as_repository, body, file_argument
 from lamina.snapshot import Snapshot
-from lamina.wandb.remote import cache_root, open_artifact
+from lamina.wandb.remote import cache_root, find, open_artifact
 
 _COMPUTED = ("required", "optional", "session", "state", "bytes_total", "bytes_new", "bytes_stored")
 
@@ -38,8 +38,12 @@ def pull(
         series: another series than the snapshot has.
         aliases: names for it in the repository.
     """
+    names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
+    for name in names:
+        _core.check_alias(name)
+    artifact = find(source)  # before a new repository would be made for nothing
     target = as_repository(repository)
-    opened = open_artifact(source, repository=target)
+    opened = open_artifact(artifact, repository=target)
     fields = {key: value for key, value in json.loads(opened.snapshot._core.body()).items() if key not in _COMPUTED}
     if series is not None:
         fields["series"] = series
@@ -49,7 +53,7 @@ def pull(
     with tempfile.TemporaryDirectory(prefix="pull-", dir=cache_root()) as folder:
         opened.content.export(Path(folder))
         snapshot = _save(target, Path(folder), opened.content, fields)
-    target._name(snapshot, [aliases] if isinstance(aliases, str) else aliases)
+    target._name(snapshot, names)
     return snapshot
 
 

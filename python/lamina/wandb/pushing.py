@@ -15,14 +15,16 @@ from typing import Any
 import wandb
 
 from lamina import reference, repository
-from lamina.errors import ArtifactError, NotFoundError
+from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.snapshot import Snapshot
+from lamina.source import source_files
 from lamina.wandb.drafting import new_draft, packs_version
-from lamina.wandb.log import log_checkpoint
+from lamina.wandb.log import FILE_LAYOUT, log_checkpoint
+from lamina.wandb.naming import Description, aliases_or_error, layout_or_error
 from lamina.wandb.place import Place
 from lamina.wandb.publisher import Version, publisher_of
 from lamina.wandb.record import Record, records
-from lamina.wandb.server import Server, full_name
+from lamina.wandb.server import Server, full_name, reason
 
 #: The server may take a moment to show what it has committed.
 QUESTIONS = 4
@@ -51,31 +53,49 @@ def push(
 
     Raises:
         ArtifactError: if a file is missing or damaged (then nothing was sent), or a version did not arrive.
+        CorruptDataError: if a snapshot is damaged; nothing was sent.
     """
     if isinstance(source, Snapshot):
         return [_log(source, entity, project, name, options)]
     path = Path(source)
-    if path.is_dir() and list(path.glob("run-*.wandb")):
+    if os.path.isdir(path) and list(path.glob("run-*.wandb")):
         return _push_run(path, entity, project)
-    if path.is_dir() and (path / "config.json").exists():
+    if os.path.isdir(path) and (runs := sorted(run.parent for run in path.glob("*run-*/run-*.wandb"))):
+        raise InvalidInputError(f"{path} holds the directories of {len(runs)} runs; push one of them: {runs[-1]}")
+    if os.path.isdir(path) and os.path.exists(path / "config.json"):
         return _resend(Place.of_repository(repository.open(path)), entity, project)
-    if path.is_file():
+    if os.path.isfile(path):
+        source_files(path)  # refuses what an index may not name
         return [_log(path, entity, project, name, options)]
     snapshot = reference.resolve(os.fspath(source)).snapshot
     return [_log(snapshot, entity, project, name, options)]
 
 
 def _log(source: Any, entity: str | None, project: str | None, name: str | None, options: dict[str, Any]) -> str:
+    _check_what_is_logged(source, name, options)
     with _run(entity=entity, project=project, job_type="lamina-push") as run:
         artifact = log_checkpoint(source, run=run, name=name, **options)
         return _arrived(artifact)
+
+
+def _check_what_is_logged(source: Any, name: str | None, options: dict[str, Any]) -> None:
+    """Refuse what cannot be logged before there is a run that would stay empty."""
+    new_draft(Description(name or "model", options.get("type", "model")))
+    aliases_or_error(options.get("aliases", ()))
+    layout = layout_or_error(options.get("layout", "packs"))
+    if isinstance(source, Snapshot):
+        if source._repository is None:
+            raise InvalidInputError("push takes the directory of a run, a repository, DIR@alias or a checkpoint file")
+        if layout == "file":
+            raise InvalidInputError(FILE_LAYOUT)
+        source._opened().verify(int(source._body["state"]["length"]))  # damage must not travel
 
 
 def _arrived(artifact: Any) -> str:
     try:
         return full_name(artifact.wait())
     except Exception as error:
-        raise ArtifactError(f"W&B did not take {artifact.name}: {error}") from error
+        raise ArtifactError(f"W&B did not take {artifact.name}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -84,11 +104,14 @@ def _run(**arguments: Any) -> Iterator[Any]:
     try:
         run = wandb.init(reinit="create_new", mode="online", **arguments)
     except Exception as error:
-        raise ArtifactError(f"cannot start a W&B run: {error}") from error
+        raise ArtifactError(f"cannot start a W&B run: {reason(error)}") from error
     try:
         yield run
-    finally:
-        run.finish()
+    except Exception:
+        run.finish(exit_code=1)
+        raise
+    # Not after Ctrl-C: wandb would first upload all that it was given. The run ends with the process.
+    run.finish()
 
 
 # What was left in a journal.
@@ -180,10 +203,16 @@ def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | 
         environment = {**os.environ, "WANDB_MODE": "online", "WANDB_SILENT": "false"}
         environment.pop("WANDB_SERVICE", None)  # the service of a run of this process has another working directory
         done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    said = (done.stdout + done.stderr).strip()[-500:]
-    if done.returncode != 0:
+    said = _complaint(done.stdout + done.stderr)
+    if done.returncode != 0 or not list(root.glob("*.wandb.synced")):  # it ends with 0 without a network, too
         raise ArtifactError(f"wandb sync failed: {said}")
     return said
+
+
+def _complaint(output: str) -> str:
+    """The line in which wandb says what is wrong, if it does."""
+    lines = [line.removeprefix("wandb: ").removeprefix("ERROR ") for line in output.strip().splitlines()]
+    return ([line for line in lines if "error" in line.lower()] or lines or ["nothing"])[-1]
 
 
 def _find(waiting: list[Record], entity: str | None, project: str | None) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def find(name_or_artifact: Any) -> Any:
     if isinstance(name_or_artifact, str):
         name = name_or_artifact
         return Server().artifact(name if ":" in name else f"{name}:latest")
-    if not hasattr(name_or_artifact, "manifest"):
+    if not hasattr(name_or_artifact, "wait"):  # not "manifest", which would be fetched to look
         raise InvalidInputError(f"expected an artifact or its name. Received: {name_or_artifact!r}")
     try:
         return name_or_artifact.wait()
@@ -132,7 +132,7 @@ def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: l
     download(transfer, entries, _SMALL, folder, artifact.name)
     placement = (folder / "lamina.placement").read_bytes()
     store = PackStore(folder / "packs", transfer, placement, lenders, artifact.name)
-    content = Content(FetchingReader(folder, store, artifact.name))  # type: ignore[arg-type]
+    content = Content(FetchingReader(folder, store, artifact.name))
     snapshot = (folder / "lamina.json").read_bytes()
     core = _core.parse_snapshot(snapshot, f"lamina.json of {artifact.name}")
     return Opened(content, Snapshot(core, content=content))

@@ -19,7 +19,7 @@ def log_report(source: Source, run: Any = None, *, series: str | None = None, di
     """Log the charts of a series to a W&B run, one by one, and the page that `lamina report` writes.
 
     They are a row of the run's history: ``report/timeline``, ``report/movement``, ``report/size``, ``report/dedup``,
-    ``report/compression`` (those for which something is known) and ``report/page``. It needs ``lamina[report]``.
+    ``report/compression`` (those for which something is known) and ``report/page``. It needs plotly.
 
     Args:
         source: a repository, or a version of one, up to which the history is told; any other source has one version.

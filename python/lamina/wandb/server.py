@@ -8,7 +8,7 @@ from typing import Any
 
 import wandb
 
-from lamina.errors import ArtifactError, NotFoundError
+from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.wandb.record import Record
 
 
@@ -32,7 +32,7 @@ class Server:
             overrides = {"entity": self.entity, "project": self.project, "base_url": self.base_url}
             return wandb.Api({key: value for key, value in overrides.items() if value}, api_key=self.api_key)
         except Exception as error:
-            raise ArtifactError(f"cannot reach W&B: {error}") from error
+            raise ArtifactError(f"cannot reach W&B: {reason(error)}") from error
 
     def qualified(self, name: str) -> str:
         prefix = [part for part in (self.entity, self.project) if part]
@@ -43,14 +43,18 @@ class Server:
 
         Raises:
             NotFoundError: if there is none.
+            InvalidInputError: if nothing can be called that.
             ArtifactError: if the server cannot say.
         """
         try:
             return self.api.artifact(name)
         except (wandb.Error, ValueError) as error:
-            if "not found" in str(error) or "does not contain" in str(error) or "unable to fetch" in str(error).lower():
-                raise NotFoundError(f"W&B has no artifact {name}: {error}") from error
-            raise ArtifactError(f"W&B did not give the artifact {name}: {error}") from error
+            said = reason(error)
+            if "not found" in said or "does not contain" in said or "unable to fetch" in said.lower():
+                raise NotFoundError(f"W&B has no artifact {name}: {said}") from error
+            if said.startswith("Invalid artifact path"):
+                raise InvalidInputError(f"expected [ENTITY/][PROJECT/]NAME:ALIAS. Received: {name!r}") from error
+            raise ArtifactError(f"W&B did not give the artifact {name}: {said}") from error
 
     def find(self, record: Record) -> Any | None:
         """The committed version that a record describes, or None, also where the server cannot say."""
@@ -72,6 +76,11 @@ class Server:
             return found if str(found.state).endswith("COMMITTED") else None
         except Exception:
             return None
+
+
+def reason(error: Exception) -> str:
+    """What an error of wandb says, without the attempts that it lists below."""
+    return next(iter(str(error).splitlines()), "") or repr(error)
 
 
 def full_name(artifact: Any) -> str:

@@ -69,16 +69,17 @@ class Transfer:
         self._watcher = _core.watcher()
         if self._watcher is not None:
             self._watcher.begin("fetching", sum(part.length for part in parts))
-        with ThreadPoolExecutor(min(CONNECTIONS, len(parts)), thread_name_prefix="lamina-fetch") as pool:
-            futures = [pool.submit(self._fetch, part) for part in parts]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                self._failed.set()
-                for future in futures:
-                    future.cancel()
-                raise
+        pool = ThreadPoolExecutor(min(CONNECTIONS, len(parts)), thread_name_prefix="lamina-fetch")
+        waits = True
+        try:
+            for future in [pool.submit(self._fetch, part) for part in parts]:
+                future.result()
+        except BaseException as error:
+            self._failed.set()
+            waits = isinstance(error, Exception)  # Ctrl-C does not wait for a server that is silent
+            raise
+        finally:
+            pool.shutdown(waits, cancel_futures=True)
 
     def _find_urls(self, names: Sequence[str]) -> None:
         try:
