@@ -145,6 +145,18 @@ def test_links_lead_somewhere() -> None:
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_the_tests_that_cover_the_callbacks_exist() -> None:
+    page = (ROOT / "docs" / "callbacks-coverage.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)[`\[]", page))
+    written = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(named) > 100
+    assert named - written == set()
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r"[\w-]+\.(?:md|ipynb)", (ROOT / "mkdocs.yml").read_text())
     assert sorted(listed) == sorted(path.name for path in PAGES[1:])

@@ -1140,6 +1140,14 @@ def test_without_a_run_construction_says_so(recorder: Recorder) -> None:
 
 
 @offline_only
+def test_models_of_tf_keras_are_refused(recorder: Recorder) -> None:
+    recorder.start()
+    model = type("Model", (), {"__module__": "tf_keras.src.engine.training"})()
+    with pytest.raises(InvalidInputError, match="TF_USE_LEGACY_KERAS"):
+        WandbCallback().set_model(model)
+
+
+@offline_only
 def test_a_disabled_run_saves_nothing(recorder: Recorder) -> None:
     recorder.start(mode="disabled")
     x, y = pictures(3)

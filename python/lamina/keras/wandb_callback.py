@@ -20,6 +20,7 @@ from lamina.keras.histograms import histograms, variable_name, weight_histograms
 from lamina.keras.prediction_images import KINDS, PICTURES, PredictionImages, guess_kind
 from lamina.keras.predictions import inputs_of, outputs_of, predict
 from lamina.keras.run import active_run, mark_feature
+from lamina.keras.target import check_model
 from lamina.keras.validation_data import (
     Batches,
     check_source,
@@ -221,6 +222,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def set_model(self, model: Any) -> None:
         """Take the model; types that are to be inferred are, where the model tells its shapes."""
+        check_model(model, type(self).__name__)
         if model is not self._model:
             self._gradients = None
             self._described = False

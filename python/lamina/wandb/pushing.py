@@ -61,7 +61,7 @@ def push(
     if os.path.isdir(path) and list(path.glob("run-*.wandb")):
         return _push_run(path, entity, project)
     if os.path.isdir(path) and (runs := sorted(run.parent for run in path.glob("*run-*/run-*.wandb"))):
-        raise InvalidInputError(f"{path} holds the directories of {len(runs)} runs; push one of them: {runs[-1]}")
+        raise InvalidInputError(f"{path} holds directories of runs; push one of them, such as {runs[-1]}")
     if os.path.isdir(path) and os.path.exists(path / "config.json"):
         return _resend(Place.of_repository(repository.open(path)), entity, project)
     if os.path.isfile(path):
