@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
+import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 import lamina
 from lamina.cli import app
 from test_api import weights
-from test_cli import COMMAND, tree
+from test_cli import COMMAND, refused, tree
 
 _DONE, _REFUSED = 0, (2, 3, 4, 5, 6)
 _NOISE = random.Random(0).randbytes(5000)
@@ -55,6 +57,12 @@ def _fifo(folder: Path) -> Path:
     return folder / "fifo"
 
 
+def _links(folder: Path) -> Path:
+    (folder / "links").mkdir()
+    (folder / "links" / "passwd").symlink_to("/etc/passwd")
+    return folder / "links"
+
+
 def _artifact(folder: Path) -> Path:
     (folder / "artifact").mkdir()
     (folder / "artifact" / "lamina.json").write_bytes(_NOISE[:300])
@@ -71,6 +79,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "deep index": _file("deep.weights.json", b"[" * 100_000),
     "loop": _loop,
     "fifo": _fifo,
+    "links": _links,
     "artifact": _artifact,
     "long name": lambda _: Path("x" * 5000),
     "no reference": lambda folder: Path(f"{folder}/repo@::::"),
@@ -108,6 +117,33 @@ def test_what_is_no_checkpoint(name: str, tmp_path: Path) -> None:
     assert {path: data for path, data in after.items() if path in before} == before
     assert all(path.startswith(("repo/", "out/")) for path in after.keys() - before.keys())
     assert lamina.open(tmp_path / "repo").verify(full=True)
+
+
+def test_a_file_that_is_a_terabyte_long(tmp_path: Path) -> None:
+    """It takes no room; what it says of itself must not be believed to be affordable."""
+    path = weights(tmp_path / "huge.weights.h5", 0)
+    os.truncate(path, 1 << 40)
+    assert CliRunner().invoke(app, ["show", str(path)]).exit_code == 0
+    assert CliRunner().invoke(app, ["report", str(path), "--json"]).exit_code == 0
+    assert "left" in refused(6, "bench", path, "--folder", tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_copy_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = weights(tmp_path / "m.weights.h5", 0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / path.name).write_bytes(b"mine")
+    before = tree(tmp_path)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert "No space left" in refused(6, "export", path, tmp_path / "out", "--force")
+    assert tree(tmp_path) == before
+    monkeypatch.undo()
+    assert CliRunner().invoke(app, ["export", str(path), str(tmp_path / "out"), "--force"]).exit_code == 0
+    assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_completion() -> None:

@@ -69,15 +69,27 @@ class PlainContent:
         return next(place for place, plan in self._plans if plan.path == path).open("rb")
 
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
-        """Copy the files."""
+        """Copy the files; each is there whole or not at all."""
         written = []
         for path, plan in self._plans:
             target = directory / plan.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not (target.exists() and os.path.samefile(path, target)):
-                shutil.copyfile(path, target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not (target.exists() and os.path.samefile(path, target)):
+                    _copy(path, target)
+            except OSError as error:
+                raise StorageError(f"cannot copy {path} to {target}: {error.strerror or error}") from error
             written.append(target)
         return written
+
+
+def _copy(path: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}-{os.urandom(4).hex()}")
+    try:
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _fill(path: Path, offset: int, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
