@@ -24,12 +24,14 @@ GROUPS = {
     "restore": "benches.restore",
     "codec": "benches.codec",
     "bytes": "benches.stored",
+    "md5": "benches.md5",
+    "delta": "benches.delta",
     "blocked": "benches.blocked",
     "training": "benches.training",
     "models": "benches.models",
     "callbacks": "benches.callbacks",
 }
-ON_DEMAND = ("blocked", "training", "models", "callbacks")
+ON_DEMAND = ("delta", "blocked", "training", "models", "callbacks")
 
 SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 

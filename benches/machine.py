@@ -10,7 +10,7 @@ from pathlib import Path
 from benches.corpora import size_text
 
 PACKAGES = ("lamina", "numpy", "h5py", "keras", "tensorflow-cpu", "jax", "torch", "wandb", "orbax-checkpoint")
-PEERS = ("blake3", "zstandard", "zipnn", "blosc2", "pcodec")
+PEERS = ("blake3", "zstandard", "zipnn", "blosc2", "pcodec", "safetensors", "hf-xet")
 
 
 def describe(folder: Path) -> dict[str, str]:

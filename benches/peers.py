@@ -149,5 +149,25 @@ def blake3(missing: dict[str, str]) -> Iterator[tuple[str, Callable[[Bytes], str
         yield f"BLAKE3, {n} thread{'s' * (n > 1)}", partial(_hex, library.blake3, n)
 
 
+def xet(missing: dict[str, str]) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """What hf-xet does to a file before it uploads: cut by content, hash. The rest of it needs a server."""
+    try:
+        from hf_xet import hash_files
+    except ImportError as error:
+        missing["peer hf-xet"] = f"pip install hf-xet ({error})"
+        return
+    yield "hf-xet, cut and hash", lambda path: str(hash_files([path])[0].hash)
+
+
+def safetensors(missing: dict[str, str]) -> Any:
+    """Its functions for numpy arrays, or ``None``."""
+    try:
+        import safetensors.numpy as library
+    except ImportError as error:
+        missing["peer safetensors"] = f"pip install safetensors ({error})"
+        return None
+    return library
+
+
 def _hex(blake3: Any, threads: int, data: Bytes) -> str:
     return str(blake3(data, max_threads=threads).hexdigest())

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import lamina
-from benches import baselines
+from benches import baselines, peers
 from benches.corpora import Corpus
 from benches.measure import Bench, Contender, Table, demand, race, times
 from benches.peers import Bytes
@@ -38,6 +38,7 @@ def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:
     ]
     if corpus.path.suffix != ".keras":
         lined_up.append(Contender("h5py, all tensors", lambda _: with_h5py(corpus), holds(corpus, data)))
+    lined_up += safetensors(corpus, data, folder, bench)
     for codec in ("auto", "raw"):
         lamina.save(corpus.path, folder / codec, codec=codec)
         lined_up += ours(corpus, data, folder, codec)
@@ -45,6 +46,15 @@ def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:
     against = {"fromfile": READ, "copied": COPIED, "h5py": "h5py, all tensors"}
     outcomes = race(lined_up, bench.repeats)
     return times(f"restore · {corpus}", note, outcomes, corpus.nbytes, against)
+
+
+def safetensors(corpus: Corpus, data: Bytes, folder: Path, bench: Bench) -> Iterator[Contender]:
+    """The same tensors out of a file of its own kind, into fresh memory."""
+    library, path = peers.safetensors(bench.missing), folder / "m.safetensors"
+    if library is None:
+        return
+    library.save_file(lamina.read_tensors(corpus.path), path)
+    yield Contender("safetensors load_file", lambda _: library.load_file(path), holds(corpus, data))
 
 
 COPIED = "copy file + fsync"

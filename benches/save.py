@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lamina
-from benches import baselines, corpora
+from benches import baselines, corpora, peers
 from benches.corpora import Corpus
 from benches.measure import Bench, Contender, Table, demand, race, times
 
@@ -26,6 +27,8 @@ def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:
         baselines.copy(data),
         *baselines.hashes(data, bench),
         baselines.write(data, folder),
+        *safetensors(corpus, folder, bench),
+        *xet(corpus, bench),
         first(corpus, folder, "auto"),
         first(corpus, folder, "raw"),
         unchanged(corpus, folder),
@@ -38,6 +41,38 @@ def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:
     )
     outcomes = race([c for c in lined_up if c is not None], bench.repeats)
     return times(f"save · {corpus}", note, outcomes, corpus.nbytes, against)
+
+
+def safetensors(corpus: Corpus, folder: Path, bench: Bench) -> Iterator[Contender]:
+    """The same tensors from memory to a file of its own kind."""
+    library = peers.safetensors(bench.missing)
+    if library is None:
+        return
+    tensors, path = lamina.read_tensors(corpus.path), folder / "m.safetensors"
+
+    def save(_: Any) -> None:
+        library.save_file(tensors, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def check(_: Any) -> None:
+        found = library.load_file(path)
+        for name, array in tensors.items():
+            demand(found[name].tobytes() == array.tobytes(), f"{name} differs")
+
+    yield Contender("safetensors save_file + fsync, from memory", save, check, lambda: path.unlink(missing_ok=True))
+
+
+def xet(corpus: Corpus, bench: Bench) -> Iterator[Contender]:
+    """The least that hf-xet does to a file of which the server has everything."""
+    for name, digest in peers.xet(bench.missing):
+        seen: set[str] = set()
+
+        def check(value: str, seen: set[str] = seen) -> None:
+            seen.add(value)
+            demand(len(seen) == 1, "the same file has another hash")
+
+        yield Contender(name, lambda _, digest=digest: digest(str(corpus.path)), check)
 
 
 def first(corpus: Corpus, folder: Path, codec: str) -> Contender:

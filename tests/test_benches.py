@@ -14,7 +14,7 @@ import lamina
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benches import __main__ as command
-from benches import chart, peers, stored
+from benches import chart, delta, histories, peers, stored
 from benches.corpora import Corpora, change
 from benches.measure import Contender, Row, Table, demand, race, times
 
@@ -63,7 +63,7 @@ def test_corpora_hold_what_they_are_called(name: str, tmp_path: Path) -> None:
 def test_every_group_on_a_file_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, disk, found = Corpora(tmp_path, 8 << 20).get("dense").path, tmp_path / "disk", tmp_path / "found.json"
     disk.mkdir()
-    names = ["save", "verify", "restore", "codec", "bytes"]
+    names = ["save", "verify", "restore", "codec", "bytes", "md5"]
     arguments = [*names, "--quick", "--repeats", "1", "--file", str(own), "--folder", str(disk), "--json", str(found)]
     before = own.read_bytes()
     assert command.main(arguments) == 0
@@ -86,6 +86,29 @@ def test_a_version_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, 
     digests = iter(range(1_000_000))
     monkeypatch.setattr(stored, "digest", lambda _: str(next(digests)))
     assert command.main(["bytes", "--quick", "--size", "4MiB", "--folder", str(tmp_path)]) == 1
+
+
+def test_touched_rows_become_deltas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(histories, "ROWS", 20_000)
+    planes, auto, _ = delta._table("embedding", histories.embedding(3), tmp_path).rows
+    assert planes.values["/ planes"] == 1
+    assert auto.values["/ planes"] < 0.05
+    assert auto.values["reads / planes"] < 1.5
+
+
+def test_a_delta_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(histories, "ROWS", 1000)
+    monkeypatch.setattr(delta, "same", lambda path, data: False)
+    assert all("not what was saved" in row.failure for row in delta._table("", histories.embedding(2), tmp_path).rows)
+
+
+def test_libraries_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hf_xet", "safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    missing: dict[str, str] = {}
+    assert list(peers.xet(missing)) == []
+    assert peers.safetensors(missing) is None
+    assert missing.keys() == {"peer hf-xet", "peer safetensors"}
 
 
 def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
