@@ -17,7 +17,7 @@ from benches import chart, machine
 from benches.corpora import Corpora
 from benches.measure import Bench, Table
 
-#: Name → module. Those of ON_DEMAND run only when they are named: they import a backend and train.
+#: Name → module. Those of ON_DEMAND run only when they are named: most import a backend and train.
 GROUPS = {
     "save": "benches.save",
     "verify": "benches.verify",
@@ -26,12 +26,13 @@ GROUPS = {
     "bytes": "benches.stored",
     "md5": "benches.md5",
     "delta": "benches.delta",
+    "writes": "benches.writes",
     "blocked": "benches.blocked",
     "training": "benches.training",
     "models": "benches.models",
     "callbacks": "benches.callbacks",
 }
-ON_DEMAND = ("delta", "blocked", "training", "models", "callbacks")
+ON_DEMAND = ("delta", "writes", "blocked", "training", "models", "callbacks")
 
 SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 

@@ -88,6 +88,14 @@ def test_a_version_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, 
     assert command.main(["bytes", "--quick", "--size", "4MiB", "--folder", str(tmp_path)]) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks Linux")
+def test_ways_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["writes", "--quick", "--repeats", "1", "--folder", str(tmp_path)]) == 0
+    lines = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert float(lines["buffered"][-1]) > 0
+    assert "FAIL" not in lines["DONTNEED after the flush"]  # O_DIRECT is not to be had on every file system
+
+
 def test_touched_rows_become_deltas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(histories, "ROWS", 20_000)
     planes, auto, _ = delta._table("embedding", histories.embedding(3), tmp_path).rows
