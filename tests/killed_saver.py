@@ -1,7 +1,8 @@
 """Saves without end in a child, kills it at a random moment, and looks at what is left; again and again.
 
-``python killed_saver.py FOLDER KILLS SEED``; prints a JSON line. It runs with Keras's numpy backend, which survives
-a fork.
+``python killed_saver.py FOLDER KILLS SEED``; prints a JSON line. The children are forked before anything starts a
+backend. With TensorFlow or JAX a real `fit` saves; by default it is Keras's numpy backend, which is there at once, and
+the hooks are called by hand.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-os.environ["KERAS_BACKEND"] = "numpy"
+os.environ.setdefault("KERAS_BACKEND", "numpy")
 
 import keras
 import numpy as np
@@ -24,8 +27,15 @@ import lamina
 from lamina.keras import ModelCheckpoint
 
 
-def save_without_end(folder: Path, report: int, first: int) -> None:
+class Numbered(keras.callbacks.Callback):
     """Each state holds its own number in every element."""
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        for variable in self.model.variables:
+            variable.assign(np.full(variable.shape, epoch, "float32"))
+
+
+def save_without_end(folder: Path, report: int, first: int) -> None:
     model = keras.Sequential([keras.Input((300,)), layers.Dense(700), layers.Dense(300)])
 
     def committed(commit: object) -> None:
@@ -38,15 +48,22 @@ def save_without_end(folder: Path, report: int, first: int) -> None:
         keep=lamina.Keep(last=4),
         on_commit=committed,
     )
-    callback.set_model(model)
-    for number in range(first, first + 100_000):
-        for variable in model.variables:
-            variable.assign(np.full(variable.shape, number, "float32"))
-        callback.on_epoch_end(number, {"loss": 1.0, "val_loss": 1.0})
+    epochs = range(first, first + 100_000)
+    if keras.backend.backend() != "numpy":
+        model.compile("sgd", "mse")
+        batch = np.zeros((4, 300), "float32")
+        callbacks = [Numbered(), callback]
+        model.fit(batch, batch, initial_epoch=first, epochs=epochs.stop, callbacks=callbacks, verbose=0)
+    numbered = Numbered()
+    for one in (numbered, callback):
+        one.set_model(model)
+    for epoch in epochs:
+        numbered.on_epoch_end(epoch)
+        callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0})
 
 
-def run_and_kill(folder: Path, first: int, delay: float) -> int | None:
-    """The number of the last save that was reported."""
+def run_and_kill(folder: Path, first: int, chance: random.Random) -> int:
+    """The number of the last save that was reported; the kill comes within the two next ones, however slow they are."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -57,14 +74,15 @@ def run_and_kill(folder: Path, first: int, delay: float) -> int | None:
             os._exit(9)
     os.close(writes)
     with os.fdopen(reads) as reports:
-        heard = reports.readline()  # the first save learns the plan
-        time.sleep(delay)
+        heard = [reports.readline()]  # the first save learns the plan
+        start = time.monotonic()
+        heard.append(reports.readline())
+        time.sleep(chance.uniform(0, 2 * (time.monotonic() - start)))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WTERMSIG(status) == signal.SIGKILL, status
-        lines = [heard, *reports.read().split("\n")]
-    numbers = [int(line) for line in lines if line.strip()]
-    return numbers[-1] if numbers else None
+        lines = [*heard, *reports.read().split("\n")]
+    return [int(line) for line in lines if line.strip()][-1]
 
 
 def look(folder: Path, reported: int) -> None:
@@ -82,38 +100,53 @@ def look(folder: Path, reported: int) -> None:
 
 
 def one_state(tensors: dict[str, np.ndarray]) -> int:
-    values = {float(value) for tensor in tensors.values() for value in np.unique(tensor)}
+    weights = [tensor for name, tensor in tensors.items() if "optimizer" not in name]
+    values = {float(value) for tensor in weights for value in np.unique(tensor)}
     assert len(values) == 1, values
     return int(values.pop())
 
 
-def look_in_a_child(folder: Path, reported: int) -> None:
+def in_a_child(what: Callable[[], None]) -> None:
     """The engine starts threads, and what has threads must not fork."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            look(folder, reported)
+            what()
             status = 0
         except BaseException as error:
-            print("after", reported, repr(error), file=sys.stderr, flush=True)
+            print(repr(error), file=sys.stderr, flush=True)
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
     assert status == 0, "what is left is not right"
 
 
+def save_once(folder: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3)])
+    callback = ModelCheckpoint(folder / "m.weights.h5", save_weights_only=True)
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"val_loss": 1.0})
+    callback.on_train_end()
+
+
+def hidden(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith(".")]
+
+
 def main(folder: Path, kills: int, seed: int) -> None:
     chance = random.Random(seed)
-    numbers = []
+    saves = left = first = 0
     for _ in range(kills):
-        first = numbers[-1] + 1000 if numbers else 1
-        reported = run_and_kill(folder, first, chance.uniform(0.0, 0.05))
-        assert reported is not None
-        numbers.append(reported)
-        look_in_a_child(folder, reported)
-    left = [name for name in os.listdir(folder) if name.startswith(".")]
-    print(json.dumps({"kills": kills, "saves": sum(n % 1000 for n in numbers), "left": len(left)}))
+        reported = run_and_kill(folder, first, chance)
+        saves += reported - first + 1
+        first = reported + 1000
+        in_a_child(partial(look, folder, reported))
+        left += bool(hidden(folder))
+        assert len(hidden(folder)) < 3, "what kills leave adds up"
+    in_a_child(partial(save_once, folder))  # clears up after the last kill
+    print(json.dumps({"kills": kills, "saves": saves, "left": left, "left_in_the_end": len(hidden(folder))}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from engine_repositories import File, Saved, Tensor, save_memory, write_artifact
 from lamina import repository
 from lamina.cli import app
-from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
+from lamina.errors import BusyError, CorruptDataError, InvalidInputError, NotFoundError, StorageError
 from lamina.repository import Repository
 from travel_writer import blake3, make_envelope, make_pack, sample
 from wandb_server import Server
@@ -235,7 +235,7 @@ def test_a_running_prune_is_not_disturbed(repo: Repository) -> None:
     with (repo.path / "prune.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = _tree(repo)
-        with pytest.raises(StorageError, match="another prune"):
+        with pytest.raises(BusyError, match="another prune"):
             repo.repair()
         assert _tree(repo) == before
 

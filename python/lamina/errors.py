@@ -51,6 +51,10 @@ class StorageError(LaminaError, OSError):
     exit_code = 6
 
 
+class BusyError(StorageError):
+    """Another process does just now what only one may do at a time, such as prune; nothing was changed."""
+
+
 class ArtifactError(LaminaError):
     """W&B refused, was not reachable, or holds something that lamina cannot use."""
 

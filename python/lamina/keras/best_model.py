@@ -1,11 +1,12 @@
 """The best model so far: its file in the run's directory, and the artifact that carries it."""
 
-import contextlib
 import os
 import re
 from math import isfinite
 from pathlib import Path
 from typing import Any
+
+from lamina import _core
 
 
 def artifact_name(run: Any) -> str:
@@ -51,7 +52,8 @@ def metadata(epoch: int, monitor: str, value: float | None, logs: dict[str, Any]
 def save(model: Any, path: Path, weights_only: bool) -> None:
     """Write the file beside its place and put it there by one rename."""
     suffix = ".weights.h5" if weights_only else path.suffix
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    temporary = _core.Temporary(path.parent)
+    unfinished = temporary.path / f"model{suffix}"
     try:
         if weights_only:
             model.save_weights(unfinished)
@@ -59,8 +61,7 @@ def save(model: Any, path: Path, weights_only: bool) -> None:
             model.save(unfinished)
         os.replace(unfinished, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
+        temporary.remove()
 
 
 def log(run: Any, path: Path, epoch: int, metadata: dict[str, Any]) -> Any:

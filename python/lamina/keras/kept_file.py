@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from keras.src.utils import file_utils
 
-from lamina import h5
+from lamina import _core, h5
 from lamina.keras.capture import Captured
 from lamina.keras.training_state import TrainingTensors
 from lamina.plain import kind_of
@@ -37,8 +36,8 @@ class KeptFile:
         self._training = training
         self._captured = captured
         beside.mkdir(parents=True, exist_ok=True)
-        self._folder: Path | None = Path(tempfile.mkdtemp(prefix=".lamina-", dir=beside))
-        self.file = self._folder / os.path.basename(path)
+        self._temporary = _core.Temporary(beside)
+        self.file = self._temporary.path / os.path.basename(path)
         try:
             save_by_keras(model, str(self.file), weights_only=weights_only)
             self.nbytes = self.file.stat().st_size
@@ -78,9 +77,7 @@ class KeptFile:
 
     def release(self) -> None:
         self._captured.release()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._temporary.remove()
 
 
 def save_by_keras(model: Any, path: str, *, weights_only: bool) -> None:

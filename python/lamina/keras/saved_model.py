@@ -7,7 +7,6 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import keras
 from keras.src.utils import file_utils
 
+from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.keras.kept_file import flush
 from lamina.repository import Repository
@@ -42,8 +42,8 @@ class SavedModelFolder:
 
     def __init__(self, model: Any, path: str, *, beside: Path, options: Any) -> None:
         beside.mkdir(parents=True, exist_ok=True)
-        self._folder: Path | None = Path(tempfile.mkdtemp(prefix=".lamina-", dir=beside))
-        self.place = self._folder / os.path.basename(path)
+        self._temporary = _core.Temporary(beside)
+        self.place = self._temporary.path / os.path.basename(path)
         try:
             _export(model, self.place, options)
             self.nbytes = sum(file.stat().st_size for file in _files(self.place))
@@ -75,9 +75,7 @@ class SavedModelFolder:
         shutil.copytree(self.place, path)
 
     def release(self) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._temporary.remove()
 
 
 def check_replaceable(path: str) -> None:

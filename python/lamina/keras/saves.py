@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 
 from keras.src.utils import file_utils, io_utils
 
+from lamina.errors import BusyError
 from lamina.keep import Keep
 from lamina.keras import training_state
 from lamina.keras.arrivals import Arrivals
@@ -90,7 +92,10 @@ class Saves(Monitoring):
 
     def _apply_keep(self, commit: Commit) -> None:
         """Retention, after ``_committed``."""
-        if self.keep is not None and commit.snapshot is not None:
+        if self.keep is None or commit.snapshot is None:
+            return
+        # Where another process prunes just now, the next save does this one's part.
+        with contextlib.suppress(BusyError):
             self._repository().prune(self.keep, series=commit.snapshot.series)
 
     # The way of a save.

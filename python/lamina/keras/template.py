@@ -17,6 +17,7 @@ import numpy as np
 from keras.src.saving import saving_lib
 
 from lamina import h5
+from lamina.errors import LaminaError, StorageError
 from lamina.keras.sparse_image import SparseImage
 from lamina.keras.walk import Entry, Notes, NotPlannable, Walk, enumerate_variables, save_state, walk
 from lamina.plan import FilePlan
@@ -47,13 +48,22 @@ def learn(model: Any, *, embedded: bool) -> Template:
         _fill(model, store)
         plan = h5.plan_image(image, image.size, saving_lib._VARS_FNAME_H5)
         return _template(store, plan, b"".join(image.pieces(plan.literal_runs())))
-    with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
-        file = Path(folder) / "model.weights.h5"
-        store = _Sparse(file)
-        _fill(model, store)
-        plan = h5.plan_file(file, file.name)
-        with file.open("rb") as stream:
-            return _template(store, plan, b"".join(_pieces(stream, plan)))
+    try:
+        with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
+            return _learn_in(Path(folder), model)
+    except LaminaError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write a small file in {tempfile.gettempdir()}: {error}") from error
+
+
+def _learn_in(folder: Path, model: Any) -> Template:
+    file = folder / "model.weights.h5"
+    store = _Sparse(file)
+    _fill(model, store)
+    plan = h5.plan_file(file, file.name)
+    with file.open("rb") as stream:
+        return _template(store, plan, b"".join(_pieces(stream, plan)))
 
 
 def _pieces(stream: Any, plan: FilePlan) -> Iterator[bytes]:

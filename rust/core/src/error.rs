@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The operating system refused.
     Io,
+    /// Another process does just now what only one may do.
+    Busy,
     /// The caller asked to stop.
     Cancelled,
 }
@@ -60,6 +62,11 @@ impl Error {
         Self::new(ErrorKind::Unsupported, message)
     }
 
+    /// Another process does just now what only one may do.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Busy, message)
+    }
+
     /// The caller asked to stop.
     pub fn cancelled() -> Self {
         Self::new(ErrorKind::Cancelled, "cancelled")
@@ -70,6 +77,15 @@ impl Error {
         Self {
             kind: ErrorKind::Io,
             message: format!("cannot {action} {}: {source}", path.display()),
+            errno: source.raw_os_error(),
+        }
+    }
+
+    /// The operating system refused a thread.
+    pub fn no_thread(source: &io::Error) -> Self {
+        Self {
+            kind: ErrorKind::Io,
+            message: format!("cannot start a thread: {source}"),
             errno: source.raw_os_error(),
         }
     }

@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// Descriptors of lock files that this process holds; more than saves ever run at once. -1 is a free place.
-static HELD: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
+/// Descriptors of lock files that this process holds; more than saves and files of one restore ever are at once. -1 is a free place.
+static HELD: [AtomicI32; 1024] = [const { AtomicI32::new(-1) }; 1024];
 
 /// A lock file whose descriptor a forked child closes.
 #[derive(Debug)]
@@ -49,10 +49,14 @@ impl Drop for LockFile {
 }
 
 /// To be called in a forked child before anything else runs there: closes the inherited lock descriptors.
-#[allow(unsafe_code)]
 pub fn close_inherited_locks() {
+    close_all(&HELD);
+}
+
+#[allow(unsafe_code)]
+fn close_all(places: &[AtomicI32]) {
     #[cfg(unix)]
-    for place in &HELD {
+    for place in places {
         let descriptor = place.swap(-1, Ordering::AcqRel);
         if descriptor >= 0 {
             // SAFETY: the descriptor belongs to a `LockFile` of a thread of the parent. A forked child has only the thread
@@ -79,7 +83,8 @@ mod tests {
         drop(file);
         let other = File::open(&path).unwrap();
         assert!(other.try_lock().is_err());
-        close_inherited_locks();
+        // Not those of tests beside this one.
+        close_all(std::slice::from_ref(inherited.place.unwrap()));
         other.try_lock().unwrap();
         // In a real child it is never dropped.
         std::mem::forget(inherited);

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use crate::digest::random_name;
 use crate::error::{Error, Result};
 use crate::pipeline;
 use crate::storage;
+use crate::temporary::Temporary;
 
 /// Bytes that one thread writes or sums at a time.
 const STEP: usize = 4 << 20;
@@ -62,22 +62,20 @@ impl<'a> Image<'a> {
 
     /// Writes the file: temporary name beside it, flush, rename, flush of the folder. Until the rename the old file stands.
     pub fn write(&self, path: &Path, threads: usize) -> Result<()> {
-        let temp = storage::parent(path).join(format!(".{}.tmp", random_name()));
-        let result = self.write_to(&temp, threads).and_then(|()| storage::rename(&temp, path));
-        if result.is_err() {
-            let _ = storage::remove_file(&temp);
-        }
-        result?;
+        let temporary = Temporary::file(&storage::parent(path))?;
+        temporary.sweep();
+        self.write_to(&temporary, threads)?;
+        temporary.rename_to(path)?;
         storage::sync_dir(&storage::parent(path))
     }
 
-    fn write_to(&self, temp: &Path, threads: usize) -> Result<()> {
-        let file = storage::create_new(temp)?;
-        storage::set_length(&file, temp, self.size)?;
+    fn write_to(&self, temporary: &Temporary, threads: usize) -> Result<()> {
+        let (file, temp) = (temporary.opened(), temporary.path());
+        storage::set_length(file, temp, self.size)?;
         let mut steps = self.steps();
-        let work = |_: &mut (), (offset, bytes)| storage::write_at(&file, temp, bytes, offset);
+        let work = |_: &mut (), (offset, bytes)| storage::write_at(file, temp, bytes, offset);
         pipeline::run(threads, 64, || Ok(steps.next()), || (), work, |()| Ok(()))?;
-        storage::sync(&file, temp)
+        storage::sync(file, temp)
     }
 
     /// Whether the file at `path` holds these bytes and no others.

@@ -25,6 +25,7 @@ pub mod session;
 pub mod snapshot;
 pub mod source;
 pub mod storage;
+pub mod temporary;
 pub mod tensor;
 pub mod verify;
 pub mod writer;

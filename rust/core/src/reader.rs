@@ -15,6 +15,7 @@ use crate::placement::{Location, Placement};
 use crate::progress;
 use crate::snapshot::{ChunkRef, Snapshot, State, Structure};
 use crate::storage;
+use crate::temporary::Temporary;
 
 /// Open pack files of a folder.
 #[derive(Debug)]
@@ -401,10 +402,10 @@ struct Copy {
     len: usize,
 }
 
-/// Files being written under temporary names; those not committed are removed.
+/// Files being written, and what they will be called; those not committed are removed.
 #[derive(Default)]
 struct Outputs {
-    files: Vec<(File, PathBuf, PathBuf)>,
+    files: Vec<(Temporary, PathBuf)>,
 }
 
 impl Outputs {
@@ -418,40 +419,39 @@ impl Outputs {
                 target.display()
             )));
         }
-        let temp = parent.join(format!(".{}.tmp", crate::digest::random_name()));
-        let file = storage::create_new(&temp)?;
-        storage::set_length(&file, &temp, size)?;
-        self.files.push((file, temp, target));
+        let temporary = Temporary::file(&parent)?;
+        // Files of one folder follow each other; it is swept once.
+        if self.files.last().is_none_or(|(_, before)| before.parent() != target.parent()) {
+            temporary.sweep();
+        }
+        storage::set_length(temporary.opened(), temporary.path(), size)?;
+        self.files.push((temporary, target));
         Ok(())
     }
 
     fn write(&self, copy: &Copy, raw: &[u8]) -> Result<()> {
-        let (file, temp, _) = &self.files[copy.file];
-        storage::write_at(file, temp, &raw[copy.within..copy.within + copy.len], copy.position)
+        let (temporary, _) = &self.files[copy.file];
+        storage::write_at(
+            temporary.opened(),
+            temporary.path(),
+            &raw[copy.within..copy.within + copy.len],
+            copy.position,
+        )
     }
 
-    fn commit(mut self) -> Result<Vec<PathBuf>> {
-        for (file, temp, _) in &self.files {
-            storage::sync(file, temp)?;
+    fn commit(self) -> Result<Vec<PathBuf>> {
+        for (temporary, _) in &self.files {
+            storage::sync(temporary.opened(), temporary.path())?;
         }
         let mut paths = vec![];
         let mut folders = HashSet::new();
-        for (_, temp, target) in &self.files {
-            storage::rename(temp, target)?;
-            folders.insert(storage::parent(target));
-            paths.push(target.clone());
+        for (temporary, target) in self.files {
+            temporary.rename_to(&target)?;
+            folders.insert(storage::parent(&target));
+            paths.push(target);
         }
-        self.files.clear();
         folders.iter().try_for_each(|f| storage::sync_dir(f))?;
         Ok(paths)
-    }
-}
-
-impl Drop for Outputs {
-    fn drop(&mut self) {
-        for (_, temp, _) in &self.files {
-            let _ = storage::remove_file(temp);
-        }
     }
 }
 

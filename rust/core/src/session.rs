@@ -18,10 +18,19 @@ pub struct Session {
 }
 
 /// Tries to lock the file of this name; the lock stands as long as the file that comes with it is open.
-fn try_lock(path: &Path) -> (Lockable, Option<File>) {
+pub(crate) fn try_lock(path: &Path) -> (Lockable, Option<File>) {
     let Ok(file) = storage::open_lock(path, false) else { return (Lockable::Unknown, None) };
     let told = storage::try_lock(&file, path);
     (told, Some(file).filter(|_| told == Lockable::Free))
+}
+
+/// Holds the lock of a file just made; `None` where a sweep took it for a dead one's: then draw another name.
+pub(crate) fn hold(file: File, path: &Path) -> Result<Option<LockFile>> {
+    let lock = LockFile::new(file);
+    if storage::try_lock(lock.file(), path) == Lockable::Held {
+        return Ok(None);
+    }
+    Ok(storage::exists(path)?.then_some(lock))
 }
 
 impl Session {
@@ -42,16 +51,9 @@ impl Session {
         let mut session = Self { name, folder: early, lock: None, locks_work: false };
         let path = session.folder.join("lock");
         let Some(file) = storage::create_if_free(&path)? else { return Ok(None) };
-        let lock = LockFile::new(file);
-        match storage::try_lock(lock.file(), &path) {
-            Lockable::Free => session.locks_work = try_lock(&path).0 == Lockable::Held,
-            Lockable::Held => return Ok(None),
-            Lockable::Unknown => {}
-        }
+        let Some(lock) = hold(file, &path)? else { return Ok(None) };
         session.lock = Some(lock);
-        if !storage::exists(&path)? {
-            return Ok(None);
-        }
+        session.locks_work = try_lock(&path).0 == Lockable::Held;
         storage::rename(&session.folder, &folder)?;
         session.folder = folder;
         Ok(Some(session))
@@ -116,13 +118,17 @@ pub fn sweep(repository: &Path) -> Result<()> {
 
 /// Whether a folder of this name is a session, begun or beginning; others in there are somebody else's.
 fn is_ours(name: &str) -> bool {
-    let name = name.strip_prefix('.').unwrap_or(name);
+    is_random_name(name.strip_prefix('.').unwrap_or(name))
+}
+
+/// Whether `random_name` may have made it.
+pub(crate) fn is_random_name(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The lock of a session whose process is gone. Where a crash took the lock file it is made anew, exclusively, so that whoever
+/// The lock of a session, or another folder, whose process is gone. Where a crash took the lock file it is made anew, exclusively, so that whoever
 /// is about to begin a session in this very folder draws another name.
-fn dead(lock: &Path) -> Option<File> {
+pub(crate) fn dead(lock: &Path) -> Option<File> {
     if let Ok(Some(file)) = storage::create_if_free(lock) {
         return (storage::try_lock(&file, lock) == Lockable::Free).then_some(file);
     }
@@ -139,14 +145,13 @@ impl PruneLock {
     /// Takes the lock.
     ///
     /// # Errors
-    /// `Io` where another prune holds it, `Unsupported` where locks do not work on this file system.
+    /// `Busy` where another prune holds it, `Unsupported` where locks do not work on this file system.
     pub fn take(repository: &Path) -> Result<Self> {
         let path = repository.join("prune.lock");
         let file = storage::open_lock(&path, true)?;
         match storage::try_lock(&file, &path) {
             Lockable::Free if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: file }),
-            Lockable::Held => Err(Error::io("lock", &path, &std::io::ErrorKind::WouldBlock.into())
-                .context("another prune of this repository is running")),
+            Lockable::Held => Err(Error::busy(format!("another prune of {} is running", repository.display()))),
             _ => Err(Error::unsupported(format!(
                 "file locks do not work in {}; prune needs them and has deleted nothing. Prune from a machine where the \
                  repository is on a local disk",

@@ -110,6 +110,26 @@ pub fn exists(path: &Path) -> Result<bool> {
     call(Call::Look(path), || path.try_exists()).map_err(failed("look at", path))
 }
 
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// Something else, a link too; or nothing, or the system cannot tell.
+    Other,
+}
+
+/// What stands under this name; links are not followed.
+pub fn node(path: &Path) -> Node {
+    match call(Call::Look(path), || path.symlink_metadata()) {
+        Ok(found) if found.is_file() => Node::File,
+        Ok(found) if found.is_dir() => Node::Folder,
+        _ => Node::Other,
+    }
+}
+
 /// What a try to lock a file told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lockable {

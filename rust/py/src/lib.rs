@@ -9,6 +9,7 @@ mod progress;
 mod reader;
 mod repository;
 mod snapshot;
+mod temporary;
 
 use pyo3::prelude::*;
 
@@ -54,4 +55,6 @@ mod _core {
     use super::snapshot::Snapshot;
     #[pymodule_export]
     use super::snapshot::parse_snapshot;
+    #[pymodule_export]
+    use super::temporary::Temporary;
 }

@@ -1,0 +1,38 @@
+//! `Temporary`: a folder in which Keras makes what will be renamed.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use lamina_core::temporary;
+use pyo3::prelude::*;
+
+use crate::error::BindingResult;
+
+/// A hidden folder that is removed with this object, or by the next one in its place if this process is killed.
+#[pyclass(frozen, module = "lamina._core")]
+pub(crate) struct Temporary {
+    #[pyo3(get)]
+    path: PathBuf,
+    inner: Mutex<Option<temporary::Temporary>>,
+}
+
+#[pymethods]
+impl Temporary {
+    /// A new folder in `place`, which exists.
+    #[new]
+    #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
+    fn new(py: Python<'_>, place: PathBuf) -> BindingResult<Self> {
+        let made = py.detach(|| {
+            let made = temporary::Temporary::folder(&place)?;
+            made.sweep();
+            Ok::<_, lamina_core::Error>(made)
+        })?;
+        Ok(Self { path: made.path().to_owned(), inner: Mutex::new(Some(made)) })
+    }
+
+    /// Removes the folder and all that is in it.
+    fn remove(&self, py: Python<'_>) {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(inner));
+    }
+}

@@ -1,0 +1,121 @@
+"""Several processes and threads on one repository at once; ``LAMINA_SOAK=1`` lets them go on for minutes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import busy_process
+import lamina
+from lamina import repository
+
+_SCRIPT = Path(__file__).with_name("busy_process.py")
+_ROUNDS = 500 if os.environ.get("LAMINA_SOAK") else 12
+
+
+def start(role: str, folder: Path, seed: int, rounds: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(_SCRIPT), role, str(folder), str(seed), str(rounds)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@contextmanager
+def started(role: str, folder: Path, seed: int, rounds: int = 100_000) -> Iterator[subprocess.Popen[str]]:
+    with start(role, folder, seed, rounds) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    busy_process.save(repository.open_or_create(tmp_path / "r"), 0, "first")
+    return tmp_path / "r"
+
+
+def intact(folder: Path) -> None:
+    opened = lamina.open(folder)
+    assert not opened.verify(full=True).problems
+    for snapshot in opened.snapshots():
+        busy_process.check(snapshot)
+
+
+def test_processes_and_threads_at_once(repo: Path) -> None:
+    roles = ["save", "save", "read", "prune", "verify", "all"]
+    processes = [start(role, repo, seed, _ROUNDS) for seed, role in enumerate(roles)]
+    outputs = [process.communicate(timeout=3000) for process in processes]
+    for role, process, (_, errors) in zip(roles, processes, outputs, strict=True):
+        assert process.returncode == 0, (role, errors)
+    lines = Counter(line.split()[0] for text, _ in outputs for line in text.splitlines())
+    assert lines["saved"] == 3 * _ROUNDS
+    assert lines["verified"] == 2 * _ROUNDS
+    intact(repo)
+    reported = [[line.split()[1] for line in text.splitlines() if line.startswith("saved")] for text, _ in outputs]
+    kept = {snapshot.id for snapshot in lamina.open(repo).snapshots()}
+    assert {ids[-1] for ids in reported if ids} <= kept
+    lamina.open(repo).prune(busy_process.KEEP)
+    assert not list((repo / "sessions").iterdir())
+    intact(repo)
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="stops a process by a signal")
+def test_prune_keeps_what_a_stopped_save_relies_on(repo: Path) -> None:
+    """It stands still within a save, for an hour as far as anybody can tell."""
+    opened = lamina.open(repo)
+    with started("save", repo, 1) as process:
+        for _ in range(5):
+            stop_within_a_save(process, repo)
+            known = {snapshot.id for snapshot in opened.snapshots()}
+            # Little stays, and with the rest goes what the save may have found there, unless prune waits for it.
+            busy_process.save(opened, 1_000_000, "s1")
+            for _ in range(3):
+                opened.prune(lamina.Keep(last=1))
+            os.kill(process.pid, signal.SIGCONT)
+            busy_process.check(opened.snapshot(first_unknown(process, known)))
+    intact(repo)
+
+
+def stop_within_a_save(process: subprocess.Popen[str], folder: Path) -> None:
+    while True:
+        time.sleep(0.01)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        if list((folder / "sessions").glob("[0-9a-f]*")):
+            return
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def first_unknown(process: subprocess.Popen[str], known: set[str]) -> str:
+    """Of the saves that the process reports."""
+    assert process.stdout is not None
+    while (line := process.stdout.readline()) and line.split()[1] in known:
+        pass
+    return line.split()[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_worker_of_a_killed_saver_stops_nobody(repo: Path) -> None:
+    with started("save-fork", repo, 1) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("forked\n", ""):
+            pass
+        process.kill()
+        process.wait()
+        # The worker lives: it waits for the end of its input.
+        opened = lamina.open(repo)
+        busy_process.save(opened, 1_000_000, "other")
+        assert opened.prune(lamina.Keep(last=1)).waiting == 0
+        assert opened.prune(lamina.Keep(last=1)).waiting == 0
+        assert not list((repo / "sessions").iterdir())
+        intact(repo)
