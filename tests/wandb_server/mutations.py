@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +23,7 @@ class Mutations:
         self._schema = schema
 
     def root(self) -> dict[str, Callable[..., Any]]:
-        return {
-            **self._run_mutations(),
-            **self._write_mutations(),
-            **self._edit_mutations(),
-            "createAgent": self._create_agent,
-            "agentHeartbeat": self._heartbeat,
-        }
+        return {**self._run_mutations(), **self._write_mutations(), **self._edit_mutations()}
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -75,25 +68,6 @@ class Mutations:
             "UpsertModelPayload",
             {"project": self._schema.project(project), "model": self._schema.project(project)},
         )
-
-    # --- sweeps -----------------------------------------------------------------------------------
-
-    def _create_agent(self, input: dict[str, Any]) -> Node:
-        if input["sweep"] not in self._state.sweeps:
-            raise GraphQLError(f"sweep {input['sweep']!r} not found")
-        agent = Node("Agent", {"id": f"{input['sweep']}/{self._state.next_serial()}"})
-        return Node("CreateAgentPayload", {"agent": agent})
-
-    def _heartbeat(self, input: dict[str, Any]) -> Node:
-        """An agent without a run gets the next configuration; after the last one it may go."""
-        waiting = self._state.sweeps[input["id"].partition("/")[0]]
-        command: list[dict[str, Any]] = []
-        if not json.loads(input["runState"]):
-            command = [{"type": "exit"}]
-            if waiting:
-                values = {name: {"value": value} for name, value in waiting.pop(0).items()}
-                command = [{"type": "run", "run_id": f"trial{self._state.next_serial()}", "args": values}]
-        return Node("Payload", {"agent": Node("Agent", {"id": input["id"]}), "commands": json.dumps(command)})
 
     # --- writing artifacts ------------------------------------------------------------------------
 

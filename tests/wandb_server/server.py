@@ -136,13 +136,6 @@ class Server:
         """The variables that make a wandb client talk to this server and keep its files below `root`."""
         return client_environment(self.url, root)
 
-    def sweep(self, configurations: list[dict[str, Any]]) -> str:
-        """A sweep whose agents run these, one after the other; its id is for `wandb.agent`."""
-        with self._lock:
-            name = f"sweep{self._state.next_serial()}"
-            self._state.sweeps[name] = list(configurations)
-        return name
-
     # --- watching and turning ---------------------------------------------------------------------
 
     @property

@@ -27,7 +27,6 @@ class State:
     client_ids: dict[str, str] = field(default_factory=dict)  # client id -> artifact id
     # (entity, project, collection, digest in hex) -> id of the version that first stored the file
     births: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
-    sweeps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # id -> configurations nobody has run yet
 
     def next_serial(self) -> int:
         self.serial += 1
