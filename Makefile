@@ -7,6 +7,8 @@ WHEEL  := .venv-wheel
 DIST   := target/wheels
 QUICK  := $(addprefix tests/test_,package.py codec.py api.py golden.py progress.py cli.py)
 FIT    := $(addprefix tests/test_,capture.py model_checkpoint.py restoring.py resume.py wandb_checkpoint.py)
+WANDB  := $(wildcard tests/test_wandb_*.py) $(addprefix tests/test_,metrics_logger.py eval_callback.py report_wandb.py)
+KERAS  := $(addprefix tests/test_,capture.py h5.py template.py restoring.py)
 PYTHONS ?= 3.10 3.11 3.12 3.13
 MATRIX := .venv-matrix
 DOCS   := .venv-docs
@@ -18,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 # A file at a time in each process: tests of one file may share what is slow to make.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: demo test test-rust test-python test-torch test-python-matrix check bench docs wheel format clean
+.PHONY: demo test test-rust test-python test-torch test-python-matrix test-wandb-matrix test-keras-matrix check bench docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -49,6 +51,13 @@ test-python-matrix:
 		rm -rf $(MATRIX)/venv || exit 1; \
 	done
 	rm -rf $(MATRIX)
+
+# Each release in an environment that takes all else from .venv. After a failure the others run all the same.
+test-wandb-matrix: $(VENV)/test.stamp
+	KERAS_BACKEND=tensorflow $(BIN)/python tests/matrix.py --folder $(MATRIX) wandb 0.30 $(PARALLEL) $(WANDB)
+
+test-keras-matrix: $(VENV)/test.stamp
+	KERAS_BACKEND=tensorflow $(BIN)/python tests/matrix.py --folder $(MATRIX) --minors keras 3.10 $(PARALLEL) $(KERAS)
 
 check: $(VENV)/test.stamp
 	cargo fmt --all --check

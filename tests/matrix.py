@@ -1,0 +1,93 @@
+"""``python tests/matrix.py PACKAGE OLDEST TESTS…``: the same tests with each release of one package.
+
+Everything else stays as it is in the environment that runs this: each release gets a small environment of its own that
+falls back on this one. It goes on after a release that fails; the exit code tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import site
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+_KNOWS = "import importlib.metadata, sys, {0}; print({0}.__version__, importlib.metadata.version('{0}'))"
+
+
+def numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split("."))
+
+
+def released(package: str) -> list[str]:
+    """All final releases of a package, the oldest first."""
+    command = [sys.executable, "-m", "pip", "index", "versions", package, "--disable-pip-version-check"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"^Available versions: (.+)$", said, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"pip does not say which releases of {package} there are:\n{said}")
+    return sorted((r for r in found[1].split(", ") if re.fullmatch(r"[0-9.]+", r)), key=numbers)
+
+
+def chosen(releases: Iterable[str], oldest: str, *, minors: bool) -> list[str]:
+    """Those that are supported; with ``minors`` the newest of each, and the oldest."""
+    supported = [release for release in releases if numbers(release) >= numbers(oldest)]
+    if not minors:
+        return supported
+    newest = {numbers(release)[:2]: release for release in supported}  # ascending: the last one stays
+    return sorted({*supported[:1], *newest.values()}, key=numbers)
+
+
+def environment(folder: Path, package: str, release: str) -> Path:
+    """The Python of an environment that holds this one release, and else what ours holds."""
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    target = f"{package}=={release}"
+    install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, *install, target], check=True)
+    (own,) = folder.glob("lib/python*/site-packages")
+    # Added behind the environment's own packages; and what is installed there as editable works here, too.
+    lines = (f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
+    (own / "everything-else.pth").write_text("".join(lines))
+    said = subprocess.run([python, "-c", _KNOWS.format(package)], check=True, capture_output=True, text=True).stdout
+    if said.split() != [release, release]:
+        raise SystemExit(f"{package} {release} was installed, and {said.strip()} is found")
+    return python
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run tests with each release of a package.")
+    parser.add_argument("package")
+    parser.add_argument("oldest", help="the oldest supported release")
+    parser.add_argument("--minors", action="store_true", help="only the newest of each minor release, and the oldest")
+    parser.add_argument("--only", action="append", default=[], help="this release; may be given several times")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".venv-matrix")
+    parser.add_argument("--json", type=Path, help="write what came of it to this file")
+    arguments, tests = parser.parse_known_args()
+    releases = arguments.only or chosen(released(arguments.package), arguments.oldest, minors=arguments.minors)
+    results = {}
+    for release in releases:
+        print(f"== {arguments.package} {release}", flush=True)
+        folder = arguments.folder / f"{arguments.package}-{release}"
+        start = time.monotonic()
+        status = subprocess.call([environment(folder, arguments.package, release), "-m", "pytest", *tests], cwd=ROOT)
+        results[release] = {"status": status, "seconds": round(time.monotonic() - start)}
+        shutil.rmtree(folder)
+    for release, result in results.items():
+        verdict = "passed" if result["status"] == 0 else f"FAILED (pytest's exit code is {result['status']})"
+        print(f"{arguments.package} {release}: {verdict} in {result['seconds']} s")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"package": arguments.package, "results": results}, indent=1) + "\n")
+    return int(any(result["status"] for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
