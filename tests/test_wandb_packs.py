@@ -47,7 +47,8 @@ def test_a_version_uploads_what_changed(wandb_online: Server) -> None:
             total = server.counters.total("artifacts/*")
             sizes.append(total.put_bytes)
             files.append(total.puts)
-            requests.append(len(server.operations))
+            # The client sends what it knows of the run itself by the clock, however many versions there are.
+            requests.append(sum(o.name not in ("UpsertBucket", "CreateRunFiles") for o in server.operations))
             server.reset_counters()
 
     with wandb.init() as run:
