@@ -31,8 +31,9 @@ GROUPS = {
     "training": "benches.training",
     "models": "benches.models",
     "callbacks": "benches.callbacks",
+    "wandb": "benches.wandb",
 }
-ON_DEMAND = ("delta", "writes", "blocked", "training", "models", "callbacks")
+ON_DEMAND = ("delta", "writes", "blocked", "training", "models", "callbacks", "wandb")
 
 SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 

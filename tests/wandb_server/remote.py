@@ -30,7 +30,8 @@ class RemoteServer:
 
     def call(self, name: str, **given: Any) -> Any:
         """One of `limit`, `inject`, `clear_faults`, `reset_counters`, `restart`, `count` of `Server`, or
-        `total(pattern=…)` (a FileCounter as a dict), `policy(dedup=…)`, `errors()`, `down(value=…)`."""
+        `total(pattern=…)` (a FileCounter as a dict), `peaks()` (most transfers at the same time), `requests()` (how many
+        GraphQL requests there were), `policy(dedup=…)`, `errors()`, `down(value=…)`."""
         assert self._child.stdin is not None
         print(json.dumps([name, given]), file=self._child.stdin, flush=True)
         return self._read()
@@ -73,6 +74,10 @@ def _obey(server: Server, name: str, given: dict[str, Any]) -> Any:
         return result if isinstance(result, int) else None
     if name == "total":
         return asdict(server.counters.total(**given))
+    if name == "peaks":
+        return {"puts": server.counters.peak_puts, "gets": server.counters.peak_gets}
+    if name == "requests":
+        return len(server.operations)
     if name == "errors":
         return server.errors
     if name == "down":

@@ -1,0 +1,474 @@
+"""Checkpoints on their way to W&B and back, beside wandb's own callback; a loopback server makes the links slow.
+
+The server has a process of its own. Each timed run has a W&B run, folders and a collection of its own, so nobody
+profits from what another has uploaded; what arrived is restored and compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lamina
+from benches.measure import Bench, Contender, Outcome, Row, Table, demand, race
+
+#: The loopback server stands with the tests.
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+STOCK, FILE, PACKS = "wandb WandbModelCheckpoint", 'lamina, layout="file"', 'lamina, layout="packs"'
+NONE = "no checkpoint"
+EPOCHS = 3
+DELAY = 0.3  # a server far away, or busy
+RATE = 25e6  # bytes per second of one connection, as object stores grant them
+SHARED_RATE, TOTAL = 6e6, 40e6  # the link's total binds when eight connections or more work
+WAIT = 120.0
+
+Figures = dict[str, float]
+
+
+def run(bench: Bench) -> Iterator[Table]:
+    """Training beside a slow server, uploads over slow connections, and the way back."""
+    needed = [name for name in ("wandb", "aiohttp", "graphql") if importlib.util.find_spec(name) is None]
+    if needed:
+        bench.missing["group wandb"] = f"it needs {', '.join(needed)}: pip install 'lamina[dev,wandb]'"
+        return
+    import keras
+
+    backend = keras.backend.backend()
+    bench.say(f"wandb: {backend}")
+    with _loopback_server(bench.folder) as server:
+        yield _training(bench, server, backend)
+        large = _Model(_dense(1024 if bench.quick else 3000))
+        yield _uploads(bench, server, large, backend)
+        yield _shared(bench, server, large, backend)
+        yield _downloads(bench, server, large, backend)
+        refused = server.call("errors")
+        demand(not refused, f"the server refused requests: {refused}")
+
+
+@contextlib.contextmanager
+def _loopback_server(folder: Path) -> Iterator[Any]:
+    import wandb
+
+    from wandb_server.remote import RemoteServer
+
+    wandb.teardown()
+    before = dict(os.environ)
+    try:
+        with RemoteServer(folder / "server") as server:
+            # Whoever measures the link must not wait for the server's own sums; lamina and the check verify.
+            server.call("policy", check_md5=False)
+            os.environ.update(server.environment(folder / "client"))
+            yield server
+            wandb.teardown()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+# Models.
+
+
+class _Model:
+    """A model that every run trains from the same start."""
+
+    def __init__(self, model: Any) -> None:
+        import keras
+
+        self.keras = model
+        generator = np.random.default_rng(0)
+        self._x = generator.normal(size=(8, model.input_shape[1])).astype("float32")
+        self._y = generator.normal(size=(8, model.output_shape[1])).astype("float32")
+        self.fit(1, [])
+        convert = keras.ops.convert_to_numpy
+        self._start = [np.array(convert(variable)) for variable in model.variables]
+        self.nbytes = sum(value.nbytes for value in model.get_weights())
+
+    def reset(self) -> None:
+        for variable, value in zip(self.keras.variables, self._start, strict=True):
+            variable.assign(value)
+
+    def fit(self, epochs: int, callbacks: list[Any]) -> None:
+        self.keras.fit(self._x, self._y, batch_size=8, epochs=epochs, verbose=0, callbacks=callbacks)
+
+    def weights(self) -> list[np.ndarray[Any, Any]]:
+        return [np.array(value) for value in self.keras.get_weights()]
+
+    def holds(self, expected: list[np.ndarray[Any, Any]]) -> None:
+        same = all(np.array_equal(a, b) for a, b in zip(expected, self.keras.get_weights(), strict=True))
+        demand(same, "the version that came back holds other weights")
+
+
+def _frozen(width: int) -> Any:
+    """95 % of the weights stay as they are."""
+    import keras
+
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((width,)), dense(width, trainable=False), dense(width // 20), dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def _dense(width: int) -> Any:
+    import keras
+
+    model = keras.Sequential([keras.Input((width,)), *(keras.layers.Dense(width) for _ in range(3))])
+    model.compile(keras.optimizers.SGD(1e-6), "mse")
+    return model
+
+
+# Runs.
+
+
+@dataclass
+class _Watched:
+    """A fit with one of the callbacks, and what it cost."""
+
+    bench: Bench
+    server: Any
+    model: _Model
+    found: dict[str, list[Figures]] = field(default_factory=dict)
+
+    def begin(self) -> Any:
+        import wandb
+
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.model.reset()
+        return wandb.init(project="bench", dir=str(self.bench.folder))
+
+    def callback(self, name: str) -> Any:
+        path = str(self._folder / "m.weights.h5")
+        if name == NONE:
+            return None
+        if name == STOCK:
+            from wandb.integration.keras import WandbModelCheckpoint as Stock
+
+            return Stock(path, save_weights_only=True)
+        from lamina.keras import WandbModelCheckpoint
+
+        return WandbModelCheckpoint(path, save_weights_only=True, layout="packs" if name == PACKS else "file")
+
+    def note(self, name: str, figures: Figures) -> None:
+        self.found.setdefault(name, []).append(figures)
+
+    def median(self, name: str, what: str) -> float:
+        """Of the runs that count."""
+        runs = self.found.get(name, [])[1:]
+        return statistics.median(run[what] for run in runs) if runs else float("nan")
+
+    def come_back(self, name: str, version: str) -> None:
+        """Put a version into the model."""
+        if name == PACKS:
+            lamina.restore(f"wandb:{version}", self.model.keras)
+            return
+        import wandb
+
+        folder = wandb.Api().artifact(version).download(str(self._folder / "download"))
+        (path,) = Path(folder).iterdir()
+        self.model.keras.load_weights(path)
+
+    @property
+    def _folder(self) -> Path:
+        return self.bench.folder / "checkpoints"
+
+
+def _contenders(bench: Bench) -> list[str]:
+    if importlib.util.find_spec("tensorflow") is None:
+        bench.missing["wandb's own callback"] = "it imports tensorflow"
+        return [FILE, PACKS]
+    return [STOCK, FILE, PACKS]
+
+
+# Training beside a slow server.
+
+
+def _training(bench: Bench, server: Any, backend: str) -> Table:
+    model = _Model(_frozen(600 if bench.quick else 2400))
+    watched = _Watched(bench, server, model)
+    names = [NONE, *_contenders(bench)]
+    lined_up = [_trained(watched, name, delay) for delay in (0.0, DELAY) for name in names]
+    outcomes = race(lined_up, bench.repeats)
+    rows = [_training_row(watched, outcomes, name, delay) for delay in (0.0, DELAY) for name in names if name != NONE]
+    note = (
+        f"{model.nbytes / 1e6:,.0f} MB, 95 % frozen, {EPOCHS} versions a fit; medians of {bench.repeats}; 'blocked' is "
+        "the hook of an epoch's end, 'finish' from there to the end of run.finish(); CPU with wandb's process; CPU and "
+        "requests beyond a fit without checkpoints; bytes as the server received them; the last version was restored"
+    )
+    formats = {
+        "blocked ms": "{:,.1f}",
+        "longest ms": "{:,.1f}",
+        "finish s": "{:.2f}",
+        "CPU ms": "{:,.0f}",
+        "requests": "{:.1f}",
+        "first MB": "{:,.2f}",
+        "later MB": "{:,.2f}",
+        "/ stock's blocked": "{:.3f}",
+    }
+    return Table(f"wandb training · {backend}", note, formats, rows)
+
+
+def _label(name: str, delay: float) -> str:
+    return f"{name}, {delay * 1e3:.0f} ms"
+
+
+def _trained(watched: _Watched, name: str, delay: float) -> Contender:
+    server, model = watched.server, watched.model
+
+    def prepare() -> Any:
+        run = watched.begin()
+        server.call("reset_counters")
+        if delay:
+            server.call("inject", path="*", delay=delay, times=None)
+        return run
+
+    def timed(run: Any) -> tuple[Any, list[np.ndarray[Any, Any]], Figures]:
+        callback = watched.callback(name)
+        blocked: list[float] = []
+        cpu = _cpu()
+        model.fit(EPOCHS, [_clocked(callback, blocked)] if callback else [])
+        weights = model.weights()
+        start = time.perf_counter()
+        if callback is not None:
+            start = callback.last_end
+        run.finish()
+        figures = {"finish": time.perf_counter() - start, "cpu": _cpu() - cpu}
+        if blocked:
+            figures |= {"blocked": statistics.median(blocked), "longest": max(blocked)}
+        return run, weights, figures
+
+    def check(given: tuple[Any, list[np.ndarray[Any, Any]], Figures]) -> None:
+        run, weights, figures = given
+        figures["requests"] = server.call("requests")
+        server.call("clear_faults")
+        if name != NONE:
+            figures |= _arrived(watched, name, run, weights)
+        watched.note(_label(name, delay), figures)
+
+    return Contender(_label(name, delay), timed, check, prepare, ours=name in (FILE, PACKS))
+
+
+def _clocked(callback: Any, blocked: list[float]) -> Any:
+    """The callback, with a clock around the hook of an epoch's end."""
+    hook = callback.on_epoch_end
+
+    def on_epoch_end(*given: Any, **more: Any) -> None:
+        start = time.perf_counter()
+        hook(*given, **more)
+        callback.last_end = time.perf_counter()
+        blocked.append(callback.last_end - start)
+
+    callback.on_epoch_end = on_epoch_end
+    return callback
+
+
+def _arrived(watched: _Watched, name: str, run: Any, weights: list[np.ndarray[Any, Any]]) -> Figures:
+    """Bytes of the first version, and of each later one; all are there, and the last one comes back."""
+    import wandb
+
+    collection = f"{run.entity}/{run.project}/run_{run.id}_model"
+    put = []
+    for number in range(EPOCHS):
+        artifact = wandb.Api().artifact(f"{collection}:v{number}")
+        put.append(watched.server.call("total", pattern=f"artifacts/{artifact.id}/*")["put_bytes"])
+    watched.model.reset()
+    watched.come_back(name, f"{collection}:latest")
+    watched.model.holds(weights)
+    return {"first": put[0], "later": statistics.mean(put[1:])}
+
+
+def _training_row(watched: _Watched, outcomes: dict[str, Outcome], name: str, delay: float) -> Row:
+    label, base, stock = (_label(other, delay) for other in (name, NONE, STOCK))
+
+    def more(what: str) -> float:
+        return (watched.median(label, what) - watched.median(base, what)) / EPOCHS
+
+    values = {
+        "blocked ms": watched.median(label, "blocked") * 1e3,
+        "longest ms": watched.median(label, "longest") * 1e3,
+        "finish s": watched.median(label, "finish"),
+        "CPU ms": more("cpu") * 1e3,
+        "requests": more("requests"),
+        "first MB": watched.median(label, "first") / 1e6,
+        "later MB": watched.median(label, "later") / 1e6,
+        "/ stock's blocked": watched.median(label, "blocked") / watched.median(stock, "blocked"),
+    }
+    outcome = outcomes[label]
+    return Row(label, values, outcome.failure, outcome.ours, _single_runs(watched, label))
+
+
+def _cpu() -> float:
+    """Seconds of this process and of wandb's, which does the uploads."""
+    return time.process_time() + sum(_seconds_of(path) for path in Path("/proc").glob("[0-9]*/stat"))
+
+
+def _seconds_of(stat: Path) -> float:
+    try:
+        name, rest = stat.read_text().split("(", 1)[1].rsplit(")", 1)
+    except OSError:  # it has ended
+        return 0.0
+    fields = rest.split()
+    ours = int(fields[1]) == os.getpid() and name.startswith(("wandb", "gpu_stats"))
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if ours else 0.0
+
+
+# Uploads.
+
+
+def _uploads(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
+    watched = _Watched(bench, server, model)
+    names = _contenders(bench)
+    outcomes = race([_uploaded(watched, name, RATE, None) for name in names], bench.repeats)
+    size, rate = f"{model.nbytes / 1e6:,.0f} MB", f"{RATE / 1e6:.0f} MB/s per connection"
+    note = f"{size}, {rate}; {_UPLOAD_NOTE}; medians of {bench.repeats}"
+    formats = {"s": "{:.2f}", "MB": "{:,.1f}", "connections": "{:.0f}", "MB/s": "{:,.0f}", "stock's time /": "{:.1f}"}
+    rows = []
+    for name, outcome in outcomes.items():
+        seconds, nbytes = (watched.median(name, what) for what in ("seconds", "bytes"))
+        values = {
+            "s": seconds,
+            "MB": nbytes / 1e6,
+            "connections": watched.median(name, "connections"),
+            "MB/s": nbytes / seconds / 1e6,
+            "stock's time /": watched.median(STOCK, "seconds") / seconds,
+        }
+        rows.append(Row(name, values, outcome.failure, outcome.ours, _single_runs(watched, name)))
+    return Table(f"wandb upload · {backend}", note, formats, rows)
+
+
+_UPLOAD_NOTE = "from the start of an epoch's last hook until the server has committed the version, which was restored"
+
+
+def _shared(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
+    watched = _Watched(bench, server, model)
+    outcomes = race([_uploaded(watched, PACKS, SHARED_RATE, TOTAL)], bench.repeats)
+    seconds, nbytes = (watched.median(PACKS, what) for what in ("seconds", "bytes"))
+    values = {
+        "s": seconds,
+        "MB": nbytes / 1e6,
+        "connections": watched.median(PACKS, "connections"),
+        "of the link": nbytes / TOTAL / seconds,
+    }
+    note = f"{TOTAL / 1e6:.0f} MB/s in all, {SHARED_RATE / 1e6:.0f} MB/s per connection; {_UPLOAD_NOTE}"
+    formats = {"s": "{:.2f}", "MB": "{:,.1f}", "connections": "{:.0f}", "of the link": "{:.2f}"}
+    outcome = outcomes[PACKS]
+    rows = [Row(PACKS, values, outcome.failure, True, _single_runs(watched, PACKS))]
+    return Table(f"wandb upload, shared link · {backend}", note, formats, rows)
+
+
+def _uploaded(watched: _Watched, name: str, per_connection: float, total: float | None) -> Contender:
+    server, model = watched.server, watched.model
+
+    def prepare() -> Any:
+        run = watched.begin()
+        server.call("reset_counters")
+        server.call("limit", per_connection=per_connection, total=total)
+        return run
+
+    def timed(run: Any) -> tuple[Any, list[np.ndarray[Any, Any]], Figures]:
+        callback = watched.callback(name)
+        blocked: list[float] = []
+        model.fit(1, [_clocked(callback, blocked)])
+        _until(lambda: server.call("count", operation="CommitArtifact") > 0)
+        seconds = time.perf_counter() - (callback.last_end - blocked[0])
+        nbytes = server.call("total", pattern="artifacts/*")["put_bytes"]
+        connections = server.call("peaks")["puts"]
+        return run, model.weights(), {"seconds": seconds, "bytes": nbytes, "connections": connections}
+
+    def check(given: tuple[Any, list[np.ndarray[Any, Any]], Figures]) -> None:
+        run, weights, figures = given
+        server.call("limit")
+        run.finish()
+        model.reset()
+        watched.come_back(name, f"{run.entity}/{run.project}/run_{run.id}_model:latest")
+        model.holds(weights)
+        watched.note(name, figures)
+
+    return Contender(name, timed, check, prepare, ours=name != STOCK)
+
+
+def _until(there: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not there():
+        demand(time.monotonic() < end, f"the server had no version after {WAIT:.0f} s")
+        time.sleep(0.005)  # the server is asked, which is a process of its own
+
+
+# The way back.
+
+
+def _downloads(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
+    watched = _Watched(bench, server, model)
+    versions: dict[str, str] = {}
+    weights: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for name in (FILE, PACKS):
+        run = watched.begin()
+        model.fit(1, [watched.callback(name)])
+        run.finish()
+        versions[name] = f"{run.entity}/{run.project}/run_{run.id}_model:latest"
+        weights[name] = model.weights()
+    outcomes = race(_readers(watched, versions, weights), bench.repeats)
+    base = outcomes[DOWNLOADED].median
+    rows = []
+    for name, outcome in outcomes.items():
+        values = {
+            "s": outcome.median,
+            "MB/s": model.nbytes / outcome.median / 1e6,
+            "download's time /": base / outcome.median,
+        }
+        rows.append(Row(name, values, outcome.failure, outcome.ours, {"wall": outcome.seconds}))
+    size, rate = f"{model.nbytes / 1e6:,.0f} MB", f"{RATE / 1e6:.0f} MB/s per connection"
+    note = f"{size} of weights into a built model, empty caches, {rate}; medians of {bench.repeats}"
+    formats = {"s": "{:.2f}", "MB/s": "{:,.0f}", "download's time /": "{:.1f}"}
+    return Table(f"wandb restore · {backend}", note, formats, rows)
+
+
+DOWNLOADED = "artifact.download() + load_weights"
+
+
+def _readers(
+    watched: _Watched, versions: dict[str, str], weights: dict[str, list[np.ndarray[Any, Any]]]
+) -> Iterator[Contender]:
+    model, cache = watched.model, Path(os.environ["WANDB_CACHE_DIR"])
+
+    def prepare() -> None:
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir()
+        shutil.rmtree(watched.bench.folder / "checkpoints", ignore_errors=True)
+        model.reset()
+        watched.server.call("limit", per_connection=RATE, total=None)
+
+    def check(name: str) -> None:
+        watched.server.call("limit")
+        model.holds(weights[name])
+
+    def restored(name: str) -> Contender:
+        def read(_: Any) -> str:
+            lamina.restore(f"wandb:{versions[name]}", model.keras)
+            return name
+
+        return Contender(f"lamina.restore, {name.partition(', ')[2]}", read, check, prepare, ours=True)
+
+    def downloaded(_: Any) -> str:
+        watched.come_back(FILE, versions[FILE])
+        return FILE
+
+    # wandb's own client reads what wandb's own callback would have logged: lamina's plain file is the same.
+    yield Contender(DOWNLOADED, downloaded, check, prepare)
+    yield restored(FILE)
+    yield restored(PACKS)
+
+
+def _single_runs(watched: _Watched, name: str) -> dict[str, list[float]]:
+    runs = watched.found.get(name, [])[1:]
+    return {what: [run[what] for run in runs] for what in (runs[0] if runs else ())}
