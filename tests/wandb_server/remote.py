@@ -30,8 +30,8 @@ class RemoteServer:
 
     def call(self, name: str, **given: Any) -> Any:
         """One of `limit`, `inject`, `clear_faults`, `reset_counters`, `restart`, `count` of `Server`, or
-        `total(pattern=…)` (a FileCounter as a dict), `peaks()` (most transfers at the same time), `requests()` (how many
-        GraphQL requests there were), `policy(dedup=…)`, `errors()`, `down(value=…)`."""
+        `total(pattern=…)` (a FileCounter as a dict), `peaks()` (most transfers at the same time), `requests()` (how
+        many GraphQL requests there were), `policy(dedup=…)`, `errors()`, `down(value=…)`."""
         assert self._child.stdin is not None
         print(json.dumps([name, given]), file=self._child.stdin, flush=True)
         return self._read()

@@ -17,6 +17,7 @@ from keras.src import backend
 
 from lamina import _core
 from lamina.dtypes import as_bytes
+from lamina.errors import InvalidInputError
 from lamina.keras.arena import Arena, Arenas, Bytes
 
 
@@ -98,7 +99,9 @@ def _of_jax(value: Any) -> Any:
         return _own(value)
     if array.is_fully_replicated:
         array = array.addressable_data(0)
-    if array.nbytes == 0 or not array.is_fully_addressable or len(array.sharding.device_set) > 1:
+    if not array.is_fully_addressable:
+        raise _sharded(value)
+    if array.nbytes == 0 or len(array.sharding.device_set) > 1:
         return _own(array)
     if next(iter(array.sharding.device_set)).platform != "cpu":
         return _OnItsWay(array)
@@ -106,6 +109,14 @@ def _of_jax(value: Any) -> Any:
     # JAX keeps an array that numpy has looked at from being updated in place, so numpy sees an address only.
     block = (ctypes.c_uint8 * array.nbytes).from_address(array.unsafe_buffer_pointer())
     return _Lent(np.frombuffer(block, np.uint8), array)
+
+
+def _sharded(value: Any) -> InvalidInputError:
+    what = getattr(value, "path", None) or f"an array of the shape {value.shape}"
+    return InvalidInputError(
+        f"lamina saves from one process, and {what} is sharded over several: replicate it over the processes, "
+        "or shard it over the devices of one process"
+    )
 
 
 def _of_torch(value: Any) -> Any:
