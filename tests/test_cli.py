@@ -39,7 +39,7 @@ VERBS = (
 
 
 @pytest.fixture(autouse=True)
-def _no_lines_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_lines_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where everything takes seconds, progress would stand between what is compared."""
     monkeypatch.setattr(output, "LINE_SECONDS", 3600.0)
 

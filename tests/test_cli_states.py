@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import lamina
 from lamina.cli import app
 from test_api import weights
-from test_cli import flip, tree
+from test_cli import flip, no_lines_on_a_slow_machine, tree  # noqa: F401
 
 #: What each verb is called with, in this order.
 CALLS = {
@@ -134,7 +134,8 @@ _EXPORTS = {"export": "first", "restore": "second"}
 RUNNER = """
 import json, sys
 from typer.testing import CliRunner
-from lamina.cli import app
+from lamina.cli import app, output
+output.LINE_SECONDS = 3600.0
 done = {verb: CliRunner().invoke(app, words) for verb, words in json.load(sys.stdin).items()}
 print(json.dumps({verb: [result.exit_code, result.stderr] for verb, result in done.items()}))
 """

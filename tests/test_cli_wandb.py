@@ -22,7 +22,7 @@ import lamina
 import lamina.wandb
 from lamina.cli import app
 from test_api import weights
-from test_cli import COMMAND, tree
+from test_cli import COMMAND, no_lines_on_a_slow_machine, refused, tree  # noqa: F401
 from test_cli_hostile import HOSTILE
 from test_cli_states import RUNNER, STATES
 from wandb_server import Server
@@ -61,16 +61,6 @@ def repo(tmp_path: Path) -> Path:
 def words(call: list[str], repo: Path, artifact: str = "") -> list[str]:
     place = repo.parent
     return [part.format(artifact=artifact, repo=repo, new=place / "new", file=place / "m.weights.h5") for part in call]
-
-
-def refused(code: int, *arguments: object) -> str:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == code, (arguments, done.output)
-    lines = [line for line in done.stderr.splitlines() if " s" not in line[-2:]]  # not those that tell of progress
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("lamina: ")
-    assert "unexpected" not in lines[0]
-    return lines[0]
 
 
 def done(*arguments: object) -> str:
