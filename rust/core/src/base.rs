@@ -17,9 +17,12 @@ use crate::tensor::Element;
 
 /// Versions that a base serves; then the chunk is stored whole, so that nothing depends on bytes of long ago.
 pub const MAX_AGE: u8 = 8;
-/// With `Auto`, a base is read only if so many elements, as 1/n, have kept the byte that can be seen without decoding it: where
+/// With `Auto`, a base is read only if such a part of the elements has kept the byte that can be seen without decoding it: where
 /// fewer have, the difference takes more than the codec would accept.
-const KEPT: usize = 8;
+const KEPT: (usize, usize) = (1, 8);
+/// The same where half of an element or more stands below that byte. What changes that byte changes all of those, and they do
+/// not shrink: of float32 with a third kept, the difference takes 0.7 of what the chunk takes itself.
+const KEPT_ABOVE_NOISE: (usize, usize) = (2, 5);
 
 /// A base that a chunk could have.
 #[derive(Debug, Clone, Copy)]
@@ -110,16 +113,23 @@ impl<'a> Bases<'a> {
         buffer: &mut Vec<u8>,
     ) -> bool {
         let Some(place) = self.whole(&base.id) else { return false };
-        if choice == CodecChoice::Auto && self.has_changed(place, raw, element).unwrap_or(false) {
+        if choice == CodecChoice::Auto && self.has_changed(place, raw, element, scratch, buffer).unwrap_or(false) {
             return false;
         }
         buffer.resize(raw.len(), 0);
         read_chunk(self.known, &self.packs, place, scratch, buffer).is_ok()
     }
 
-    /// Whether a glimpse of the base, without decoding it, shows that the chunk has hardly anything in common with it.
-    /// `None` where there is nothing to be seen.
-    fn has_changed(&self, place: Location<'_>, raw: &[u8], element: Element) -> Option<bool> {
+    /// Whether a glimpse of the base, without decoding more than one of its planes, shows that the chunk has hardly anything in
+    /// common with it. `None` where there is nothing to be seen.
+    fn has_changed(
+        &self,
+        place: Location<'_>,
+        raw: &[u8],
+        element: Element,
+        scratch: &mut reader::Scratch,
+        plane: &mut Vec<u8>,
+    ) -> Option<bool> {
         if place.entry.codec != Codec::Planes || place.entry.raw as usize != raw.len() {
             return None;
         }
@@ -127,14 +137,24 @@ impl<'a> Bases<'a> {
         let header = &mut header[..Glimpse::HEADER.min(place.entry.encoded as usize)];
         self.packs.read(place, 0, header).ok()?;
         let glimpse = Glimpse::new(header, raw.len(), element.width)?;
+        if glimpse.coded {
+            plane.resize(glimpse.plane_len, 0);
+            scratch.read_frame(&self.packs, place, glimpse.offset, glimpse.encoded, plane).ok()?;
+        }
         let (mut seen, mut kept) = (0, 0);
         let mut bytes = [0; Glimpse::RUN];
-        for (first, offset, len) in glimpse.runs() {
-            self.packs.read(place, offset, &mut bytes[..len]).ok()?;
-            kept += glimpse.equal(raw, first, &bytes[..len]);
+        for (first, len) in glimpse.runs() {
+            let run = if glimpse.coded {
+                &plane[first..][..len]
+            } else {
+                self.packs.read(place, glimpse.offset + first, &mut bytes[..len]).ok()?;
+                &bytes[..len]
+            };
+            kept += glimpse.equal(raw, first, run);
             seen += len;
         }
-        Some(kept * KEPT < seen)
+        let (part, whole) = if glimpse.is_above_noise() { KEPT_ABOVE_NOISE } else { KEPT };
+        Some(kept * whole < seen * part)
     }
 }
 

@@ -76,6 +76,23 @@ impl Scratch {
     pub fn new() -> Self {
         Self { decoder: Decoder::new(), encoded: vec![], raw: vec![], base: vec![] }
     }
+
+    /// Decodes a zstd frame that stands in an encoded chunk, `len` bytes from `within` on.
+    pub fn read_frame(
+        &mut self,
+        packs: &PackFiles,
+        place: Location<'_>,
+        within: usize,
+        len: usize,
+        dst: &mut [u8],
+    ) -> Result<()> {
+        if within.saturating_add(len) > place.entry.encoded as usize {
+            return Err(Error::corrupt(format!("chunk {} is shorter than its planes", place.entry.id.hex())));
+        }
+        self.encoded.resize(len, 0);
+        packs.read(place, within, &mut self.encoded)?;
+        self.decoder.decode_into(Codec::Zstd, &self.encoded, dst)
+    }
 }
 
 impl Default for Scratch {

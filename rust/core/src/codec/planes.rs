@@ -113,26 +113,34 @@ fn smaller_frame(frames: &mut Frames, plane: &[u8], out: &mut [u8]) -> Option<us
     Some(huffman.min(search))
 }
 
-/// A few runs of the most significant plane that stands uncoded in a chunk of byte planes: what can be had without decoding.
+/// The most significant plane that stands uncoded in a chunk of byte planes, a few runs of which can be had without decoding;
+/// or the one below the exponent where that is coded: a quarter of float32 is decoded then.
 #[derive(Debug)]
 pub struct Glimpse {
-    offset: usize,
-    plane_len: usize,
+    /// Where the plane stands in the encoded chunk.
+    pub offset: usize,
+    /// Bytes that it takes there.
+    pub encoded: usize,
+    /// Bytes that it has.
+    pub plane_len: usize,
+    /// Whether it is a zstd frame.
+    pub coded: bool,
     plane: usize,
     width: usize,
     rotate: bool,
 }
 
-/// Runs of a glimpse.
-const GLIMPSES: usize = 4;
+/// Runs of a glimpse: of a matrix they see many rows, since what is constant in a row is often not so in the next.
+const GLIMPSES: usize = 32;
 
 impl Glimpse {
     /// Bytes of the beginning of an encoded chunk that [`Glimpse::new`] wants.
     pub const HEADER: usize = 2 + 5 * MAX_WIDTH;
     /// The most bytes of a run.
-    pub const RUN: usize = 1024;
+    pub const RUN: usize = 128;
 
-    /// From the beginning of a chunk of byte planes; `None` where none is stored, or its elements are not `width` bytes wide.
+    /// From the beginning of a chunk of byte planes; `None` where it has no such plane, or its elements are not `width` bytes
+    /// wide.
     pub fn new(header: &[u8], raw_len: usize, width: usize) -> Option<Self> {
         let &[found, transform @ (0 | 1), ..] = header else { return None };
         if usize::from(found) != width || !raw_len.is_multiple_of(width) {
@@ -140,22 +148,30 @@ impl Glimpse {
         }
         let plane_len = raw_len / width;
         let mut offset = header_len(width);
-        let mut found = None;
+        let mut best: Option<Self> = None;
         for (plane, entry) in header.get(2..offset)?.chunks_exact(5).enumerate() {
-            let len = u32::from_le_bytes([entry[1], entry[2], entry[3], entry[4]]) as usize;
-            if entry[0] == STORED && len == plane_len && len > 0 {
-                found = Some(Self { offset, plane_len, plane, width, rotate: transform == 1 });
+            let encoded = u32::from_le_bytes([entry[1], entry[2], entry[3], entry[4]]) as usize;
+            let coded = entry[0] == FRAME;
+            let stored = entry[0] == STORED && encoded == plane_len && encoded > 0;
+            let below_exponent = coded && plane + 2 == width && !best.as_ref().is_some_and(Self::is_above_noise);
+            if stored || below_exponent {
+                best = Some(Self { offset, encoded, plane_len, coded, plane, width, rotate: transform == 1 });
             }
-            offset = offset.saturating_add(len);
+            offset = offset.saturating_add(encoded);
         }
-        found
+        best
     }
 
-    /// Where runs of the plane stand in the encoded chunk: the first element, the offset and the bytes of each.
-    pub fn runs(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
-        let (offset, len) = (self.offset, self.plane_len.min(Self::RUN));
+    /// Whether the bytes below make up half of an element or more.
+    pub fn is_above_noise(&self) -> bool {
+        2 * self.plane >= self.width
+    }
+
+    /// What to look at in the plane: the first byte and the bytes of each run.
+    pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let len = self.plane_len.min(Self::RUN);
         let apart = (self.plane_len - len) / (GLIMPSES - 1);
-        (0..if apart == 0 { 1 } else { GLIMPSES }).map(move |run| (run * apart, offset + run * apart, len))
+        (0..if apart == 0 { 1 } else { GLIMPSES }).map(move |run| (run * apart, len))
     }
 
     /// How many of the elements of `raw` from `first` on have these bytes in the plane.

@@ -310,6 +310,39 @@ fn foreign_planes_are_read() {
     assert_eq!(dst, [0x84, 0x82, 0x04, 0x83]);
 }
 
+/// What a glimpse sees of a chunk is how many elements kept the byte below the exponent, coded or not.
+#[test]
+fn a_glimpse_counts_what_was_kept() {
+    let floats: Vec<f32> = (0..40_000).map(|i| 1.0 + (i * 2_654_435_761_u64 % 1_000_003) as f32 / 1e6).collect();
+    // Every eighth element is zero, so all planes are worth coding.
+    let gaps: Vec<f32> = floats.iter().enumerate().map(|(i, &f)| if i % 8 == 0 { 0.0 } else { f }).collect();
+    for (floats, coded) in [(floats, false), (gaps, true)] {
+        let raw: Vec<u8> = floats.iter().flat_map(|f| f.to_le_bytes()).collect();
+        let moved: Vec<u8> = floats.iter().flat_map(|f| (f * 1.5).to_le_bytes()).collect();
+        let element = Element { width: 4, class: Class::Float };
+        let mut encoder = Encoder::new();
+        let (codec, encoded) = encoder.encode(&raw, element, CodecChoice::Auto).unwrap();
+        assert_eq!(codec, Codec::Planes);
+        let glimpse = Glimpse::new(&encoded[..Glimpse::HEADER], raw.len(), 4).unwrap();
+        assert!(glimpse.is_above_noise());
+        assert_eq!(glimpse.coded, coded);
+        let mut plane = vec![0; glimpse.plane_len];
+        let bytes = &encoded[glimpse.offset..][..glimpse.encoded];
+        let codec = if coded { Codec::Zstd } else { Codec::Raw };
+        Decoder::new().decode_into(codec, bytes, &mut plane).unwrap();
+        let kept = |raw: &[u8]| -> (usize, usize) {
+            glimpse.runs().fold((0, 0), |(kept, seen), (first, len)| {
+                (kept + glimpse.equal(raw, first, &plane[first..][..len]), seen + len)
+            })
+        };
+        assert_eq!(kept(&raw), (4096, 4096));
+        let (same, seen) = kept(&moved);
+        assert!(same * 3 < seen, "{same} of {seen}");
+        assert!(Glimpse::new(&encoded[..Glimpse::HEADER], raw.len(), 2).is_none());
+        assert!(Glimpse::new(&encoded[..8], raw.len(), 4).is_none());
+    }
+}
+
 #[test]
 fn names_and_tags() {
     for tag in 0..=255 {
