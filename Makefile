@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench · make docs · make wheel; each sets up what it needs
+# make demo · make test · make check · make bench · make soak · make docs · make wheel; each sets up what it needs
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -19,8 +19,9 @@ export CUDA_VISIBLE_DEVICES ?= -1
 PYTEST := $(BIN)/python -m pytest
 # A file at a time in each process: tests of one file may share what is slow to make.
 PARALLEL ?= -n 2 --dist loadfile
+MINUTES ?= 30
 
-.PHONY: demo test test-rust test-python test-torch test-python-matrix test-wandb-matrix test-keras-matrix check bench docs wheel format clean
+.PHONY: demo test test-rust test-python test-torch test-python-matrix test-wandb-matrix test-keras-matrix check bench soak docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -69,6 +70,13 @@ check: $(VENV)/test.stamp
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benches $(BENCH)
+
+# Faults by chance: in training for so many minutes, in the engine for a third of that, and the stress tests at length.
+soak: $(VENV)/test.stamp
+	KERAS_BACKEND=tensorflow $(BIN)/python tests/soak.py $(MINUTES)
+	LAMINA_SOAK_SECONDS=$$(($(MINUTES) * 20)) cargo test --release -p lamina-core --test crash -- --nocapture
+	LAMINA_SOAK=1 KERAS_BACKEND=tensorflow $(PYTEST) -o timeout=3600 tests/test_stress.py
+	LAMINA_SOAK=1 KERAS_BACKEND=jax $(PYTEST) -o timeout=3600 tests/test_ends.py -k kills
 
 # What would be published, tested in an environment that has nothing else. zig links against the old C library that
 # manylinux_2_28 promises, whatever this machine has.

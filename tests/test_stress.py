@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -119,3 +120,12 @@ def test_a_worker_of_a_killed_saver_stops_nobody(repo: Path) -> None:
         assert opened.prune(lamina.Keep(last=1)).waiting == 0
         assert not list((repo / "sessions").iterdir())
         intact(repo)
+
+
+def test_a_soak_of_seconds() -> None:
+    """Each fault once, beside real training; ``make soak`` goes on with them."""
+    script = Path(__file__).with_name("soak.py")
+    done = subprocess.run([sys.executable, str(script), "0"], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert {"kills", "stops", "refusals", "damages mended"} <= found.keys()

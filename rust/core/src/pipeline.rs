@@ -68,12 +68,18 @@ where
     let queue = Queue { done: BTreeMap::new(), next: 0, total: None, stopped: false };
     let shared = Shared { source: Mutex::new((source, 0)), queue: Mutex::new(queue), changed: Condvar::new() };
     std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                let _guard = StopOnPanic(&shared);
-                let mut state = worker();
-                while step(&shared, window.max(1), |item| work(&mut state, item)) {}
-            });
+        let each = || {
+            let _guard = StopOnPanic(&shared);
+            let mut state = worker();
+            while step(&shared, window.max(1), |item| work(&mut state, item)) {}
+        };
+        for started in 0..threads.max(1) {
+            match std::thread::Builder::new().spawn_scoped(scope, each) {
+                Ok(_) => {}
+                // One is enough.
+                Err(_) if started > 0 => break,
+                Err(e) => return Err(Error::no_thread(&e)),
+            }
         }
         let result = drain(&shared, &mut sink);
         lock(&shared.queue).stopped = true;

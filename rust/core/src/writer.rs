@@ -592,11 +592,12 @@ impl Filler {
         self.join()?;
         let path = self.packs_dir.join(format!("{}.pack", pack.name.hex()));
         self.packs.push(pack);
-        self.flushing = Some(std::thread::spawn(move || {
+        let flush = move || {
             storage::sync(&file, &temp)?;
             drop(file);
             storage::rename(&temp, &path)
-        }));
+        };
+        self.flushing = Some(std::thread::Builder::new().spawn(flush).map_err(|e| Error::no_thread(&e))?);
         Ok(())
     }
 

@@ -27,11 +27,15 @@ pub(crate) fn interruptible<T: Send>(
     let result = py.detach(|| {
         std::thread::scope(|scope| {
             let (sender, done) = channel::<()>();
-            let worker = scope.spawn(|| {
+            let worker = || {
                 let _sender = sender;
                 progress::watch(watcher);
                 work(&check)
-            });
+            };
+            let worker = match std::thread::Builder::new().spawn_scoped(scope, worker) {
+                Ok(worker) => worker,
+                Err(error) => return Ok(Err(Error::no_thread(&error))),
+            };
             while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(PERIOD) {
                 if let Err(error) = Python::attach(|py| py.check_signals()) {
                     raised = Some(error);

@@ -1,0 +1,294 @@
+"""Train, save, prune and restore for minutes, with faults by chance: ``python tests/soak.py MINUTES [SEED]``.
+
+Prints what was done and how memory, descriptors and threads of this process went, and fails where they grew, where a
+version that was reported is not there as it was, or where an error is none of `lamina.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+import busy_process
+import lamina
+from lamina.errors import LaminaError, StorageError
+from lamina.keras import ModelCheckpoint
+from small_disk import small_disk
+
+_BUSY = Path(busy_process.__file__)
+#: Rounds before memory counts: compiled steps, pools and caches are made in the first ones.
+_WARM = 3
+#: Bytes by which this process may grow over the counted rounds: what an allocator keeps, not what leaks. One leaked
+#: state in each round would be more than this within 20 rounds.
+_GROWTH = 32 << 20
+
+
+class Numbered(keras.callbacks.Callback):
+    """Gives each epoch's state a number that all its elements have."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.number = first
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        self.number += 1
+        for variable in self.model.trainable_variables:
+            variable.assign(np.full(variable.shape, self.number, "float32"))
+
+
+@dataclass
+class Soak:
+    """The repository, the model, and what happened so far."""
+
+    folder: Path
+    chance: random.Random
+    done: Counter[str] = field(default_factory=Counter)
+    usage: list[tuple[int, int, int]] = field(default_factory=list)
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        self.model = keras.Sequential([keras.Input((300,)), layers.Dense(700), layers.Dense(300)])
+        self.model.compile("adam", "mse")
+        self.repository = lamina.repository.open_or_create(self.folder / "r")
+        busy_process.save(self.repository, 0, "first")
+
+    def round(self) -> None:
+        with self._beside():
+            self.train()
+        self.chance.choice(FAULTS)(self)
+        self.look()
+        self.usage.append(usage())
+
+    # --- What is done in every round ---
+
+    def train(self, *others: keras.callbacks.Callback) -> None:
+        numbered = Numbered(self.number)
+        callback = ModelCheckpoint(
+            self.folder / "m.weights.h5",
+            save_weights_only=True,
+            repository=self.repository,
+            keep=busy_process.KEEP,
+            on_commit=lambda commit: self.done.update(["saved"]),
+        )
+        batch = np.zeros((4, 300), "float32")
+        try:
+            self.model.fit(batch, batch, epochs=6, callbacks=[numbered, callback, *others], verbose=0)
+        finally:
+            self.number = numbered.number
+        assert callback.last_snapshot is not None
+        self.restore(callback.last_snapshot)
+
+    def restore(self, snapshot: lamina.Snapshot) -> None:
+        for variable in self.model.trainable_variables:
+            variable.assign(np.zeros(variable.shape, "float32"))
+        lamina.restore(snapshot, self.model)
+        for source in (self.model.get_weights(), in_file(self.folder / "m.weights.h5")):
+            assert {float(value) for tensor in source for value in np.unique(tensor)} == {float(self.number)}
+        self.done["restored"] += 1
+
+    def look(self) -> None:
+        """A repository opened anew holds and verifies everything; whoever died in it leaves nothing for long."""
+        self.prune()
+        opened = lamina.open(self.repository.path)
+        report = opened.verify(full=True)
+        assert not report.problems, report.problems
+        self.done["verified"] += len(opened.snapshots())
+        assert not [name for name in os.listdir(self.folder) if name.startswith(".")]
+        assert not os.listdir(self.repository.path / "sessions")
+
+    def prune(self) -> None:
+        self.done["pruned"] += len(self.repository.prune(busy_process.KEEP).snapshots)
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Another process works on the repository at the same time."""
+        role = self.chance.choice(["save", "read", "verify", "prune", "all"])
+        with self.busy(role, rounds=3) as process:
+            yield
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, (role, errors)
+        self.done["beside"] += 1
+
+    @contextmanager
+    def busy(self, role: str, rounds: int = 100_000, folder: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+        seed = self.chance.randrange(5)
+        command = [sys.executable, str(_BUSY), role, str(folder or self.repository.path), str(seed), str(rounds)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    # --- Faults ---
+
+    def kill(self) -> None:
+        """What a saver reported before SIGKILL is there."""
+        with self.busy("save") as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            time.sleep(self.chance.uniform(0, 0.3))
+            process.kill()
+            reported = [line for line in (first + process.stdout.read()).splitlines(keepends=True) if line[-1:] == "\n"]
+        busy_process.check(self.repository.snapshot(reported[-1].split()[1]))
+        self.done["kills"] += 1
+
+    def stop(self) -> None:
+        """A saver stands still at a random moment while everything that may go is pruned."""
+        with self.busy("save") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(self.chance.uniform(0, 0.1))
+            os.kill(process.pid, signal.SIGSTOP)
+            known = {snapshot.id for snapshot in self.repository.snapshots()}
+            for _ in range(3):
+                self.prune()
+            os.kill(process.pid, signal.SIGCONT)
+            while (found := process.stdout.readline().split()[1]) in known:
+                pass
+            busy_process.check(self.repository.snapshot(found))
+        self.done["stops"] += 1
+
+    def refuse(self) -> None:
+        """No file may grow beyond some size: saves fail with `StorageError`, and then work again."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        saved = self.done["saved"]
+
+        def limit(epoch: int, logs: object) -> None:
+            # HDF5, which writes the first file, leaves open what it cannot write.
+            if self.done["saved"] > saved:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (self.chance.randrange(1, 200_000), limits[1]))
+
+        try:
+            self.train(keras.callbacks.LambdaCallback(on_epoch_begin=limit))
+            raise AssertionError("a file that may not grow was saved")
+        except StorageError:
+            self.done["refusals"] += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        self.train()
+
+    def fill(self) -> None:
+        """A disk of its own gets full; what was reported before is there."""
+        with small_disk(self.folder / "small") as disk:
+            if disk is None:
+                self.done["no small disk (needs root)"] += 1
+                return
+            repository = lamina.repository.open_or_create(disk / "r")
+            reported: list[str] = []
+            try:
+                for number in range(1000):
+                    reported.append(busy_process.save(repository, number, "s").id)
+            except StorageError:
+                self.done["full disks"] += 1
+            opened = lamina.open(disk / "r")
+            assert not opened.verify(full=True).problems
+            assert [snapshot.id for snapshot in opened.snapshots()] == reported
+            opened.prune(lamina.Keep(last=1))
+            busy_process.save(opened, 1, "s")
+
+    def damage(self) -> None:
+        """In a copy a file is cut or a bit of it flipped: the right data or a typed error; the original mends it."""
+        copy = self.folder / "copy"
+        shutil.copytree(self.repository.path, copy)
+        path = self.chance.choice(sorted([*copy.glob("packs/*.pack"), *copy.glob("snapshots/*.json")]))
+        data = bytearray(path.read_bytes())
+        if self.chance.random() < 0.5:
+            del data[self.chance.randrange(len(data)) :]
+        else:
+            data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
+        path.write_bytes(data)
+        found = 0
+        for read in (read_all, verify_whole):
+            try:
+                read(lamina.open(copy))
+            except LaminaError:
+                found += 1
+        assert found, path
+        lamina.open(copy).repair(self.repository)
+        verify_whole(lamina.open(copy))
+        read_all(lamina.open(copy))
+        shutil.rmtree(copy)
+        self.done["damages mended"] += 1
+
+
+FAULTS: list[Callable[[Soak], None]] = [Soak.kill, Soak.stop, Soak.refuse, Soak.fill, Soak.damage]
+
+
+def in_file(path: Path) -> list[np.ndarray]:
+    return [tensor for name, tensor in lamina.read_tensors(path).items() if "optimizer" not in name]
+
+
+def read_all(repository: lamina.Repository) -> None:
+    for snapshot in repository.snapshots():
+        if "number" in snapshot.metadata:
+            busy_process.check(snapshot)
+        else:
+            lamina.read_tensors(snapshot)
+
+
+def verify_whole(repository: lamina.Repository) -> None:
+    report = repository.verify(full=True)
+    assert not report.problems, report.problems
+
+
+def usage() -> tuple[int, int, int]:
+    """Resident bytes, open descriptors and threads of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    descriptors, threads = (len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task"))
+    return pages * resource.getpagesize(), descriptors, threads
+
+
+def judge(usage: list[tuple[int, int, int]]) -> dict[str, float]:
+    """How the three went since the first rounds; memory by a line through all of them."""
+    memory, descriptors, threads = (np.array(column, float) for column in zip(*usage, strict=True))
+    slope = float(np.polyfit(np.arange(len(memory)), memory, 1)[0])
+    return {
+        "rounds": len(memory),
+        "MiB_first": round(memory[0] / 2**20, 1),
+        "MiB_last": round(memory[-1] / 2**20, 1),
+        "KiB_per_round": round(slope / 2**10, 1),
+        "descriptors_first": descriptors[0],
+        "descriptors_last": descriptors[-1],
+        "threads_first": threads[0],
+        "threads_last": threads[-1],
+        "grown": slope * (len(memory) - 1),
+    }
+
+
+def main(minutes: float, seed: int) -> None:
+    end = time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory(prefix="lamina-soak-") as folder:
+        soak = Soak(Path(folder), random.Random(seed))
+        for fault in FAULTS:  # each of them once, however short this is
+            soak.train()
+            fault(soak)
+            soak.look()
+        while time.monotonic() < end or len(soak.usage) < _WARM + 2:
+            soak.round()
+    found = judge(soak.usage[_WARM:])
+    print(json.dumps({"minutes": minutes, "seed": seed, **soak.done, **found}), flush=True)
+    assert found["grown"] < _GROWTH, "memory grows"
+    assert found["descriptors_last"] <= found["descriptors_first"], "descriptors are left open"
+    assert found["threads_last"] <= found["threads_first"], "threads are left"
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 1)
