@@ -25,6 +25,7 @@ from .runs import Runs
 from .schema import Schema
 from .state import State
 from .storage import Storage, flip
+from .sweeps import Sweeps
 from .traffic import Bandwidth, Counters, Fault, Faults, FileCounter, Operation, pay
 
 CHUNK = 256 * 1024  # small enough for limits to bite smoothly, large enough not to cost throughput
@@ -49,8 +50,9 @@ class App:
         self._policy = policy
         self._runs = Runs(state)
         self._artifacts = Artifacts(state, storage, policy)
-        schema = Schema(state, self._runs, self._artifacts, url)
-        self._root = {**schema.root(), **Mutations(state, self._runs, self._artifacts, schema).root()}
+        sweeps = Sweeps(state)
+        schema = Schema(state, self._runs, sweeps, self._artifacts, url)
+        self._root = {**schema.root(), **Mutations(state, self._runs, sweeps, self._artifacts, schema).root()}
         self._connections: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
     def web_app(self) -> web.Application:

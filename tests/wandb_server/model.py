@@ -71,6 +71,33 @@ class Run:
 
 
 @dataclass
+class Sweep:
+    number: int
+    project: Project
+    name: str
+    grid: list[dict[str, Any]]  # what each run gets, in order
+    handed_out: int = 0
+
+    @property
+    def id(self) -> str:
+        return make_id("Sweep", self.number)
+
+    @property
+    def state(self) -> str:
+        return "RUNNING" if self.handed_out < len(self.grid) else "FINISHED"
+
+
+@dataclass
+class Agent:
+    number: int
+    sweep: Sweep
+
+    @property
+    def id(self) -> str:
+        return make_id("Agent", self.number)
+
+
+@dataclass
 class Membership:
     """A version inside a collection; a linked version has one in its portfolio too, with its own number."""
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from .artifacts import Artifacts, FileGrant
 from .executor import GraphQLError, Node
-from .model import Artifact, Manifest, Run
+from .model import Agent, Artifact, Manifest, Run
 from .runs import Runs
 from .schema import Schema, connection, run_file_key
 from .state import State
+from .sweeps import Sweeps
 
 
 class Mutations:
     """Names the inputs as the client does (`input`, as everywhere in its documents)."""
 
-    def __init__(self, state: State, runs: Runs, artifacts: Artifacts, schema: Schema) -> None:
+    def __init__(self, state: State, runs: Runs, sweeps: Sweeps, artifacts: Artifacts, schema: Schema) -> None:
         self._state = state
         self._runs = runs
+        self._sweeps = sweeps
         self._artifacts = artifacts
         self._schema = schema
 
     def root(self) -> dict[str, Callable[..., Any]]:
-        return {**self._run_mutations(), **self._write_mutations(), **self._edit_mutations()}
+        return {**self._run_mutations(), **self._sweep_mutations(), **self._write_mutations(), **self._edit_mutations()}
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -68,6 +71,23 @@ class Mutations:
             "UpsertModelPayload",
             {"project": self._schema.project(project), "model": self._schema.project(project)},
         )
+
+    # --- sweeps -----------------------------------------------------------------------------------
+
+    def _sweep_mutations(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "upsertSweep": self._upsert_sweep,
+            "createAgent": lambda input: Node("CreateAgentPayload", {"agent": _agent(self._sweeps.register(input))}),
+            "agentHeartbeat": self._agent_heartbeat,
+        }
+
+    def _upsert_sweep(self, input: dict[str, Any]) -> Node:
+        sweep = self._schema.sweep(self._sweeps.upsert(input))
+        return Node("UpsertSweepPayload", {"sweep": sweep, "configValidationWarnings": []})
+
+    def _agent_heartbeat(self, input: dict[str, Any]) -> Node:
+        agent, commands = self._sweeps.beat(input)
+        return Node("AgentHeartbeatPayload", {"agent": _agent(agent), "commands": json.dumps(commands)})
 
     # --- writing artifacts ------------------------------------------------------------------------
 
@@ -191,3 +211,7 @@ class Mutations:
     def _unlink(self, input: dict[str, Any]) -> Node:
         self._artifacts.unlink(input["artifactID"], input["artifactPortfolioID"])
         return Node("Payload", {"success": True})
+
+
+def _agent(agent: Agent) -> Node:
+    return Node("Agent", {"id": agent.id})

@@ -11,9 +11,10 @@ from urllib.parse import quote
 from . import runs as run_views
 from .artifacts import Artifacts, blob_key, to_hex
 from .executor import Node
-from .model import Artifact, Collection, Membership, Project, Run, make_id
+from .model import Artifact, Collection, Membership, Project, Run, Sweep, make_id
 from .runs import Runs
 from .state import ENTITY, State
+from .sweeps import Sweeps
 
 FEATURES = (
     "LARGE_FILENAMES",
@@ -51,9 +52,10 @@ def connection(nodes: Iterable[Any], after: str | None = None, first: int | None
 class Schema:
     """Builds `Node`s on demand; what leads to other objects is a callable, so cycles are harmless."""
 
-    def __init__(self, state: State, runs: Runs, artifacts: Artifacts, url: str) -> None:
+    def __init__(self, state: State, runs: Runs, sweeps: Sweeps, artifacts: Artifacts, url: str) -> None:
         self._state = state
         self._runs = runs
+        self._sweeps = sweeps
         self._artifacts = artifacts
         self._url = url
 
@@ -138,6 +140,7 @@ class Schema:
             "runs": lambda after=None, first=None, **_: connection(
                 [self.run(run) for run in self._runs_of(project)], after, first
             ),
+            "sweep": lambda sweepName: self.sweep(self._sweeps.named(project, sweepName)),
             "runCount": lambda **_: len(self._runs_of(project)),
             "artifact": lambda name: self._artifact_named(project, name),
             "artifactType": lambda name: self._artifact_type(project, name),
@@ -149,6 +152,15 @@ class Schema:
             "artifactCollectionMembership": lambda name: self._membership_named(project, name),
         }
         return Node("Project", fields)
+
+    def sweep(self, sweep: Sweep) -> Node:
+        fields = {
+            "id": sweep.id,
+            "name": sweep.name,
+            "state": sweep.state,
+            "project": lambda: self.project(sweep.project),
+        }
+        return Node("Sweep", fields)
 
     def _runs_of(self, project: Project) -> list[Run]:
         return [run for run in self._state.runs.values() if run.project is project]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .executor import GraphQLError
-from .model import Artifact, Collection, Manifest, Project, Run, Upload
+from .model import Agent, Artifact, Collection, Manifest, Project, Run, Sweep, Upload
 
 ENTITY = "tester"  # the entity of whoever asks without naming one
 DEFAULT_PROJECT = "uncategorized"
@@ -24,6 +24,8 @@ class State:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
     client_ids: dict[str, str] = field(default_factory=dict)  # client id -> artifact id
     # (entity, project, collection, digest in hex) -> id of the version that first stored the file
     births: dict[tuple[str, str, str, str], str] = field(default_factory=dict)

@@ -57,6 +57,7 @@ class RunView:
     config: dict[str, Any]
     tags: list[str]
     group: str | None
+    sweep: str | None
     files: dict[str, int]
 
 
@@ -192,6 +193,7 @@ def _run_view(run: Run) -> RunView:
         config=config,
         tags=list(run.tags),
         group=run.group,
+        sweep=run.sweep,
         files=dict(run.files),
     )
 
