@@ -156,42 +156,6 @@ def test_a_server_that_is_down_for_a_while(wandb_online: Server) -> None:
     assert same_weights(restored(f"{name}:epoch_1", small_model), remember.weights[1])
 
 
-KILLED = """
-import os, sys, keras, wandb
-from lamina.keras import WandbModelCheckpoint
-from wandb_training import fit, small_model
-class Kill(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == 3:
-            checkpoint.wait()
-            me = os.getpid()
-            for child in open(f"/proc/{me}/task/{me}/children").read().split():
-                os.kill(int(child), 9)
-            os.kill(me, 9)
-run = wandb.init(id="killed", resume="allow")
-checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
-fit(small_model(), checkpoint, Kill(), epochs=5)
-"""
-
-
-def test_a_killed_process_loses_nothing(wandb_online: Server, tmp_path: Path) -> None:
-    wandb_online.inject(operation="CreateArtifactFiles", delay=1.5, times=None)
-    with pytest.raises(AssertionError):
-        run_python(KILLED, wandb_online.environment(tmp_path / "client"), tmp_path)
-    wandb_online.clear_faults()
-    assert list((tmp_path / ".lamina/journal").glob("*.json"))
-    pushed = lamina.wandb.push(tmp_path / ".lamina")
-    assert pushed
-    versions = wandb_online.store.artifacts("run_killed_model")
-    snapshots = [version.metadata["snapshot"] for version in versions]
-    assert sorted(snapshots) == sorted(s.id for s in lamina.open(tmp_path / ".lamina").snapshots())
-    assert not list((tmp_path / ".lamina/journal").glob("*.json"))
-    assert lamina.wandb.push(tmp_path / ".lamina") == []
-    assert len(wandb_online.store.artifacts("run_killed_model")) == len(snapshots)
-    for version in versions:
-        lamina.read_tensors(f"wandb:{version.name}")
-
-
 def test_a_refused_version_is_sent_later(wandb_online: Server) -> None:
     wandb_online.inject(operation="CreateArtifact", error="no room", times=None)
     with pytest.warns(UserWarning, match="lamina push"):

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lamina import reference, repository
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.snapshot import Snapshot
 from lamina.source import source_files
+from lamina.wandb import late
 from lamina.wandb.drafting import new_draft, packs_version
 from lamina.wandb.log import FILE_LAYOUT, log_checkpoint
 from lamina.wandb.naming import Description, aliases_or_error, layout_or_error
@@ -126,10 +128,13 @@ def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
         server = Server(entity or facts["entity"], project or facts["project"])
         found = server.find(record) if record.digest else None
         if found is None:
+            held = late.held_by_others(server, record.what)
+            what = late.without(record.what, held)
             with _run(entity=server.entity, project=server.project, id=facts["id"], resume="allow") as run:
-                found = publisher_of(run).log_now(Version(new_draft(record.what), record))
+                found = publisher_of(run).log_now(Version(new_draft(what), replace(record, what=what)))
                 sent.append(_arrived(found))
                 publisher_of(run).settle(QUESTIONS)
+            late.put_back(server, what, held)
         else:
             sent.append(full_name(found))
             record.remove()

@@ -53,7 +53,6 @@ class Transfer:
         self._asking = threading.Lock()
         self._failed = threading.Event()
         self._watcher: _core.Progress | None = None
-        self.bytes = 0  # downloaded so far
 
     def fetch(self, ranges: Iterable[Range]) -> None:
         """Download all of them into files that exist; the order does not matter.
