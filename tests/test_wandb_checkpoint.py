@@ -25,7 +25,16 @@ from lamina.keras.wandb_model_checkpoint import default_repository
 from lamina.wandb.naming import aliases_of
 from lamina.wandb.publisher import publisher_of
 from wandb_server import Server
-from wandb_training import Follow, Remember, fit, frozen_model, restored, same_weights, small_model
+from wandb_training import (
+    Follow,
+    Remember,
+    fit,
+    frozen_model,
+    restored,
+    run_python,
+    same_weights,
+    small_model,
+)
 
 FILE = "ck/m-{epoch}.keras"
 
@@ -203,14 +212,46 @@ def test_the_file_layout_serves_those_without_lamina(wandb_online: Server, tmp_p
     assert same_weights(lamina.load_model(f"wandb:{name}:latest"), remember.weights[1])
 
 
-def test_what_overwrites_the_file_later_is_not_uploaded(wandb_online: Server) -> None:
-    wandb_online.inject(operation="CreateArtifactFiles", delay=1.0)
+USE_MODEL = """
+import sys, shutil, wandb
+with wandb.init() as run:
+    shutil.copy(run.use_model(sys.argv[1]), "one.keras")
+    shutil.copy(wandb.use_model(sys.argv[1]), "two.keras")
+assert not [name for name in sys.modules if name.split(".")[0] == "lamina"]
+"""
+
+
+def test_use_model_without_lamina(wandb_online: Server, tmp_path: Path) -> None:
+    remember = Remember()
+    with wandb.init() as run:
+        fit(small_model(), remember, WandbModelCheckpoint(FILE, monitor="loss"), epochs=2)
+    name = f"run_{run.id}_model:epoch_0"
+    run_python(USE_MODEL, wandb_online.environment(tmp_path / "theirs"), tmp_path, name)
+    for file in ("one.keras", "two.keras"):
+        assert same_weights(keras.models.load_model(file), remember.weights[0])
+    assert len(wandb_online.store.artifact(name).used_by) == 1
+
+
+@pytest.mark.parametrize("how", ["in place", "save_weights"])
+def test_what_overwrites_the_file_later_is_not_uploaded(wandb_online: Server, how: str) -> None:
+    held = wandb_online.inject(method="PUT", path="*.weights.h5", delay=3600)
     remember = Remember()
     with wandb.init() as run:
         model = small_model()
         fit(model, remember, WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True), epochs=1)
-        with Path("m.weights.h5").open("r+b") as file:  # the same inode, while the upload waits
-            file.write(b"\0" * Path("m.weights.h5").stat().st_size)
+        until = time.monotonic() + 60
+        while not held.hits:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        if how == "in place":
+            with Path("m.weights.h5").open("r+b") as file:  # the same inode
+                file.write(b"\0" * Path("m.weights.h5").stat().st_size)
+        else:
+            model.set_weights([value + 1 for value in model.get_weights()])
+            model.save_weights("m.weights.h5", overwrite=True)
+        assert wandb_online.counters.total("*.weights.h5").puts == 0
+        wandb_online.down = True  # cuts the upload under way; the client begins again, and reads the file again
+        wandb_online.down = False
     assert same_weights(restored(f"run_{run.id}_model:latest", small_model), remember.weights[0])
 
 

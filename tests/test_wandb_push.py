@@ -215,6 +215,11 @@ def test_promote_links_the_plain_file(wandb_online: Server, tmp_path: Path) -> N
     lamina.wandb.promote(f"wandb:run_{run.id}_model:best", "lamina-tests/models", ["production"], name="plain")
     folder = Path(wandb.Api().artifact("models:production").download(str(tmp_path / "d")))
     assert (folder / "m.keras").read_bytes() == Path("m.keras").read_bytes()
+    linked = lamina.wandb.promote(f"wandb:run_{run.id}_model:epoch_0", "wandb-registry-model/digits", "staging")
+    assert linked.is_link
+    entries = wandb_online.store.artifact("wandb-registry-model/digits:staging").entries
+    assert list(entries) == ["m.keras"]
+    assert wandb_online.errors == []
     with pytest.raises(InvalidInputError, match="registry"):
         lamina.wandb.promote(f"wandb:run_{run.id}_model:best", "models")
 
