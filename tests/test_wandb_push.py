@@ -16,6 +16,7 @@ import wandb
 import lamina
 import lamina.wandb
 import offline_run as offline_log
+from lamina import _core
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
 from lamina.wandb.retention import _Version, held_numbers
@@ -161,7 +162,12 @@ def test_a_refused_version_is_sent_later(wandb_online: Server) -> None:
     with pytest.warns(UserWarning, match="lamina push"):
         name = trained(Remember(), epochs=2)
     wandb_online.clear_faults()
+    meter = _core.Progress()
+    _core.watch(meter)
     pushed = lamina.wandb.push(".lamina")
+    _core.watch(None)
+    what, done, total, _ = meter.read()
+    assert (what, done > 0, done) == ("sending", True, total)
     assert [name.rpartition("/")[2] for name in pushed] == [f"{name}:v{n}" for n in (0, 1)]
     assert "latest" in wandb_online.store.artifacts(name)[1].aliases
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import wandb
 
-from lamina import reference, repository
+from lamina import _core, reference, repository
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.snapshot import Snapshot
 from lamina.source import source_files
@@ -123,6 +123,8 @@ def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
     waiting = [_completed(record, place) for record in records(place)]
     _check(waiting)
     sent: list[str] = []
+    watcher = _core.watcher() or _core.Progress()
+    watcher.begin("sending", sum(map(_here, waiting)))
     for record in waiting:
         facts = record.run
         server = Server(entity or facts["entity"], project or facts["project"])
@@ -138,7 +140,13 @@ def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
         else:
             sent.append(full_name(found))
             record.remove()
+        watcher.advance(_here(record))
     return sent
+
+
+def _here(record: Record) -> int:
+    """Bytes that were put aside; of some the server may say that it has them."""
+    return sum(entry.size for entry in record.entries if entry.at is not None)
 
 
 def _completed(record: Record, place: Place) -> Record:
