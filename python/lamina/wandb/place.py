@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ class Place:
     def _travelling(self, name: str) -> Path:
         """The reader for those without lamina, once for all versions."""
         target = self.new_folder("travel") / name
-        if not target.exists():
-            shutil.copyfile(_TRAVEL / name, target)
+        if not target.exists():  # another callback may be about to stage it too: it must not see half of it
+            temporary = target.with_name(f".{name}-{os.urandom(6).hex()}")
+            shutil.copyfile(_TRAVEL / name, temporary)
+            os.replace(temporary, target)
         return target
