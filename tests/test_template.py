@@ -275,7 +275,7 @@ def test_what_keras_cannot_save_fails_as_in_keras(value: Any, tmp_path: Path) ->
 def test_a_key_that_is_set_twice_fails_as_in_keras(tmp_path: Path) -> None:
     model = own(lambda store: store.__setitem__("0", 1.0))
     kind, _ = _failure(lambda: model.save_weights(tmp_path / "m.weights.h5"))
-    assert _failure(lambda: learn(model, embedded=False))[0] is kind
+    assert issubclass(_failure(lambda: learn(model, embedded=False))[0], kind)
 
 
 def test_errors_of_a_layer_reach_the_caller() -> None:
