@@ -511,8 +511,8 @@ impl Repository {
                 continue;
             }
             let copies = sources.iter().filter(|s| kind == "alias" && s.id.as_deref() == Some(self.id()));
-            let copy =
-                copies.map(|s| s.folder.join(&path)).find(|p| p.is_file() && !is_damaged(p, kind).unwrap_or(true));
+            let whole = |p: &PathBuf| storage::exists(p).unwrap_or(false) && !is_damaged(p, kind).unwrap_or(true);
+            let copy = copies.map(|s| s.folder.join(&path)).find(whole);
             match copy {
                 Some(copy) => {
                     let temp = self.root().join(format!(".{}.tmp", crate::digest::random_name()));
@@ -528,11 +528,12 @@ impl Repository {
     /// Puts `temp` where the damaged file at `path` stands, which is kept in the quarantine; the name is never without a file.
     fn replace(&self, temp: &Path, path: &str, done: &mut Repaired) -> Result<()> {
         let place = self.root().join(path);
-        if place.exists() {
+        if storage::exists(&place)? {
             let aside = self.free_place(path)?;
-            if std::fs::hard_link(&place, &aside).is_err() {
-                std::fs::copy(&place, &aside).map_err(|e| Error::io("copy", &place, &e))?;
+            if storage::link(&place, &aside).is_err() {
+                copy(&place, &aside)?;
             }
+            storage::sync_dir(&storage::parent(&aside))?;
             done.quarantined.push(path.to_owned());
         }
         storage::rename(temp, &place)?;
@@ -543,7 +544,10 @@ impl Repository {
 
     fn quarantine(&self, path: &str, done: &mut Repaired) -> Result<()> {
         let place = self.root().join(path);
-        storage::rename(&place, &self.free_place(path)?)?;
+        let aside = self.free_place(path)?;
+        storage::rename(&place, &aside)?;
+        // Its new name first: a crash between the two may leave both, but not neither.
+        storage::sync_dir(&storage::parent(&aside))?;
         storage::sync_dir(&storage::parent(&place))?;
         done.quarantined.push(path.to_owned());
         Ok(())
@@ -555,7 +559,7 @@ impl Repository {
         storage::create_dir(&storage::parent(&place))?;
         let mut free = place.clone();
         for n in 1u32.. {
-            if free.symlink_metadata().is_err() {
+            if storage::is_free(&free)? {
                 break;
             }
             free = PathBuf::from(format!("{}.{n}", place.display()));
@@ -604,9 +608,14 @@ fn is_damaged(path: &Path, kind: &str) -> Result<bool> {
 
 /// Copies a pack if it is whole; false if it is not.
 fn copy_pack(from: &Path, to: &Path, name: PackName) -> Result<bool> {
+    storage::remove_file(to)?;
+    Ok(copy(from, to)? == name)
+}
+
+/// Copies a file to a free name, flushed; gives the digest of its bytes.
+fn copy(from: &Path, to: &Path) -> Result<Digest> {
     let source = storage::open(from)?;
     let length = storage::length(&source, from)?;
-    storage::remove_file(to)?;
     let target = storage::create_new(to)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
@@ -619,5 +628,5 @@ fn copy_pack(from: &Path, to: &Path, name: PackName) -> Result<bool> {
         at += n as u64;
     }
     storage::sync(&target, to)?;
-    Ok(Digest::finish(&hasher) == name)
+    Ok(Digest::finish(&hasher))
 }

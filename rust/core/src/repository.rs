@@ -543,8 +543,7 @@ impl Repository {
 
     /// The packs that serve a snapshot, by name: each with its length.
     pub fn packs_of(&self, snapshot: &Snapshot) -> Result<Vec<(PackName, u64)>> {
-        let placement = self.refresh()?;
-        let names = self.reader(snapshot)?.packs();
+        let (placement, names) = self.serving(snapshot)?;
         let mut packs: Vec<_> = names.iter().filter_map(|n| placement.pack(n)).map(|p| (p.name, p.length)).collect();
         packs.sort();
         Ok(packs)
@@ -552,8 +551,15 @@ impl Repository {
 
     /// The bytes of `lamina.placement` for a snapshot.
     pub fn placement_bytes(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
-        let names = self.reader(snapshot)?.packs();
-        Ok(self.refresh()?.to_bytes(&names))
+        let (placement, names) = self.serving(snapshot)?;
+        Ok(placement.to_bytes(&names))
+    }
+
+    /// The packs that serve a snapshot, and the placement that they were found in: a second look may find others.
+    fn serving(&self, snapshot: &Snapshot) -> Result<(Arc<Placement>, HashSet<PackName>)> {
+        let placement = self.refresh()?;
+        let reader = Reader::open(Arc::clone(&placement), PackFiles::new(self.packs_dir()), snapshot);
+        Ok((placement, reader.map_err(|e| self.explain(e))?.packs()))
     }
 
     // ---- prune --------------------------------------------------------------------------------------------------

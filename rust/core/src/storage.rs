@@ -25,6 +25,7 @@ pub enum Call<'a> {
     Sync(&'a Path),
     SyncDir(&'a Path),
     Rename { from: &'a Path, to: &'a Path },
+    Link { from: &'a Path, to: &'a Path },
     Remove(&'a Path),
     RemoveDir(&'a Path),
     Lock(&'a Path),
@@ -108,6 +109,20 @@ pub fn claim(path: &Path) -> Result<bool> {
 /// Whether there is a file or folder of this name. Where the system cannot tell this is an error: "no" may cost data.
 pub fn exists(path: &Path) -> Result<bool> {
     call(Call::Look(path), || path.try_exists()).map_err(failed("look at", path))
+}
+
+/// Whether a name is free, also of a link that leads nowhere.
+pub fn is_free(path: &Path) -> Result<bool> {
+    match call(Call::Look(path), || path.symlink_metadata()) {
+        Ok(_) => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(Error::io("look at", path, &e)),
+    }
+}
+
+/// Length of what stands under a name, 0 where that cannot be told: for estimates.
+pub fn rough_length(path: &Path) -> u64 {
+    call(Call::Look(path), || path.metadata()).map_or(0, |found| found.len())
 }
 
 /// What a name stands for.
@@ -319,6 +334,11 @@ pub fn sync_dir_if_any(path: &Path) -> Result<()> {
 /// Renames a file or folder.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     call(Call::Rename { from, to }, || fs::rename(from, to)).map_err(failed("rename to", to))
+}
+
+/// Gives a file a second name, where the file system has such; no name is taken from another file.
+pub fn link(from: &Path, to: &Path) -> Result<()> {
+    call(Call::Link { from, to }, || fs::hard_link(from, to)).map_err(failed("link to", to))
 }
 
 /// Deletes a file; one that is gone already is no error.

@@ -102,8 +102,7 @@ impl Repository {
         names.sort();
         report.packs = names.len();
         if full {
-            let length =
-                |n: &PackName| std::fs::metadata(folder.join(format!("{}.pack", n.hex()))).map_or(0, |m| m.len());
+            let length = |n: &PackName| storage::rough_length(&folder.join(format!("{}.pack", n.hex())));
             progress::begin("verifying", names.iter().map(length).sum());
         }
         let mut names = names.into_iter();

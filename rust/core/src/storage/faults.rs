@@ -69,6 +69,7 @@ fn path<'a>(call: &Call<'a>) -> &'a Path {
         | Call::Sync(path)
         | Call::SyncDir(path)
         | Call::Rename { to: path, .. }
+        | Call::Link { to: path, .. }
         | Call::Remove(path)
         | Call::RemoveDir(path)
         | Call::Lock(path) => path,

@@ -22,6 +22,7 @@ pub(crate) enum Change {
     Sync(PathBuf),
     SyncDir(PathBuf),
     Rename(PathBuf, PathBuf),
+    Link(PathBuf, PathBuf),
     Remove(PathBuf),
     RemoveDir(PathBuf),
 }
@@ -38,6 +39,7 @@ impl Change {
             Call::Sync(path) => Self::Sync(inside(path)),
             Call::SyncDir(path) => Self::SyncDir(inside(path)),
             Call::Rename { from, to } => Self::Rename(inside(from), inside(to)),
+            Call::Link { from, to } => Self::Link(inside(from), inside(to)),
             Call::Remove(path) => Self::Remove(inside(path)),
             Call::RemoveDir(path) => Self::RemoveDir(inside(path)),
             _ => return None,
@@ -147,6 +149,10 @@ impl Disk {
                 let node = self.find(from).unwrap_or_else(|| panic!("{from:?} is not there"));
                 self.name(to, Some(node));
                 self.name(from, None);
+            }
+            Change::Link(from, to) => {
+                let node = self.find(from).unwrap_or_else(|| panic!("{from:?} is not there"));
+                self.name(to, Some(node));
             }
             Change::Remove(path) => self.name(path, None),
             Change::RemoveDir(path) => self.remove_tree(path),

@@ -5,6 +5,8 @@
 
 mod chance;
 mod disk;
+mod poor;
+mod repair;
 mod watch;
 mod world;
 

@@ -19,7 +19,7 @@ use crate::chance::Chance;
 use crate::disk::{Change, Disk, Fate, Tree, plant};
 use crate::watch::{Recorder, Refusal, quiet};
 
-const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
+pub(crate) const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
 pub(crate) const TENSORS: usize = 5;
 pub(crate) const SERIES: &str = "s";
 
@@ -154,6 +154,11 @@ impl World {
         let root = scratch();
         plant(&disk.after_crash(&mut Fate::Everything), root.path());
         Self::at(root, disk, self.promise_at(changes), self.contents.clone(), None)
+    }
+
+    /// Takes what was done to the folder behind the record's back for the state from which everything starts.
+    pub(crate) fn rescan(&mut self) {
+        self.disk = Disk::scan(self.root.path());
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -305,7 +310,7 @@ pub(crate) fn check(
 }
 
 /// Everything that can be seen is whole.
-fn whole(repository: &Repository, contents: &HashMap<i64, Vec<u8>>) -> std::result::Result<(), String> {
+pub(crate) fn whole(repository: &Repository, contents: &HashMap<i64, Vec<u8>>) -> std::result::Result<(), String> {
     let report = repository.verify(true, 1, NEVER).map_err(|e| format!("verify: {e}"))?;
     if let Some(problem) = report.problems.first() {
         return Err(format!("verify: {problem}"));
