@@ -44,7 +44,10 @@ def large_tensors(corpus: Corpus, most: int) -> tuple[str, Bytes]:
 def _table(corpus: Corpus, dtype: str, raw: Bytes, bench: Bench) -> Table:
     entrants = [Entrant(peer, raw) for peer in peers.codecs(dtype, bench.missing)]
     outcomes = race([c for e in entrants for c in e.contenders()], bench.repeats)
-    note = f"{size_text(raw.size)} of {dtype} in chunks of {size_text(CHUNK)}, one thread; ratio = encoded ÷ raw bytes"
+    note = (
+        f"{size_text(raw.size)} of {dtype} in chunks of {size_text(CHUNK)}, one thread; ratio = encoded ÷ raw bytes; "
+        "decoded to memory that is there, as a model's arrays are filled; zstd and ZipNN can only give new memory"
+    )
     formats = {
         "ratio": "{:.4f}",
         "encode GB/s": "{:.2f}",

@@ -33,11 +33,17 @@ class CodecPeer:
 
 
 def lamina(dtype: str, choice: str) -> CodecPeer:
-    """The engine's codec, chunk by chunk, as in a save."""
+    """The engine's codec, chunk by chunk, as in a save; a restore decodes to memory that is there."""
+    back = np.empty(CHUNK, np.uint8)
+
+    def decode(encoded: tuple[str, bytes], length: int) -> Bytes:
+        _core.decode_into(*encoded, back[:length])
+        return back[:length]
+
     return CodecPeer(
         f"lamina {choice}",
         lambda raw: _core.encode(raw, dtype, choice),
-        lambda encoded, length: _core.decode(encoded[0], encoded[1], length),
+        decode,
         size=lambda encoded: len(encoded[1]),
         ours=True,
     )
@@ -96,11 +102,13 @@ def blosc2(dtype: str) -> Iterator[CodecPeer]:
         "typesize": to_numpy(dtype).itemsize,
         "nthreads": 1,
     }
-    yield CodecPeer(
-        "blosc2 zstd 1, shuffle",
-        lambda raw: library.compress2(raw, **settings),
-        lambda data, _: library.decompress2(data, nthreads=1),
-    )
+    back = np.empty(CHUNK, np.uint8)
+
+    def decode(data: bytes, length: int) -> Bytes:
+        library.decompress2(data, dst=back[:length], nthreads=1)
+        return back[:length]
+
+    yield CodecPeer("blosc2 zstd 1, shuffle", lambda raw: library.compress2(raw, **settings), decode)
 
 
 def pcodec(dtype: str) -> Iterator[CodecPeer]:
@@ -110,10 +118,16 @@ def pcodec(dtype: str) -> Iterator[CodecPeer]:
     from lamina.dtypes import to_numpy
 
     known = np.dtype(np.uint16) if dtype == "bfloat16" else to_numpy(dtype)
+    back = np.empty(CHUNK, np.uint8)
+
+    def decode(data: bytes, length: int) -> Bytes:
+        standalone.simple_decompress_into(data, back[:length].view(known))
+        return back[:length]
+
     yield CodecPeer(
         "pcodec 8" + (", as uint16" if dtype == "bfloat16" else ""),
         lambda raw: standalone.simple_compress(raw.view(known), ChunkConfig(compression_level=8)),
-        lambda data, _: standalone.simple_decompress(data).view(np.uint8),
+        decode,
     )
 
 

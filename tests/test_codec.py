@@ -47,6 +47,8 @@ def test_every_dtype_comes_back(dtype: str, choice: str) -> None:
         assert choice != "raw" or codec == "raw"
         assert len(encoded) < len(part) or (codec == "raw" and len(encoded) == len(part))
         assert _core.decode(codec, encoded, len(part)) == part.tobytes()
+        _core.decode_into(codec, encoded, there := np.empty_like(part))
+        assert np.array_equal(there, part)
 
 
 def test_floats_shrink_as_planes() -> None:

@@ -6,7 +6,7 @@ use lamina_core::codec::{Codec, CodecChoice, Decoder, Encoder};
 use lamina_core::format::MAX_CHUNK;
 use lamina_core::tensor::parse_dtype;
 use lamina_core::{Error, Result, kernels};
-use numpy::PyReadonlyArray1;
+use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -63,6 +63,20 @@ pub(crate) fn decode<'py>(
         done.map_err(|error| BindingError::from(error).into())
     };
     Ok(PyBytes::new_with(py, raw_length, fill)?)
+}
+
+/// `decode` into memory that is there, as a reader decodes into the arrays of a model.
+#[pyfunction]
+pub(crate) fn decode_into(
+    py: Python<'_>,
+    codec: &str,
+    data: &[u8],
+    mut out: PyReadwriteArray1<'_, u8>,
+) -> BindingResult<()> {
+    let codec = named(codec)?;
+    let dst = out.as_slice_mut().map_err(|_| Error::invalid("a buffer is not contiguous"))?;
+    check_length(dst.len())?;
+    Ok(DECODER.with_borrow_mut(|decoder| py.detach(|| decoder.decode_into(codec, data, dst)))?)
 }
 
 /// The instructions that the engine's kernels use here, as `LAMINA_CPU` names them.

@@ -20,6 +20,8 @@ mod _core {
     #[pymodule_export]
     use super::codec::decode;
     #[pymodule_export]
+    use super::codec::decode_into;
+    #[pymodule_export]
     use super::codec::encode;
     #[pymodule_export]
     use super::image::copy_into;
