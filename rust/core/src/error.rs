@@ -83,11 +83,7 @@ impl Error {
 
     /// The operating system refused a thread.
     pub fn no_thread(source: &io::Error) -> Self {
-        Self {
-            kind: ErrorKind::Io,
-            message: format!("cannot start a thread: {source}"),
-            errno: source.raw_os_error(),
-        }
+        Self { kind: ErrorKind::Io, message: format!("cannot start a thread: {source}"), errno: source.raw_os_error() }
     }
 
     /// The kind.
