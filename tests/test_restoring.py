@@ -174,7 +174,10 @@ def test_legacy_and_sharded_files(tmp_path: Path) -> None:
         assert path.read_bytes() == (shards / path.name).read_bytes()
     fresh = build(seed=1)
     lamina.restore(tmp_path / "sharded", fresh)
-    same(fresh, model)
+    for a, b in zip(fresh.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    if keras.__version__ != "3.10.0":  # which cannot load an optimizer that it has cut over several files, either
+        same(fresh, model)
 
 
 def test_files_are_sources_too(tmp_path: Path) -> None:
