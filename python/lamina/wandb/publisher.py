@@ -20,7 +20,7 @@ from lamina.wandb.server import Server
 
 #: While training ends, a version waits this long for the one before it, to carry its packs over; after that it is
 #: handed over with all packs, and the server recognises those that it has.
-HURRY_SECONDS = 10.0
+HURRY_SECONDS = 1.0
 #: How long the end of training waits until the run has taken every version.
 ACCEPT_SECONDS = 60.0
 #: How long the end of a run waits here for its uploads; after that wandb itself goes on waiting for them, but its
@@ -48,6 +48,11 @@ class Version:
     settled: bool = False  # and everybody has been told
     begun: float = 0.0  # when it was handed over
     seconds: float | None = None  # from then until the server had it, where we were there to see it
+
+    @property
+    def has_packs(self) -> bool:
+        """Whether it may carry packs over from the version before it."""
+        return any(entry.path.startswith("packs/") for entry in self.record.entries)
 
 
 class Publisher:
@@ -154,7 +159,7 @@ class Publisher:
             version = self._unsettled[0]
             with self._changed:
                 while version.outcome is _PENDING:
-                    if self._in_a_hurry():
+                    if self._need_not_wait():
                         return
                     self._changed.wait(_SLICE)
             self._settled(version, version.outcome)
@@ -162,8 +167,12 @@ class Publisher:
                 self._unsettled.popleft()
                 self._changed.notify_all()
 
-    def _in_a_hurry(self) -> bool:
-        return bool(self._waiting) and self._hurry_at is not None and time.monotonic() > self._hurry_at
+    def _need_not_wait(self) -> bool:
+        """The run itself sends the versions of a name one after the other."""
+        if not self._waiting:
+            return False
+        in_a_hurry = self._hurry_at is not None and time.monotonic() > self._hurry_at
+        return in_a_hurry or not self._waiting[0].has_packs
 
     def _await(self, version: Version) -> None:
         """On a thread of its own: a wait with a time limit would cancel the upload when the time is over."""
@@ -220,7 +229,7 @@ class Publisher:
             record, version.begun = version.record, time.monotonic()
             assert record.place is not None
             entries = list(record.entries)
-            if not self.run.offline:
+            if not self.run.offline and version.has_packs:
                 entries = self._carry(record.what.name, entries)
             fill(version.artifact, entries, record.place.root, record.place.shown)
             version.record = record.sent_as(version.artifact.digest, entries)
@@ -237,8 +246,6 @@ class Publisher:
 
     def _carry(self, name: str, entries: list[FileEntry]) -> list[FileEntry]:
         """Entries of packs that the server has need no file; one request has confirmed that it has them."""
-        if not any(entry.path.startswith("packs/") for entry in entries):
-            return entries  # a plain file: as the stock callback sends it
         base = self.server.committed(name, self._newest.get(name, "latest"))
         return entries if base is None else carried(entries, known_entries(base))
 
