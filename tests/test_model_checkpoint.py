@@ -17,7 +17,7 @@ import pytest
 from keras import layers
 
 import lamina
-from lamina.errors import InvalidInputError
+from lamina.errors import InvalidInputError, UnsupportedFormatError
 from lamina.keras import ModelCheckpoint, job
 from lamina.keras.commit import Commit
 from lamina.keras.planned_file import PlannedFile
@@ -405,6 +405,21 @@ def test_copy_to_writes_the_file_again(tmp_path: Path) -> None:
             warnings.simplefilter("ignore")
             fit(network(), callback)
     assert copied == [True] * 4
+
+
+def test_where_locks_do_not_work_saves_go_on_and_say_what_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no such file system here; the engine's answer to one is tested with it."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UnsupportedFormatError("file locks do not work here")
+
+    monkeypatch.setattr(lamina.repository.Repository, "prune", refuse)
+    callback, _ = attached(tmp_path, repository=tmp_path / "r", keep=lamina.Keep(last=1))
+    with pytest.warns(UserWarning, match="keep= deletes nothing here: file locks do not work"):
+        drive(callback, [3.0, 2.0])
+    assert len(lamina.open(tmp_path / "r").snapshots()) == 2
 
 
 def test_retention_holds_what_it_says(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras.src.utils import file_utils, io_utils
 
-from lamina.errors import BusyError
+from lamina.errors import BusyError, UnsupportedFormatError
 from lamina.keep import Keep
 from lamina.keras import training_state
 from lamina.keras.arrivals import Arrivals
@@ -96,7 +96,10 @@ class Saves(Monitoring):
             return
         # Where another process prunes just now, the next save does this one's part.
         with contextlib.suppress(BusyError):
-            self._repository().prune(self.keep, series=commit.snapshot.series)
+            try:
+                self._repository().prune(self.keep, series=commit.snapshot.series)
+            except UnsupportedFormatError as error:  # file locks do not work there; saves need none
+                warnings.warn(f"keep= deletes nothing here: {error}", stacklevel=2)
 
     # The way of a save.
 
