@@ -75,7 +75,7 @@ bench: $(VENV)/test.stamp
 soak: $(VENV)/test.stamp
 	KERAS_BACKEND=tensorflow $(BIN)/python tests/soak.py $(MINUTES)
 	LAMINA_SOAK_SECONDS=$$(($(MINUTES) * 20)) cargo test --release -p lamina-core --test crash -- --nocapture
-	LAMINA_SOAK=1 KERAS_BACKEND=tensorflow $(PYTEST) -o timeout=3600 tests/test_stress.py
+	LAMINA_SOAK=1 KERAS_BACKEND=tensorflow $(PYTEST) -o timeout=3600 tests/test_stress.py tests/test_wandb_trouble.py
 	LAMINA_SOAK=1 KERAS_BACKEND=jax $(PYTEST) -o timeout=3600 tests/test_ends.py -k kills
 
 # What would be published, tested in an environment that has nothing else. zig links against the old C library that
