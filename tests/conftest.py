@@ -23,8 +23,10 @@ _ROOM = 3 << 30
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    where = Path(session.config.option.basetemp or tempfile.gettempdir())
-    free = shutil.disk_usage(where if where.exists() else where.parent).free
+    where = Path(session.config.option.basetemp or tempfile.gettempdir()).absolute()
+    while not where.exists():
+        where = where.parent
+    free = shutil.disk_usage(where).free
     if free < _ROOM:
         pytest.exit(f"{free >> 20} MiB are free in {where}, the tests need {_ROOM >> 20}: make room or set TMPDIR", 1)
 

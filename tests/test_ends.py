@@ -34,6 +34,7 @@ from lamina.keras import ModelCheckpoint
 from lamina.keras.planned_file import PlannedFile
 
 folder = Path(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is told to ignore it
 x = np.zeros((64, 4), "float32")
 model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
 model.compile("sgd", "mse")
@@ -308,3 +309,26 @@ def test_training_in_another_thread_installs_nothing(tmp_path: Path) -> None:
     thread.join(120)
     assert (tmp_path / "m.keras").exists()
     assert seen == [before]
+
+
+def test_a_forked_worker_dies_of_sigterm_however_early(tmp_path: Path) -> None:
+    """Pools end their workers so, and wait for them: a signal that is lost would hold up training for ever."""
+    done = script(
+        tmp_path,
+        """
+        def forks():
+            for _ in range(100):
+                worker = os.fork()
+                if not worker:
+                    time.sleep(60)
+                    os._exit(0)
+                os.kill(worker, signal.SIGTERM)
+                assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGTERM
+        fit(weights(), At(3, forks), epochs=1)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+        print("done")
+        """,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.endswith("done\n")

@@ -97,10 +97,27 @@ def _restore() -> None:
     _installed, _previous = False, None
 
 
+# A forked worker has nothing to commit, and must die of SIGTERM as without us: one that comes before the child is ready
+# would set a flag that Python then clears, and whoever waits for the worker's end would wait for ever.
+
+_masks = threading.local()
+
+
+def _hold_back() -> None:
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if _installed else None
+
+
+def _let_through() -> None:
+    before, _masks.before = _masks.before, None
+    if before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _forget() -> None:
-    """A forked child trains nothing."""
     _training.clear()
+    _restore()
+    _let_through()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_forget)
