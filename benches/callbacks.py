@@ -5,11 +5,9 @@ Each timed run is a whole ``fit`` with a W&B run of its own; what the run record
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +17,8 @@ from typing import Any
 import numpy as np
 
 import lamina
+from benches.loopback import loopback_server
 from benches.measure import Bench, Contender, Outcome, Row, Table, demand, race
-
-#: Readers of what W&B recorded, and the loopback server.
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 ROWS, WIDTH = 8, 64
 NONE = "no callback"
@@ -270,28 +266,10 @@ def _online(bench: Bench, training: Training) -> Iterator[Table]:
         bench.missing["callbacks · tables"] = f"it needs {', '.join(needed)}: pip install 'lamina[dev,wandb]'"
         return
     shape = Shape(4, 2 if bench.quick else 5)
-    with _loopback_server(bench.folder):
+    with loopback_server(bench.folder):
         outcomes = race(_table_loggers(bench, training, shape), bench.repeats)
     note = f"fit of {shape.epochs} epochs, {EXAMPLES} examples with images in each table, online at a loopback server"
     yield _table("tables", training, outcomes, shape.epochs, note)
-
-
-@contextlib.contextmanager
-def _loopback_server(folder: Path) -> Iterator[None]:
-    import wandb
-
-    from wandb_server.remote import RemoteServer
-
-    wandb.teardown()
-    before = dict(os.environ)
-    try:
-        with RemoteServer(folder / "server") as server:
-            os.environ.update(server.environment(folder / "client"))
-            yield
-            wandb.teardown()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 EXAMPLES = 40

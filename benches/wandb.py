@@ -6,12 +6,10 @@ profits from what another has uploaded; what arrived is restored and compared.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,10 +19,8 @@ from typing import Any
 import numpy as np
 
 import lamina
+from benches.loopback import loopback_server
 from benches.measure import Bench, Contender, Outcome, Row, Table, demand, race
-
-#: The loopback server stands with the tests.
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 STOCK, FILE, PACKS = "wandb WandbModelCheckpoint", 'lamina, layout="file"', 'lamina, layout="packs"'
 NONE = "no checkpoint"
@@ -47,7 +43,9 @@ def run(bench: Bench) -> Iterator[Table]:
 
     backend = keras.backend.backend()
     bench.say(f"wandb: {backend}")
-    with _loopback_server(bench.folder) as server:
+    with loopback_server(bench.folder) as server:
+        # Whoever measures the link must not wait for the server's own sums; lamina and the check verify.
+        server.call("policy", check_md5=False)
         yield _training(bench, server, backend)
         large = _Model(_dense(1024 if bench.quick else 3000))
         yield _uploads(bench, server, large, backend)
@@ -55,26 +53,6 @@ def run(bench: Bench) -> Iterator[Table]:
         yield _downloads(bench, server, large, backend)
         refused = server.call("errors")
         demand(not refused, f"the server refused requests: {refused}")
-
-
-@contextlib.contextmanager
-def _loopback_server(folder: Path) -> Iterator[Any]:
-    import wandb
-
-    from wandb_server.remote import RemoteServer
-
-    wandb.teardown()
-    before = dict(os.environ)
-    try:
-        with RemoteServer(folder / "server") as server:
-            # Whoever measures the link must not wait for the server's own sums; lamina and the check verify.
-            server.call("policy", check_md5=False)
-            os.environ.update(server.environment(folder / "client"))
-            yield server
-            wandb.teardown()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 # Models.

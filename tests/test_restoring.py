@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from keras import layers
 
 import lamina
 from lamina.errors import CorruptDataError, InvalidInputError
+from lamina.keras import ModelCheckpoint
+from lamina.keras.planned_file import PlannedFile
 from zoo import SKIP, ZOO
 
 pytestmark = pytest.mark.backend
@@ -286,6 +289,27 @@ def test_training_goes_on_as_after_keras_own_loading(kind: str, tmp_path: Path) 
         theirs.load_weights(path)
     same(ours, theirs)
     same(trained(ours, 3), trained(theirs, 3))
+
+
+def test_a_save_before_the_first_step_holds_what_was_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that was handed over is not changed by the step that runs while the save is on its way."""
+    model = trained(wide(), 2)
+    lamina.save(model, tmp_path / "repo", weights_only=True)
+    restored = trained(wide(), 1)
+    lamina.restore(tmp_path / "repo", restored, optimizer=True)
+    stepped = threading.Event()
+    write = PlannedFile.write
+    monkeypatch.setattr(PlannedFile, "write", lambda *given: stepped.wait(60) and write(*given))
+    callback = ModelCheckpoint(tmp_path / "m.weights.h5", save_weights_only=True)
+    callback.set_model(restored)
+    callback.on_epoch_begin(0)
+    callback.on_epoch_end(0, {"loss": 1.0})
+    trained(restored, 2)
+    stepped.set()
+    assert callback.wait(60)
+    found = trained(wide(), 1)
+    found.load_weights(tmp_path / "m.weights.h5")
+    same(found, model)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own protocol")

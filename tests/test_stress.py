@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import pytest
 import busy_process
 import lamina
 from lamina import repository
+from stopped_process import stop_within
 
 _SCRIPT = Path(__file__).with_name("busy_process.py")
 _ROUNDS = 500 if os.environ.get("LAMINA_SOAK") else 12
@@ -75,7 +75,7 @@ def test_prune_keeps_what_a_stopped_save_relies_on(repo: Path) -> None:
     opened = lamina.open(repo)
     with started("save", repo, 1) as process:
         for _ in range(5):
-            stop_within_a_save(process, repo)
+            stop_within(process, lambda: list((repo / "sessions").glob("[0-9a-f]*")))
             known = {snapshot.id for snapshot in opened.snapshots()}
             # Little stays, and with the rest goes what the save may have found there, unless prune waits for it.
             busy_process.save(opened, 1_000_000, "s1")
@@ -84,17 +84,6 @@ def test_prune_keeps_what_a_stopped_save_relies_on(repo: Path) -> None:
             os.kill(process.pid, signal.SIGCONT)
             busy_process.check(opened.snapshot(first_unknown(process, known)))
     intact(repo)
-
-
-def stop_within_a_save(process: subprocess.Popen[str], folder: Path) -> None:
-    while True:
-        time.sleep(0.01)
-        assert process.poll() is None
-        os.kill(process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        if list((folder / "sessions").glob("[0-9a-f]*")):
-            return
-        os.kill(process.pid, signal.SIGCONT)
 
 
 def first_unknown(process: subprocess.Popen[str], known: set[str]) -> str:

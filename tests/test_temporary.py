@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 
 from lamina import _core
+from stopped_process import stop_within
 
 #: Writes a file without end, until it is stopped.
 _WRITES = """
@@ -57,23 +56,11 @@ def save(path: Path) -> None:
     _core.write_file(path, data.nbytes, [(0, data)], np.zeros(0, np.uint8), 1)
 
 
-def stop_within_a_write(process: subprocess.Popen[str], folder: Path) -> None:
-    """Stopped, it may prove to be between two writes; then it goes on until the next try."""
-    while True:
-        time.sleep(0.01)
-        assert process.poll() is None
-        os.kill(process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        if hidden(folder):
-            return
-        os.kill(process.pid, signal.SIGCONT)
-
-
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="stops a process by a signal")
 def test_a_killed_writer_leaves_nothing_for_long(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     with running(_WRITES, path) as process:
-        stop_within_a_write(process, tmp_path)
+        stop_within(process, lambda: hidden(tmp_path))
         left = hidden(tmp_path)
         save(path)
         assert hidden(tmp_path) == left  # its owner lives, and may stand still for an hour

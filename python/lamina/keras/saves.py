@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import warnings
@@ -94,12 +93,12 @@ class Saves(Monitoring):
         """Retention, after ``_committed``."""
         if self.keep is None or commit.snapshot is None:
             return
-        # Where another process prunes just now, the next save does this one's part.
-        with contextlib.suppress(BusyError):
-            try:
-                self._repository().prune(self.keep, series=commit.snapshot.series)
-            except UnsupportedFormatError as error:  # file locks do not work there; saves need none
-                warnings.warn(f"keep= deletes nothing here: {error}", stacklevel=2)
+        try:
+            self._repository().prune(self.keep, series=commit.snapshot.series)
+        except BusyError:
+            pass  # another process prunes just now; the next save does this one's part
+        except UnsupportedFormatError as error:  # file locks do not work there; saves need none
+            warnings.warn(f"keep= deletes nothing here: {error}", stacklevel=2)
 
     # The way of a save.
 
