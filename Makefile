@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadfile
 MINUTES ?= 30
 
-.PHONY: demo test test-rust test-python test-torch test-python-matrix test-wandb-matrix test-keras-matrix check bench soak docs wheel format clean
+.PHONY: demo test test-rust test-python test-torch test-arm test-python-matrix test-wandb-matrix test-keras-matrix check bench soak docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -38,6 +38,13 @@ test-python: $(VENV)/test.stamp
 # torch from PyPI brings several GB of CUDA packages, so it has an environment of its own.
 test-torch: $(TORCH)/test.stamp
 	KERAS_BACKEND=torch $(TORCH)/bin/python -m pytest $(PARALLEL) -m backend
+
+# The engine with its NEON kernels, under emulation. It takes Debian's qemu-user-static and gcc-aarch64-linux-gnu.
+test-arm:
+	rustup target add aarch64-unknown-linux-gnu
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+	cargo test --release -p lamina-core --target aarch64-unknown-linux-gnu --lib --test delta --test hostile --test repository
 
 # One wheel for every Python that is here; an environment is gone when its tests have passed.
 test-python-matrix:

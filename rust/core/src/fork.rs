@@ -53,9 +53,12 @@ pub fn close_inherited_locks() {
     close_all(&HELD);
 }
 
+#[cfg(not(unix))]
+fn close_all(_: &[AtomicI32]) {}
+
+#[cfg(unix)]
 #[allow(unsafe_code)]
 fn close_all(places: &[AtomicI32]) {
-    #[cfg(unix)]
     for place in places {
         let descriptor = place.swap(-1, Ordering::AcqRel);
         if descriptor >= 0 {
