@@ -430,6 +430,11 @@ impl Repository {
         // The snapshot's saver may have been killed before it flushed its name.
         self.settle()?;
         storage::sync_dir(&self.root.join("snapshots"))?;
+        // A prune either sees the alias or is over: else it would delete what the alias has just come to name.
+        let _lock = PruneLock::share(&self.root)?;
+        if !storage::exists(&self.snapshot_path(snapshot.number))? {
+            return Err(Error::not_found(format!("snapshot {} is gone: a prune has deleted it", snapshot.number)));
+        }
         let session = Session::begin(&self.root)?;
         storage::write_atomic(&session.temp("alias"), &self.alias_path(&snapshot.body.series, alias), &bytes)
     }

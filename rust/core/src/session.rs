@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::digest::random_name;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fork::LockFile;
 use crate::storage::{self, Lockable};
 
@@ -135,10 +136,16 @@ pub(crate) fn dead(lock: &Path) -> Option<File> {
     try_lock(lock).1
 }
 
-/// The lock that only one prune holds.
+/// How long a prune waits for another or for whoever sets an alias, how long the latter waits for a prune, and how long
+/// it is between two looks.
+const SHORT: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The lock that only one prune holds, or one that sets an alias: a snapshot must not go while it gets a name.
 #[derive(Debug)]
 pub struct PruneLock {
-    _file: File,
+    _file: LockFile,
 }
 
 impl PruneLock {
@@ -147,10 +154,35 @@ impl PruneLock {
     /// # Errors
     /// `Busy` where another prune holds it, `Unsupported` where locks do not work on this file system.
     pub fn take(repository: &Path) -> Result<Self> {
+        Self::take_within(repository, SHORT)
+    }
+
+    /// The same for whoever needs it for a moment; `None` where locks do not work, since nobody prunes there.
+    ///
+    /// # Errors
+    /// `Busy` where a prune goes on holding it.
+    pub fn share(repository: &Path) -> Result<Option<Self>> {
+        match Self::take_within(repository, LONG) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn take_within(repository: &Path, patience: Duration) -> Result<Self> {
+        let end = Instant::now() + patience;
+        loop {
+            match Self::try_take(repository) {
+                Err(e) if e.kind() == ErrorKind::Busy && Instant::now() < end => std::thread::sleep(PAUSE),
+                other => return other,
+            }
+        }
+    }
+
+    fn try_take(repository: &Path) -> Result<Self> {
         let path = repository.join("prune.lock");
         let file = storage::open_lock(&path, true)?;
         match storage::try_lock(&file, &path) {
-            Lockable::Free if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: file }),
+            Lockable::Free if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: LockFile::new(file) }),
             Lockable::Held => Err(Error::busy(format!("another prune of {} is running", repository.display()))),
             _ => Err(Error::unsupported(format!(
                 "file locks do not work in {}; prune needs them and has deleted nothing. Prune from a machine where the \

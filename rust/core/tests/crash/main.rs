@@ -5,6 +5,8 @@
 
 mod chance;
 mod disk;
+#[cfg(unix)]
+mod interleave;
 mod poor;
 mod repair;
 mod watch;

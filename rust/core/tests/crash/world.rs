@@ -84,6 +84,20 @@ pub(crate) struct Promise {
     highest: u64,
 }
 
+impl Promise {
+    /// What processes reported that worked at the same time: snapshots, and numbers that a prune took or meant to take.
+    pub(crate) fn report(&mut self, saved: &[(String, u64)], pruned: &[u64]) {
+        self.snapshots.extend(saved.iter().cloned());
+        self.snapshots.retain(|_, number| !pruned.contains(number));
+        self.highest = saved.iter().map(|(_, number)| *number).fold(self.highest, u64::max);
+    }
+
+    /// What else an alias may name now.
+    pub(crate) fn alias(&mut self, alias: &str, named: &[Option<String>]) {
+        self.aliases.entry(alias.into()).or_insert(vec![None]).extend(named.iter().cloned());
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     Create,
@@ -265,7 +279,7 @@ impl World {
     }
 }
 
-fn read(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
+pub(crate) fn read(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
     let reader = repository.reader(snapshot)?;
     let mut file = vec![];
     for &(offset, length) in &reader.structure.files[0].extents {

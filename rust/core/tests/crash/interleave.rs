@@ -1,0 +1,315 @@
+//! Processes at one repository in every order that a few switches between them give, and one of them killed at every point.
+//!
+//! Each process has the repository under a path of its own, so that a watcher knows whose call it sees. Only the process
+//! whose turn it is goes on; the plan of a run says before which calls the turn passes on, or its holder dies. What only
+//! its own process can see (bytes written to a temporary file, flushes) is no place to switch.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lamina_core::repository::Repository;
+use lamina_core::retention::Keep;
+use lamina_core::storage::Call;
+use lamina_core::storage::faults::{Watch, Watcher, watch};
+use lamina_core::{ErrorKind, Result};
+
+use crate::disk::{Fate, Tree, plant};
+use crate::world::{Model, Op, Promise, World, check, read, scratch};
+use crate::{A, B, C, soak, world};
+
+/// What a process does, once.
+#[derive(Debug, Clone)]
+enum Job {
+    Save(Model),
+    Prune(usize),
+    /// Reads the snapshot of this epoch.
+    Read(i64),
+    SetAlias(i64),
+}
+
+/// What happens before a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// The turn passes to this process.
+    Switch(usize),
+    /// Whoever has the turn is killed.
+    Kill,
+}
+
+/// Events by the number of the call before which they happen, counted over all processes.
+type Plan = Vec<(usize, Event)>;
+
+struct Turns {
+    turn: usize,
+    calls: usize,
+    finished: Vec<bool>,
+    killed: Vec<bool>,
+    plan: Plan,
+}
+
+impl Turns {
+    fn pass_on(&mut self) {
+        if let Some(next) = self.finished.iter().position(|finished| !finished) {
+            self.turn = next;
+        }
+    }
+}
+
+struct Scheduler {
+    turns: Mutex<Turns>,
+    changed: Condvar,
+}
+
+impl Scheduler {
+    fn wait_for(&self, process: usize) -> std::sync::MutexGuard<'_, Turns> {
+        let theirs = |turns: &mut Turns| turns.turn != process;
+        let (turns, late) =
+            self.changed.wait_timeout_while(self.turns.lock().unwrap(), Duration::from_secs(60), theirs).unwrap();
+        assert!(!late.timed_out(), "process {process} waits for ever: one that has no turn holds what another needs");
+        turns
+    }
+
+    /// A call of a process; one that waits for another gives way.
+    fn point(&self, process: usize, waits: bool) {
+        let mut turns = self.wait_for(process);
+        if turns.killed[process] {
+            return;
+        }
+        if waits {
+            let others = |turns: &Turns| (0..turns.finished.len()).find(|&p| p != process && !turns.finished[p]);
+            if let Some(other) = others(&turns) {
+                turns.turn = other;
+                drop(turns);
+                self.changed.notify_all();
+                turns = self.wait_for(process);
+            }
+        }
+        let now = turns.calls;
+        turns.calls += 1;
+        let event = turns.plan.iter().find(|(at, _)| *at == now).map(|(_, event)| *event);
+        match event {
+            Some(Event::Kill) => turns.killed[process] = true,
+            Some(Event::Switch(to)) if !turns.finished[to] => {
+                turns.turn = to;
+                drop(turns);
+                self.changed.notify_all();
+                drop(self.wait_for(process));
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&self, process: usize) {
+        let mut turns = self.wait_for(process);
+        turns.finished[process] = true;
+        turns.pass_on();
+        drop(turns);
+        self.changed.notify_all();
+    }
+
+    fn is_killed(&self, process: usize) -> bool {
+        self.turns.lock().unwrap().killed[process]
+    }
+}
+
+/// The eyes on one process.
+struct Process {
+    scheduler: Arc<Scheduler>,
+    number: usize,
+    /// Whether its last call was the try to take the lock of prunes.
+    tried: AtomicBool,
+}
+
+impl Watcher for Process {
+    fn arrive(&self, call: &Call<'_>) {
+        let own = matches!(
+            call,
+            Call::Write { .. } | Call::SetLength { .. } | Call::Sync(_) | Call::SyncDir(_) | Call::Read(_)
+        );
+        if own {
+            return drop(self.scheduler.wait_for(self.number));
+        }
+        let of_prunes = |path: &Path| path.ends_with("prune.lock");
+        let tried = self.tried.swap(matches!(call, Call::Lock(p) if of_prunes(p)), Ordering::Relaxed);
+        let again = tried && matches!(call, Call::Create(p) if of_prunes(p));
+        self.scheduler.point(self.number, again);
+    }
+
+    fn before(&self, _call: &Call<'_>) -> io::Result<()> {
+        // The dead clean nothing up; their locks go with their open files.
+        if self.scheduler.is_killed(self.number) { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+
+    fn after(&self, _call: &Call<'_>) {}
+
+    fn pretends(&self, call: &Call<'_>) -> bool {
+        matches!(call, Call::Sync(_) | Call::SyncDir(_))
+    }
+}
+
+/// What a process reported before it ended.
+#[derive(Default)]
+struct Reports {
+    saved: Vec<(String, u64)>,
+    pruned: Vec<u64>,
+    aliases: Vec<Option<String>>,
+}
+
+fn act(root: &Path, job: &Job, epoch: i64, contents: &HashMap<i64, Vec<u8>>, reports: &Mutex<Reports>) -> Result<()> {
+    let repository = Repository::open(root)?;
+    let of_epoch = |epoch: i64| {
+        let snapshots = repository.snapshots()?;
+        Ok(snapshots.into_iter().find(|s| s.body.epoch == Some(epoch)))
+    };
+    match job {
+        Job::Save(model) => {
+            let snapshot = model.save(&repository, epoch)?;
+            reports.lock().unwrap().saved.push((snapshot.id.clone(), snapshot.number));
+        }
+        Job::Prune(last) => {
+            let keep = Keep { last: Some(*last), ..Keep::default() };
+            let doomed = repository.prune(Some(&keep), None, true)?.snapshots;
+            reports.lock().unwrap().pruned.extend(doomed);
+            let pruned = repository.prune(Some(&keep), None, false)?;
+            reports.lock().unwrap().pruned.extend(pruned.snapshots);
+        }
+        Job::Read(epoch) => {
+            let Some(snapshot) = of_epoch(*epoch)? else { return Ok(()) };
+            let bytes = read(&repository, &snapshot)?;
+            assert_eq!(Some(&bytes), contents.get(epoch), "other bytes than were saved");
+        }
+        Job::SetAlias(epoch) => {
+            let Some(snapshot) = of_epoch(*epoch)? else { return Ok(()) };
+            reports.lock().unwrap().aliases.push(Some(snapshot.id.clone()));
+            repository.set_alias(&snapshot, "x")?;
+        }
+    }
+    Ok(())
+}
+
+/// A repository, and what two or three processes do to it at once.
+struct Scene {
+    name: &'static str,
+    tree: Tree,
+    promise: Promise,
+    contents: HashMap<i64, Vec<u8>>,
+    jobs: Vec<Job>,
+}
+
+impl Scene {
+    fn new(name: &'static str, before: &[Op], jobs: Vec<Job>) -> Self {
+        let world: World = world(before);
+        let tree = world.disk_at(world.changes()).after_crash(&mut Fate::Everything);
+        let mut contents = world.contents.clone();
+        for (number, job) in jobs.iter().enumerate() {
+            if let Job::Save(model) = job {
+                contents.insert(100 + number as i64, model.file());
+            }
+        }
+        Self { name, tree, promise: world.promise.clone(), contents, jobs }
+    }
+
+    /// Runs the processes as planned, and checks what they leave; how many calls there were.
+    fn run(&self, plan: &Plan) -> std::result::Result<usize, String> {
+        let folder = scratch();
+        plant(&self.tree, &folder.path().join("r"));
+        let nobody = vec![false; self.jobs.len()];
+        let turns = Turns { turn: 0, calls: 0, finished: nobody.clone(), killed: nobody, plan: plan.clone() };
+        let scheduler = Arc::new(Scheduler { turns: Mutex::new(turns), changed: Condvar::new() });
+        let reports = Mutex::new(Reports::default());
+        let results: Vec<Result<()>> = thread::scope(|scope| {
+            let start = |(number, job)| {
+                let (scheduler, reports, folder) = (Arc::clone(&scheduler), &reports, folder.path());
+                scope.spawn(move || {
+                    let root = folder.join(format!("process{number}"));
+                    std::os::unix::fs::symlink("r", &root).unwrap();
+                    let process = Process { scheduler: Arc::clone(&scheduler), number, tried: AtomicBool::new(false) };
+                    let _watch: Watch = watch(&root, Arc::new(process));
+                    let result = act(&root, job, 100 + number as i64, &self.contents, reports);
+                    scheduler.finish(number);
+                    result
+                })
+            };
+            let threads: Vec<_> = self.jobs.iter().enumerate().map(start).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (number, result) in results.into_iter().enumerate() {
+            self.allowed(number, result, scheduler.is_killed(number))?;
+        }
+        let promise = self.promised(&reports.into_inner().unwrap());
+        check(&folder.path().join("r"), &promise, &self.contents)?;
+        Ok(scheduler.turns.lock().unwrap().calls)
+    }
+
+    fn allowed(&self, number: usize, result: Result<()>, killed: bool) -> std::result::Result<(), String> {
+        match (&self.jobs[number], result) {
+            _ if killed => Ok(()),
+            (_, Ok(())) => Ok(()),
+            // A second prune says so; a snapshot may be pruned between its name and its bytes.
+            (Job::Prune(_), Err(e)) if e.kind() == ErrorKind::Busy => Ok(()),
+            (Job::Read(_) | Job::SetAlias(_), Err(e)) if e.kind() == ErrorKind::NotFound => Ok(()),
+            (job, Err(e)) => Err(format!("{job:?}: {:?} {e}", e.kind())),
+        }
+    }
+
+    fn promised(&self, reports: &Reports) -> Promise {
+        let mut promise = self.promise.clone();
+        promise.report(&reports.saved, &reports.pruned);
+        if !reports.aliases.is_empty() {
+            promise.alias("x", &reports.aliases);
+        }
+        promise
+    }
+
+    /// Every plan with at most so many events, of which at most one kills.
+    fn every_plan(&self, most: usize, end: Option<Instant>) -> usize {
+        let mut runs = 0;
+        let mut plans: Vec<Plan> = vec![vec![]];
+        while let Some(plan) = plans.pop() {
+            let calls = self.run(&plan).unwrap_or_else(|problem| panic!("{}, {plan:?}: {problem}", self.name));
+            runs += 1;
+            if end.is_some_and(|end| Instant::now() > end) {
+                break;
+            }
+            if plan.len() == most {
+                continue;
+            }
+            let events = (0..self.jobs.len()).map(Event::Switch).chain([Event::Kill]);
+            for event in events.filter(|e| *e != Event::Kill || !plan.iter().any(|(_, e)| *e == Event::Kill)) {
+                let first = plan.last().map_or(0, |(at, _)| at + 1);
+                plans.extend((first..calls).map(|at| [plan.as_slice(), &[(at, event)]].concat()));
+            }
+        }
+        runs
+    }
+}
+
+fn scenes() -> Vec<Scene> {
+    use Job::{Prune, Read, Save, SetAlias};
+    let saved = |models: &[Model]| [vec![Op::Create], models.iter().cloned().map(Op::Save).collect()].concat();
+    vec![
+        // What the save would build on is what the prune deletes.
+        Scene::new("save and prune", &saved(&[A, C]), vec![Save(A), Prune(1)]),
+        Scene::new("prune and save with repack", &saved(&[A, C]), vec![Prune(1), Save(B)]),
+        Scene::new("two saves", &saved(&[A]), vec![Save(C), Save(C)]),
+        Scene::new("prune and read", &saved(&[A, C]), vec![Prune(1), Read(0)]),
+        Scene::new("prune and alias", &saved(&[A, C]), vec![Prune(1), SetAlias(0)]),
+        Scene::new("two prunes", &saved(&[A, B, C]), vec![Prune(1), Prune(2)]),
+    ]
+}
+
+/// One switch or kill at every call; as many pairs of them as time allows in `make soak`.
+#[test]
+fn every_order_of_two_processes() {
+    for scene in scenes() {
+        let start = Instant::now();
+        let end = soak().map(|limit| start + limit / 6);
+        let runs = scene.every_plan(if end.is_some() { 2 } else { 1 }, end);
+        eprintln!("{}: {runs} orders of two processes, {:.1} s", scene.name, start.elapsed().as_secs_f64());
+    }
+}
