@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from keras import layers
 
 import lamina
-from lamina.keras import ModelCheckpoint
+from lamina.keras import ModelCheckpoint, arena
 from lamina.keras.archive_plan import Members, archive_plan
 from lamina.keras.arena import Arenas
 from lamina.keras.planner import Planner
@@ -323,6 +325,68 @@ def test_the_memory_of_captures_is_used_again() -> None:
     arenas.give_back(first)
     assert arenas.take([7]) is not first
     assert not arenas._free
+
+
+def test_the_memory_of_the_first_save_comes_while_training_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena, "_WORTH_A_THREAD", 1)
+    touched: list[str] = []
+    touch = arena._touched
+
+    def noting(nbytes: int) -> Any:
+        touched.append(threading.current_thread().name)
+        return touch(nbytes)
+
+    monkeypatch.setattr(arena, "_touched", noting)
+    model = compiled(network(300))
+    ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch", repository=tmp_path / "repo")
+    model.fit(X, X, epochs=3, callbacks=[ours, stock], verbose=0)
+    assert_same_folders(tmp_path, 3)
+    # TensorFlow's tensors are held; of the others nothing but copies that queue is touched in the training thread.
+    held = keras.backend.backend() == "tensorflow"
+    assert touched[:1] == ([] if held else ["lamina-memory"])
+    assert touched.count("lamina-memory") == (0 if held else 1)
+    assert ours._planner.arenas._coming is None
+
+
+@pytest.mark.parametrize("prepared", [None, 0, 100, 10_000, 1 << 60])
+def test_prepared_memory_is_used_where_it_suits(prepared: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(arena, "_MORE", 0)
+    arenas = Arenas()
+    if prepared is not None:
+        arenas.prepare(prepared)  # 1 << 60: no address space has it, and the capture tries for itself
+    taken = arenas.take([100, 1000, 5000])
+    assert [len(buffer) for buffer in taken.buffers] == [100, 1000, 5000]
+    for number, buffer in enumerate(taken.buffers):
+        buffer[:] = number
+    assert [set(buffer) for buffer in taken.buffers] == [{0}, {1}, {2}]
+    assert arenas._coming is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_forked_child_waits_for_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "_WORTH_A_THREAD", 1)
+    goes_on = threading.Event()
+    touch = arena._touched
+
+    def slowly(nbytes: int) -> Any:
+        if threading.current_thread().name == "lamina-memory":
+            assert goes_on.wait(30)
+        return touch(nbytes)
+
+    monkeypatch.setattr(arena, "_touched", slowly)
+    arenas = Arenas()
+    arenas.prepare(5000)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if arenas.take([5000]).nbytes == 5056 else 1)
+    _, status = os.waitpid(child, 0)
+    goes_on.set()
+    assert status == 0
+    assert arenas.take([5000]).nbytes == 5056
 
 
 def test_an_unbuilt_model_is_left_to_keras() -> None:

@@ -9,7 +9,7 @@ which are held there.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,12 @@ def capture(values: Sequence[Any], sizes: Sequence[int], arenas: Arenas, threads
     for i, buffer in zip(copied, arena.buffers, strict=True):
         held[i] = buffer
     return Captured(held, lambda: arenas.give_back(arena))
+
+
+def copied_sizes(variables: Iterable[Any]) -> list[int]:
+    """The sizes in bytes of those of these variables that `capture` copies into an arena."""
+    lends = _LENDS.get(backend.backend(), lambda value: True)
+    return [value.nbytes for value in (variable.value for variable in variables) if lends(value)]
 
 
 def _copy(sources: list[Bytes], arena: Arena, threads: int) -> None:
@@ -136,6 +142,17 @@ _BACKENDS: dict[str, Callable[[Any], Any]] = {
     "tensorflow": _of_tensorflow,
     "jax": _of_jax,
     "torch": _of_torch,
+}
+
+
+#: Whether the memory of a variable's value is lent, so that it is copied into an arena.
+_LENDS: dict[str, Callable[[Any], bool]] = {
+    "tensorflow": lambda value: False,
+    "jax": lambda value: (
+        next(iter(value.sharding.device_set)).platform == "cpu"
+        and (value.is_fully_replicated or len(value.sharding.device_set) == 1)
+    ),
+    "torch": lambda value: value.device.type == "cpu",
 }
 
 

@@ -68,6 +68,7 @@ class Checkpointer:
         )
         self._callback.series = series
         self._callback.set_model(model)
+        self._callback._prepare()
 
     def save(
         self, *, epoch: int, logs: Mapping[str, Any] | None = None, batch: int | None = None, blocking: bool = False

@@ -21,7 +21,7 @@ class Guard:
     def __init__(self, model: Any) -> None:
         self._objects = [weakref.ref(item) for item in _objects(model)]
         self._names = _names(model)
-        self._forms = [(v.shape, v.dtype) for v in _variables(model)]
+        self._forms = [(v.shape, v.dtype) for v in saved_variables(model)]
 
     def holds(self, model: Any) -> bool:
         objects = _objects(model)
@@ -29,7 +29,7 @@ class Guard:
             len(objects) == len(self._objects)
             and all(ref() is item for ref, item in zip(self._objects, objects, strict=True))
             and self._names == _names(model)
-            and self._forms == [(v.shape, v.dtype) for v in _variables(model)]
+            and self._forms == [(v.shape, v.dtype) for v in saved_variables(model)]
         )
 
 
@@ -78,11 +78,12 @@ def _objects(model: Any) -> list[Any]:
         model,
         *([] if optimizer is None else [optimizer]),
         *model._flatten_layers(),
-        *_variables(model),
+        *saved_variables(model),
     ]
 
 
-def _variables(model: Any) -> list[Any]:
+def saved_variables(model: Any) -> list[Any]:
+    """Those of the model and its optimizer."""
     optimizer = getattr(model, "optimizer", None)
     return [*model.variables, *([] if optimizer is None else optimizer.variables)]
 

@@ -170,6 +170,7 @@ class ModelCheckpoint(Saves):
         ends.enter(self)
         if self.resume and not self._resumed:
             self._resume()
+        self._prepare()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)

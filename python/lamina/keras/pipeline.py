@@ -69,7 +69,7 @@ class Pipeline:
             self._waiting.append(job)
         try:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, thread_name_prefix="lamina-save", initializer=_yield_to_training)
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix="lamina-save", initializer=yield_to_training)
             self._executor.submit(self._run_next)
         except RuntimeError:  # the interpreter is going down and starts no more threads
             self._run_next()
@@ -125,8 +125,8 @@ class Pipeline:
                 self._changed.notify_all()
 
 
-def _yield_to_training() -> None:
-    """Cores that training wants are training's: this thread, and the engine's that it starts, take what is left.
+def yield_to_training() -> None:
+    """Cores that training wants are training's: the calling thread, and the engine's that it starts, take what is left.
 
     While training waits for a save it wants none. Only Linux has a priority per thread.
     """

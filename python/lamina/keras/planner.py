@@ -10,9 +10,9 @@ from typing import Any
 from keras.src.saving import saving_lib
 
 from lamina.keras.archive_plan import Members
-from lamina.keras.arena import Arenas
-from lamina.keras.capture import Captured, StructureChangedError, capture
-from lamina.keras.guard import Guard, Visited, guard, visits
+from lamina.keras.arena import Arenas, needed
+from lamina.keras.capture import Captured, StructureChangedError, capture, copied_sizes
+from lamina.keras.guard import Guard, Visited, guard, saved_variables, visits
 from lamina.keras.planned_file import PlannedFile
 from lamina.keras.template import learn
 from lamina.keras.training_state import TrainingTensors
@@ -85,6 +85,10 @@ class Planner:
                 None if learnt.checked else self._judge_of(learnt),
             )
         raise NotPlannable("a variable holds more or less than it says")
+
+    def prepare(self, model: Any) -> None:
+        """Get the memory of the first capture while training goes on: fresh, it may cost many times the copy."""
+        self.arenas.prepare(needed(copied_sizes(saved_variables(model))))
 
     def capture_values(self, training: TrainingTensors, threads: int) -> Captured:
         """Capture the training state alone."""

@@ -159,7 +159,8 @@ class Saves(Monitoring):
             beside = self._temporary_place(path)
             return SavedModelFolder(model, path, beside=beside, options=self.target.options)
         try:
-            _check_plannable(path, weights_only)
+            if (reason := _unplannable(path, weights_only)) is not None:
+                raise NotPlannable(reason)
             return self._planner.capture(
                 model,
                 path,
@@ -167,8 +168,8 @@ class Saves(Monitoring):
                 weights_only=weights_only,
                 threads=threads_or_default(self.threads),
             )
-        except NotPlannable as reason:
-            self._notice(str(reason))
+        except NotPlannable as refusal:
+            self._notice(str(refusal))
         return KeptFile(
             model,
             path,
@@ -177,6 +178,11 @@ class Saves(Monitoring):
             training=training,
             captured=self._planner.capture_values(training, threads_or_default(self.threads)),
         )
+
+    def _prepare(self) -> None:
+        """Do what the first save would otherwise keep training waiting for."""
+        if saves_here() and _unplannable(self.filepath, self.save_weights_only) is None:
+            self._planner.prepare(super().model)
 
     def _notice(self, reason: str) -> None:
         if reason not in self._noticed:
@@ -294,11 +300,13 @@ class Saves(Monitoring):
         }
 
 
-def _check_plannable(path: str, weights_only: bool) -> None:
+def _unplannable(path: str, weights_only: bool) -> str | None:
+    """Why no plan is made for a file of this name; None if one is."""
     if file_utils.is_remote_path(path):
-        raise NotPlannable("the file is not on this machine")
+        return "the file is not on this machine"
     if not path.endswith(".weights.h5" if weights_only else ".keras"):
-        raise NotPlannable("the legacy .h5 format depends on more than the model")
+        return "the legacy .h5 format depends on more than the model"
+    return None
 
 
 def _steps(model: Any) -> int | None:
