@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import warnings
@@ -23,45 +22,13 @@ from lamina.keras.planner import Planner
 from lamina.keras.training_state import TrainingTensors
 from lamina.keras.walk import NotPlannable
 from lamina.plan import FilePlan, Tensor
+from stock_pairs import assert_same_file, assert_same_folders, pair
 from zoo import SKIP, ZOO
 
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 KINDS = [pytest.param(kind, marks=pytest.mark.skip(SKIP[kind])) if kind in SKIP else kind for kind in ZOO]
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
-
-
-def assert_same_file(ours: Path, keras_file: Path) -> None:
-    if not ours.name.endswith(".keras"):
-        assert ours.read_bytes() == keras_file.read_bytes()
-        return
-    with zipfile.ZipFile(ours) as a, zipfile.ZipFile(keras_file) as b:
-        assert a.testzip() is None
-        assert [m.filename for m in a.infolist()][:3] == [m.filename for m in b.infolist()][:3]
-        assert {m.filename for m in a.infolist()} == {m.filename for m in b.infolist()}
-        for mine in a.infolist():
-            theirs = b.getinfo(mine.filename)
-            for field in ("external_attr", "flag_bits", "compress_type", "extract_version", "extra"):
-                assert getattr(mine, field) == getattr(theirs, field), (mine.filename, field)
-            if mine.filename != "metadata.json":  # it holds the time
-                assert a.read(mine) == b.read(theirs), mine.filename
-    assert ours.stat().st_size == keras_file.stat().st_size
-
-
-def pair(folder: Path, suffix: str, **arguments: Any) -> tuple[ModelCheckpoint, Any]:
-    arguments = {"save_freq": 3, "save_weights_only": suffix == ".weights.h5"} | arguments
-    stock = {k: v for k, v in arguments.items() if k not in ("repository", "threads", "on_commit")}
-    name = "{epoch}-{batch}" if arguments["save_freq"] != "epoch" else "{epoch}"
-    ours = ModelCheckpoint(folder / "ours" / (name + suffix), **arguments)
-    return ours, keras.callbacks.ModelCheckpoint(folder / "stock" / (name + suffix), **stock)
-
-
-def assert_same_folders(folder: Path, at_least: int) -> None:
-    names = sorted(path.name for path in (folder / "stock").iterdir())
-    assert sorted(path.name for path in (folder / "ours").iterdir()) == names
-    assert len(names) >= at_least
-    for name in names:
-        assert_same_file(folder / "ours" / name, folder / "stock" / name)
 
 
 def network(width: int = 40) -> keras.Model:
@@ -138,34 +105,6 @@ def saves_by_hand(callback: ModelCheckpoint, model: keras.Model, epoch: int) -> 
     callback.set_model(model)
     callback.on_epoch_begin(epoch)
     callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0})
-
-
-@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
-def test_recompiling_and_unfreezing_between_fits(suffix: str, tmp_path: Path) -> None:
-    model = network()
-    model.layers[0].trainable = False
-    compiled(model)
-    ours, stock = pair(tmp_path, suffix)
-    fit = {"batch_size": 8, "callbacks": [ours, stock], "verbose": 0}
-    model.fit(X, X, epochs=1, **fit)
-    model.layers[0].trainable = True
-    compiled(model)
-    model.fit(X, X, initial_epoch=1, epochs=2, **fit)
-    model.compile("sgd", "mse")
-    model.fit(X, X, initial_epoch=2, epochs=3, **fit)
-    assert_same_folders(tmp_path, 8)
-
-
-def test_a_second_fold_is_saved_with_its_own_weights(tmp_path: Path) -> None:
-    ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch")
-    for fold in range(3):
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(fold)
-        model = compiled(network())
-        model.fit(X, X, epochs=1, callbacks=[ours, stock], verbose=0)
-        assert_same_folders(tmp_path, 1)
-        del model
-        gc.collect()
 
 
 def test_another_model_of_the_same_form_is_not_taken_for_the_first(tmp_path: Path) -> None:
