@@ -11,5 +11,6 @@ from lamina.wandb.pulling import pull
 from lamina.wandb.pushing import push
 from lamina.wandb.remote import open_artifact
 from lamina.wandb.report import log_report
+from lamina.wandb.writers import Writers
 
-__all__ = ["log_checkpoint", "log_report", "open_artifact", "promote", "pull", "push"]
+__all__ = ["Writers", "log_checkpoint", "log_report", "open_artifact", "promote", "pull", "push"]

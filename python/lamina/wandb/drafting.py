@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lamina.repository import Repository
 from lamina.snapshot import Snapshot
 from lamina.wandb.entries import FileEntry, measured
 from lamina.wandb.links import own_copy
-from lamina.wandb.naming import Description, metadata_for_wandb
+from lamina.wandb.naming import Description, metadata_for_wandb, stamped
 from lamina.wandb.place import Place
 from lamina.wandb.publisher import Version
 from lamina.wandb.record import Record
@@ -45,6 +46,7 @@ def new_draft(what: Description) -> Any:
 def file_version(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Version:
     """A version with ``layout="file"``; ``write`` makes a plain file that nobody else has."""
     place, key = Place.of_run(run), _new_key()
+    what = _stamp(draft, what, {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
     return _version(run, draft, what, place, key, place.stage_file(key, name, write), ())
 
 
@@ -52,6 +54,8 @@ def packs_version(run: Any, draft: Any, what: Description, repository: Repositor
     """A version with ``layout="packs"``; offline it holds its own names of the packs."""
     place = Place.of_run(run) if run.offline else Place.of_repository(repository)
     key = _new_key()
+    saved = {"repository": repository._core.id, "number": snapshot.number, "at": snapshot.created_at}
+    what = _stamp(draft, what, saved)
     # Before anything else: from here on retention holds the snapshot and its packs.
     packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in repository._core.packs_of(snapshot._core))
     if not run.offline:
@@ -59,6 +63,12 @@ def packs_version(run: Any, draft: Any, what: Description, repository: Repositor
     known = _digests.setdefault((str(place.root), repository._core.id), {})
     entries = place.stage_packs(key, repository, snapshot, known)
     return _version(run, draft, what, place, key, entries, (snapshot.id,))
+
+
+def _stamp(draft: Any, what: Description, saved: dict[str, Any]) -> Description:
+    what = stamped(what, saved)
+    draft.metadata = metadata_for_wandb(what.metadata)
+    return what
 
 
 def _version(

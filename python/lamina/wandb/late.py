@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from lamina.wandb.naming import Description
 from lamina.wandb.server import Server
-
-#: Names of a moment belong to one version only.
-_MOMENT = re.compile(r"epoch_\d+(_batch_\d+)?")
 
 
 def held_by_others(server: Server, what: Description) -> dict[str, Any]:
@@ -21,8 +18,7 @@ def held_by_others(server: Server, what: Description) -> dict[str, Any]:
 
     Where the server cannot say, it takes them, as it would have done in time.
     """
-    wanted = [alias for alias in what.aliases if not _MOMENT.fullmatch(alias)]
-    holders = {alias: server.committed(what.name, alias) for alias in wanted}
+    holders = {alias: server.committed(what.name, alias) for alias in what.aliases}
     return {
         alias: holder
         for alias, holder in holders.items()
@@ -53,8 +49,38 @@ def _stays(alias: str, holder: Mapping[str, Any], late: Mapping[str, Any]) -> bo
         had, has = _number(holder, "value"), _number(late, "value")
         if had is not None and has is not None:
             return had >= has if late.get("mode") == "max" else had <= has
-    had, has = _number(holder, "step"), _number(late, "step")
-    return had is not None and has is not None and had > has
+    return _newer(holder, late)
+
+
+def _newer(holder: Mapping[str, Any], late: Mapping[str, Any]) -> bool:
+    """Whether the holder was saved after the late one.
+
+    Numbers of one repository cannot be wrong. Times are those of clocks, perhaps of two machines. Steps begin anew with
+    each training, and are all that versions of older releases have.
+    """
+    had, has = _saved(holder), _saved(late)
+    if had.get("repository") and had.get("repository") == has.get("repository"):
+        numbers = _number(had, "number"), _number(has, "number")
+        if numbers[0] is not None and numbers[1] is not None:
+            return numbers[0] > numbers[1]
+    times = _time(had), _time(has)
+    if times[0] is not None and times[1] is not None:
+        return times[0] > times[1]
+    steps = _number(holder, "step"), _number(late, "step")
+    return steps[0] is not None and steps[1] is not None and steps[0] > steps[1]
+
+
+def _saved(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    saved = metadata.get("saved")
+    return saved if isinstance(saved, Mapping) else {}
+
+
+def _time(saved: Mapping[str, Any]) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(saved["at"]).replace("Z", "+00:00"))
+    except (KeyError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 def _number(metadata: Mapping[str, Any], name: str) -> float | None:

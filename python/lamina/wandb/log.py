@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from lamina.wandb.naming import (
     snapshot_metadata,
 )
 from lamina.wandb.publisher import publisher_of
+from lamina.wandb.together import log_together
+from lamina.wandb.writers import Writers
 
 #: Where the packs of files go for which no repository is named.
 DEFAULT_REPOSITORY = ".lamina"
@@ -45,6 +48,7 @@ def log_checkpoint(
     tags: Iterable[str] = (),
     ttl: timedelta | None = None,
     repository: str | os.PathLike[str] | Repository | None = None,
+    writers: Writers | None = None,
 ) -> Any:
     """Log a checkpoint file, or a snapshot of a repository, as a version of an artifact.
 
@@ -57,18 +61,23 @@ def log_checkpoint(
         aliases: besides ``latest``, and besides ``epoch_N`` and ``best`` where a snapshot says so.
         layout: ``"packs"`` uploads what changed, compressed; ``"file"`` the plain file.
         repository: for a path with ``layout="packs"``: where it is saved first. ``.lamina`` beside it without one.
+        writers: for a snapshot whose repository several processes can read: they send it together, each a part of the
+            packs. All of them call this, also those without a run; when it returns, the version is committed and its
+            list of files was checked.
 
     Returns:
-        The `wandb.Artifact`; where the run is disabled, what wandb gives then.
+        The `wandb.Artifact`; where the run is disabled, what wandb gives then. With ``writers``, None in all processes
+        but one.
 
     Raises:
-        ArtifactError: if there is no run, or it refuses the artifact.
+        ArtifactError: if there is no run, or it refuses the artifact. With ``writers`` also if a process failed or did
+            not come: then the version waits in the repository for `push`.
     """
     run = run if run is not None else wandb.run
-    if run is None:
+    if run is None and writers is None:
         raise ArtifactError("there is no active W&B run: call wandb.init() first, or pass run=")
     what = Description(
-        name or default_name(run),
+        name or ("" if run is None else default_name(run)),
         type,
         _unique(["latest", *aliases_or_error(aliases)]),
         dict(metadata or {}),
@@ -76,9 +85,13 @@ def log_checkpoint(
         _unique(_listed(tags)),
         ttl,
     )
+    layout_or_error(layout)
+    if writers is not None:
+        snapshot, home = _for_several(path_or_snapshot, layout)
+        return log_together(run, _described(what, snapshot), home, snapshot, writers)
     if run.disabled:
         return run.log_artifact(new_draft(what), aliases=list(what.aliases))
-    if layout_or_error(layout) == "file":
+    if layout == "file":
         version = _plain(run, what, path_or_snapshot)
     else:
         version = _packed(run, what, path_or_snapshot, repository)
@@ -105,16 +118,30 @@ def _packed(
     repository: str | os.PathLike[str] | Repository | None,
 ) -> Any:
     if isinstance(source, Snapshot):
-        snapshot, home = source, source._repository
-        if home is None:
-            raise InvalidInputError("the snapshot stands in no repository; its packs are not here")
+        snapshot, home = source, _repository_of(source)
     else:
         home = _home_of(Path(source), repository)
         snapshot = save_path(home, Path(source), {"series": what.name, "run": run.id})
-    aliases = _unique([*aliases_of(snapshot.epoch, snapshot.batch, best=snapshot.best), *what.aliases])
-    metadata = snapshot_metadata(snapshot) | dict(what.metadata)
-    full = Description(what.name, what.type, aliases, metadata, what.description, what.tags, what.ttl)
+    full = _described(what, snapshot)
     return packs_version(run, new_draft(full), full, home, snapshot)
+
+
+def _described(what: Description, snapshot: Snapshot) -> Description:
+    """With what a snapshot says of itself."""
+    aliases = _unique([*aliases_of(snapshot.epoch, snapshot.batch, best=snapshot.best), *what.aliases])
+    return replace(what, aliases=aliases, metadata=snapshot_metadata(snapshot) | dict(what.metadata))
+
+
+def _for_several(source: str | os.PathLike[str] | Snapshot, layout: str) -> tuple[Snapshot, Repository]:
+    if not isinstance(source, Snapshot) or layout != "packs":
+        raise InvalidInputError("several writers send a snapshot with layout='packs': save it first, in one process")
+    return source, _repository_of(source)
+
+
+def _repository_of(snapshot: Snapshot) -> Repository:
+    if snapshot._repository is None:
+        raise InvalidInputError("the snapshot stands in no repository; its packs are not here")
+    return snapshot._repository
 
 
 def _home_of(path: Path, repository: str | os.PathLike[str] | Repository | None) -> Repository:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -68,6 +68,12 @@ def metadata_for_wandb(values: Mapping[str, Any]) -> dict[str, Any]:
     if len(metadata) > MAX_METADATA:
         raise InvalidInputError(f"W&B takes {MAX_METADATA} keys of metadata at most. Received: {len(metadata)}")
     return metadata
+
+
+def stamped(what: Description, saved: Mapping[str, Any]) -> Description:
+    """With what tells later which of two versions is the newer one, unless the user's keys leave no room."""
+    metadata = {**what.metadata, "saved": dict(saved)}
+    return what if len(metadata) > MAX_METADATA else replace(what, metadata=metadata)
 
 
 def artifact_options(given: Mapping[str, Any] | None) -> dict[str, Any]:

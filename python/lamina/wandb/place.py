@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -82,10 +83,15 @@ class Place:
         return target
 
     def _travelling(self, name: str) -> Path:
-        """The reader for those without lamina, once for all versions."""
-        target = self.new_folder("travel") / name
-        if not target.exists():  # another callback may be about to stage it too: it must not see half of it
+        """The reader for those without lamina, once for all versions that carry the same one.
+
+        An older lamina's stays where it stands: records of versions that have not arrived name it.
+        """
+        content = (_TRAVEL / name).read_bytes()
+        target = self.new_folder(f"travel/{hashlib.sha256(content).hexdigest()[:16]}") / name
+        if not target.is_file() or target.read_bytes() != content:
+            # Another callback may be about to stage it too: it must not see half of it.
             temporary = target.with_name(f".{name}-{os.urandom(6).hex()}")
-            shutil.copyfile(_TRAVEL / name, temporary)
+            temporary.write_bytes(content)
             os.replace(temporary, target)
         return target

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ class Publisher:
         self._waiting: deque[Version] = deque()
         self._logging = False
         self._unsettled: deque[Version] = deque()
+        self._elsewhere: list[Version] = []  # sent by other threads
         self._newest: dict[str, str] = {}  # collection → version that we know to be committed
         self._hurry_at: float | None = None
         self._thread: threading.Thread | None = None
@@ -110,7 +111,23 @@ class Publisher:
     def unsettled(self) -> list[Version]:
         """Versions about which the server has not answered."""
         with self._changed:
-            return [version for version in (*self._unsettled, *self._waiting) if not version.settled]
+            under_way = (*self._unsettled, *self._waiting, *self._elsewhere)
+            return [version for version in under_way if not version.settled]
+
+    @contextlib.contextmanager
+    def sending(self, version: Version) -> Iterator[None]:
+        """A version that the caller sends by itself; it has arrived when the block ends without an error."""
+        version.begun = time.monotonic()
+        with self._changed:
+            self._elsewhere.append(version)
+        try:
+            yield
+            version.seconds = time.monotonic() - version.begun
+            self.accepted += 1
+            self._settled(version, None)
+        finally:
+            with self._changed:
+                self._elsewhere.remove(version)
 
     def attend(self, finish: Callable[[float], object]) -> None:
         """Before the run ends, call this method with a limit: its object may still have versions to submit."""
