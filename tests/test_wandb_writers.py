@@ -168,3 +168,191 @@ def test_three_processes_send_a_third_each(wandb_online: Server, tmp_path: Path)
     assert not list(Path("repo/journal").glob("*.json"))
     assert_restores("weights:latest", tmp_path / "machine")
     assert wandb_online.errors == []
+
+
+def test_a_process_that_is_killed_in_mid_upload_costs_nothing(wandb_online: Server, tmp_path: Path) -> None:
+    """The others say so, nothing is committed, and one process sends it later, whole."""
+    snapshot = saved()
+    fault = wandb_online.inject(method="PUT", path="*.pack", delay=3600)  # the first one; the others go on
+    with processes(wandb_online, tmp_path) as started:
+        until = time.monotonic() + 120
+        while not fault.hits or wandb_online.counters.total("*.pack").puts < COUNT - 1:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        held = {path for path in packs_of(snapshot) if not wandb_online.counters.total(f"*{path}.pack").puts}
+        assert len(held) == 1
+        dead = rank_of(held.pop(), snapshot)
+        started.kill(dead)
+        alive = [rank for rank in range(COUNT) if rank != dead]
+        results = started.results(of=alive)
+    wandb_online.clear_faults()
+    assert all("ArtifactError" in result and f"[{dead}] is silent" in result for result in results)
+    assert all("unfinished version" in result for result in results)
+    assert wandb_online.store.artifacts("weights") == []
+    assert [artifact.state for artifact in wandb_online.store.pending("weights")] == ["PENDING"]
+    pushed = lamina.wandb.push("repo")
+    assert [name.rpartition("/")[2] for name in pushed] == ["weights:v0"]
+    (version,) = wandb_online.store.artifacts("weights")
+    assert (version.aliases, version.tags) == (["chosen", "latest"], ["x"])
+    assert_restores("weights:latest", tmp_path / "machine")
+    assert lamina.wandb.push("repo") == []
+    assert not list(Path("repo/journal").glob("*.json"))
+
+
+def rank_of(pack: str, snapshot: lamina.Snapshot) -> int:
+    """Packs of the same size are shared out in the order of size, then of name."""
+    sizes = dict(lamina.open("repo")._core.packs_of(snapshot._core))
+    return sorted(sizes, key=lambda name: (-sizes[name], f"packs/{name}.pack")).index(pack)
+
+
+# --- Threads of this process, for what depends on no other one.
+
+
+def together(
+    snapshots: Sequence[Any], runs: Sequence[Any], *, names: Sequence[str] = (), tags: Sequence[str] = ()
+) -> list[Any]:
+    """What each process gets: the artifact, None, or the error."""
+    count = len(snapshots)
+    barrier, messages, results = threading.Barrier(count), [b""] * count, [None] * count
+
+    def gather_of(rank: int) -> Callable[[bytes], list[bytes]]:
+        def gather(message: bytes) -> list[bytes]:
+            messages[rank] = message
+            barrier.wait(120)
+            everything = list(messages)
+            barrier.wait(120)
+            return everything
+
+        return gather
+
+    def process(rank: int) -> None:
+        try:
+            results[rank] = lamina.wandb.log_checkpoint(
+                snapshots[rank], run=runs[rank], name=names[rank] if names else "weights", tags=tags,
+                writers=Writers(rank, count, gather_of(rank)),
+            )  # fmt: skip
+        except Exception as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+class NoRun:
+    """Takes part without logging."""
+
+    offline, disabled, id = True, False, "none"
+
+
+def test_a_second_version_carries_what_is_there(wandb_online: Server, tmp_path: Path) -> None:
+    with wandb.init() as run:
+        for parts in (2, 4):
+            results = together([saved(parts)] * 2, [run, run])
+            assert [getattr(result, "version", None) for result in results] == [f"v{parts // 2 - 1}", None]
+    first, second = wandb_online.store.artifacts("weights")
+    old = {entry.path: entry.birth_artifact_id for entry in first.entries.values() if "packs/" in entry.path}
+    assert {path: second.entries[path].birth_artifact_id for path in old} == dict.fromkeys(old, first.id)
+    assert len(second.entries) == len(first.entries) + 2
+    assert wandb_online.counters.total("*.pack").puts == 4
+    wandb.Api().artifact("weights:v0").delete(delete_aliases=True)
+    assert_restores("weights:latest", tmp_path / "machine")
+    assert wandb_online.errors == []
+
+
+def test_processes_without_a_run_leave_their_share_to_others(wandb_online: Server, tmp_path: Path) -> None:
+    with wandb.init() as run:
+        nothing, artifact, other = together([saved()] * 3, [NoRun(), run, run])
+    assert (nothing, artifact.version, other) == (None, "v0", None)
+    assert_restores("weights:latest", tmp_path / "machine")
+    assert [type(result) for result in together([saved()] * 2, [NoRun(), NoRun()])] == [InvalidInputError] * 2
+
+
+@pytest.mark.parametrize("differs", ["snapshot", "name"])
+def test_different_versions_are_not_mixed(wandb_online: Server, differs: str) -> None:
+    one, other = saved(1), saved(2)
+    snapshots, names = ([one, other], []) if differs == "snapshot" else ([one, one], ["a", "b"])
+    with wandb.init() as run:
+        results = together(snapshots, [run, run], names=names)
+    assert [type(result) for result in results] == [InvalidInputError] * 2
+    assert wandb_online.count("CreateArtifact") == 0
+    assert not list(Path("repo/journal").glob("*.json"))
+
+
+def test_a_share_that_did_not_arrive_is_named_and_the_version_goes(
+    wandb_online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has all shares but one: as if it had merged them wrongly."""
+    snapshot = saved()
+    with wandb.init() as run:
+        upsert = run.upsert_artifact
+
+        def astray(artifact: Any, *, aliases: list[str], distributed_id: str) -> Any:
+            lost = rank_of(next(iter(artifact.manifest.entries))[6:-5], snapshot) == 1
+            return upsert(
+                artifact, aliases=aliases, distributed_id=f"{distributed_id}-lost" if lost else distributed_id
+            )
+
+        monkeypatch.setattr(run, "upsert_artifact", astray)
+        results = together([snapshot] * 3, [run] * 3)
+    lost = next(pack for pack in packs_of(snapshot) if rank_of(pack, snapshot) == 1)
+    assert [type(result) for result in results] == [ArtifactError] * 3
+    assert f"lacks packs/{lost}.pack" in str(results[0])
+    assert wandb_online.store.artifacts("weights") == []
+    assert lamina.wandb.push("repo")
+    assert_restores("weights:latest", tmp_path / "machine")
+
+
+def test_a_refused_share_is_told_to_all(wandb_online: Server, tmp_path: Path) -> None:
+    snapshot = saved()
+    wandb_online.inject(operation="CreateArtifactFiles", error="no room", times=1)
+    with wandb.init() as run:
+        results = together([snapshot] * 3, [run, run, NoRun()])
+    assert [type(result) for result in results] == [ArtifactError] * 3
+    assert "failed in process" in str(results[2])
+    assert any("no room" in str(result) for result in results)
+    assert "lamina push" in str(results[0])
+    assert wandb_online.store.artifacts("weights") == []
+    with wandb.init() as run:  # the attempt that was left unfinished is not mixed in
+        again = together([snapshot] * 2, [run, run], tags=["t"])
+    assert again[0].version == "v0"
+    assert lamina.wandb.push("repo") == [f"{again[0].entity}/{again[0].project}/weights:v0"]
+    assert wandb_online.store.artifact("weights:v0").tags == ["t"]
+    assert_restores("weights:latest", tmp_path / "machine")
+
+
+@pytest.mark.parametrize("merged_digest", [True, False])
+def test_the_journal_knows_a_version_that_several_sent(
+    wandb_online: Server, monkeypatch: pytest.MonkeyPatch, merged_digest: bool
+) -> None:
+    """The process that finishes ends right after the server's commit: it is not sent again."""
+    from lamina.wandb.publisher import Publisher
+
+    wandb_online.store.policy.merged_digest = merged_digest
+    monkeypatch.setattr(Publisher, "_settled", lambda *_: None)
+    with wandb.init() as run:
+        together([saved()] * 2, [run, run])
+    assert len(list(Path("repo/journal").glob("*.json"))) == 1
+    wandb_online.reset_counters()
+    assert [name.rpartition("/")[2] for name in lamina.wandb.push("repo")] == ["weights:v0"]
+    assert wandb_online.counters.total("*.pack").puts == 0
+    assert len(wandb_online.store.artifacts("weights")) == 1
+
+
+def test_what_several_writers_cannot_send_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    snapshot = saved(1)
+
+    def never(message: bytes) -> list[bytes]:
+        raise AssertionError("nobody else is asked")
+
+    for source, layout in ((Path("a.weights.h5"), "packs"), (snapshot, "file")):
+        with pytest.raises(InvalidInputError, match="several writers"):
+            lamina.wandb.log_checkpoint(source, layout=layout, writers=Writers(0, 2, never))
+    with pytest.raises(InvalidInputError, match="2 of 2"):
+        Writers(2, 2, never)
+    with pytest.raises(InvalidInputError, match="2 messages"):
+        lamina.wandb.log_checkpoint(snapshot, run=NoRun(), name="n", writers=Writers(0, 2, lambda message: [message]))

@@ -25,6 +25,7 @@ class Policy:
     dedup: str = "sequence"  # where a file's content is looked for: sequence, latest, entity, none
     require_files: bool = True  # a commit is refused when a file of the manifest was never stored
     digest_algorithm: bool = False  # the server knows XXH128
+    merged_digest: bool = True  # a version that several made gets the digest of its files, else that of its first part
     check_md5: bool = True  # uploads are checked; benchmarks may want the processor time
 
 
@@ -295,7 +296,8 @@ class Artifacts:
         if all(manifest.type == "FULL" for manifest in artifact.manifests):
             artifact.manifest_key = artifact.manifests[0].key
             return
-        artifact.digest = manifest_digest(artifact.contents)
+        if self.policy.merged_digest:
+            artifact.digest = manifest_digest(artifact.contents)
         artifact.manifest_key = f"manifests/merged-{artifact.id}"
         merged = {**document, "contents": artifact.contents}
         self._storage.write(artifact.manifest_key, json.dumps(merged).encode())
