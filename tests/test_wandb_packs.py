@@ -179,6 +179,36 @@ def test_it_comes_back_without_lamina(wandb_online: Server, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+def test_the_reader_that_travels_is_the_installed_one(
+    wandb_online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository that an older lamina wrote has an older one; a version that has not arrived yet still names it."""
+    from lamina.wandb import place
+
+    installed = place._TRAVEL
+    older = tmp_path / "older"
+    older.mkdir()
+    for name in place.TRAVELLING:
+        (older / name).write_text(f"# older {name}")
+    small_model().save_weights("a.weights.h5")
+    with wandb.init() as run:
+        monkeypatch.setattr(place, "_TRAVEL", older)
+        wandb_online.inject(operation="CreateArtifact", error="no room", times=1)
+        waits = lamina.wandb.log_checkpoint("a.weights.h5", name="weights")
+        with pytest.raises(ValueError, match="no room"):
+            waits.wait()
+        lamina.wandb.log_checkpoint("a.weights.h5", name="weights").wait()
+        monkeypatch.setattr(place, "_TRAVEL", installed)
+        lamina.wandb.log_checkpoint("a.weights.h5", name="weights").wait()
+        assert publisher_of(run).settle(30)
+    read = wandb_online.store.file_bytes
+    assert read("weights:v0", "restore.py") == b"# older restore.py"
+    assert read("weights:v1", "restore.py") == (installed / "restore.py").read_bytes()
+    assert read("weights:v1", "README.md") == (installed / "README.md").read_bytes()
+    (late,) = lamina.wandb.push(".lamina")
+    assert read(late, "restore.py") == b"# older restore.py"
+
+
 def test_no_path_of_this_machine_is_uploaded_in_our_files(wandb_online: Server, tmp_path: Path) -> None:
     name, _ = logged_run()
     version = wandb_online.store.artifact(f"{name}:latest")

@@ -19,6 +19,7 @@ import offline_run as offline_log
 from lamina import _core
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
+from lamina.wandb.late import _newer
 from lamina.wandb.retention import _Version, held_numbers
 from wandb_server import Server
 from wandb_training import (
@@ -170,6 +171,44 @@ def test_a_refused_version_is_sent_later(wandb_online: Server) -> None:
     assert (what, done > 0, done) == ("sending", True, total)
     assert [name.rpartition("/")[2] for name in pushed] == [f"{name}:v{n}" for n in (0, 1)]
     assert "latest" in wandb_online.store.artifacts(name)[1].aliases
+
+
+def test_a_late_version_of_an_older_training_takes_no_names_of_a_newer_one(wandb_online: Server) -> None:
+    """The newer one was begun anew, without `resume`: its epochs and steps are lower than those of the older one."""
+    wandb_online.inject(operation="CreateArtifact", error="no room", times=None)
+    with pytest.warns(UserWarning, match="no room"), wandb.init(id="again", resume="allow"):
+        fit(small_model(), WandbModelCheckpoint("m.weights.h5", "loss", layout="packs", save_weights_only=True))
+    wandb_online.clear_faults()
+    with wandb.init(id="again", resume="allow"):
+        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", layout="packs", save_weights_only=True)
+        fit(frozen_model((8, 8), 5), checkpoint, epochs=2)
+    before = {version.version: version.aliases for version in wandb_online.store.artifacts("run_again_model")}
+    newer = {alias: version for version, aliases in before.items() for alias in aliases if alias != "best"}
+    assert newer == {"epoch_0": "v0", "epoch_1": "v1", "latest": "v1"}
+    assert len(lamina.wandb.push(".lamina")) == 3
+    versions = {version.version: version.aliases for version in wandb_online.store.artifacts("run_again_model")}
+    assert {alias: v for v, aliases in versions.items() for alias in aliases if alias in newer} == newer
+    assert [v for v, aliases in versions.items() if "epoch_2" in aliases] == ["v4"]  # the newer one has none
+
+
+@pytest.mark.parametrize(
+    ("holder", "late", "newer"),
+    [
+        (({"repository": "r", "number": 2, "at": "2026-01-01T00:00:00Z"}, 1),
+         ({"repository": "r", "number": 1, "at": "2026-01-02T00:00:00Z"}, 9), True),
+        (({"repository": "r", "number": 1}, 9), ({"repository": "r", "number": 2}, 1), False),
+        (({"repository": "r", "number": 1, "at": "2026-01-02T00:00:00.5Z"}, 1),
+         ({"repository": "s", "number": 9, "at": "2026-01-02T00:00:00.400+00:00"}, 9), True),
+        (({"at": "yesterday"}, 9), ({"at": "2026-01-02T00:00:00Z"}, 1), True),
+        (({"at": "2026-01-02T00:00:00"}, 1), ({"at": "2026-01-01T00:00:00Z"}, 9), False),
+        (("nonsense", 9), (None, 1), True),
+        ((None, None), (None, 1), False),
+    ],
+)  # fmt: skip
+def test_which_of_two_versions_is_newer(holder: Any, late: Any, newer: bool) -> None:
+    """Numbers of one repository, then times, then steps."""
+    had, has = ({"saved": saved, "step": step} for saved, step in (holder, late))
+    assert _newer(had, has) is newer
 
 
 def test_prune_leaves_alone_what_is_journaled(wandb_online: Server) -> None:
