@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import pytest
 import wandb
@@ -319,6 +321,8 @@ def test_a_refused_share_is_told_to_all(wandb_online: Server, tmp_path: Path) ->
     with wandb.init() as run:  # the attempt that was left unfinished is not mixed in
         again = together([snapshot] * 2, [run, run], tags=["t"])
     assert again[0].version == "v0"
+    made = [op.variables["input"]["distributedID"] for op in wandb_online.operations if op.name == "CreateArtifact"]
+    assert len(set(made)) == 2
     assert lamina.wandb.push("repo") == [f"{again[0].entity}/{again[0].project}/weights:v0"]
     assert wandb_online.store.artifact("weights:v0").tags == ["t"]
     assert_restores("weights:latest", tmp_path / "machine")
@@ -356,3 +360,47 @@ def test_what_several_writers_cannot_send_is_refused(tmp_path: Path, monkeypatch
         Writers(2, 2, never)
     with pytest.raises(InvalidInputError, match="2 messages"):
         lamina.wandb.log_checkpoint(snapshot, run=NoRun(), name="n", writers=Writers(0, 2, lambda message: [message]))
+
+
+# --- The collectives of JAX and of torch.
+
+COLLECTIVE = """
+import sys
+from lamina.wandb import Writers
+kind, port, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if kind == "jax":
+    import jax
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+    writers = Writers.of_jax()
+else:
+    import torch.distributed
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    writers = Writers.of_torch()
+assert (writers.rank, writers.count) == (rank, 2)
+plan = writers.agree("the same" if rank else None, 4)
+print("RESULT", plan.senders, plan.base, writers.all_did(plan, False), flush=True)
+"""
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow has no such collective")
+def test_the_collectives_of_the_backend(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", COLLECTIVE, keras.backend.backend(), str(port)]
+    outputs = [tmp_path / "0", tmp_path / "1"]
+    children = []
+    for rank, output in enumerate(outputs):
+        with output.open("w") as file:
+            children.append(subprocess.Popen([*command, str(rank)], stdout=file, stderr=subprocess.STDOUT))
+    try:
+        status = [child.wait(timeout=240) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    said = [output.read_text() for output in outputs]
+    assert status == [0, 0], said
+    for text in said:
+        assert "RESULT (1,) 4 [1]" in text.splitlines()
