@@ -14,9 +14,9 @@ import lamina
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benches import __main__ as command
-from benches import chart, delta, histories, peers, stored
+from benches import chart, commit, delta, histories, peers, scale, state, stored
 from benches.corpora import Corpora, change
-from benches.measure import Contender, Row, Table, demand, race, times
+from benches.measure import Bench, Contender, Row, Table, demand, race, times
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
@@ -108,6 +108,50 @@ def test_a_delta_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(histories, "ROWS", 1000)
     monkeypatch.setattr(delta, "same", lambda path, data: False)
     assert all("not what was saved" in row.failure for row in delta._table("", histories.embedding(2), tmp_path).rows)
+
+
+def small_bench(folder: Path) -> Bench:
+    return Bench(Corpora(folder, 1 << 16), folder, 1, True, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks Linux")
+def test_what_a_late_version_costs(tmp_path: Path) -> None:
+    table = scale._versions("scale", [4096] * 100, 16, lamina.Keep(last=3), small_bench(tmp_path))
+    assert [row.name for row in table.rows] == ["the 10th", "the 16th", "the 16th / the 10th"]
+    late, ratio = table.rows[1].values, table.rows[2].values
+    assert 16.384 <= late["new kB"] <= 22  # one tensor, and what lists all of them
+    assert 1 <= late["packs / live"] <= 1.7
+    assert 1 <= late["packs"] <= 16
+    assert late["reads"] >= 100
+    assert ratio["new kB"] == pytest.approx(1, abs=0.1)
+    assert not (tmp_path / "versions").exists()
+
+
+def test_a_version_of_many_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(state.State, "digest", lambda self: "another")
+    (row,) = scale._versions("scale", [64] * 4, 16, None, small_bench(tmp_path)).rows
+    assert "version 1 is not what was saved" in row.failure
+    assert row.ours
+
+
+def test_a_large_state(tmp_path: Path) -> None:
+    found = scale.measure_large(8 << 20, "raw", tmp_path / "large")
+    assert 1 < found["disk / state"] < 1.2  # the second save has another tenth
+    assert found["MB/s"] > 0
+
+
+def test_a_commit_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(commit, "WIDTH", 64)
+    monkeypatch.setattr(commit, "_stock", lambda *_: [])
+    read = lamina.read_tensors
+    (tmp_path / "right").mkdir()
+    right = commit._table("commit", 1.0, {}, tmp_path / "right", small_bench(tmp_path))
+    assert not any(row.failure for row in right.rows if row.ours)
+    monkeypatch.setattr(lamina, "read_tensors", lambda source: read(source) | {"layers/dense/vars/1": np.zeros(64)})
+    (tmp_path / "wrong").mkdir()
+    wrong = commit._table("commit", 1.0, {}, tmp_path / "wrong", small_bench(tmp_path))
+    assert all("layers/dense/vars/1 is another" in row.failure for row in wrong.rows if row.ours)
+    assert sum(row.ours for row in wrong.rows) == len(commit.CODECS)
 
 
 def test_libraries_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

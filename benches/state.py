@@ -1,0 +1,69 @@
+"""A state in memory, saved as the callbacks do: named arrays go to the engine without a file in between."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+import lamina
+from benches.measure import demand
+from lamina.dtypes import as_bytes
+from lamina.plan import FilePlan, Tensor
+from lamina.repository import Repository
+from lamina.saving import body, file_argument
+from lamina.snapshot import Snapshot
+
+Floats = npt.NDArray[np.float32]
+
+
+class State:
+    """Arrays of random float32 as an initialiser leaves them, and steps that change some of them."""
+
+    def __init__(self, shapes: list[int], seed: int = 1) -> None:
+        self._rng = np.random.default_rng(seed)
+        self.arrays: list[Floats] = [self._rng.standard_normal(n, np.float32) * np.float32(0.02) for n in shapes]
+        self.nbytes = sum(array.nbytes for array in self.arrays)
+        self._plan = FilePlan("state.bin", self.nbytes, tuple(self._tensors()))
+
+    def _tensors(self) -> Iterator[Tensor]:
+        at = 0
+        for number, array in enumerate(self.arrays):
+            yield Tensor(f"layers/{number}/vars/0", "<f4", array.shape, "weights", at, array.nbytes)
+            at += array.nbytes
+
+    def step(self, part: float) -> None:
+        """Move every value of ``part`` of the tensors, drawn anew each time."""
+        count = round(part * len(self.arrays))
+        for index in self._rng.choice(len(self.arrays), count, replace=False):
+            array = self.arrays[index]
+            array += self._rng.standard_normal(array.size, np.float32) * np.float32(1e-3)
+
+    def save(self, repository: Repository, codec: str) -> Snapshot:
+        core = repository._core.save_memory(
+            body({"series": "default", "kind": "files"}),
+            [file_argument(self._plan)],
+            [],
+            [[as_bytes(array) for array in self.arrays], []],
+            [np.empty(0, np.uint8)],
+            codec,
+        )
+        return Snapshot(core, repository=repository)
+
+    def digest(self) -> str:
+        """SHA-256 of what an export must give."""
+        whole = hashlib.sha256()
+        for array in self.arrays:
+            whole.update(as_bytes(array).data)
+        return whole.hexdigest()
+
+
+def check_export(snapshot: Snapshot, digest: str, out: Path) -> None:
+    """The exported file is the state of that digest."""
+    (path,) = lamina.export(snapshot, out)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.unlink()
+    demand(found == digest, f"version {snapshot.number} is not what was saved")
