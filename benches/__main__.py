@@ -32,10 +32,22 @@ GROUPS = {
     "models": "benches.models",
     "callbacks": "benches.callbacks",
     "wandb": "benches.wandb",
+    "wandb-restore": "benches.wandb_restore",
     "commit": "benches.commit",
     "scale": "benches.scale",
 }
-ON_DEMAND = ("delta", "writes", "blocked", "training", "models", "callbacks", "wandb", "commit", "scale")
+ON_DEMAND = (
+    "delta",
+    "writes",
+    "blocked",
+    "training",
+    "models",
+    "callbacks",
+    "wandb",
+    "wandb-restore",
+    "commit",
+    "scale",
+)
 
 SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 

@@ -1,4 +1,4 @@
-"""Checkpoints on their way to W&B and back, beside wandb's own callback; a loopback server makes the links slow.
+"""Checkpoints on their way to W&B, beside wandb's own callback; a loopback server makes the links slow.
 
 The server has a process of its own. Each timed run has a W&B run, folders and a collection of its own, so nobody
 profits from what another has uploaded; what arrived is restored and compared.
@@ -6,6 +6,7 @@ profits from what another has uploaded; what arrived is restored and compared.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -29,28 +30,41 @@ DELAY = 0.3  # a server far away, or busy
 RATE = 25e6  # bytes per second of one connection, as object stores grant them
 SHARED_RATE, TOTAL = 6e6, 40e6  # the link's total binds when eight connections or more work
 WAIT = 120.0
+WIDTH, QUICK_WIDTH = 3000, 1024  # of the model whose versions are large
 
 Figures = dict[str, float]
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Training beside a slow server, uploads over slow connections, and the way back."""
+    """Training beside a slow server, and uploads over slow connections."""
+    if not to_be_had("wandb", bench):
+        return
+    with online("wandb", bench) as (server, backend):
+        yield _training(bench, server, backend)
+        model = Model(dense(QUICK_WIDTH if bench.quick else WIDTH))
+        yield _uploads(bench, server, model, backend)
+        yield _shared(bench, server, model, backend)
+
+
+def to_be_had(group: str, bench: Bench) -> bool:
+    """Whether what the server and the callbacks need is installed."""
     needed = [name for name in ("wandb", "aiohttp", "graphql") if importlib.util.find_spec(name) is None]
     if needed:
-        bench.missing["group wandb"] = f"it needs {', '.join(needed)}: pip install 'lamina[dev,wandb]'"
-        return
+        bench.missing[f"group {group}"] = f"it needs {', '.join(needed)}: pip install 'lamina[dev,wandb]'"
+    return not needed
+
+
+@contextlib.contextmanager
+def online(group: str, bench: Bench) -> Iterator[tuple[Any, str]]:
+    """The server, which must not have refused anything in the end, and Keras's backend."""
     import keras
 
     backend = keras.backend.backend()
-    bench.say(f"wandb: {backend}")
+    bench.say(f"{group}: {backend}")
     with loopback_server(bench.folder) as server:
         # Whoever measures the link must not wait for the server's own sums; lamina and the check verify.
         server.call("policy", check_md5=False)
-        yield _training(bench, server, backend)
-        large = _Model(_dense(1024 if bench.quick else 3000))
-        yield _uploads(bench, server, large, backend)
-        yield _shared(bench, server, large, backend)
-        yield _downloads(bench, server, large, backend)
+        yield server, backend
         refused = server.call("errors")
         demand(not refused, f"the server refused requests: {refused}")
 
@@ -58,7 +72,7 @@ def run(bench: Bench) -> Iterator[Table]:
 # Models.
 
 
-class _Model:
+class Model:
     """A model that every run trains from the same start."""
 
     def __init__(self, model: Any) -> None:
@@ -98,7 +112,7 @@ def _frozen(width: int) -> Any:
     return model
 
 
-def _dense(width: int) -> Any:
+def dense(width: int) -> Any:
     import keras
 
     model = keras.Sequential([keras.Input((width,)), *(keras.layers.Dense(width) for _ in range(3))])
@@ -110,12 +124,12 @@ def _dense(width: int) -> Any:
 
 
 @dataclass
-class _Watched:
+class Watched:
     """A fit with one of the callbacks, and what it cost."""
 
     bench: Bench
     server: Any
-    model: _Model
+    model: Model
     found: dict[str, list[Figures]] = field(default_factory=dict)
 
     def begin(self) -> Any:
@@ -172,8 +186,8 @@ def _contenders(bench: Bench) -> list[str]:
 
 
 def _training(bench: Bench, server: Any, backend: str) -> Table:
-    model = _Model(_frozen(600 if bench.quick else 2400))
-    watched = _Watched(bench, server, model)
+    model = Model(_frozen(600 if bench.quick else 2400))
+    watched = Watched(bench, server, model)
     names = [NONE, *_contenders(bench)]
     lined_up = [_trained(watched, name, delay) for delay in (0.0, DELAY) for name in names]
     outcomes = race(lined_up, bench.repeats)
@@ -200,7 +214,7 @@ def _label(name: str, delay: float) -> str:
     return f"{name}, {delay * 1e3:.0f} ms"
 
 
-def _trained(watched: _Watched, name: str, delay: float) -> Contender:
+def _trained(watched: Watched, name: str, delay: float) -> Contender:
     server, model = watched.server, watched.model
 
     def prepare() -> Any:
@@ -250,7 +264,7 @@ def _clocked(callback: Any, blocked: list[float]) -> Any:
     return callback
 
 
-def _arrived(watched: _Watched, name: str, run: Any, weights: list[np.ndarray[Any, Any]]) -> Figures:
+def _arrived(watched: Watched, name: str, run: Any, weights: list[np.ndarray[Any, Any]]) -> Figures:
     """Bytes of the first version, and of each later one; all are there, and the last one comes back."""
     import wandb
 
@@ -265,7 +279,7 @@ def _arrived(watched: _Watched, name: str, run: Any, weights: list[np.ndarray[An
     return {"first": put[0], "later": statistics.mean(put[1:])}
 
 
-def _training_row(watched: _Watched, outcomes: dict[str, Outcome], name: str, delay: float) -> Row:
+def _training_row(watched: Watched, outcomes: dict[str, Outcome], name: str, delay: float) -> Row:
     label, base, stock = (_label(other, delay) for other in (name, NONE, STOCK))
 
     def more(what: str) -> float:
@@ -303,8 +317,8 @@ def _seconds_of(stat: Path) -> float:
 # Uploads.
 
 
-def _uploads(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
-    watched = _Watched(bench, server, model)
+def _uploads(bench: Bench, server: Any, model: Model, backend: str) -> Table:
+    watched = Watched(bench, server, model)
     names = _contenders(bench)
     outcomes = race([_uploaded(watched, name, RATE, None) for name in names], bench.repeats)
     size, rate = f"{model.nbytes / 1e6:,.0f} MB", f"{RATE / 1e6:.0f} MB/s per connection"
@@ -327,8 +341,8 @@ def _uploads(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
 _UPLOAD_NOTE = "from the start of an epoch's last hook until the server has committed the version, which was restored"
 
 
-def _shared(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
-    watched = _Watched(bench, server, model)
+def _shared(bench: Bench, server: Any, model: Model, backend: str) -> Table:
+    watched = Watched(bench, server, model)
     outcomes = race([_uploaded(watched, PACKS, SHARED_RATE, TOTAL)], bench.repeats)
     seconds, nbytes = (watched.median(PACKS, what) for what in ("seconds", "bytes"))
     values = {
@@ -344,7 +358,7 @@ def _shared(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
     return Table(f"wandb upload, shared link · {backend}", note, formats, rows)
 
 
-def _uploaded(watched: _Watched, name: str, per_connection: float, total: float | None) -> Contender:
+def _uploaded(watched: Watched, name: str, per_connection: float, total: float | None) -> Contender:
     server, model = watched.server, watched.model
 
     def prepare() -> Any:
@@ -382,71 +396,6 @@ def _until(there: Callable[[], bool]) -> None:
         time.sleep(0.005)  # the server is asked, which is a process of its own
 
 
-# The way back.
-
-
-def _downloads(bench: Bench, server: Any, model: _Model, backend: str) -> Table:
-    watched = _Watched(bench, server, model)
-    versions: dict[str, str] = {}
-    weights: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for name in (FILE, PACKS):
-        run = watched.begin()
-        model.fit(1, [watched.callback(name)])
-        run.finish()
-        versions[name] = f"{run.entity}/{run.project}/run_{run.id}_model:latest"
-        weights[name] = model.weights()
-    outcomes = race(_readers(watched, versions, weights), bench.repeats)
-    base = outcomes[DOWNLOADED].median
-    rows = []
-    for name, outcome in outcomes.items():
-        values = {
-            "s": outcome.median,
-            "MB/s": model.nbytes / outcome.median / 1e6,
-            "download's time /": base / outcome.median,
-        }
-        rows.append(Row(name, values, outcome.failure, outcome.ours, {"wall": outcome.seconds}))
-    size, rate = f"{model.nbytes / 1e6:,.0f} MB", f"{RATE / 1e6:.0f} MB/s per connection"
-    note = f"{size} of weights into a built model, empty caches, {rate}; medians of {bench.repeats}"
-    formats = {"s": "{:.2f}", "MB/s": "{:,.0f}", "download's time /": "{:.1f}"}
-    return Table(f"wandb restore · {backend}", note, formats, rows)
-
-
-DOWNLOADED = "artifact.download() + load_weights"
-
-
-def _readers(
-    watched: _Watched, versions: dict[str, str], weights: dict[str, list[np.ndarray[Any, Any]]]
-) -> Iterator[Contender]:
-    model, cache = watched.model, Path(os.environ["WANDB_CACHE_DIR"])
-
-    def prepare() -> None:
-        shutil.rmtree(cache, ignore_errors=True)
-        cache.mkdir()
-        shutil.rmtree(watched.bench.folder / "checkpoints", ignore_errors=True)
-        model.reset()
-        watched.server.call("limit", per_connection=RATE, total=None)
-
-    def check(name: str) -> None:
-        watched.server.call("limit")
-        model.holds(weights[name])
-
-    def restored(name: str) -> Contender:
-        def read(_: Any) -> str:
-            lamina.restore(f"wandb:{versions[name]}", model.keras)
-            return name
-
-        return Contender(f"lamina.restore, {name.partition(', ')[2]}", read, check, prepare, ours=True)
-
-    def downloaded(_: Any) -> str:
-        watched.come_back(FILE, versions[FILE])
-        return FILE
-
-    # wandb's own client reads what wandb's own callback would have logged: lamina's plain file is the same.
-    yield Contender(DOWNLOADED, downloaded, check, prepare)
-    yield restored(FILE)
-    yield restored(PACKS)
-
-
-def _single_runs(watched: _Watched, name: str) -> dict[str, list[float]]:
+def _single_runs(watched: Watched, name: str) -> dict[str, list[float]]:
     runs = watched.found.get(name, [])[1:]
     return {what: [run[what] for run in runs] for what in (runs[0] if runs else ())}
