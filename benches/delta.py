@@ -44,6 +44,7 @@ def run(bench: Bench) -> Iterator[Table]:
         "embedding, 1 % of the rows touched": lambda: histories.embedding(versions),
         "dense training with Adam, weights": lambda: histories.adam(versions, moments=False),
         "dense training with Adam, weights and both moments": lambda: histories.adam(versions, moments=True),
+        "fine-tuning with Adam, 95 % frozen": lambda: histories.frozen(versions),
         "LoRA, merged as Keras writes it": lambda: histories.lora(versions, merged=True),
         "LoRA, factors apart": lambda: histories.lora(versions, merged=False),
     }
@@ -69,8 +70,15 @@ def _table(name: str, states: Iterator[Arrays], folder: Path) -> Table:
         f"{count} versions of {size_text(nbytes)} after the first, each exported and compared; 'bytes' of all files of "
         "the repository, 'reads' of a restore, both as parts of what codec=planes takes: mean (most); medians of CPU"
     )
-    formats = {"kB": "{:,.1f}", "/ planes": "{:.4f}", "most": "{:.4f}", "reads / planes": "{:.2f}", "CPU ms": "{:.1f}"}
-    return Table(f"delta · {name}", note, formats, [_row(codec, kept) for codec in CODECS])
+    formats = {
+        "kB": "{:,.1f}",
+        "/ file": "{:.4f}",
+        "/ planes": "{:.4f}",
+        "most": "{:.4f}",
+        "reads / planes": "{:.2f}",
+        "CPU ms": "{:.1f}",
+    }
+    return Table(f"delta · {name}", note, formats, [_row(codec, kept, nbytes) for codec in CODECS])
 
 
 def _save(path: Path, codec: str, kept: Kept) -> None:
@@ -102,13 +110,14 @@ def _read_so_far() -> int:
         return 0
 
 
-def _row(codec: str, kept: dict[str, Kept]) -> Row:
+def _row(codec: str, kept: dict[str, Kept], nbytes: int) -> Row:
     own, planes = kept[codec], kept[PLANES]
     values = {}
     if not own.failure and not planes.failure:
         parts = [mine / theirs for mine, theirs in zip(own.sizes[1:], planes.sizes[1:], strict=True)]
         values = {
             "kB": statistics.mean(own.sizes[1:]) / 1e3,
+            "/ file": statistics.mean(own.sizes[1:]) / nbytes,
             "/ planes": sum(own.sizes[1:]) / sum(planes.sizes[1:]),
             "most": max(parts),
             "reads / planes": max(own.reads[1:]) / max(planes.reads[1:]) if max(planes.reads) else float("nan"),

@@ -18,6 +18,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 ROWS, COLUMNS = 80_000, 32
 WIDTH = 1024
 RANK = 8
+HEAD = 48
 
 
 def write(path: Path, arrays: Arrays) -> None:
@@ -44,6 +45,22 @@ def adam(versions: int, moments: bool) -> Iterator[Arrays]:
     for _ in range(versions):
         model.fit(*digits, batch_size=32, verbose=0)
         yield _arrays([*model.variables, *(model.optimizer.variables if moments else ())])
+
+
+def frozen(versions: int) -> Iterator[Arrays]:
+    """The same network, trained, then frozen under a new head, which has a twentieth of the weights and learns."""
+    model, digits = _classifier()
+    import keras
+
+    model.fit(*digits, batch_size=32, epochs=2, verbose=0)
+    model.pop()
+    model.trainable = False
+    head = [keras.layers.Dense(HEAD, activation="relu"), keras.layers.Dense(10, activation="softmax")]
+    tuned = keras.Sequential([model, *head])
+    tuned.compile("adam", "sparse_categorical_crossentropy")
+    for _ in range(versions):
+        tuned.fit(*digits, batch_size=32, verbose=0)
+        yield _arrays([*tuned.variables, *tuned.optimizer.variables])
 
 
 def lora(versions: int, merged: bool) -> Iterator[Arrays]:

@@ -197,7 +197,7 @@ class Bench:
 
     def in_a_folder(self, group: str, table: Callable[[Corpus, Path, Bench], Table]) -> Iterator[Table]:
         """A table per corpus, each made in a folder that is new and goes again."""
-        names = ("dense", "many") if self.quick else ("dense", "many", "trained", "bfloat16")
+        names = ("dense", "many") if self.quick else ("dense", "many", "trained", "bfloat16", "float16")
         for corpus in self.corpora.choose(names, self.missing):
             self.say(f"{group}: {corpus}")
             folder = self.folder / group

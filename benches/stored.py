@@ -21,7 +21,7 @@ FEW = 4
 
 def run(bench: Bench) -> Iterator[Table]:
     """One table per corpus."""
-    names = ("dense",) if bench.quick else ("dense", "many", "trained", "bfloat16")
+    names = ("dense",) if bench.quick else ("dense", "many", "trained", "bfloat16", "float16")
     for corpus in bench.corpora.choose(names, bench.missing):
         if corpus.path.suffix == ".keras":
             bench.missing["bytes"] = "a .keras file cannot be changed in place; give its .weights.h5"
