@@ -212,7 +212,7 @@ pub fn set_length(file: &File, path: &Path, length: u64) -> Result<()> {
 /// Fills `buffer` from `offset`; a file that ends before is damaged.
 pub fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
     while !buffer.is_empty() {
-        match call(Call::Read(path), || positional_read(file, buffer, offset)) {
+        match read_some(path, || positional_read(file, buffer, offset)) {
             Ok(0) => {
                 return Err(Error::corrupt(format!(
                     "{} ends at byte {offset}, {} more were expected",
@@ -228,6 +228,13 @@ pub fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64)
         }
     }
     Ok(())
+}
+
+fn read_some(path: &Path, action: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    let result = call(Call::Read(path), action);
+    #[cfg(feature = "faults")]
+    result.iter().for_each(|&bytes| faults::has_read(path, bytes));
+    result
 }
 
 #[cfg(unix)]
@@ -371,7 +378,7 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
 pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let mut bytes = vec![];
-    call(Call::Read(path), || (&file).take(limit + 1).read_to_end(&mut bytes)).map_err(failed("read", path))?;
+    read_some(path, || (&file).take(limit + 1).read_to_end(&mut bytes)).map_err(failed("read", path))?;
     if bytes.len() as u64 > limit {
         return Err(Error::corrupt(format!("{} is longer than {limit} bytes", path.display())));
     }

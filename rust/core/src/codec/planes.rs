@@ -170,8 +170,10 @@ impl Glimpse {
     /// What to look at in the plane: the first byte and the bytes of each run.
     pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let len = self.plane_len.min(Self::RUN);
-        let apart = (self.plane_len - len) / (GLIMPSES - 1);
-        (0..if apart == 0 { 1 } else { GLIMPSES }).map(move |run| (run * apart, len))
+        // Runs that overlap would be read for nothing.
+        let count = self.plane_len.checked_div(len).unwrap_or(1).min(GLIMPSES);
+        let apart = (self.plane_len - len).checked_div(count - 1).unwrap_or(0);
+        (0..count).map(move |run| (run * apart, len))
     }
 
     /// How many of the elements of `raw` from `first` on have these bytes in the plane.

@@ -22,6 +22,9 @@ pub trait Watcher: Send + Sync {
         bytes
     }
 
+    /// After a read, so many bytes of which there were.
+    fn has_read(&self, _bytes: usize) {}
+
     /// Whether a flush or a lock does nothing and says that all is well.
     fn pretends(&self, _call: &Call<'_>) -> bool {
         false
@@ -91,6 +94,12 @@ pub(super) fn watched<T>(call: &Call<'_>, action: &mut dyn FnMut() -> io::Result
 
 pub(super) fn pretends(call: &Call<'_>) -> bool {
     find(path(call)).is_some_and(|w| w.watcher.pretends(call))
+}
+
+pub(super) fn has_read(path: &Path, bytes: usize) {
+    if let Some(watched) = find(path) {
+        watched.watcher.has_read(bytes);
+    }
 }
 
 pub(super) fn limit(path: &Path, bytes: usize) -> usize {
