@@ -234,7 +234,7 @@ def test_push_of_a_file_and_of_a_snapshot(wandb_online: Server) -> None:
     assert "wandb_manifest" not in os.listdir(".")
 
 
-def test_pull_brings_a_version_into_a_repository(wandb_online: Server) -> None:
+def test_pull_brings_versions_into_a_repository(wandb_online: Server) -> None:
     remember = Remember()
     with wandb.init() as run:
         checkpoint = WandbModelCheckpoint("m.keras", "loss", layout="packs")
@@ -247,7 +247,7 @@ def test_pull_brings_a_version_into_a_repository(wandb_online: Server) -> None:
     assert same_weights(lamina.load_model("here@theirs"), remember.weights[1])
     wandb_online.reset_counters()
     second = lamina.wandb.pull(f"{name}:epoch_0", "here")
-    assert second.bytes_new < 0.1 * second.bytes_total
+    assert (first.number, second.number) == (1, 2)
     ours, theirs = lamina.read_tensors(source), lamina.read_tensors(first)
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
     assert set(source._opened().training) == set(first._opened().training)
@@ -267,6 +267,50 @@ def test_promote_links_the_plain_file(wandb_online: Server, tmp_path: Path) -> N
     assert wandb_online.errors == []
     with pytest.raises(InvalidInputError, match="registry"):
         lamina.wandb.promote(f"wandb:run_{run.id}_model:best", "models")
+
+
+def test_pull_brings_the_very_snapshot_once(wandb_online: Server) -> None:
+    remember = Remember()
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint("m.keras", "loss", layout="packs", name="digits")
+        fit(small_model(), remember, checkpoint, epochs=3)
+    ours = lamina.open(".lamina")
+    (newest,) = [s for s in ours.snapshots() if s.epoch == 2]
+    pulled = lamina.wandb.pull("digits:latest", "here")
+    assert (pulled.id, pulled.number, pulled._core.body()) == (newest.id, 1, newest._core.body())
+    here = lamina.open("here")
+    assert here._core.snapshot_bytes(1) == ours._core.snapshot_bytes(newest.number)
+    assert here.verify(full=True).snapshots == 1
+    packs = {path.name: path.read_bytes() for path in Path("here/packs").iterdir()}
+    assert packs.keys() <= {path.name for path in Path(".lamina/packs").iterdir()}
+    wandb_online.reset_counters()
+    again = lamina.wandb.pull("digits:latest", "here", aliases="twice")
+    assert (again.id, again.number, again.aliases) == (pulled.id, 1, ["latest", "best", "epoch_2", "twice"])
+    assert {path.name: path.read_bytes() for path in Path("here/packs").iterdir()} == packs
+    assert len(here.snapshots()) == 1
+    assert lamina.wandb.pulling.bring("digits:latest", "here").new is False
+    # Of another series it is another snapshot with the same chunks.
+    other = lamina.wandb.pulling.bring("digits:latest", "here", series="theirs")
+    assert (other.new, other.bytes, other.snapshot.series) == (True, 0, "theirs")
+    assert other.snapshot.id != pulled.id
+    assert lamina.wandb.pulling.bring("digits:latest", "here", series="theirs").new is False
+    assert same_weights(lamina.load_model("here@digits:latest"), remember.weights[2])
+
+
+def test_the_series_goes_on_after_a_pull(wandb_online: Server) -> None:
+    with wandb.init():
+        fit(frozen_model(), WandbModelCheckpoint("m.keras", "loss", layout="packs", name="digits"), epochs=2)
+    lamina.wandb.pull("digits:latest", "here")
+    model = lamina.load_model("here@latest")
+    fit(model, epochs=1)
+    model.save("next.keras")
+    saved = lamina.save("next.keras", "here", series="digits")
+    assert saved.bytes_new < 0.5 * saved.bytes_total  # the frozen part is what was pulled
+    with wandb.init():
+        lamina.wandb.log_checkpoint(saved, name="digits", layout="packs").wait()
+    assert same_weights(restored("digits:latest", frozen_model), model.get_weights())
+    assert lamina.open("here").verify(full=True).snapshots == 2
+    assert wandb_online.errors == []
 
 
 # --- Retention on the server.

@@ -14,7 +14,7 @@ from lamina.cli.output import clean, human, print_json, progress
 @verb(
     "pull",
     example="lamina pull wandb:team/project/run_abc_model:best runs/a --alias theirs",
-    keys="source, repository, snapshot (see lamina show)",
+    keys="source, repository, new (false: it was there), bytes (that the repository has grown by), snapshot (see lamina show)",
 )
 def pull(
     source: Annotated[
@@ -28,13 +28,18 @@ def pull(
     series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Another series than it has.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Save a version of an artifact into a repository; only packs that it does not have are fetched."""
-    from lamina import wandb
+    """Bring a version of an artifact into a repository, with its id; only packs that it does not have are fetched."""
+    from lamina.wandb.pulling import bring
 
     with progress("pulling"):
-        snapshot = wandb.pull(source.removeprefix("wandb:"), repository, series=series, aliases=alias or [])
+        pulled = bring(source.removeprefix("wandb:"), repository, series=series, aliases=alias or [])
+    snapshot = pulled.snapshot
     if as_json:
-        print_json({"source": source, "repository": repository, "snapshot": snapshot_json(snapshot)})
+        facts = {"source": source, "repository": repository, "new": pulled.new, "bytes": pulled.bytes}
+        print_json(facts | {"snapshot": snapshot_json(snapshot)})
         return
-    costs = f"{human(snapshot.bytes_total)}, {human(snapshot.bytes_new)} new, {human(snapshot.bytes_stored)} stored"
-    print(f"pulled {clean(source)} as {clean(repository)}@{snapshot.number} ({snapshot.id[:12]}): {costs}")
+    place = f"{clean(repository)}@{snapshot.number} ({snapshot.id[:12]})"
+    if pulled.new:
+        print(f"pulled {clean(source)} as {place}: {human(snapshot.bytes_total)}, {human(pulled.bytes)} stored")
+    else:
+        print(f"{clean(source)} is there already: {place}")

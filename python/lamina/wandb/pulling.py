@@ -6,19 +6,27 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lamina import _core, h5
-from lamina.dtypes import as_bytes
+from lamina import _core
 from lamina.repository import Repository
-from lamina.saving import as_repository, body, file_argument
+from lamina.saving import as_repository, save_path
 from lamina.snapshot import Snapshot
+from lamina.wandb.fetching import FetchingReader
 from lamina.wandb.remote import cache_root, find, open_artifact
 
 _COMPUTED = ("required", "optional", "session", "state", "bytes_total", "bytes_new", "bytes_stored")
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull has brought. ``new`` is False where the snapshot was there, and nothing was changed."""
+
+    snapshot: Snapshot
+    new: bool
+    bytes: int  # that the repository has grown by
 
 
 def pull(
@@ -28,22 +36,54 @@ def pull(
     series: str | None = None,
     aliases: Iterable[str] = (),
 ) -> Snapshot:
-    """Save a version of an artifact into a repository, with everything that is known of it.
+    """Bring a version of an artifact into a repository: the very snapshot, with its id, under the next number there.
 
-    Only packs that the repository lacks are fetched. The snapshot's metadata names where it came from.
+    Only packs that the repository lacks are fetched, and each chunk is verified before the snapshot appears. One that
+    is there already is only given the ``aliases``. A version that holds plain files, which know no snapshot, is saved.
 
     Args:
         source: as for `lamina.wandb.open_artifact`.
         repository: a directory; made where it is new.
-        series: another series than the snapshot has.
+        series: another series than the snapshot has; its id is another one, then.
         aliases: names for it in the repository.
+
+    Raises:
+        CorruptDataError: if anything that arrives, or that the repository has of it, is damaged; there is no snapshot.
     """
+    return bring(source, repository, series=series, aliases=aliases).snapshot
+
+
+def bring(
+    source: Any,
+    repository: str | os.PathLike[str] | Repository,
+    *,
+    series: str | None = None,
+    aliases: Iterable[str] = (),
+) -> Pulled:
+    """`pull`, and what it cost."""
     names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
     for name in names:
         _core.check_alias(name)
     artifact = find(source)  # before a new repository would be made for nothing
     target = as_repository(repository)
     opened = open_artifact(artifact, repository=target)
+    reader = getattr(opened.content, "reader", None)
+    if isinstance(reader, FetchingReader):
+        pulled = _import(target, reader, opened.snapshot.id, series)
+    else:
+        pulled = _save(target, opened, source, series)
+    target._name(pulled.snapshot, names)
+    return pulled
+
+
+def _import(target: Repository, reader: FetchingReader, snapshot_id: str, series: str | None) -> Pulled:
+    if series is not None or all(snapshot.id != snapshot_id for snapshot in target._core.snapshots()):
+        reader.fetch_packs({path.stem for path in (target.path / "packs").glob("*.pack")})
+    core, new, grown = target._core.import_snapshot(reader.folder, series)
+    return Pulled(Snapshot(core, repository=target), new, grown)
+
+
+def _save(target: Repository, opened: Any, source: Any, series: str | None) -> Pulled:
     fields = {key: value for key, value in json.loads(opened.snapshot._core.body()).items() if key not in _COMPUTED}
     if series is not None:
         fields["series"] = series
@@ -52,27 +92,5 @@ def pull(
     cache_root().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pull-", dir=cache_root()) as folder:
         opened.content.export(Path(folder))
-        snapshot = _save(target, Path(folder), opened.content, fields)
-    target._name(snapshot, names)
-    return snapshot
-
-
-def _save(target: Repository, folder: Path, content: Any, fields: dict[str, Any]) -> Snapshot:
-    plans = h5.plan_source(folder)
-    arrays, literals = [], []
-    for path, plan in plans:
-        image = np.fromfile(path, np.uint8) if plan.size == 0 else np.memmap(path, np.uint8, mode="r")
-        arrays.append([np.asarray(image[t.offset : t.offset + t.nbytes]) for t in plan.tensors])
-        runs = [np.asarray(image[at : at + length]) for at, length in plan.literal_runs()]
-        literals.append(np.concatenate(runs) if runs else np.empty(0, np.uint8))
-    training = list(content.training.values())
-    arrays.append([as_bytes(value) for value in content.read(training)])
-    core = target._core.save_memory(
-        body(fields),
-        [file_argument(plan) for _, plan in plans],
-        [(tensor.name, tensor.dtype, tensor.shape, tensor.role, 0) for tensor in training],
-        arrays,
-        literals,
-        "auto",
-    )
-    return Snapshot(core, repository=target)
+        snapshot = save_path(target, Path(folder), fields)
+    return Pulled(snapshot, True, snapshot.bytes_stored)

@@ -10,6 +10,7 @@ pub mod error;
 pub mod fork;
 pub mod format;
 pub mod image;
+pub mod import;
 pub mod kernels;
 pub mod md5;
 pub mod pack;

@@ -64,16 +64,16 @@ pub struct Lost {
 }
 
 /// A folder that may hold what the repository has lost: another repository, or an artifact directory.
-struct Source {
-    folder: PathBuf,
+pub(crate) struct Source {
+    pub(crate) folder: PathBuf,
     id: Option<String>,
-    placement: Placement,
-    packs: PackFiles,
+    pub(crate) placement: Placement,
+    pub(crate) packs: PackFiles,
 }
 
 impl Source {
     /// Reads what can be read; a source may be damaged too.
-    fn open(folder: &Path) -> Result<Self> {
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
         let mut placement = Placement::default();
         for (name, path) in pack_files(&folder.join("packs"))? {
             match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
@@ -105,7 +105,7 @@ impl Source {
 }
 
 /// Encoded chunks on their way into a pack.
-struct Rescue<'a> {
+pub(crate) struct Rescue<'a> {
     session: &'a Session,
     packs: PathBuf,
     avoid: HashSet<PackName>,
@@ -114,10 +114,11 @@ struct Rescue<'a> {
     stored: HashSet<ChunkId>,
     scratch: Scratch,
     encoder: Encoder,
+    pub(crate) written: u64,
 }
 
 impl<'a> Rescue<'a> {
-    fn new(repository: &Repository, session: &'a Session, avoid: HashSet<PackName>) -> Self {
+    pub(crate) fn new(repository: &Repository, session: &'a Session, avoid: HashSet<PackName>) -> Self {
         Self {
             session,
             packs: repository.root().join("packs"),
@@ -127,11 +128,17 @@ impl<'a> Rescue<'a> {
             stored: HashSet::new(),
             scratch: Scratch::new(),
             encoder: Encoder::new(),
+            written: 0,
         }
     }
 
     /// Stores a chunk anew if it is whole where it stands, and gives its bytes.
-    fn copy(&mut self, placement: &Placement, packs: &PackFiles, place: Location<'_>) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn copy(
+        &mut self,
+        placement: &Placement,
+        packs: &PackFiles,
+        place: Location<'_>,
+    ) -> Result<Option<Vec<u8>>> {
         let mut raw = vec![0; place.entry.raw as usize];
         match read_chunk(placement, packs, place, &mut self.scratch, &mut raw) {
             Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Cancelled) => return Err(e),
@@ -166,7 +173,7 @@ impl<'a> Rescue<'a> {
     }
 
     /// Writes the pack; from then on its chunks are there.
-    fn close(&mut self) -> Result<()> {
+    pub(crate) fn close(&mut self) -> Result<()> {
         if self.entries.is_empty() {
             return Ok(());
         }
@@ -180,6 +187,7 @@ impl<'a> Rescue<'a> {
                 storage::write_synced(&temp, &self.bytes)?;
                 storage::rename(&temp, &self.packs.join(format!("{}.pack", name.hex())))?;
                 storage::sync_dir(&self.packs)?;
+                self.written += self.bytes.len() as u64;
                 break;
             }
         }
@@ -613,7 +621,7 @@ fn copy_pack(from: &Path, to: &Path, name: PackName) -> Result<bool> {
 }
 
 /// Copies a file to a free name, flushed; gives the digest of its bytes.
-fn copy(from: &Path, to: &Path) -> Result<Digest> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<Digest> {
     let source = storage::open(from)?;
     let length = storage::length(&source, from)?;
     let target = storage::create_new(to)?;

@@ -42,6 +42,13 @@ struct Known {
 /// Snapshots by number, and the newest damaged one.
 type Readable = (Vec<Arc<Snapshot>>, Option<(u64, Error)>);
 
+/// A save, or an import, that has begun.
+pub(crate) struct Saving {
+    pub(crate) session: Session,
+    /// Packs that nothing may be built on.
+    pub(crate) condemned: HashSet<PackName>,
+}
+
 /// How a save is done.
 pub struct SaveOptions<'a> {
     /// Codec for new chunks.
@@ -195,6 +202,14 @@ impl Repository {
         gone.iter().for_each(|name| placement.remove(name));
         read.into_iter().for_each(|pack| placement.insert(pack));
         Ok(Arc::clone(&known.placement))
+    }
+
+    /// Refuses where a damaged file has the name of this pack.
+    pub(crate) fn refuse_damaged(&self, name: &PackName) -> Result<()> {
+        match lock(&self.placement).damaged.get(name) {
+            Some(damage) => Err(damage.clone().context("the repository is damaged, repair it first")),
+            None => Ok(()),
+        }
     }
 
     /// Makes an error that names a missing chunk say which pack is damaged, if one is.
@@ -420,6 +435,12 @@ impl Repository {
         Ok(aliases)
     }
 
+    /// Flushes the names of the snapshots that are seen: their saver may have been killed before it did.
+    pub(crate) fn flush_names(&self) -> Result<()> {
+        self.settle()?;
+        storage::sync_dir(&self.root.join("snapshots"))
+    }
+
     /// Lets a user alias name a snapshot of its series; it moves if it exists.
     pub fn set_alias(&self, snapshot: &Snapshot, alias: &str) -> Result<()> {
         check_alias(alias)?;
@@ -427,9 +448,7 @@ impl Repository {
         storage::create_dir(&folder)?;
         let fields = [("series", snapshot.body.series.as_str()), ("alias", alias), ("snapshot", snapshot.id.as_str())];
         let bytes = format::seal("alias", &format::body(fields.map(|(k, v)| (k, v.into()))))?;
-        // The snapshot's saver may have been killed before it flushed its name.
-        self.settle()?;
-        storage::sync_dir(&self.root.join("snapshots"))?;
+        self.flush_names()?;
         // A prune either sees the alias or is over: else it would delete what the alias has just come to name.
         let _lock = PruneLock::share(&self.root)?;
         if !storage::exists(&self.snapshot_path(snapshot.number))? {
@@ -465,15 +484,8 @@ impl Repository {
         if body.series.is_empty() {
             return Err(Error::invalid("a snapshot needs the name of its series"));
         }
-        let session = Session::begin(&self.root)?;
-        if session.locks_work() {
-            session::sweep(&self.root)?;
-        }
-        self.settle()?;
-        storage::create_dir(&self.packs_dir())?;
-        let condemned = self.condemned_for_save()?;
+        let Saving { session, condemned } = self.begin_save()?;
         let known = self.refresh()?;
-        let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
         let threads = crate::pipeline::threads_or_default(options.threads)?;
         let newest = self.newest(&body.series);
         // What the newest save found new; the whole state for a first one.
@@ -502,6 +514,20 @@ impl Repository {
         Ok(snapshot)
     }
 
+    /// Begins what ends in a commit: from now on no pack goes that is not condemned already.
+    pub(crate) fn begin_save(&self) -> Result<Saving> {
+        let session = Session::begin(&self.root)?;
+        if session.locks_work() {
+            session::sweep(&self.root)?;
+        }
+        self.settle()?;
+        storage::create_dir(&self.packs_dir())?;
+        let condemned = self.condemned_for_save()?;
+        let known = self.refresh()?;
+        let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
+        Ok(Saving { session, condemned })
+    }
+
     /// The newest snapshot of a series that can be read.
     fn newest(&self, series: &str) -> Option<Arc<Snapshot>> {
         let (numbers, _) = self.numbers().unwrap_or_default();
@@ -509,18 +535,22 @@ impl Repository {
     }
 
     fn commit(&self, body: &Body, session: &Session) -> Result<Arc<Snapshot>> {
-        let bytes = body.seal()?;
+        self.commit_bytes(&body.seal()?, session)
+    }
+
+    /// Gives a snapshot file its number.
+    pub(crate) fn commit_bytes(&self, bytes: &[u8], session: &Session) -> Result<Arc<Snapshot>> {
         let folder = self.root.join("snapshots");
         storage::create_dir(&folder)?;
         let temp = session.temp("snapshot");
-        storage::write_synced(&temp, &bytes)?;
+        storage::write_synced(&temp, bytes)?;
         let number = self.claim_number()?;
         let path = self.snapshot_path(number);
         storage::rename(&temp, &path)?;
         storage::sync_dir(&folder)?;
         // The snapshot is committed; a claim that stays does no harm.
         let _ = storage::remove_file(&self.claim_path(number));
-        let snapshot = Arc::new(Snapshot::parse(&bytes, number, &path.display().to_string())?);
+        let snapshot = Arc::new(Snapshot::parse(bytes, number, &path.display().to_string())?);
         lock(&self.snapshots).insert(number, Arc::clone(&snapshot));
         Ok(snapshot)
     }
@@ -791,10 +821,9 @@ fn by_id(reference: &str, inside: &[&Snapshot]) -> Option<u64> {
         return Some(number);
     }
     let mut matching = inside.iter().filter(|s| reference.len() >= 6 && s.id.starts_with(reference));
-    match (matching.next(), matching.next()) {
-        (Some(one), None) => Some(one.number),
-        _ => None,
-    }
+    let first = matching.next()?;
+    // Two imports at once may have brought the same one twice.
+    matching.all(|s| s.id == first.id).then_some(first.number)
 }
 
 fn parse_number(digits: &str) -> Option<u64> {

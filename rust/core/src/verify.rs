@@ -199,15 +199,21 @@ fn note<T>(report: &mut Report, result: Result<T>) -> Result<Option<T>> {
 }
 
 /// What it takes to decode deltas.
-struct Deltas {
-    placement: Arc<Placement>,
-    packs: PackFiles,
+pub(crate) struct Deltas {
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) packs: PackFiles,
 }
 
 impl Deltas {
     /// Decodes a delta of a pack. `None` where its base is gone: that is damage only if a snapshot needs the chunk, and those
     /// are looked at too.
-    fn read(&self, pack: PackName, entry: &Entry, scratch: &mut Scratch, raw: &mut [u8]) -> Option<Result<()>> {
+    pub(crate) fn read(
+        &self,
+        pack: PackName,
+        entry: &Entry,
+        scratch: &mut Scratch,
+        raw: &mut [u8],
+    ) -> Option<Result<()>> {
         let place = self.placement.places(&entry.id).find(|p| p.pack.name == pack)?;
         self.placement.whole(&entry.base?, &HashSet::new()).next()?;
         Some(read_chunk(&self.placement, &self.packs, place, scratch, raw))
@@ -215,7 +221,7 @@ impl Deltas {
 }
 
 /// Reads a pack once: its digest, and every chunk. Gives chunks, bytes and problems.
-fn verify_pack(
+pub(crate) fn verify_pack(
     file: &File,
     path: &std::path::Path,
     name: PackName,

@@ -206,6 +206,21 @@ impl Repository {
         Ok(repaired.to_json()?)
     }
 
+    /// The snapshot of an artifact directory, whether it is new here, and the bytes that the repository has grown by.
+    #[pyo3(signature = (folder, series = None, threads = 0))]
+    fn import_snapshot(
+        &self,
+        py: Python<'_>,
+        folder: PathBuf,
+        series: Option<&str>,
+        threads: usize,
+    ) -> BindingResult<(Snapshot, bool, u64)> {
+        let done = interruptible(py, |check: Interrupt<'_>| {
+            self.inner.import(&folder, series, threads_or_default(threads)?, check)
+        })?;
+        Ok((done.snapshot.into(), done.new, done.bytes))
+    }
+
     /// (numbers of deleted snapshots, deleted packs, their bytes, packs that wait)
     #[pyo3(signature = (keep, series = None, dry_run = false))]
     fn prune(

@@ -5,6 +5,7 @@
 
 mod chance;
 mod disk;
+mod files;
 #[cfg(unix)]
 mod interleave;
 mod poor;
@@ -99,7 +100,7 @@ const C: Model = Model([1, 3, 3, 3, 3]);
 
 /// What is done to a repository, and what was done before.
 fn scenarios() -> Vec<(&'static str, Vec<Op>, Op)> {
-    use Op::{Create, Prune, RemoveAlias, Save, SetAlias, Verify};
+    use Op::{Create, Import, Prune, RemoveAlias, Save, SetAlias, Verify};
     let saved = |models: &[Model]| [vec![Create], models.iter().cloned().map(Save).collect()].concat();
     let tagged = [saved(&[A]), vec![SetAlias("x"), Save(B)]].concat();
     vec![
@@ -115,6 +116,8 @@ fn scenarios() -> Vec<(&'static str, Vec<Op>, Op)> {
         ("prune that keeps", [tagged, vec![Save(C)]].concat(), Prune(1)),
         ("prune of nothing", saved(&[A, B]), Prune(9)),
         ("verify", saved(&[A, B]), Verify),
+        ("import", saved(&[A]), Import(B)),
+        ("import into a new repository", saved(&[]), Import(C)),
     ]
 }
 
@@ -213,8 +216,11 @@ fn mix(seed: u64) -> World {
     for _ in 0..2 + chance.below(9) {
         let start = world.changes();
         let alias = ["x", "y"][chance.below(2)];
-        let op = match chance.below(9) {
-            0..=3 => Op::Save(Model([(); TENSORS].map(|()| chance.below(4) as u64))),
+        let mut model = || Model([(); TENSORS].map(|()| chance.below(4) as u64));
+        let (saved, imported) = (model(), model());
+        let op = match chance.below(10) {
+            0..=3 => Op::Save(saved),
+            9 => Op::Import(imported),
             4 => Op::SetAlias(alias),
             5 => Op::RemoveAlias(alias),
             6 | 7 => Op::Prune(1 + chance.below(3)),
@@ -234,7 +240,7 @@ fn any_mix_of_operations() {
     let start = Instant::now();
     let mut cases = Cases::default();
     let mut seed = first_seed();
-    while soak().map_or(cases.cases < 4600, |limit| start.elapsed() < limit) {
+    while soak().map_or(cases.cases < 7600, |limit| start.elapsed() < limit) {
         let world = mix(seed);
         let mut chance = Chance::new(seed);
         for _ in 0..12 {

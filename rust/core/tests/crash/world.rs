@@ -106,6 +106,8 @@ pub(crate) enum Op {
     RemoveAlias(&'static str),
     Prune(usize),
     Verify,
+    /// Of a snapshot that another repository made.
+    Import(Model),
 }
 
 /// An operation in the record: it is under way between two numbers of changes.
@@ -224,6 +226,14 @@ impl World {
                 after.highest = after.highest.max(snapshot.number);
                 after.snapshots.insert(snapshot.id.clone(), snapshot.number);
             }
+            Op::Import(model) => {
+                let epoch = self.contents.len() as i64;
+                self.contents.insert(epoch, model.file());
+                let imported = repository.import(artifact(model, epoch).path(), None, 1, NEVER)?;
+                after.repository = true;
+                after.highest = after.highest.max(imported.snapshot.number);
+                after.snapshots.insert(imported.snapshot.id.clone(), imported.snapshot.number);
+            }
             Op::SetAlias(alias) => {
                 let Some(snapshot) = self.newest(&repository)? else { return Ok(()) };
                 during.aliases.entry((*alias).into()).or_insert(vec![None]).push(Some(snapshot.id.clone()));
@@ -277,6 +287,17 @@ impl World {
         plant(tree, folder.path());
         check(folder.path(), &self.promise_at(changes), &self.contents)
     }
+}
+
+/// An artifact directory with the snapshot that a repository of its own made of a model.
+pub(crate) fn artifact(model: &Model, epoch: i64) -> TempDir {
+    let (home, folder) = (scratch(), scratch());
+    let _watch = quiet(home.path());
+    let repository = Repository::open_or_create(home.path(), "").unwrap();
+    let snapshot = model.save(&repository, epoch).unwrap();
+    std::fs::write(folder.path().join("lamina.json"), repository.snapshot_bytes(snapshot.number).unwrap()).unwrap();
+    std::fs::rename(home.path().join("packs"), folder.path().join("packs")).unwrap();
+    folder
 }
 
 pub(crate) fn read(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {

@@ -1,0 +1,214 @@
+//! Import: the very snapshot that an artifact directory holds, under the same id (docs/format.md §8). The directory is
+//! hostile until every chunk that is taken from it has been read.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::codec::Decoder;
+use crate::digest::{ChunkId, PackName};
+use crate::error::{Error, Result};
+use crate::format::MAX_JSON;
+use crate::pipeline;
+use crate::placement::Placement;
+use crate::progress;
+use crate::reader::{PackFiles, Reader, Scratch, read_chunk};
+use crate::repair::{Rescue, Source, copy};
+use crate::repository::{Repository, Saving};
+use crate::snapshot::Snapshot;
+use crate::storage;
+use crate::verify::{Deltas, verify_pack};
+
+/// What came of an import.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The snapshot as it stands in the repository.
+    pub snapshot: Arc<Snapshot>,
+    /// False where it was there already, and nothing was changed.
+    pub new: bool,
+    /// Packs that were copied.
+    pub packs: usize,
+    /// Bytes that the repository has grown by.
+    pub bytes: u64,
+}
+
+/// An import under way.
+struct Import<'a> {
+    repository: &'a Repository,
+    saving: &'a Saving,
+    source: &'a Source,
+    threads: usize,
+    interrupt: &'a (dyn Fn() -> Result<()> + Sync),
+}
+
+impl Repository {
+    /// Brings the snapshot of an artifact directory in: its packs under their names, its file byte for byte under the next
+    /// number. With another `series` the file is written anew with that name, and has the id that follows from it.
+    ///
+    /// # Errors
+    /// `Corrupt` where anything of it is not what its name says; then there is no snapshot.
+    pub fn import(
+        &self,
+        folder: &Path,
+        series: Option<&str>,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Imported> {
+        let (bytes, snapshot) = file_of(folder, series)?;
+        if let Some(there) = self.readable_snapshots()?.into_iter().find(|s| s.id == snapshot.id) {
+            self.flush_names()?;
+            return Ok(Imported { snapshot: there, new: false, packs: 0, bytes: 0 });
+        }
+        let source = Source::open(folder)?;
+        let placement = Arc::new(source.placement.clone());
+        let reader = Reader::open(placement, PackFiles::new(folder.join("packs")), &snapshot)?;
+        let saving = self.begin_save()?;
+        let import = Import { repository: self, saving: &saving, source: &source, threads, interrupt };
+        let (packs, copied) = import.bring_packs(&reader.packs())?;
+        let rescued = import.bring_chunks(&reader.closure())?;
+        import.check(&reader.closure(), &packs)?;
+        let snapshot = self.commit_bytes(&bytes, &saving.session)?;
+        Ok(Imported { snapshot, new: true, packs: packs.len(), bytes: copied + rescued })
+    }
+}
+
+/// The bytes of the snapshot file that is to be committed.
+fn file_of(folder: &Path, series: Option<&str>) -> Result<(Vec<u8>, Snapshot)> {
+    let path = folder.join("lamina.json");
+    let what = path.display().to_string();
+    let bytes = storage::read_small(&path, MAX_JSON)?;
+    let mut snapshot = Snapshot::parse(&bytes, 0, &what)?;
+    let bytes = match series {
+        Some(name) if name != snapshot.body.series => {
+            name.clone_into(&mut snapshot.body.series);
+            snapshot.body.seal()?
+        }
+        _ => bytes,
+    };
+    let snapshot = Snapshot::parse(&bytes, 0, &what)?;
+    if snapshot.body.series.is_empty() {
+        return Err(Error::invalid(format!("{what} names no series; say which one it is to belong to")));
+    }
+    Ok((bytes, snapshot))
+}
+
+impl Import<'_> {
+    /// Copies the packs that the repository lacks, each chunk verified. One with deltas whose base is nowhere is left out:
+    /// nobody can tell whether they lie, and a later save would build on them. Gives the new packs, and their bytes.
+    fn bring_packs(&self, serving: &HashSet<PackName>) -> Result<(HashSet<PackName>, u64)> {
+        let known = self.repository.refresh()?;
+        let lacking = |name: &&PackName| known.pack(name).is_none() && !self.saving.condemned.contains(name);
+        let names: Vec<PackName> = serving.iter().filter(lacking).copied().collect();
+        names.iter().try_for_each(|name| self.repository.refuse_damaged(name))?;
+        let lengths = names.iter().filter_map(|name| self.source.placement.pack(name)).map(|pack| pack.length);
+        progress::begin("importing", lengths.sum());
+        let deltas = Deltas {
+            placement: Arc::new(self.source.placement.clone()),
+            packs: PackFiles::new(self.source.folder.join("packs")),
+        };
+        let mut names = names.into_iter();
+        let next = || {
+            (self.interrupt)()?;
+            Ok(names.next())
+        };
+        let work = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
+            let temp = self.saving.session.temp(&name.hex());
+            let vouched = self.copy_verified(&name, &temp, &deltas, decoder, scratch)?;
+            Ok((name, temp, vouched))
+        };
+        let folder = self.repository.root().join("packs");
+        let (mut new, mut bytes) = (HashSet::new(), 0);
+        pipeline::run(self.threads, 4, next, Default::default, work, |(name, temp, vouched): (_, PathBuf, _)| {
+            let length = storage::rough_length(&temp);
+            progress::advance(length);
+            if vouched {
+                storage::rename(&temp, &folder.join(format!("{}.pack", name.hex())))?;
+                new.insert(name);
+                bytes += length;
+                return Ok(());
+            }
+            storage::remove_file(&temp)
+        })?;
+        storage::sync_dir(&folder)?;
+        Ok((new, bytes))
+    }
+
+    /// Copies a pack first and looks at the copy, which nobody else can change; false where a delta in it cannot be decoded.
+    fn copy_verified(
+        &self,
+        name: &PackName,
+        temp: &Path,
+        deltas: &Deltas,
+        decoder: &mut Decoder,
+        scratch: &mut Scratch,
+    ) -> Result<bool> {
+        let from = self.source.packs.path(name);
+        let lies = |why: &str| Error::corrupt(format!("pack {} cannot be imported: {why}", from.display()));
+        if copy(&from, temp)? != *name {
+            return Err(lies("its digest is not its name"));
+        }
+        let vouched = AtomicBool::new(true);
+        let delta = |entry: &_, raw: &mut _| {
+            let read = deltas.read(*name, entry, scratch, raw);
+            if read.is_none() {
+                vouched.store(false, Ordering::Relaxed);
+            }
+            read
+        };
+        let (_, _, problems) = verify_pack(&storage::open(temp)?, temp, *name, decoder, delta)?;
+        match problems.first() {
+            Some(problem) => Err(lies(problem)),
+            None => Ok(vouched.into_inner()),
+        }
+    }
+
+    /// Stores the chunks that no trusted pack holds in packs of the import's own.
+    fn bring_chunks(&self, wanted: &HashSet<ChunkId>) -> Result<u64> {
+        let known = self.repository.refresh()?;
+        let condemned = &self.saving.condemned;
+        let mut rescue = Rescue::new(self.repository, &self.saving.session, condemned.clone());
+        for id in wanted.iter().filter(|id| known.stored(id, condemned).is_none()) {
+            (self.interrupt)()?;
+            let place = self.source.placement.find(id)?;
+            if rescue.copy(&self.source.placement, &self.source.packs, place)?.is_none() {
+                return Err(Error::corrupt(format!(
+                    "chunk {} of {} is damaged; nothing was imported",
+                    id.hex(),
+                    self.source.folder.display()
+                )));
+            }
+        }
+        rescue.close()?;
+        Ok(rescue.written)
+    }
+
+    /// Reads the chunks that the repository had before: a snapshot is not built on damage.
+    fn check(&self, wanted: &HashSet<ChunkId>, verified: &HashSet<PackName>) -> Result<()> {
+        let known = self.repository.refresh()?;
+        let packs = PackFiles::new(self.repository.root().join("packs"));
+        let mut wanted = wanted.iter();
+        let next = || {
+            (self.interrupt)()?;
+            Ok(wanted.next())
+        };
+        let work = |scratch: &mut Scratch, id: &ChunkId| {
+            let place = readable(&known, id, &self.saving.condemned)?;
+            if verified.contains(&place.pack.name) {
+                return Ok(());
+            }
+            let mut raw = vec![0; place.entry.raw as usize];
+            read_chunk(&known, &packs, place, scratch, &mut raw)
+                .map_err(|e| e.context("the repository is damaged, repair it first"))
+        };
+        pipeline::run(self.threads, 64, next, Scratch::new, work, |()| Ok(()))
+    }
+}
+
+fn readable<'a>(
+    known: &'a Placement,
+    id: &ChunkId,
+    except: &HashSet<PackName>,
+) -> Result<crate::placement::Location<'a>> {
+    known.readable(id, except).next().ok_or_else(|| Error::corrupt(format!("no pack holds chunk {}", id.hex())))
+}
