@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,55 @@ def test_a_resumed_run_ends_with_the_same_bits(weights_only: bool, lora: bool, t
     history = train(second, checkpoint(tmp_path, save_weights_only=weights_only))
     assert history.epoch == [3, 4, 5]
     assert_same(straight, second)
+
+
+_PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+import keras
+sys.path.insert(0, sys.argv[1])
+from test_resume import checkpoint, network, state, train
+
+class Killed(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (2, 0):
+            ours.wait()
+        if (self.epoch, batch) == (4, 3):  # the save before it may still be on its way
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class Follows(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["x"] = [5.0, 4.0, 4.5, 4.6, 4.7, 4.8][epoch]
+
+def stopping():
+    return keras.callbacks.EarlyStopping("x", patience=3, mode="min")
+
+stop = stopping()
+ours = checkpoint(Path(sys.argv[2]), track=[stop])
+killed = [Killed()] if "killed" in sys.argv else []
+model = network()
+resumed = train(model, Follows(), stop, ours, *killed).epoch
+straight = network()
+print("epochs", resumed, train(straight, Follows(), stopping()).epoch)
+print("same", all((a == b).all() for a, b in zip(state(model), state(straight), strict=True)))
+"""
+
+
+def test_a_process_goes_on_where_a_killed_one_was(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent), str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    assert run("killed").returncode == -signal.SIGKILL
+    newest = lamina.open(tmp_path / "r").snapshots()[-1]
+    assert newest.next_epoch in (2, 3, 4)
+    done = run()
+    # The tracked callback ends both trainings after the fifth epoch.
+    assert f"epochs {list(range(newest.next_epoch, 5))} [0, 1, 2, 3, 4]" in done.stdout, done.stdout + done.stderr
+    assert "same True" in done.stdout
 
 
 def test_resuming_after_the_last_epoch_trains_nothing(tmp_path: Path) -> None:
