@@ -168,6 +168,7 @@ def _copy(model: Any) -> Way:
 def _ours(name: str, kind: Any, model: Any, path: Path, **arguments: Any) -> Way:
     callback = kind(path, **arguments)
     callback.set_model(model)
+    callback.on_train_begin()  # as `fit` does; its first save is many steps later
 
     def check() -> None:
         step = int(lamina.read_tensors(path, ["optimizer/vars/0"])["optimizer/vars/0"])
