@@ -261,26 +261,26 @@ fn rotate_left<const BY: i32, const REST: i32>(x: __m256i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mix1(b: __m256i, c: __m256i, d: __m256i) -> __m256i {
-    _mm256_xor_si256(d, _mm256_and_si256(b, _mm256_xor_si256(c, d)))
+fn mix1(sum: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    add(sum, _mm256_xor_si256(d, _mm256_and_si256(b, _mm256_xor_si256(c, d))))
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mix2(b: __m256i, c: __m256i, d: __m256i) -> __m256i {
-    mix1(d, b, c)
+fn mix2(sum: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    mix1(sum, d, b, c)
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mix3(b: __m256i, c: __m256i, d: __m256i) -> __m256i {
-    _mm256_xor_si256(b, _mm256_xor_si256(c, d))
+fn mix3(sum: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    add(sum, _mm256_xor_si256(b, _mm256_xor_si256(c, d)))
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mix4(b: __m256i, c: __m256i, d: __m256i) -> __m256i {
-    _mm256_xor_si256(c, _mm256_or_si256(b, _mm256_xor_si256(d, splat(u32::MAX))))
+fn mix4(sum: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    add(sum, _mm256_xor_si256(c, _mm256_or_si256(b, _mm256_xor_si256(d, splat(u32::MAX)))))
 }
 
 /// Word n of the lanes' blocks in vector n.

@@ -287,26 +287,26 @@ fn rotate_left<const BY: i32, const REST: i32>(x: __m512i) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn mix1(b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32(b, c, d, 0xCA)
+fn mix1(sum: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
+    add(sum, _mm512_ternarylogic_epi32(b, c, d, 0xCA))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn mix2(b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32(b, c, d, 0xE4)
+fn mix2(sum: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
+    add(sum, _mm512_ternarylogic_epi32(b, c, d, 0xE4))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn mix3(b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32(b, c, d, 0x96)
+fn mix3(sum: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
+    add(sum, _mm512_ternarylogic_epi32(b, c, d, 0x96))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn mix4(b: __m512i, c: __m512i, d: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32(b, c, d, 0x39)
+fn mix4(sum: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
+    add(sum, _mm512_ternarylogic_epi32(b, c, d, 0x39))
 }
 
 md5_compress!("avx512f,avx512bw");

@@ -4,6 +4,7 @@
 //! MD5 is here because object stores want it, not for security.
 
 use super::Level;
+use super::one;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -12,7 +13,6 @@ pub(super) const BLOCK: usize = 64;
 
 /// The additive constants: |sin(n + 1)| · 2^32.
 #[rustfmt::skip]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) const SINES: [u32; 64] = [
     0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613, 0xfd469501,
     0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193, 0xa679438e, 0x49b40821,
@@ -163,7 +163,7 @@ fn run(level: Level, jobs: Vec<Job<'_>>) {
 
 fn run_portable(jobs: Vec<Job<'_>>) {
     for job in jobs {
-        md5::block_api::compress(job.state, job.blocks);
+        one::compress(job.state, job.blocks);
     }
 }
 
@@ -202,7 +202,7 @@ fn run_lanes<const LANES: usize>(mut jobs: Vec<Job<'_>>, compress: impl Fn(&mut 
 }
 
 /// The compression function over a vector type, for a module that has `LANES`, `lanes`, `unlanes`, `splat`, `add`,
-/// `rotate_left`, `message` and the four functions `mix1` to `mix4` that MD5 mixes three words by.
+/// `rotate_left`, `message` and `mix1` to `mix4`, which add to a sum what MD5 makes of three words.
 #[cfg(target_arch = "x86_64")]
 macro_rules! md5_compress {
     ($feature:literal) => {
@@ -226,7 +226,6 @@ macro_rules! md5_compress {
 }
 
 /// 16 steps. Each pair is a rotation and what it lacks to 32.
-#[cfg(target_arch = "x86_64")]
 macro_rules! md5_round {
     (
         ($a:ident, $b:ident, $c:ident, $d:ident), $words:ident, $mix:ident, $first:literal, |$n:ident| $index:expr,
@@ -245,14 +244,15 @@ macro_rules! md5_round {
         |$n:ident| $index:expr, ($by:literal, $rest:literal)
     ) => {
         let $n: usize = $next;
-        // Grouped so that only the last addition of the sum waits for the step before.
-        let sum = add(add($a, add($words[($index) % 16], splat(SINES[$first + $n]))), $mix($b, $c, $d));
-        $a = add($b, rotate_left::<$by, $rest>(sum));
+        // Grouped so that only what is mixed in last waits for the step before.
+        let sum = add($a, add($words[($index) % 16], splat(SINES[$first + $n])));
+        $a = add($b, rotate_left::<$by, $rest>($mix(sum, $b, $c, $d)));
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use {md5_compress, md5_round};
+pub(super) use md5_compress;
+pub(super) use md5_round;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ mod avx512;
 mod md5;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
+mod one;
 mod planes;
 
 use std::sync::OnceLock;

@@ -1,0 +1,68 @@
+//! MD5 of one stream, in plain Rust.
+//!
+//! Each of the 64 steps of a block waits for the one before, so the time is that of the longest way from one word to the
+//! next. Left alone, the compiler makes it longer: it regroups the additions, and finds forms of fewer instructions that
+//! have to wait for each other.
+
+use super::md5::{BLOCK, SINES, md5_round};
+
+/// Goes on with a digest by whole blocks.
+pub(super) fn compress(state: &mut [u32; 4], blocks: &[[u8; BLOCK]]) {
+    let [mut a, mut b, mut c, mut d] = *state;
+    for block in blocks {
+        let words: [u32; 16] = std::array::from_fn(|n| u32::from_le_bytes(block.as_chunks().0[n]));
+        let before = (a, b, c, d);
+        md5_round!((a, b, c, d), words, mix1, 0, |n| n, (7, 25), (12, 20), (17, 15), (22, 10));
+        md5_round!((a, b, c, d), words, mix2, 16, |n| 5 * n + 1, (5, 27), (9, 23), (14, 18), (20, 12));
+        md5_round!((a, b, c, d), words, mix3, 32, |n| 3 * n + 5, (4, 28), (11, 21), (16, 16), (23, 9));
+        md5_round!((a, b, c, d), words, mix4, 48, |n| 7 * n, (6, 26), (10, 22), (15, 17), (21, 11));
+        (a, b, c, d) = (add(a, before.0), add(b, before.1), add(c, before.2), add(d, before.3));
+    }
+    *state = [a, b, c, d];
+}
+
+/// The same word, of which the compiler does not know how it was come by.
+#[inline]
+#[allow(unsafe_code, asm_sub_register, reason = "the register is only named in a comment")]
+fn settled(word: u32) -> u32 {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let mut word = word;
+        // SAFETY: no instruction at all; the comment names the operand because it has to be named.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) word, options(pure, nomem, nostack, preserves_flags));
+        }
+        word
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    word
+}
+
+fn splat(word: u32) -> u32 {
+    word
+}
+
+fn add(x: u32, y: u32) -> u32 {
+    x.wrapping_add(y)
+}
+
+fn rotate_left<const BY: u32, const REST: u32>(x: u32) -> u32 {
+    x.rotate_left(BY)
+}
+
+fn mix1(sum: u32, b: u32, c: u32, d: u32) -> u32 {
+    add(settled(sum), d ^ (b & (c ^ d)))
+}
+
+/// The half that does not need `b`, which comes last, is added before: no bit is in both halves.
+fn mix2(sum: u32, b: u32, c: u32, d: u32) -> u32 {
+    add(settled(add(sum, c & !d)), b & d)
+}
+
+fn mix3(sum: u32, b: u32, c: u32, d: u32) -> u32 {
+    add(settled(sum), b ^ settled(c ^ d))
+}
+
+fn mix4(sum: u32, b: u32, c: u32, d: u32) -> u32 {
+    add(settled(sum), c ^ (b | !d))
+}
