@@ -28,7 +28,7 @@ def write(path: Path, about: Mapping[str, str], tables: Sequence[Table]) -> None
 
 
 def _ratios(table: Table) -> list[str]:
-    return [column for column in table.formats if column.startswith("/") or column in ("ratio", "throughput")]
+    return [column for column in table.formats if "/ " in f"{column} " or column in ("ratio", "throughput")]
 
 
 def _bars(table: Table, column: str) -> str:

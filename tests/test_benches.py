@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -72,6 +73,12 @@ def test_every_group_on_a_file_of_the_user(tmp_path: Path, capsys: pytest.Captur
     assert {table["title"].split(" ")[0] for table in tables} == set(names)
     assert own.read_bytes() == before
     assert list(disk.iterdir()) == []
+
+
+def test_every_group_is_there() -> None:
+    assert set(command.ON_DEMAND) < set(command.GROUPS)
+    for module in command.GROUPS.values():
+        assert callable(importlib.import_module(module).run)
 
 
 def test_a_codec_that_loses_a_bit_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -183,11 +190,19 @@ def test_sizes() -> None:
 def test_the_chart_shows_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("plotly", reason="the chart needs plotly")
     table = Table(
-        "<save>", "note", {"/ copy": "{}"}, [Row("ours", {"/ copy": 1.25}, ours=True), Row("theirs", {}, "broke")]
+        "<save>",
+        "note",
+        {"GB/s": "{}", "/ copy": "{}", "packs / live": "{}", "stock's time /": "{}"},
+        [
+            Row("ours", {"GB/s": 7.5, "/ copy": 1.25, "packs / live": 1.5, "stock's time /": 6.5}, ours=True),
+            Row("theirs", {}, "broke"),
+        ],
     )
     chart.write(tmp_path / "c.html", {"cores": "2"}, [table])
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert "&lt;save&gt;" in page
-    assert "[1.25]" in page
+    for drawn in (1.25, 1.5, 6.5):
+        assert f"[{drawn}]" in page
+    assert "[7.5]" not in page  # a speed is no ratio
     assert '["ours"]' in page
     assert "http://" not in page.split("</script>", 1)[1]
