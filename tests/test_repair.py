@@ -187,6 +187,26 @@ def test_a_snapshot_that_cannot_be_saved_is_moved_aside(repo: Repository, backup
     assert repository.open(repo.path).snapshot("mine").id == name
 
 
+def test_prune_spares_what_a_lost_snapshot_needs_until_it_is_back(repo: Repository, backup: Repository) -> None:
+    (repo.path / "snapshots/0000000002.json").unlink()  # the alias names it
+    before = _tree(repo)
+    with pytest.raises(CorruptDataError, match="file is lost; nothing was deleted"):
+        repository.open(repo.path).prune()
+    assert {**before, "prune.lock": b""} == {**_tree(repo), "prune.lock": b""}
+    report = repository.open(repo.path).repair(backup)
+    assert (report.ok, report.restored, report.quarantined) == (True, ["snapshots/0000000002.json"], [])
+    opened = repository.open(repo.path)
+    assert opened.snapshot("mine").number == 2
+    opened.prune()
+    assert opened.verify(full=True).snapshots == 2
+
+
+def test_prune_goes_on_once_the_alias_of_a_lost_snapshot_is_removed(repo: Repository) -> None:
+    (repo.path / "snapshots/0000000002.json").unlink()
+    assert repo.remove_alias("s", "mine")
+    assert repository.open(repo.path).prune().packs == 1
+
+
 def test_an_artifact_directory_is_a_copy_too(repo: Repository, tmp_path: Path) -> None:
     artifact = write_artifact(repo.snapshot("2"), tmp_path / "artifact")
     before = _state(repo, 2)

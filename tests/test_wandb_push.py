@@ -271,7 +271,7 @@ def test_promote_links_the_plain_file(wandb_online: Server, tmp_path: Path) -> N
 
 def test_pull_brings_the_very_snapshot_once(wandb_online: Server) -> None:
     remember = Remember()
-    with wandb.init() as run:
+    with wandb.init():
         checkpoint = WandbModelCheckpoint("m.keras", "loss", layout="packs", name="digits")
         fit(small_model(), remember, checkpoint, epochs=3)
     ours = lamina.open(".lamina")

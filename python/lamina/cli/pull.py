@@ -14,7 +14,8 @@ from lamina.cli.output import clean, human, print_json, progress
 @verb(
     "pull",
     example="lamina pull wandb:team/project/run_abc_model:best runs/a --alias theirs",
-    keys="source, repository, new (false: it was there), bytes (that the repository has grown by), snapshot (see lamina show)",
+    keys="source, repository, new (false: it was there), bytes (that the repository has grown by), snapshot (see "
+    "lamina show)",
 )
 def pull(
     source: Annotated[

@@ -104,6 +104,19 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The file of the snapshot with this id: its bytes, and its path in the repository.
+    fn file_of(&self, id: &str) -> Option<(Vec<u8>, String)> {
+        let names = storage::list(&self.folder.join("snapshots")).ok()?;
+        names.iter().find_map(|name| {
+            let (number, path) = (number_of(name)?, format!("snapshots/{name}"));
+            let bytes = storage::read_small(&self.folder.join(&path), MAX_JSON).ok()?;
+            let found = Snapshot::parse(&bytes, number, &path).ok()?;
+            (found.id == id).then_some((bytes, path))
+        })
+    }
+}
+
 /// Encoded chunks on their way into a pack.
 pub(crate) struct Rescue<'a> {
     session: &'a Session,
@@ -388,7 +401,7 @@ impl Repository {
         for name in &damaged {
             self.quarantine(&format!("packs/{}.pack", name.hex()), &mut done)?;
         }
-        self.repair_small_files(&sources, &mut done)?;
+        self.repair_small_files(&sources, &session, &mut done)?;
         done.problems = self.verify(false, threads, interrupt)?.problems;
         Ok(done)
     }
@@ -502,12 +515,42 @@ impl Repository {
             let id = digest_in(&damaged).map(|digest| digest.hex()[..32].to_owned());
             lost.push(Lost { snapshot: number, id, everything: true, ..Lost::default() });
         }
+        self.restore_named(sources, session, done)?;
         Ok(lost)
+    }
+
+    /// Snapshots that aliases name and whose files are gone come back from a copy of this repository, under their numbers.
+    fn restore_named(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
+        let there: HashSet<String> = self.readable_snapshots()?.iter().map(|s| s.id.clone()).collect();
+        for id in self.alias_targets()?.difference(&there) {
+            let copies = sources.iter().filter(|s| s.id.as_deref() == Some(self.id()));
+            for (bytes, path) in copies.filter_map(|s| s.file_of(id)) {
+                if storage::is_free(&self.root().join(&path))? {
+                    let temp = session.temp("restored");
+                    storage::write_synced(&temp, &bytes)?;
+                    self.replace(&temp, &path, done)?;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of the snapshots that aliases name, as far as these can be read.
+    fn alias_targets(&self) -> Result<HashSet<String>> {
+        let folder = self.root().join("aliases");
+        let names = storage::list(&folder)?;
+        let body = |name: &String| {
+            let bytes = storage::read_small(&folder.join(name), MAX_JSON).ok()?;
+            format::unseal(&bytes, "alias", name).ok()
+        };
+        let bodies = names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')).filter_map(body);
+        Ok(bodies.filter_map(|(_, body)| Some(body.get("snapshot")?.as_str()?.to_owned())).collect())
     }
 
     /// Damaged aliases, journal entries and the list of condemned packs hinder prune: they are moved aside. An alias
     /// comes back from a copy of this repository.
-    fn repair_small_files(&self, sources: &[Source], done: &mut Repaired) -> Result<()> {
+    fn repair_small_files(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
         let mut files = vec![("condemned", "condemned.json".to_owned())];
         for (kind, folder) in [("alias", "aliases"), ("journal", "journal")] {
             let names = storage::list(&self.root().join(folder))?;
@@ -523,7 +566,7 @@ impl Repository {
             let copy = copies.map(|s| s.folder.join(&path)).find(whole);
             match copy {
                 Some(copy) => {
-                    let temp = self.root().join(format!(".{}.tmp", crate::digest::random_name()));
+                    let temp = session.temp("restored");
                     storage::write_synced(&temp, &storage::read_small(&copy, MAX_JSON)?)?;
                     self.replace(&temp, &path, done)?;
                 }

@@ -617,6 +617,7 @@ impl Repository {
             Some(keep) => self.doomed(keep, series, &all)?,
             None => BTreeSet::new(),
         };
+        self.refuse_lost(&all)?;
         let stay: Vec<_> = all.iter().filter(|s| !doomed.contains(&s.number)).cloned().collect();
         // Before anything is deleted: whatever stays must be complete, else prune would hide what was lost.
         let needed = self.needed(&stay)?;
@@ -634,6 +635,18 @@ impl Repository {
         self.delete_snapshots(&doomed)?;
         self.delete_packs(&needed, &mut pruned)?;
         Ok(pruned)
+    }
+
+    /// Refuses where the file of a snapshot that an alias holds is lost: its packs, from which it can be brought back with a
+    /// copy of that file, would be deleted.
+    fn refuse_lost(&self, all: &[Arc<Snapshot>]) -> Result<()> {
+        let lost = self.user_aliases()?.into_iter().find(|(_, id)| all.iter().all(|s| s.id != *id));
+        lost.map_or(Ok(()), |(alias, id)| {
+            Err(Error::corrupt(format!(
+                "alias {alias:?} names snapshot {id}, whose file is lost; nothing was deleted. Repair the repository from \
+                 a copy first, or remove the alias to give up what it held"
+            )))
+        })
     }
 
     fn doomed(&self, keep: &Keep, series: Option<&str>, all: &[Arc<Snapshot>]) -> Result<BTreeSet<u64>> {
