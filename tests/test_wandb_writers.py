@@ -69,9 +69,9 @@ def gather(message):
     mine.with_suffix(".new").write_bytes(message)
     mine.with_suffix(".new").rename(mine)
     others = [meeting / f"{round}-{other}" for other in range(count)]
-    while not all(other.exists() for other in others):
-        if (meeting / "over").exists():
-            raise TimeoutError(f"process {[n for n, other in enumerate(others) if not other.exists()]} is silent")
+    while missing := [n for n, other in enumerate(others) if not other.exists()]:
+        if all((meeting / f"dead-{n}").exists() for n in missing):
+            raise TimeoutError(f"process {missing} is silent")
         time.sleep(0.02)
     return [other.read_bytes() for other in others]
 
@@ -122,7 +122,7 @@ class Processes:
     def kill(self, rank: int) -> None:
         os.killpg(self.children[rank].pid, signal.SIGKILL)
         self.children[rank].wait()
-        (self.meeting / "over").touch()
+        (self.meeting / f"dead-{rank}").touch()
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def test_a_process_that_is_killed_in_mid_upload_costs_nothing(wandb_online: Serv
     snapshot = saved()
     fault = wandb_online.inject(method="PUT", path="*.pack", delay=3600)  # the first one; the others go on
     with processes(wandb_online, tmp_path) as started:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while not fault.hits or wandb_online.counters.total("*.pack").puts < COUNT - 1:
             assert time.monotonic() < until
             time.sleep(0.02)
