@@ -18,9 +18,11 @@ use tempfile::TempDir;
 const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
 const FLOATS: usize = 6000;
 
-/// Two tensors that stand alone; a step changes the last bits of the first one's values.
+/// Two tensors that stand alone; a step changes the last bits of the first one, one from 100 on of both.
 fn state(step: u32) -> Vec<u8> {
-    let value = |i: u32| (f32::sin(i as f32) + 3.0).to_bits() + if i < FLOATS as u32 { step * (i % 7) } else { 0 };
+    let value = |i: u32| {
+        (f32::sin(i as f32) + 3.0).to_bits() + if i < FLOATS as u32 || step >= 100 { step * (i % 7) } else { 0 }
+    };
     (0..2 * FLOATS as u32).flat_map(|i| value(i).to_le_bytes()).collect()
 }
 
@@ -184,7 +186,7 @@ fn a_condemned_pack_is_not_built_on() {
     let snapshot = save(&theirs, 1, CodecChoice::Auto);
     let folder = artifact(&theirs, &snapshot);
     import(&ours, folder.path()).unwrap();
-    save(&ours, 9, CodecChoice::Raw);
+    save(&ours, 100, CodecChoice::Raw);
     let under_way = Session::begin(ours.root()).unwrap();
     let keep = Keep { last: Some(1), ..Keep::default() };
     assert!(ours.prune(Some(&keep), None, false).unwrap().waiting > 0);

@@ -188,10 +188,10 @@ impl Disk {
                 Piece::Bytes(offset, bytes) => {
                     let n = kept(bytes.len());
                     let (start, end) = (*offset as usize, *offset as usize + n);
-                    if n > 0 && all.len() < end {
-                        all.resize(end, 0);
+                    if n > 0 {
+                        all.resize(all.len().max(end), 0);
+                        all[start..end].copy_from_slice(&bytes[..n]);
                     }
-                    all[start.min(end)..][..n].copy_from_slice(&bytes[..n]);
                 }
                 Piece::Length(length) if kept(1) > 0 => all.resize(*length as usize, 0),
                 Piece::Length(_) => {}
