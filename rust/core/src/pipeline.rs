@@ -74,7 +74,7 @@ where
             while step(&shared, window.max(1), |item| work(&mut state, item)) {}
         };
         for started in 0..threads.max(1) {
-            match std::thread::Builder::new().spawn_scoped(scope, each) {
+            match std::thread::Builder::new().name("lamina-work".into()).spawn_scoped(scope, each) {
                 Ok(_) => {}
                 // One is enough.
                 Err(_) if started > 0 => break,

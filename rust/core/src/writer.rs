@@ -597,7 +597,9 @@ impl Filler {
             drop(file);
             storage::rename(&temp, &path)
         };
-        self.flushing = Some(std::thread::Builder::new().spawn(flush).map_err(|e| Error::no_thread(&e))?);
+        self.flushing = Some(
+            std::thread::Builder::new().name("lamina-flush".into()).spawn(flush).map_err(|e| Error::no_thread(&e))?,
+        );
         Ok(())
     }
 

@@ -32,7 +32,7 @@ pub(crate) fn interruptible<T: Send>(
                 progress::watch(watcher);
                 work(&check)
             };
-            let worker = match std::thread::Builder::new().spawn_scoped(scope, worker) {
+            let worker = match std::thread::Builder::new().name("lamina-engine".into()).spawn_scoped(scope, worker) {
                 Ok(worker) => worker,
                 Err(error) => return Ok(Err(Error::no_thread(&error))),
             };
