@@ -11,6 +11,7 @@ WANDB  := $(wildcard tests/test_wandb_*.py) $(addprefix tests/test_,metrics_logg
 KERAS  := $(addprefix tests/test_,capture.py h5.py template.py restoring.py)
 PYTHONS ?= 3.10 3.11 3.12 3.13
 MATRIX := .venv-matrix
+PYMATRIX := .venv-matrix-python
 DOCS   := .venv-docs
 RUST   := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 SETUP  := pyproject.toml $(RUST)
@@ -48,17 +49,17 @@ test-arm:
 
 # One wheel for every Python that is here; an environment is gone when its tests have passed.
 test-python-matrix:
-	rm -rf $(MATRIX)
-	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir $(MATRIX) .
+	rm -rf $(PYMATRIX)
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir $(PYMATRIX) .
 	for version in $(PYTHONS); do \
 		python$$version -c '' 2> /dev/null || { echo "python$$version is not on this machine: skipped"; continue; }; \
-		python$$version -m venv $(MATRIX)/venv && \
-		$(MATRIX)/venv/bin/python -m pip install --quiet "$$(ls $(MATRIX)/*.whl)[jax,wandb,dev]" && \
-		$(MATRIX)/venv/bin/python --version && \
-		KERAS_BACKEND=jax $(MATRIX)/venv/bin/python -m pytest $(PARALLEL) $(QUICK) $(FIT) && \
-		rm -rf $(MATRIX)/venv || exit 1; \
+		python$$version -m venv $(PYMATRIX)/venv && \
+		$(PYMATRIX)/venv/bin/python -m pip install --quiet "$$(ls $(PYMATRIX)/*.whl)[jax,wandb,dev]" && \
+		$(PYMATRIX)/venv/bin/python --version && \
+		KERAS_BACKEND=jax $(PYMATRIX)/venv/bin/python -m pytest $(PARALLEL) $(QUICK) $(FIT) && \
+		rm -rf $(PYMATRIX)/venv || exit 1; \
 	done
-	rm -rf $(MATRIX)
+	rm -rf $(PYMATRIX)
 
 # Each release in an environment that takes all else from .venv. After a failure the others run all the same.
 test-wandb-matrix: $(VENV)/test.stamp
@@ -134,4 +135,4 @@ $(DOCS)/docs.stamp: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf target $(VENV) $(TORCH) $(DOCS) $(WHEEL) $(MATRIX) python/lamina/_core*.so
+	rm -rf target $(VENV) $(TORCH) $(DOCS) $(WHEEL) $(MATRIX) $(PYMATRIX) python/lamina/_core*.so
