@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from keras import layers
 
 import lamina
+import small_memory
 from lamina import saving
 from lamina.errors import StorageError
 from lamina.keras import ModelCheckpoint, job
@@ -163,3 +165,56 @@ def test_memory_runs_out(tmp_path: Path) -> None:
     assert not opened.verify(full=True).problems
     reported = done.stdout.split("committed ")[1].split()[0]
     assert reported in {snapshot.id for snapshot in opened.snapshots()}, done.stderr[-2000:]
+
+
+_GREEDY = """
+import sys
+from pathlib import Path
+import keras
+import numpy as np
+from keras import layers
+from lamina.keras import ModelCheckpoint
+
+folder, join = Path(sys.argv[1]), sys.argv[2]
+model = keras.Sequential([keras.Input((100,)), layers.Dense(1000), layers.Dense(100)])
+model.compile("sgd", "mse")
+eaten = []
+
+class Eat(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            callback.wait()
+            exec(join)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if callback.last_snapshot is not None and callback.last_snapshot.epoch > 0 and len(eaten) < 512:
+            eaten.append(b"x" * (1 << 20))
+
+callback = ModelCheckpoint(
+    folder / "m.weights.h5",
+    save_weights_only=True,
+    repository=folder / "r",
+    on_commit=lambda commit: print("committed", commit.snapshot.id, flush=True),
+)
+batch = np.random.default_rng(0).standard_normal((64, 100)).astype("float32")
+model.fit(batch, batch, batch_size=16, epochs=1000, callbacks=[Eat(), callback], verbose=0)
+"""
+
+
+def test_the_system_kills_for_want_of_memory(tmp_path: Path) -> None:
+    """Without a warning, in the midst of saves."""
+    with small_memory.small_memory(64) as group:
+        if group is None:
+            pytest.skip(f"{small_memory.REASON}; test_memory_runs_out limits the address space instead")
+        command = [sys.executable, "-c", _GREEDY, str(tmp_path), group.join_code()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        assert group.kills() >= 1
+    reported = [line.split()[1] for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")]
+    assert len(reported) >= 2
+    opened = lamina.open(tmp_path / "r")
+    assert not opened.verify(full=True).problems
+    assert set(reported) <= {snapshot.id for snapshot in opened.snapshots()}
+    for snapshot in opened.snapshots():
+        lamina.read_tensors(snapshot)
+    assert lamina.read_tensors(tmp_path / "m.weights.h5")
