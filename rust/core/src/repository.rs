@@ -240,7 +240,7 @@ impl Repository {
         Ok((numbers, highest))
     }
 
-    fn snapshot_path(&self, number: u64) -> PathBuf {
+    pub(crate) fn snapshot_path(&self, number: u64) -> PathBuf {
         self.root.join("snapshots").join(format!("{number:010}.json"))
     }
 

@@ -176,9 +176,13 @@ impl Repository {
         let Some(placement) = note(report, self.refresh())? else { return Ok(()) };
         for snapshot in note(report, self.snapshots())?.into_iter().flatten() {
             interrupt()?;
-            let packs = PackFiles::new(self.root().join("packs"));
-            let reader = Reader::open(placement.clone(), packs, &snapshot);
-            note(report, reader.map_err(|e| e.context(format!("snapshot {}", snapshot.number))))?;
+            let open = |placement| Reader::open(placement, PackFiles::new(self.root().join("packs")), &snapshot);
+            let Err(_) = open(placement.clone()) else { continue };
+            // It may be newer than what was read of the packs, or a prune may have been faster.
+            if storage::exists(&self.snapshot_path(snapshot.number))? {
+                let reader = self.refresh().and_then(open);
+                note(report, reader.map_err(|e| e.context(format!("snapshot {}", snapshot.number))))?;
+            }
         }
         Ok(())
     }
@@ -215,8 +219,15 @@ impl Deltas {
         raw: &mut [u8],
     ) -> Option<Result<()>> {
         let place = self.placement.places(&entry.id).find(|p| p.pack.name == pack)?;
-        self.placement.whole(&entry.base?, &HashSet::new()).next()?;
-        Some(read_chunk(&self.placement, &self.packs, place, scratch, raw))
+        let there = |name: &PackName| storage::exists(&self.packs.path(name)).unwrap_or(true);
+        let (base, none) = (entry.base?, HashSet::new());
+        let mut bases = self.placement.whole(&base, &none).map(|p| p.pack.name).peekable();
+        bases.peek()?;
+        match read_chunk(&self.placement, &self.packs, place, scratch, raw) {
+            // Prune may have been faster.
+            Err(_) if !there(&pack) || !bases.any(|name| there(&name)) => None,
+            other => Some(other),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lamina_core::chunker::{FileSpec, Layout, TensorSpec};
 use lamina_core::codec::CodecChoice;
@@ -12,6 +13,8 @@ use lamina_core::repository::{Repository, SaveOptions};
 use lamina_core::retention::Keep;
 use lamina_core::snapshot::{Body, Snapshot};
 use lamina_core::source::MemorySource;
+use lamina_core::storage::Call;
+use lamina_core::storage::faults::{Watcher, watch};
 use lamina_core::{ErrorKind, Result};
 use proptest::prelude::*;
 
@@ -402,4 +405,53 @@ proptest! {
         }
         intact(&repository);
     }
+}
+
+/// Prunes everything but the newest snapshot when a pack has been opened twice, for its footer and to be verified, and is read.
+struct PruneAtRead {
+    root: PathBuf,
+    pack: PathBuf,
+    opened: AtomicUsize,
+}
+
+impl Watcher for PruneAtRead {
+    fn arrive(&self, call: &Call<'_>) {
+        if *call == Call::Open(&self.pack) {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+        }
+        let twice = || self.opened.compare_exchange(2, 9, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if *call == Call::Read(&self.pack) && twice() {
+            let keep = Keep { last: Some(1), ..Keep::default() };
+            assert_eq!(open(&self.root).prune(Some(&keep), None, false).unwrap().packs, 2);
+        }
+    }
+
+    fn before(&self, _call: &Call<'_>) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _call: &Call<'_>) {}
+}
+
+#[test]
+fn a_base_that_is_pruned_while_its_delta_is_verified_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = open(folder.path());
+    let packs = || {
+        let entries = std::fs::read_dir(folder.path().join("packs")).unwrap();
+        entries.map(|e| e.unwrap().path()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let mut model: Model = vec![("<f4", floats(1, 100_000))];
+    save(&repository, "s", &model, CodecChoice::Auto, 1);
+    let first = packs();
+    touch(&mut model[0].1, 2, 128);
+    save(&repository, "s", &model, CodecChoice::Delta, 1);
+    let delta = packs().difference(&first).next().unwrap().clone();
+    save(&repository, "s", &vec![("<f4", floats(9, 100_000))], CodecChoice::Planes, 1);
+    let watcher = PruneAtRead { root: folder.path().to_owned(), pack: delta, opened: AtomicUsize::new(0) };
+    let watcher = Arc::new(watcher);
+    let _watch = watch(folder.path(), Arc::clone(&watcher) as Arc<dyn Watcher>);
+    let report = open(folder.path()).verify(true, 1, NEVER).unwrap();
+    assert!(watcher.opened.load(Ordering::Relaxed) >= 9);
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
 }
