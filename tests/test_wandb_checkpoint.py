@@ -131,7 +131,7 @@ def test_aliases_follow_the_rules(values: list[float]) -> None:
     from lamina.keras.monitoring import Monitoring
 
     judge = Monitoring(FILE, monitor="score", mode="max")
-    judge._set_monitor_op()
+    judge._prepare_monitor({"score": 0})
     where: dict[str, int] = {}
     for epoch, value in enumerate(values):
         _, best = judge._judge({"score": value})
