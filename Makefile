@@ -82,6 +82,7 @@ bench: $(VENV)/test.stamp
 # Faults by chance: in training for so many minutes, in the engine for a third of that, and the stress tests at length.
 soak: $(VENV)/test.stamp
 	KERAS_BACKEND=tensorflow $(BIN)/python tests/soak.py $(MINUTES)
+	KERAS_BACKEND=jax $(BIN)/python tests/soak.py $(MINUTES)
 	LAMINA_SOAK_SECONDS=$$(($(MINUTES) * 20)) cargo test --release -p lamina-core --test crash -- --nocapture
 	LAMINA_SOAK=1 KERAS_BACKEND=tensorflow $(PYTEST) -o timeout=3600 tests/test_stress.py tests/test_wandb_trouble.py
 	LAMINA_SOAK=1 KERAS_BACKEND=jax $(PYTEST) -o timeout=3600 tests/test_ends.py -k kills
