@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -143,15 +142,16 @@ def test_what_another_callback_is_about_to_write_is_not_uploaded(
     snapshot = lamina.save(tmp_path / "m.weights.h5", tmp_path / "repo")
     repository = lamina.open(tmp_path / "repo")
     place = Place.of_repository(repository)
-    copy, staged = shutil.copyfile, []
+    write, staged = Path.write_bytes, []
 
-    def slow(source: Any, target: Any) -> None:
-        Path(target).touch()
-        monkeypatch.setattr(shutil, "copyfile", copy)
-        staged.append(place.stage_packs("other", repository, snapshot, {}))
-        copy(source, target)
+    def slow(path: Path, content: bytes) -> int:
+        if "restore.py" in path.name:
+            write(path, content[:100])
+            monkeypatch.setattr(Path, "write_bytes", write)
+            staged.append(place.stage_packs("other", repository, snapshot, {}))
+        return write(path, content)
 
-    monkeypatch.setattr(shutil, "copyfile", slow)
+    monkeypatch.setattr(Path, "write_bytes", slow)
     staged.append(place.stage_packs("one", repository, snapshot, {}))
     theirs, ours = ({entry.path: (entry.digest, entry.size) for entry in entries} for entries in staged)
     assert theirs == ours
