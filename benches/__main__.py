@@ -6,12 +6,15 @@ import argparse
 import importlib
 import importlib.util
 import json
+import os
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest.mock import patch
 
 from benches import chart, machine
 from benches.corpora import Corpora
@@ -82,12 +85,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def _wandb_in(folder: str) -> AbstractContextManager[object]:
+    """What wandb's client stages and caches would stay in the user's home: a model per save."""
+    place = f"{folder}/wandb"
+    return patch.dict(os.environ, WANDB_SILENT="true", WANDB_DATA_DIR=place, WANDB_CACHE_DIR=place)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 if a contender of ours failed."""
     chosen = arguments(argv)
     missing: dict[str, str] = {}
     tables: list[Table] = []
-    with tempfile.TemporaryDirectory(prefix="lamina-bench-", dir=chosen.folder) as name:
+    with tempfile.TemporaryDirectory(prefix="lamina-bench-", dir=chosen.folder) as name, _wandb_in(name):
         folder = Path(name)
         about = machine.describe(folder)
         print("\n".join(f"{key:10} {value}" for key, value in about.items()), end="\n\n", flush=True)

@@ -204,7 +204,6 @@ def _wandb(model: Any, bench: Bench, stack: contextlib.ExitStack) -> Iterator[Wa
 
     from lamina.keras import WandbModelCheckpoint
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     stack.enter_context(wandb.init(mode="offline", dir=str(bench.folder), project="bench"))
     yield _theirs("wandb WandbModelCheckpoint", Stock(bench.folder / "w.weights.h5", save_weights_only=True), model)
     path = bench.folder / "ours-wandb.weights.h5"

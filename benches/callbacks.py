@@ -6,7 +6,6 @@ Each timed run is a whole ``fit`` with a W&B run of its own; what the run record
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +42,6 @@ def run(bench: Bench) -> Iterator[Table]:
     if importlib.util.find_spec("wandb") is None:
         bench.missing["group callbacks"] = "pip install wandb"
         return
-    os.environ.setdefault("WANDB_SILENT", "true")
     training = Training(bench)
     bench.say(f"callbacks: {training.backend}")
     yield from _offline(bench, training)
