@@ -11,7 +11,8 @@ import pytest
 from keras import layers
 
 import lamina
-from lamina.errors import InvalidInputError, LaminaError
+from lamina.errors import InvalidInputError, LaminaError, StorageError
+from lamina.keras import job
 
 pytestmark = pytest.mark.backend
 
@@ -56,6 +57,18 @@ def test_blocking_returns_the_snapshot(tmp_path: Path) -> None:
     checkpointer.close()
     assert (first.series, second.batch, second.number) == ("mine", 5, 2)
     assert lamina.open(tmp_path / "repo").snapshots() == [second]
+
+
+def test_without_room_nothing_is_written_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpointer = lamina.Checkpointer(build(), tmp_path / "repo", weights_only=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "RESERVE_BYTES", 1 << 60)
+        with pytest.raises(StorageError, match=r"only \d+ MiB are free at .*repo, .* nothing was saved;"):
+            checkpointer.save(epoch=0, blocking=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+    assert checkpointer.save(epoch=1, blocking=True).epoch == 1
+    checkpointer.close()
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ class _Loop(ModelCheckpoint):
     """The callback without Keras's decisions."""
 
     series = DEFAULT_SERIES
+    _file_stands_in = False  # nobody has named a file
 
     def save_now(
         self, path: str, weights_only: bool, epoch: int, batch: int | None, logs: Mapping[str, Any] | None

@@ -16,7 +16,7 @@ from lamina.keras.commit import Commit
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot
 
-#: A repository save that would leave less than this free, or twice its own size, keeps only the plain file.
+#: A repository save that might leave less than this free keeps only the plain file.
 RESERVE_BYTES = 1 << 30
 
 
@@ -64,6 +64,7 @@ class Place:
     keep_file: bool
     codec: str
     threads: int
+    file_stands_in: bool = True  # where a snapshot finds no room
 
 
 @dataclass
@@ -110,13 +111,13 @@ class SaveJob:
             free = shutil.disk_usage(repository.path).free
         except OSError as error:
             raise StorageError(f"cannot look at {repository.path}: {error.strerror or error}") from error
-        if free >= max(RESERVE_BYTES, 2 * self.nbytes):
+        wanted = RESERVE_BYTES + self.nbytes * (1 + self.place.keep_file)
+        if free >= wanted:
             return True
-        warnings.warn(
-            f"only {free >> 20} MiB are free at {repository.path}: this save keeps the plain file {self.path} "
-            "and no snapshot",
-            stacklevel=2,
-        )
+        found = f"only {free >> 20} MiB are free at {repository.path}, a save may need {wanted >> 20} with the reserve"
+        if not self.place.file_stands_in:
+            raise StorageError(f"{found}: nothing was saved; delete old snapshots (lamina prune) or make room")
+        warnings.warn(f"{found}: this save keeps the plain file {self.path} and no snapshot", stacklevel=2)
         return False
 
     def _commit(self, path: Path | str | None, snapshot: Snapshot | None) -> Commit:

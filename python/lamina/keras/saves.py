@@ -50,6 +50,7 @@ class Saves(Monitoring):
     verbose: int
     target: Target
 
+    _file_stands_in = True  # where a snapshot finds no room
     _noticed: set[str]
     _last_saved: tuple[int, int | None] | None
     _last_snapshot: Snapshot | None
@@ -236,7 +237,7 @@ class Saves(Monitoring):
 
     def _place(self, keep_file: bool) -> Place:
         repository = None if self.repository is None else self._repository()
-        return Place(repository, keep_file, self.codec, threads_or_default(self.threads))
+        return Place(repository, keep_file, self.codec, threads_or_default(self.threads), self._file_stands_in)
 
     def _repository(self) -> Repository:
         if self._open_repository is None:
