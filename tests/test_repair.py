@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import lamina
 from engine_repositories import File, Saved, Tensor, save_memory, write_artifact
 from lamina import repository
 from lamina.cli import app
@@ -145,7 +146,7 @@ def test_what_is_lost_is_named_and_the_rest_stays_readable(repo: Repository) -> 
     assert len(report.problems) == 2
     opened = repository.open(repo.path)
     # A snapshot that lacks a chunk is refused as a whole; a copy that comes later makes it whole.
-    with pytest.raises(CorruptDataError):
+    with pytest.raises(CorruptDataError, match='tensor "a/kernel": no pack holds chunk'):
         opened.snapshot("1")._opened()
     aside = repo.path / "quarantine" / "packs" / pack.name
     data = bytearray(aside.read_bytes())
@@ -155,6 +156,78 @@ def test_what_is_lost_is_named_and_the_rest_stays_readable(repo: Repository) -> 
     (other / "packs" / pack.name).write_bytes(data)
     assert repository.open(repo.path).repair(other).ok
     assert (_state(repo, 1), _state(repo, 2)) == whole
+
+
+@pytest.mark.parametrize("how", [{"full": True}, {"sample": 1.0}, {}])
+def test_a_verify_names_what_is_not_whole(how: dict[str, Any], repo: Repository) -> None:
+    pack, at = _place(repo, 2, "c/kernel")
+    _flip(pack, at) if how else pack.unlink()
+    with pytest.raises(CorruptDataError, match="not whole: snapshots 2$") as caught:
+        repository.open(repo.path).verify(**how)
+    assert caught.value.report is not None
+    (lost,) = caught.value.report.lost
+    assert (lost.snapshot, lost.epoch, lost.files) == (2, 1, ["m.weights.h5"])
+    assert ("m.weights.h5", "c/kernel") in lost.tensors
+    assert not {name for _, name in lost.tensors} & {"a/kernel", "b/kernel"}
+    assert str(lost).startswith("snapshot 2 (s, epoch 1): tensors m.weights.h5:c/kernel")
+
+
+def test_a_chunk_that_stands_whole_elsewhere_is_not_lost(repo: Repository) -> None:
+    pack, at = _place(repo, 1, "a/kernel")
+    data, other = pack.read_bytes(), repository.open_or_create(repo.path.parent / "other")
+    save_memory(other, _saved(1, 8, 9))
+    for theirs in _packs(other):
+        (repo.path / "packs" / theirs.name).write_bytes(theirs.read_bytes())
+    _flip(pack, at)
+    with pytest.raises(CorruptDataError) as caught:
+        repository.open(repo.path).verify(full=True)
+    assert caught.value.report is not None
+    assert caught.value.report.lost == []
+    assert _state(repo, 1)["a/kernel"] == _array(1).tobytes()
+    assert pack.read_bytes() != data
+
+
+def test_what_cannot_be_read_names_its_tensor(repo: Repository, tmp_path: Path) -> None:
+    _flip(*_place(repo, 1, "b/kernel"))
+    content = repository.open(repo.path).snapshot("1")._opened()
+    with pytest.raises(CorruptDataError, match='tensor "b/kernel": chunk .* is damaged'):
+        content.read_named()
+    assert content.read([content.tensors["a/kernel"]])[0].tobytes() == _array(1).tobytes()
+    with pytest.raises(CorruptDataError, match='tensor "b/kernel": chunk'):
+        lamina.export(repository.open(repo.path).snapshot("1"), tmp_path / "out")
+
+
+def test_the_config_comes_back(repo: Repository, backup: Repository) -> None:
+    run, config = CliRunner(), repo.path / "config.json"
+    whole = config.read_bytes()
+    _flip(config, len(whole) - 3)
+    damaged = config.read_bytes()
+    done = run.invoke(app, ["verify", str(repo.path), "--repair", "--from", str(backup.path)])
+    assert (done.exit_code, "restored: config.json" in done.stdout) == (0, True)
+    assert (config.read_bytes(), (repo.path / "quarantine/config.json").read_bytes()) == (whole, damaged)
+
+
+@pytest.mark.parametrize("lost", ["flipped", "empty", "gone"])
+def test_without_a_copy_a_repository_gets_another_config(lost: str, repo: Repository) -> None:
+    before, config = _state(repo, 1), repo.path / "config.json"
+    whole = config.read_bytes()
+    {"flipped": lambda: _flip(config, 20), "empty": lambda: _write(config, b""), "gone": config.unlink}[lost]()
+    done = CliRunner().invoke(app, ["verify", str(repo.path), "--repair", "--json"])
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["ok"], found["restored"]) == (0, True, ["config.json"])
+    assert found["quarantined"] == ["config.json"] * (lost != "gone")
+    assert config.read_bytes() != whole
+    opened = repository.open(repo.path)
+    assert (opened.snapshot("mine").number, _state(repo, 1)) == (2, before)
+    assert save_memory(opened, _saved(5, 6, 7)).number == 3
+
+
+def test_another_repository_with_the_same_snapshot_does_not_lend_its_config(repo: Repository, tmp_path: Path) -> None:
+    other = repository.open_or_create(tmp_path / "other")
+    save_memory(other, _saved(1, 2, 3))
+    (repo.path / "config.json").unlink()
+    assert CliRunner().invoke(app, ["verify", str(repo.path), "--repair", "--from", str(other.path)]).exit_code == 0
+    assert (repo.path / "config.json").read_bytes() != (other.path / "config.json").read_bytes()
 
 
 def test_two_damaged_copies_make_a_whole_one(repo: Repository, backup: Repository) -> None:
@@ -265,6 +338,7 @@ import sys, numpy as np
 sys.path.insert(0, sys.argv[2])
 from lamina import repository
 from test_repair import _saved
+import lamina
 from engine_repositories import save_memory
 target = repository.open(sys.argv[1])
 print("ready", flush=True)

@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lamina import _core
 from lamina.errors import InvalidInputError, NotFoundError
-from lamina.repository import LostContent, RepairReport, Repository
+from lamina.repository import RepairReport, Repository, losses
+from lamina.repository import open as open_repository
+from lamina.timestamps import now
+
+
+def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairReport:
+    """Repair the repository in a directory, also one that cannot be opened: its ``config.json`` comes first."""
+    folders = [_folder(source) for source in sources if not _is_remote(source)]
+    config = _report(_core.Repository.restore_config(os.fspath(path), folders, now()))
+    rest = repair(open_repository(path), sources)
+    quarantined, restored = config.quarantined + rest.quarantined, config.restored + rest.restored
+    return replace(rest, quarantined=quarantined, restored=restored)
 
 
 def repair(repository: Repository, sources: Sequence[Any]) -> RepairReport:
@@ -57,5 +70,4 @@ def _fetched(source: Any, repository: Repository, damaged: Sequence[str]) -> Any
 
 def _report(text: str) -> RepairReport:
     found = json.loads(text)
-    lost = [LostContent(**(one | {"tensors": [tuple(t) for t in one["tensors"]]})) for one in found.pop("lost")]
-    return RepairReport(lost=lost, **found)
+    return RepairReport(lost=losses(found.pop("lost")), **found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,19 +18,8 @@ from lamina.timestamps import now
 
 
 @dataclass(frozen=True)
-class VerifyReport:
-    """What a verify looked at. ``chunks`` and ``bytes`` are 0 for a quick one."""
-
-    snapshots: int
-    packs: int
-    chunks: int
-    bytes: int
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class LostContent:
-    """What a snapshot has lost for good. ``everything``: nothing of it can be told, or located, any more."""
+    """What a snapshot has lost. ``everything``: nothing of it can be told, or located, any more."""
 
     snapshot: int
     id: str | None
@@ -38,6 +28,30 @@ class LostContent:
     everything: bool
     files: list[str]
     tensors: list[tuple[str | None, str]]  # file, name; no file for the training state
+
+    def __str__(self) -> str:
+        where = f" ({self.series}{'' if self.epoch is None else f', epoch {self.epoch}'})" if self.series else ""
+        names = [name if file is None else f"{file}:{name}" for file, name in self.tensors]
+        parts = [f"tensors {', '.join(names)}"] * bool(names) + [f"files {', '.join(self.files)}"] * bool(self.files)
+        return f"snapshot {self.snapshot}{where}: {'all of it' if self.everything else '; '.join(parts)}"
+
+
+def losses(found: list[dict[str, Any]]) -> list[LostContent]:
+    """What the engine's report says is lost."""
+    return [LostContent(**(one | {"tensors": [tuple(t) for t in one["tensors"]]})) for one in found]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verify looked at. ``chunks`` and ``bytes`` are 0 for a quick one. A repair may still bring back what is
+    ``lost``."""
+
+    snapshots: int
+    packs: int
+    chunks: int
+    bytes: int
+    problems: list[str] = field(default_factory=list)
+    lost: list[LostContent] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -161,17 +175,20 @@ class Repository:
             seed: 0 to 2⁶⁴ - 1.
 
         Raises:
-            CorruptDataError: if anything is damaged; its ``report`` lists every problem.
+            CorruptDataError: if anything is damaged; its ``report`` lists every problem, and the snapshots, files and
+                tensors that are not whole.
         """
         if full and sample is not None:
             raise InvalidInputError("full and sample exclude each other")
         if not 0 <= seed < 1 << 64:
             raise InvalidInputError(f"a seed is between 0 and 2**64 - 1. Received: {seed}")
         found = self._core.verify(full) if sample is None else self._core.verify_sample(sample, seed)
-        report = VerifyReport(*found)
+        snapshots, packs, chunks, read, problems, lost = found
+        report = VerifyReport(snapshots, packs, chunks, read, problems, losses(json.loads(lost)))
         if report.problems:
             more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
-            error = CorruptDataError(f"{report.problems[0]}{more}")
+            hit = ", ".join(str(lost.snapshot) for lost in report.lost)
+            error = CorruptDataError(f"{report.problems[0]}{more}{f'; not whole: snapshots {hit}' if hit else ''}")
             error.report = report
             raise error
         return report

@@ -63,19 +63,21 @@ def metric(snapshot: Snapshot) -> str | None:
     return f"{snapshot.monitor or 'value'} {snapshot.value:.5g}{' *' if snapshot.best else ''}"
 
 
-def repository_at(source: str) -> Repository | None:
-    """The repository that stands at a path; None if the source is something else.
-
-    A directory that only lacks its ``config.json`` is a damaged repository, not a directory of files.
-    """
+def is_repository(source: str) -> bool:
+    """Whether a repository stands at a path. One that only lacks its ``config.json`` is damaged, not something else."""
     path = Path(source)
     _refuse_unreadable(path)
     config = os.path.exists(path / "config.json")
-    if not os.path.isdir(path / "snapshots") or not (config or os.path.isdir(path / "packs")):
+    return os.path.isdir(path / "snapshots") and (config or os.path.isdir(path / "packs"))
+
+
+def repository_at(source: str) -> Repository | None:
+    """The repository that stands at a path; None if the source is something else."""
+    if not is_repository(source):
         return None
     from lamina import repository
 
-    return repository.open(path)
+    return repository.open(source)
 
 
 def _refuse_unreadable(path: Path) -> None:

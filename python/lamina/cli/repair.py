@@ -11,13 +11,15 @@ from lamina.cli.output import clean, count, print_json, progress, say
 from lamina.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from lamina.repository import LostContent, RepairReport, Repository
+    from lamina.repository import RepairReport
 
 
-def repair(source: str, repository: Repository, sources: list[str], as_json: bool) -> None:
+def repair(source: str, sources: list[str], as_json: bool) -> None:
     """Repair a repository from other copies, and tell what became of it."""
+    from lamina.repairing import repair_at
+
     with progress("repairing"):
-        report = repository.repair(*sources)
+        report = repair_at(source, sources)
     if as_json:
         print_json({"source": source, "ok": report.ok} | asdict(report))
     else:
@@ -36,17 +38,8 @@ def _print_repair(report: RepairReport) -> None:
         rescued = f"{count(report.chunks_rescued, 'whole chunk')} of damaged packs stored anew"
         print(f"{rescued}, {report.chunks_fetched} fetched from other copies")
     for lost in report.lost:
-        print(_loss(lost))
+        print(clean(f"lost: {lost}"))
     for problem in report.problems:
         print(clean(problem))
     if report.ok:
         print("everything is whole")
-
-
-def _loss(lost: LostContent) -> str:
-    where = f" ({clean(lost.series)}{'' if lost.epoch is None else f', epoch {lost.epoch}'})" if lost.series else ""
-    if lost.everything:
-        return f"lost: snapshot {lost.snapshot}{where}: all of it"
-    names = [name if file is None else f"{file}:{name}" for file, name in lost.tensors]
-    parts = [f"tensors {', '.join(names)}"] * bool(names) + [f"files {', '.join(lost.files)}"] * bool(lost.files)
-    return clean(f"lost: snapshot {lost.snapshot}{where}: {'; '.join(parts)}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lamina.cli.command import AsJson, Source, verb
-from lamina.cli.describe import repository_at
+from lamina.cli.describe import is_repository, repository_at
 from lamina.cli.output import clean, count, human, print_json, progress, say
 from lamina.cli.repair import repair
 from lamina.errors import CorruptDataError, InvalidInputError
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     "verify",
     example="lamina verify runs/a --full",
     keys="source, ok, full, sample and seed (null without --sample), snapshots, packs, chunks (that were read; null "
-    "for a single snapshot), bytes (that were read), problems; with --repair: source, ok, quarantined, restored, "
-    "chunks_rescued, chunks_fetched, problems, lost (snapshot, id, series, epoch, everything, files, tensors: file and "
-    "name)",
+    "for a single snapshot), bytes (that were read), problems, lost (snapshot, id, series, epoch, everything, files, "
+    "tensors: file and name; null for a single snapshot); with --repair: source, ok, quarantined, restored, "
+    "chunks_rescued, chunks_fetched, problems, lost",
 )
 def verify(
     source: Source,
@@ -61,23 +62,24 @@ def verify(
         raise InvalidInputError("--repair reads every byte; --sample is for looking only")
     share = None if sample is None else _share(sample)
     drawn = random.getrandbits(32) if seed is None else seed
-    repository = repository_at(source)
     if mend:
-        if repository is None:
+        if not is_repository(source):
             raise InvalidInputError(f"{source} is no repository; only a repository can be repaired")
-        repair(source, repository, sources or [], as_json)
+        repair(source, sources or [], as_json)
         return
+    repository = repository_at(source)
     if repository is None and share is not None:
         raise InvalidInputError("--sample is for repositories; of another source every byte is read")
     found = _repository(repository, full, share, drawn) if repository is not None else _snapshot(source)
     if as_json:
-        print_json({"source": source} | found)
+        lost = found["lost"] and [asdict(one) for one in found["lost"]]
+        print_json({"source": source} | found | {"lost": lost})
     elif found["ok"]:
         held = f"{count(found['snapshots'], 'snapshot')}, {count(found['packs'], 'pack')}"
         print(f"{clean(source)} is whole: {held}; {_how(found)}")
     else:
-        for problem in found["problems"]:
-            print(clean(problem))
+        for line in [*found["problems"], *(f"not whole: {lost}" for lost in found["lost"] or [])]:
+            print(clean(line))
     if not found["ok"]:
         say(f"lamina: {clean(source)} is damaged: {count(len(found['problems']), 'problem')} found")
         raise typer.Exit(CorruptDataError.exit_code)
@@ -119,6 +121,7 @@ def _repository(repository: Repository, full: bool, share: float | None, seed: i
         "chunks": report.chunks,
         "bytes": report.bytes,
         "problems": report.problems,
+        "lost": report.lost,
     }
 
 
@@ -138,4 +141,4 @@ def _snapshot(source: str) -> dict[str, Any]:
         problems = [str(error)]
     counts = {"snapshots": 1, "packs": packs, "chunks": None, "bytes": length}
     how = {"full": True, "sample": None, "seed": None}
-    return {"ok": not problems} | how | counts | {"problems": problems}
+    return {"ok": not problems} | how | counts | {"problems": problems, "lost": None}

@@ -73,7 +73,7 @@ impl<'a> Image<'a> {
         let (file, temp) = (temporary.opened(), temporary.path());
         storage::set_length(file, temp, self.size)?;
         let mut steps = self.steps();
-        let work = |_: &mut (), (offset, bytes)| storage::write_at(file, temp, bytes, offset);
+        let work = |_: &mut (), (offset, bytes)| storage::write_early(file, temp, bytes, offset);
         pipeline::run(threads, 64, || Ok(steps.next()), || (), work, |()| Ok(()))?;
         storage::sync(file, temp)
     }

@@ -156,7 +156,7 @@ impl Import<'_> {
             }
             read
         };
-        let (_, _, problems) = verify_pack(&storage::open(temp)?, temp, *name, decoder, delta)?;
+        let problems = verify_pack(&storage::open(temp)?, temp, *name, decoder, delta)?.problems;
         match problems.first() {
             Some(problem) => Err(lies(problem)),
             None => Ok(vouched.into_inner()),

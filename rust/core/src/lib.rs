@@ -12,6 +12,7 @@ pub mod format;
 pub mod image;
 pub mod import;
 pub mod kernels;
+pub mod losses;
 pub mod md5;
 pub mod pack;
 pub mod pipeline;
@@ -29,6 +30,7 @@ pub mod storage;
 pub mod temporary;
 pub mod tensor;
 pub mod verify;
+mod writeback;
 pub mod writer;
 
 pub use error::{Error, ErrorKind, Result};

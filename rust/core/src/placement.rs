@@ -135,7 +135,7 @@ impl Placement {
     }
 
     /// Names the chunk that is missing: this one, or the base that it needs.
-    fn missing(&self, id: &ChunkId) -> Error {
+    pub(crate) fn missing(&self, id: &ChunkId) -> Error {
         match self.places(id).find_map(|p| p.entry.base) {
             Some(base) => missing(&base).context(format!("chunk {} is the difference to another", id.hex())),
             None => missing(id),

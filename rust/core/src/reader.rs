@@ -9,6 +9,7 @@ use crate::codec::{Codec, Decoder};
 use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::MAX_CHUNKS;
+use crate::losses;
 use crate::pack::Entry;
 use crate::pipeline;
 use crate::placement::{Location, Placement};
@@ -169,8 +170,30 @@ pub struct Want<'a> {
 /// A chunk of metadata, verified.
 fn read_small(placement: &Placement, packs: &PackFiles, scratch: &mut Scratch, chunk: &ChunkRef) -> Result<Vec<u8>> {
     let mut bytes = vec![0; chunk.len as usize];
-    read_chunk(placement, packs, placement.find(&chunk.id)?, scratch, &mut bytes)?;
+    read_any(placement, packs, &chunk.id, None, scratch, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Reads and verifies a chunk, from the pack `chosen` if it is whole there, else from any other that holds it.
+fn read_any(
+    placement: &Placement,
+    packs: &PackFiles,
+    id: &ChunkId,
+    chosen: Option<&PackName>,
+    scratch: &mut Scratch,
+    dst: &mut [u8],
+) -> Result<()> {
+    let mut places: Vec<_> = placement.places(id).collect();
+    // A pack may hold it as a delta although another one has it whole: then that is the second choice.
+    places.sort_by_key(|p| (Some(&p.pack.name) != chosen, p.entry.base));
+    let mut failure = None;
+    for place in places {
+        match read_chunk(placement, packs, place, scratch, dst) {
+            Ok(()) => return Ok(()),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    Err(failure.unwrap_or_else(|| placement.missing(id)))
 }
 
 /// What the bytes of a state mean.
@@ -252,8 +275,26 @@ impl Reader {
             at += u64::from(c.len);
         }
         let ids = content.iter().map(|c| c.id).chain(metadata).collect();
-        let pack_of = placement.serve(&ids)?.pack_of;
-        Ok(Self { placement, packs, content, starts, pack_of, length: state.length, structure })
+        let pack_of = HashMap::new();
+        let mut reader = Self { placement, packs, content, starts, pack_of, length: state.length, structure };
+        reader.pack_of = reader.placement.serve(&ids).map_err(|e| reader.name(e, reader.nowhere()))?.pack_of;
+        Ok(reader)
+    }
+
+    /// Indices of the chunks of the content that no pack holds.
+    fn nowhere(&self) -> Vec<usize> {
+        let is_gone = |&index: &usize| self.placement.stored(&self.content[index].id, &HashSet::new()).is_none();
+        (0..self.content.len()).filter(is_gone).collect()
+    }
+
+    /// The error, with what these chunks hold in front of it.
+    fn name(&self, error: Error, indices: Vec<usize>) -> Error {
+        let end = |index: usize| self.starts[index] + u64::from(self.content[index].len);
+        let parts: Vec<_> = indices.into_iter().map(|index| (self.starts[index], end(index))).collect();
+        match error.kind() == ErrorKind::Corrupt && !parts.is_empty() {
+            true => error.context(losses::describe(&self.structure, &parts)),
+            false => error,
+        }
     }
 
     /// Chunks of the content, with repetitions.
@@ -283,19 +324,10 @@ impl Reader {
     }
 
     /// Reads and verifies a chunk of the content; where its pack is damaged, from any other that holds it.
-    fn chunk(&self, id: &ChunkId, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
-        let chosen = self.pack_of.get(id);
-        let mut places: Vec<_> = self.placement.places(id).collect();
-        // A pack may hold it as a delta although another one has it whole: then that is the second choice.
-        places.sort_by_key(|p| (Some(&p.pack.name) != chosen, p.entry.base));
-        let mut failure = None;
-        for place in places {
-            match read_chunk(&self.placement, &self.packs, place, scratch, dst) {
-                Ok(()) => return Ok(()),
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        Err(failure.unwrap_or_else(|| Error::corrupt(format!("no pack holds chunk {}", id.hex()))))
+    fn chunk(&self, index: usize, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
+        let id = &self.content[index].id;
+        read_any(&self.placement, &self.packs, id, self.pack_of.get(id), scratch, dst)
+            .map_err(|e| self.name(e, vec![index]))
     }
 
     /// The chunks that overlap `start..end`: index range.
@@ -346,11 +378,11 @@ impl Reader {
         if let [(0, part)] = &mut parts[..]
             && part.len() == chunk.len as usize
         {
-            return self.chunk(&chunk.id, scratch, part);
+            return self.chunk(index, scratch, part);
         }
         let mut raw = std::mem::take(&mut scratch.raw);
         raw.resize(chunk.len as usize, 0);
-        let result = self.chunk(&chunk.id, scratch, &mut raw);
+        let result = self.chunk(index, scratch, &mut raw);
         if result.is_ok() {
             for (within, part) in parts {
                 part.copy_from_slice(&raw[within..within + part.len()]);
@@ -398,7 +430,7 @@ impl Reader {
         let work = |scratch: &mut Scratch, (index, copies): (usize, Vec<Copy>)| {
             let mut raw = std::mem::take(&mut scratch.raw);
             raw.resize(self.content[index].len as usize, 0);
-            let result = self.chunk(&self.content[index].id, scratch, &mut raw);
+            let result = self.chunk(index, scratch, &mut raw);
             let result = result.and_then(|()| copies.iter().try_for_each(|c| outputs.write(c, &raw)));
             scratch.raw = raw;
             result.map(|()| u64::from(self.content[index].len))
@@ -448,7 +480,7 @@ impl Outputs {
 
     fn write(&self, copy: &Copy, raw: &[u8]) -> Result<()> {
         let (temporary, _) = &self.files[copy.file];
-        storage::write_at(
+        storage::write_early(
             temporary.opened(),
             temporary.path(),
             &raw[copy.within..copy.within + copy.len],

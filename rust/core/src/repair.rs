@@ -3,9 +3,8 @@
 //! Nothing is deleted, and nothing leaves its place before what could be read of it stands somewhere else. So a repair
 //! that is interrupted can simply be started again (docs/format.md §3, "quarantine").
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,12 +12,13 @@ use crate::codec::{Codec, CodecChoice, Encoder};
 use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, MAX_JSON};
+use crate::losses::{Lost, Search};
 use crate::pack::{self, Entry};
 use crate::placement::{Location, Pack, Placement};
 use crate::reader::{PackFiles, Scratch, read_chunk};
 use crate::repository::Repository;
 use crate::session::{PruneLock, Session};
-use crate::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
+use crate::snapshot::Snapshot;
 use crate::storage;
 use crate::tensor::Element;
 
@@ -42,25 +42,6 @@ pub struct Repaired {
     pub lost: Vec<Lost>,
     /// What a verify of everything but contents finds afterwards.
     pub problems: Vec<String>,
-}
-
-/// What a snapshot has lost.
-#[derive(Debug, Default, Clone, Serialize)]
-pub struct Lost {
-    /// Its number.
-    pub snapshot: u64,
-    /// Its id, series and epoch, as far as its file can be read.
-    pub id: Option<String>,
-    /// Name of its series.
-    pub series: Option<String>,
-    /// 0-based epoch.
-    pub epoch: Option<i64>,
-    /// Nothing of it can be read: its file, its structure or its content tree is lost.
-    pub everything: bool,
-    /// Paths of the files that have lost bytes.
-    pub files: Vec<String>,
-    /// Tensors that have lost bytes: (file, name); no file for the training state.
-    pub tensors: Vec<(Option<String>, String)>,
 }
 
 /// A folder that may hold what the repository has lost: another repository, or an artifact directory.
@@ -164,6 +145,18 @@ impl<'a> Rescue<'a> {
         Ok(Some(raw))
     }
 
+    /// Stores a chunk anew from the first source that has it whole, and gives its bytes.
+    fn fetch(&mut self, id: &ChunkId, sources: &[Source]) -> Result<Option<Vec<u8>>> {
+        for source in sources {
+            for place in source.placement.places(id) {
+                if let Some(raw) = self.copy(&source.placement, &source.packs, place)? {
+                    return Ok(Some(raw));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// As it is encoded already; but a delta, whose base may be lost, as a chunk of its own.
     fn store(&mut self, packs: &PackFiles, place: Location<'_>, raw: &[u8]) -> Result<()> {
         if self.bytes.is_empty() {
@@ -210,134 +203,6 @@ impl<'a> Rescue<'a> {
     }
 }
 
-/// Whether chunks are there, and the way to them: in the repository's whole packs, else in a source.
-struct Search<'a> {
-    placement: &'a Placement,
-    packs: &'a PackFiles,
-    sources: &'a [Source],
-    rescue: Rescue<'a>,
-    known: HashMap<ChunkId, bool>,
-    nodes: HashMap<ChunkId, Arc<Vec<u8>>>,
-    fetched: u64,
-}
-
-impl Search<'_> {
-    /// Whether the chunk is there, or has been fetched now.
-    fn has(&mut self, id: &ChunkId) -> Result<bool> {
-        if let Some(&known) = self.known.get(id) {
-            return Ok(known);
-        }
-        self.known.insert(*id, false); // ends a ring of bases, which no writer makes
-        let bases: Vec<_> = self.placement.places(id).map(|place| place.entry.base).collect();
-        let mut there = false;
-        for base in bases {
-            there = there
-                || match base {
-                    Some(base) => self.has(&base)?,
-                    None => true,
-                };
-        }
-        let there = there || self.fetch(id)?.is_some();
-        self.known.insert(*id, there);
-        Ok(there)
-    }
-
-    fn fetch(&mut self, id: &ChunkId) -> Result<Option<Vec<u8>>> {
-        for source in self.sources {
-            for place in source.placement.places(id) {
-                if let Some(raw) = self.rescue.copy(&source.placement, &source.packs, place)? {
-                    self.fetched += 1;
-                    return Ok(Some(raw));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// The bytes of a node or of a part of the structure.
-    fn metadata(&mut self, chunk: &ChunkRef) -> Result<Option<Arc<Vec<u8>>>> {
-        if let Some(bytes) = self.nodes.get(&chunk.id) {
-            return Ok(Some(Arc::clone(bytes)));
-        }
-        let mut raw = vec![0; chunk.len as usize];
-        let mut found = None;
-        for place in self.placement.places(&chunk.id) {
-            if read_chunk(self.placement, self.packs, place, &mut self.rescue.scratch, &mut raw).is_ok() {
-                found = Some(raw);
-                break;
-            }
-        }
-        let found = match found {
-            None => self.fetch(&chunk.id)?,
-            found => found,
-        };
-        let bytes = found.map(Arc::new);
-        self.known.insert(chunk.id, bytes.is_some());
-        self.nodes.extend(bytes.iter().map(|b| (chunk.id, Arc::clone(b))));
-        Ok(bytes)
-    }
-
-    /// The parts of the state that are lost; `None` where not even that can be told.
-    fn missing(&mut self, snapshot: &Snapshot) -> Result<Option<Vec<(u64, u64)>>> {
-        let state = &snapshot.body.state;
-        let mut level = state.root.clone();
-        for _ in 0..state.depth {
-            let mut below = vec![];
-            for node in &level {
-                let Some(bytes) = self.metadata(node)? else { return Ok(None) };
-                let Ok(entries) = ChunkRef::parse_node(&bytes) else { return Ok(None) };
-                below.extend(entries);
-                if below.len() as u64 > format::MAX_CHUNKS.min(state.length) {
-                    return Ok(None);
-                }
-            }
-            level = below;
-        }
-        let (mut at, mut missing) = (0, vec![]);
-        for chunk in &level {
-            let end = at + u64::from(chunk.len);
-            if !self.has(&chunk.id)? {
-                missing.push((at, end));
-            }
-            at = end;
-        }
-        Ok((at == state.length).then_some(missing))
-    }
-
-    fn structure(&mut self, snapshot: &Snapshot) -> Result<Option<Structure>> {
-        let mut bytes = vec![];
-        for chunk in &snapshot.body.state.structure {
-            match self.metadata(chunk)? {
-                Some(part) => bytes.extend_from_slice(&part),
-                None => return Ok(None),
-            }
-        }
-        Ok(Structure::parse(&bytes, snapshot.body.state.length).ok())
-    }
-
-    /// What a snapshot has lost, if it is not whole.
-    fn lost(&mut self, snapshot: &Snapshot) -> Result<Option<Lost>> {
-        let structure = self.structure(snapshot)?;
-        let missing = self.missing(snapshot)?;
-        if structure.is_some() && missing.as_ref().is_some_and(Vec::is_empty) {
-            return Ok(None);
-        }
-        let mut lost = Lost {
-            snapshot: snapshot.number,
-            id: Some(snapshot.id.clone()),
-            series: Some(snapshot.body.series.clone()),
-            epoch: snapshot.body.epoch,
-            everything: structure.is_none() || missing.is_none(),
-            ..Lost::default()
-        };
-        if let Some(structure) = structure {
-            let missing = missing.unwrap_or_else(|| vec![(0, snapshot.body.state.length)]);
-            lost.name(&structure, &missing);
-        }
-        Ok(Some(lost))
-    }
-}
-
 impl Repaired {
     /// As one JSON object.
     pub fn to_json(&self) -> Result<String> {
@@ -345,30 +210,37 @@ impl Repaired {
     }
 }
 
-impl Lost {
-    /// Finds the files and tensors that have bytes in `missing`, which ascends.
-    fn name(&mut self, structure: &Structure, missing: &[(u64, u64)]) {
-        let hit = |at: u64, len: u64| {
-            let first = missing.partition_point(|m| m.1 <= at);
-            len > 0 && missing.get(first).is_some_and(|m| m.0 < at + len)
-        };
-        let tensor_hit = |t: &&TensorEntry| {
-            let bytes = crate::tensor::tensor_bytes(&t.1, &t.2).unwrap_or(0);
-            hit(t.4, bytes)
-        };
-        for file in &structure.files {
-            if file.extents.iter().any(|&(at, len)| hit(at, len)) {
-                self.files.push(file.path.clone());
-            }
-            let names = file.tensors.iter().filter(tensor_hit);
-            self.tensors.extend(names.map(|t| (Some(file.path.clone()), t.0.clone())));
-        }
-        let training = structure.training.iter().filter(tensor_hit);
-        self.tensors.extend(training.map(|t| (None, t.0.clone())));
-    }
-}
-
 impl Repository {
+    /// Brings back the `config.json` of the repository in `root` if it is damaged or missing: from a copy among `sources`
+    /// that can still be told, else a new one, with another id, by which older copies are not known any more.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing speaks for a repository, `Io` where a prune is running.
+    pub fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str) -> Result<Repaired> {
+        let mut done = Repaired::default();
+        match Self::open(root) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {}
+            Err(e) if e.kind() == ErrorKind::NotFound && storage::exists(&root.join("snapshots"))? => {}
+            other => return other.map(|_| done),
+        }
+        let repository = Self::at(root, "");
+        let _lock = PruneLock::take(root)?;
+        let session = Session::begin(root)?;
+        // Another repository may hold the same snapshots; a copy of this one is who has an id that stands in the damaged file.
+        let damaged =
+            storage::read_small_if_any(&root.join("config.json"), MAX_JSON).ok().flatten().unwrap_or_default();
+        let is_copy = |other: &Self| damaged.windows(other.id().len().max(1)).any(|part| part == other.id().as_bytes());
+        let copy = sources.iter().filter_map(|folder| Self::open(folder).ok()).find(is_copy);
+        let bytes = match copy {
+            Some(copy) => storage::read_small(&copy.root().join("config.json"), MAX_JSON)?,
+            None => Self::new_config(created_at)?,
+        };
+        let temp = session.temp("restored");
+        storage::write_synced(&temp, &bytes)?;
+        repository.replace(&temp, "config.json", &mut done)?;
+        Ok(done)
+    }
+
     /// The packs that are damaged: every byte of every pack is read.
     pub fn damaged_packs(&self, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Vec<PackName>> {
         let names: Vec<_> = pack_files(&self.root().join("packs"))?.into_keys().collect();
@@ -465,21 +337,20 @@ impl Repository {
         let mut whole = (*self.refresh()?).clone();
         damaged.iter().for_each(|name| whole.remove(name));
         let packs = PackFiles::new(self.root().join("packs"));
-        let mut search = Search {
-            placement: &whole,
-            packs: &packs,
-            sources,
-            rescue: Rescue::new(self, session, self.condemned_for_save()?.unwrap_or_default()),
-            known: HashMap::new(),
-            nodes: HashMap::new(),
-            fetched: 0,
+        let (mut rescue, mut fetched) = (Rescue::new(self, session, self.condemned_for_save()?.unwrap_or_default()), 0);
+        let mut fetch = |id: &ChunkId| {
+            let found = rescue.fetch(id, sources)?;
+            fetched += u64::from(found.is_some());
+            Ok(found)
         };
+        let none = HashSet::new();
+        let mut search = Search::new(&whole, &packs, &none, &mut fetch);
         for snapshot in self.readable_snapshots()? {
             interrupt()?;
             done.lost.extend(search.lost(&snapshot)?);
         }
-        done.chunks_fetched = search.fetched;
-        search.rescue.close()
+        done.chunks_fetched = fetched;
+        rescue.close()
     }
 
     /// Damaged snapshot files, and those that an earlier repair moved aside, come back from a source or are moved aside.

@@ -96,14 +96,23 @@ impl Repository {
             _ => e,
         })?;
         let (_, body) = format::unseal(&bytes, "config", &path.display().to_string())?;
-        let id = body.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Self {
+        Ok(Self::at(root, body.get("id").and_then(Value::as_str).unwrap_or_default()))
+    }
+
+    /// The repository in this folder, whatever its config says.
+    pub(crate) fn at(root: &Path, id: &str) -> Self {
+        Self {
             root: root.to_owned(),
-            id,
+            id: id.to_owned(),
             placement: Mutex::default(),
             snapshots: Mutex::default(),
             settled: AtomicBool::new(false),
-        })
+        }
+    }
+
+    /// The bytes of a new config.
+    pub(crate) fn new_config(created_at: &str) -> Result<Vec<u8>> {
+        format::seal("config", &format::body([("id", random_name().into()), ("created_at", created_at.into())]))
     }
 
     /// Opens a repository, and makes it first where there is none; the folder may exist if it is empty of other things.
@@ -124,7 +133,6 @@ impl Repository {
         for folder in ["packs", "snapshots", "sessions"] {
             storage::create_dir(&root.join(folder))?;
         }
-        let body = format::body([("id", random_name().into()), ("created_at", created_at.into())]);
         let session = Session::begin(root)?;
         let ignore = root.join(".gitignore");
         if !storage::exists(&ignore)? {
@@ -133,7 +141,7 @@ impl Repository {
         // Another process may do the same now; the one who renames last wins, and both open what then stands there.
         let config = root.join("config.json");
         if !storage::exists(&config)? {
-            storage::write_atomic(&session.temp("config"), &config, &format::seal("config", &body)?)?;
+            storage::write_atomic(&session.temp("config"), &config, &Self::new_config(created_at)?)?;
         }
         Self::open(root)
     }

@@ -52,17 +52,24 @@ impl Repository {
                 // Prune may have been faster.
                 Err(_) if !packs.path(&place.pack.name).exists() => Ok((bytes, None)),
                 Err(e) if e.kind() == ErrorKind::Io => Err(e),
-                Err(e) => Ok((bytes, Some(e.message().to_owned()))),
+                Err(e) => Ok((bytes, Some(((place.pack.name, place.entry.id), e.message().to_owned())))),
             }
         };
         let worker = || (Scratch::new(), vec![]);
+        let mut damaged = HashSet::new();
         pipeline::run(threads, 64, source, worker, work, |(bytes, problem)| {
             progress::advance(bytes);
             report.chunks += 1;
             report.bytes += bytes;
-            report.problems.extend(problem);
+            if let Some((place, problem)) = problem {
+                report.problems.push(problem);
+                damaged.insert(place);
+            }
             Ok(())
         })?;
+        if !damaged.is_empty() {
+            report.lost = self.lost(&damaged, interrupt)?;
+        }
         Ok(report)
     }
 }

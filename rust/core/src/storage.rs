@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::writeback;
 
 #[cfg(feature = "faults")]
 pub mod faults;
@@ -245,6 +246,13 @@ fn positional_read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<us
 #[cfg(windows)]
 fn positional_read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+/// Writes all of `buffer` at `offset`, and has the disk begin with it.
+pub fn write_early(file: &File, path: &Path, buffer: &[u8], offset: u64) -> Result<()> {
+    write_at(file, path, buffer, offset)?;
+    writeback::begin(file, offset, buffer.len() as u64);
+    Ok(())
 }
 
 /// Writes all of `buffer` at `offset`.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::codec::{Codec, Decoder};
-use crate::digest::{Digest, PackName};
+use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, MAX_JSON};
+use crate::losses::{Lost, Search};
 use crate::pack::{self, Entry};
 use crate::pipeline;
 use crate::placement::Placement;
@@ -31,6 +32,8 @@ pub struct Report {
     pub bytes: u64,
     /// Problems, each a sentence.
     pub problems: Vec<String>,
+    /// Snapshots that are not whole, as far as it was looked.
+    pub lost: Vec<Lost>,
 }
 
 impl Repository {
@@ -42,9 +45,34 @@ impl Repository {
         let mut report = Report::default();
         self.forget();
         self.verify_small_files(&mut report)?;
-        self.verify_packs(full, threads, interrupt, &mut report)?;
+        let damaged = self.verify_packs(full, threads, interrupt, &mut report)?;
         self.verify_snapshots(interrupt, &mut report)?;
+        if !report.problems.is_empty() {
+            report.lost = self.lost(&damaged, interrupt)?;
+        }
         Ok(report)
+    }
+
+    /// What the snapshots have lost, where these chunks are damaged in these packs.
+    pub(crate) fn lost(
+        &self,
+        damaged: &HashSet<(PackName, ChunkId)>,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Vec<Lost>> {
+        let (placement, packs) = (self.refresh()?, PackFiles::new(self.root().join("packs")));
+        let mut nowhere = |_: &ChunkId| Ok(None);
+        let mut search = Search::new(&placement, &packs, damaged, &mut nowhere);
+        let mut found = vec![];
+        for snapshot in self.readable_snapshots()? {
+            interrupt()?;
+            // Prune may have been faster.
+            if let Some(lost) = search.lost(&snapshot)?
+                && storage::exists(&self.snapshot_path(snapshot.number))?
+            {
+                found.push(lost);
+            }
+        }
+        Ok(found)
     }
 
     fn verify_small_files(&self, report: &mut Report) -> Result<()> {
@@ -89,13 +117,14 @@ impl Repository {
         Ok(())
     }
 
+    /// Gives the chunks that are damaged, and the packs in which they are.
     fn verify_packs(
         &self,
         full: bool,
         threads: usize,
         interrupt: &(dyn Fn() -> Result<()> + Sync),
         report: &mut Report,
-    ) -> Result<()> {
+    ) -> Result<HashSet<(PackName, ChunkId)>> {
         let folder = self.root().join("packs");
         let mut names: Vec<_> =
             storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
@@ -115,27 +144,30 @@ impl Repository {
             let path = folder.join(format!("{}.pack", name.hex()));
             let file = match storage::open(&path) {
                 // Prune may have been faster.
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok((0, 0, vec![])),
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok((name, PackReport::default())),
                 // No regular file.
-                Err(e) if e.kind() == ErrorKind::Corrupt => return Ok((0, 0, vec![e.message().to_owned()])),
+                Err(e) if e.kind() == ErrorKind::Corrupt => return Ok((name, PackReport::of(&e))),
                 other => other?,
             };
-            match if full {
-                verify_pack(&file, &path, name, decoder, |entry, raw| deltas.read(name, entry, scratch, raw))
-            } else {
-                pack::read_footer(&file, &path).map(|_| (0, 0, vec![]))
-            } {
-                Err(e) if e.kind() != ErrorKind::Io => Ok((0, 0, vec![e.message().to_owned()])),
-                other => other,
+            let found = match full {
+                true => verify_pack(&file, &path, name, decoder, |entry, raw| deltas.read(name, entry, scratch, raw)),
+                false => pack::read_footer(&file, &path).map(|_| PackReport::default()),
+            };
+            match found {
+                Err(e) if e.kind() != ErrorKind::Io => Ok((name, PackReport::of(&e))),
+                other => Ok((name, other?)),
             }
         };
-        pipeline::run(threads, 16, source, Default::default, work, |(chunks, bytes, problems)| {
-            progress::advance(bytes);
-            report.chunks += chunks;
-            report.bytes += bytes;
-            report.problems.extend(problems);
+        let mut damaged = HashSet::new();
+        pipeline::run(threads, 16, source, Default::default, work, |(name, found)| {
+            progress::advance(found.bytes);
+            report.chunks += found.chunks;
+            report.bytes += found.bytes;
+            report.problems.extend(found.problems);
+            damaged.extend(found.damaged.into_iter().map(|id| (name, id)));
             Ok(())
-        })
+        })?;
+        Ok(damaged)
     }
 
     /// Those of `names` that are damaged; every byte is read. A pack of a newer version is not.
@@ -156,7 +188,7 @@ impl Repository {
             // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
             let verified = storage::open(&path).and_then(|file| verify_pack(&file, &path, name, decoder, |_, _| None));
             match verified {
-                Ok((_, _, problems)) => Ok((!problems.is_empty()).then_some(name)),
+                Ok(found) => Ok((!found.problems.is_empty()).then_some(name)),
                 Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(name)),
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),
                 Err(e) => Err(e),
@@ -231,19 +263,35 @@ impl Deltas {
     }
 }
 
-/// Reads a pack once: its digest, and every chunk. Gives chunks, bytes and problems.
+/// What was found in a pack.
+#[derive(Default)]
+pub(crate) struct PackReport {
+    chunks: u64,
+    bytes: u64,
+    pub(crate) problems: Vec<String>,
+    damaged: Vec<ChunkId>,
+}
+
+impl PackReport {
+    fn of(error: &Error) -> Self {
+        Self { problems: vec![error.message().to_owned()], ..Self::default() }
+    }
+}
+
+/// Reads a pack once: its digest, and every chunk.
 pub(crate) fn verify_pack(
     file: &File,
     path: &std::path::Path,
     name: PackName,
     decoder: &mut Decoder,
     mut delta: impl FnMut(&Entry, &mut [u8]) -> Option<Result<()>>,
-) -> Result<(u64, u64, Vec<String>)> {
+) -> Result<PackReport> {
     let (length, footer) = pack::read_footer_bytes(file, path)?;
     let (entries, _) = pack::parse_footer(&footer, length, &path.display().to_string())?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(pack::MAGIC);
-    let (mut encoded, mut raw, mut problems) = (vec![], vec![], vec![]);
+    let (mut encoded, mut raw) = (vec![], vec![]);
+    let mut found = PackReport { chunks: entries.len() as u64, bytes: length, ..PackReport::default() };
     for entry in &entries {
         encoded.resize(entry.encoded as usize, 0);
         raw.resize(entry.raw as usize, 0);
@@ -261,17 +309,23 @@ pub(crate) fn verify_pack(
             codec => decoder.decode_into(codec, &encoded, &mut raw),
         };
         if decoded.is_err() || Digest::of(&raw) != entry.id {
-            problems.push(format!("chunk {} in pack {} is damaged", entry.id.hex(), path.display()));
+            found.problems.push(format!("chunk {} in pack {} is damaged", entry.id.hex(), path.display()));
+            found.damaged.push(entry.id);
         }
     }
     hasher.update(&footer);
     if Digest::finish(&hasher) != name {
-        problems.push(format!("pack {} is damaged: its digest is not its name", path.display()));
+        found.problems.push(format!("pack {} is damaged: its digest is not its name", path.display()));
     }
-    Ok((entries.len() as u64, length, problems))
+    Ok(found)
 }
 
 impl Report {
+    /// What is lost, as a JSON array.
+    pub fn lost_json(&self) -> Result<String> {
+        serde_json::to_string(&self.lost).map_err(|e| Error::invalid(format!("the report cannot be written: {e}")))
+    }
+
     /// An error that names the first problems, if there are any.
     pub fn error(&self) -> Option<Error> {
         let (first, more) = (self.problems.first()?, self.problems.len() - 1);

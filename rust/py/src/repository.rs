@@ -49,11 +49,12 @@ impl Save<'_> {
     }
 }
 
-/// (snapshots, packs, chunks, bytes, problems)
-type VerifyFigures = (usize, usize, u64, u64, Vec<String>);
+/// (snapshots, packs, chunks, bytes, problems, what is lost as JSON text)
+type VerifyFigures = (usize, usize, u64, u64, Vec<String>, String);
 
-fn figures(report: Report) -> VerifyFigures {
-    (report.snapshots, report.packs, report.chunks, report.bytes, report.problems)
+fn figures(report: Report) -> Result<VerifyFigures> {
+    let lost = report.lost_json()?;
+    Ok((report.snapshots, report.packs, report.chunks, report.bytes, report.problems, lost))
 }
 
 /// (last, best, every)
@@ -172,14 +173,14 @@ impl Repository {
     #[pyo3(signature = (full, threads = 0))]
     fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<VerifyFigures> {
         let verify = |check: Interrupt<'_>| self.inner.verify(full, threads_or_default(threads)?, check);
-        Ok(figures(interruptible(py, verify)?))
+        Ok(figures(interruptible(py, verify)?)?)
     }
 
     /// The same, with the bytes of about `share` of the chunks; `seed` decides which.
     #[pyo3(signature = (share, seed, threads = 0))]
     fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<VerifyFigures> {
         let verify = |check: Interrupt<'_>| self.inner.verify_sample(share, seed, threads_or_default(threads)?, check);
-        Ok(figures(interruptible(py, verify)?))
+        Ok(figures(interruptible(py, verify)?)?)
     }
 
     /// Names of the packs that are damaged; reads every byte.
@@ -188,6 +189,12 @@ impl Repository {
         let found =
             interruptible(py, |check: Interrupt<'_>| self.inner.damaged_packs(threads_or_default(threads)?, check))?;
         Ok(found.iter().map(|name| name.hex()).collect())
+    }
+
+    /// Brings back a damaged or missing config; what was done, as JSON text.
+    #[staticmethod]
+    fn restore_config(py: Python<'_>, path: PathBuf, sources: Vec<PathBuf>, created_at: &str) -> BindingResult<String> {
+        Ok(py.detach(|| core::Repository::restore_config(&path, &sources, created_at))?.to_json()?)
     }
 
     /// What was done and what is lost, as JSON text.

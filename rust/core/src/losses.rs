@@ -1,0 +1,206 @@
+//! Losses: which snapshots, files and tensors need chunks that stand whole nowhere.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::digest::{ChunkId, PackName};
+use crate::error::{ErrorKind, Result};
+use crate::format;
+use crate::placement::{Location, Placement};
+use crate::reader::{PackFiles, Scratch, read_chunk};
+use crate::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
+use crate::tensor;
+
+/// Names that a message lists before it says how many more there are.
+const NAMED: usize = 4;
+
+/// What a snapshot has lost.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct Lost {
+    /// Its number.
+    pub snapshot: u64,
+    /// Its id, series and epoch, as far as its file can be read.
+    pub id: Option<String>,
+    /// Name of its series.
+    pub series: Option<String>,
+    /// 0-based epoch.
+    pub epoch: Option<i64>,
+    /// Nothing of it can be read: its file, its structure or its content tree is lost.
+    pub everything: bool,
+    /// Paths of the files that have lost bytes.
+    pub files: Vec<String>,
+    /// Tensors that have lost bytes: (file, name); no file for the training state.
+    pub tensors: Vec<(Option<String>, String)>,
+}
+
+/// The files and tensors that have bytes in `parts` of a state, which ascend.
+fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<String>, Vec<(Option<String>, String)>) {
+    let hit = |at: u64, len: u64| {
+        let first = parts.partition_point(|part| part.1 <= at);
+        len > 0 && parts.get(first).is_some_and(|part| part.0 < at + len)
+    };
+    let is_hit = |t: &&TensorEntry| hit(t.4, tensor::tensor_bytes(&t.1, &t.2).unwrap_or(0));
+    let (mut files, mut tensors) = (vec![], vec![]);
+    for file in &structure.files {
+        if file.extents.iter().any(|&(at, len)| hit(at, len)) {
+            files.push(file.path.clone());
+        }
+        tensors.extend(file.tensors.iter().filter(is_hit).map(|t| (Some(file.path.clone()), t.0.clone())));
+    }
+    tensors.extend(structure.training.iter().filter(is_hit).map(|t| (None, t.0.clone())));
+    (files, tensors)
+}
+
+/// What `parts` of a state hold, for a message: tensors, or files where no tensor is among them.
+pub(crate) fn describe(structure: &Structure, parts: &[(u64, u64)]) -> String {
+    let (files, tensors) = holders(structure, parts);
+    let (what, names) = match tensors.is_empty() {
+        true => ("file", files),
+        false => ("tensor", tensors.into_iter().map(|(_, name)| name).collect()),
+    };
+    let more = names.len().saturating_sub(NAMED);
+    let listed = names.iter().take(NAMED).map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
+    match (names.len(), more) {
+        (1, _) => format!("{what} {listed}"),
+        (_, 0) => format!("{what}s {listed}"),
+        _ => format!("{what}s {listed} and {more} more"),
+    }
+}
+
+/// Looks for a chunk in other copies, and keeps it if it finds it.
+pub(crate) type Elsewhere<'a> = dyn FnMut(&ChunkId) -> Result<Option<Vec<u8>>> + 'a;
+
+/// Whether chunks are there, and the way to them: in packs, else elsewhere.
+pub(crate) struct Search<'a> {
+    placement: &'a Placement,
+    packs: &'a PackFiles,
+    damaged: &'a HashSet<(PackName, ChunkId)>,
+    elsewhere: &'a mut Elsewhere<'a>,
+    scratch: Scratch,
+    known: HashMap<ChunkId, bool>,
+    nodes: HashMap<ChunkId, Arc<Vec<u8>>>,
+}
+
+impl<'a> Search<'a> {
+    /// In the packs of `placement`, but for the places that are known to be damaged.
+    pub(crate) fn new(
+        placement: &'a Placement,
+        packs: &'a PackFiles,
+        damaged: &'a HashSet<(PackName, ChunkId)>,
+        elsewhere: &'a mut Elsewhere<'a>,
+    ) -> Self {
+        let (known, nodes) = (HashMap::new(), HashMap::new());
+        Self { placement, packs, damaged, elsewhere, scratch: Scratch::new(), known, nodes }
+    }
+
+    fn places(&self, id: &ChunkId) -> Vec<Location<'a>> {
+        self.placement.places(id).filter(|p| !self.damaged.contains(&(p.pack.name, p.entry.id))).collect()
+    }
+
+    /// Whether the chunk is there, or has been found elsewhere now.
+    fn has(&mut self, id: &ChunkId) -> Result<bool> {
+        if let Some(&known) = self.known.get(id) {
+            return Ok(known);
+        }
+        self.known.insert(*id, false); // ends a ring of bases, which no writer makes
+        let mut there = false;
+        for place in self.places(id) {
+            there = there
+                || match place.entry.base {
+                    Some(base) => self.has(&base)?,
+                    None => true,
+                };
+        }
+        let there = there || (self.elsewhere)(id)?.is_some();
+        self.known.insert(*id, there);
+        Ok(there)
+    }
+
+    /// The bytes of a node or of a part of the structure.
+    fn metadata(&mut self, chunk: &ChunkRef) -> Result<Option<Arc<Vec<u8>>>> {
+        if let Some(bytes) = self.nodes.get(&chunk.id) {
+            return Ok(Some(Arc::clone(bytes)));
+        }
+        let mut raw = vec![0; chunk.len as usize];
+        let mut found = None;
+        for place in self.places(&chunk.id) {
+            match read_chunk(self.placement, self.packs, place, &mut self.scratch, &mut raw) {
+                Ok(()) => {
+                    found = Some(raw);
+                    break;
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Cancelled) => return Err(e),
+                Err(_) => {}
+            }
+        }
+        let found = match found {
+            None => (self.elsewhere)(&chunk.id)?,
+            found => found,
+        };
+        let bytes = found.map(Arc::new);
+        self.known.insert(chunk.id, bytes.is_some());
+        self.nodes.extend(bytes.iter().map(|b| (chunk.id, Arc::clone(b))));
+        Ok(bytes)
+    }
+
+    /// The parts of the state that are lost; `None` where not even that can be told.
+    fn missing(&mut self, snapshot: &Snapshot) -> Result<Option<Vec<(u64, u64)>>> {
+        let state = &snapshot.body.state;
+        let mut level = state.root.clone();
+        for _ in 0..state.depth {
+            let mut below = vec![];
+            for node in &level {
+                let Some(bytes) = self.metadata(node)? else { return Ok(None) };
+                let Ok(entries) = ChunkRef::parse_node(&bytes) else { return Ok(None) };
+                below.extend(entries);
+                if below.len() as u64 > format::MAX_CHUNKS.min(state.length) {
+                    return Ok(None);
+                }
+            }
+            level = below;
+        }
+        let (mut at, mut missing) = (0, vec![]);
+        for chunk in &level {
+            let end = at + u64::from(chunk.len);
+            if !self.has(&chunk.id)? {
+                missing.push((at, end));
+            }
+            at = end;
+        }
+        Ok((at == state.length).then_some(missing))
+    }
+
+    fn structure(&mut self, snapshot: &Snapshot) -> Result<Option<Structure>> {
+        let mut bytes = vec![];
+        for chunk in &snapshot.body.state.structure {
+            match self.metadata(chunk)? {
+                Some(part) => bytes.extend_from_slice(&part),
+                None => return Ok(None),
+            }
+        }
+        Ok(Structure::parse(&bytes, snapshot.body.state.length).ok())
+    }
+
+    /// What a snapshot has lost, if it is not whole.
+    pub(crate) fn lost(&mut self, snapshot: &Snapshot) -> Result<Option<Lost>> {
+        let structure = self.structure(snapshot)?;
+        let missing = self.missing(snapshot)?;
+        if structure.is_some() && missing.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
+        let everything = structure.is_none() || missing.is_none();
+        let missing = missing.unwrap_or_else(|| vec![(0, snapshot.body.state.length)]);
+        let (files, tensors) = structure.map_or_else(Default::default, |structure| holders(&structure, &missing));
+        Ok(Some(Lost {
+            snapshot: snapshot.number,
+            id: Some(snapshot.id.clone()),
+            series: Some(snapshot.body.series.clone()),
+            epoch: snapshot.body.epoch,
+            everything,
+            files,
+            tensors,
+        }))
+    }
+}
