@@ -145,9 +145,15 @@ def test_what_is_lost_is_named_and_the_rest_stays_readable(repo: Repository) -> 
     assert not report.ok
     assert len(report.problems) == 2
     opened = repository.open(repo.path)
-    # A snapshot that lacks a chunk is refused as a whole; a copy that comes later makes it whole.
+    content = opened.snapshot("1")._opened()
     with pytest.raises(CorruptDataError, match='tensor "a/kernel": no pack holds chunk'):
-        opened.snapshot("1")._opened()
+        content.read_named()
+    rest = NAMES[1:]
+    assert [a.tobytes() for a in content.read([content.tensors[n] for n in rest])] == [whole[0][n] for n in rest]
+    with pytest.raises(CorruptDataError, match='tensor "a/kernel": no pack holds chunk'):
+        lamina.export(opened.snapshot("1"), repo.path.parent / "out")
+    assert not (repo.path.parent / "out").exists()
+    # A copy that comes later makes it whole.
     aside = repo.path / "quarantine" / "packs" / pack.name
     data = bytearray(aside.read_bytes())
     data[at] ^= 1

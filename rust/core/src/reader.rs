@@ -258,13 +258,21 @@ pub struct Reader {
     starts: Vec<u64>,
     pack_of: HashMap<ChunkId, PackName>,
     length: u64,
+    /// What says that chunks of the content are in no pack.
+    gone: Option<Error>,
     /// What the bytes mean.
     pub structure: Structure,
 }
 
 impl Reader {
-    /// Reads content list and structure of a snapshot.
+    /// Reads content list and structure of a snapshot, every chunk of which stands in a pack.
     pub fn open(placement: Arc<Placement>, packs: PackFiles, snapshot: &Snapshot) -> Result<Self> {
+        let reader = Self::open_partly(placement, packs, snapshot)?;
+        reader.gone.clone().map_or(Ok(reader), Err)
+    }
+
+    /// The same, also where no pack holds some chunks of the content: what needs none of them can be read.
+    pub fn open_partly(placement: Arc<Placement>, packs: PackFiles, snapshot: &Snapshot) -> Result<Self> {
         let state = &snapshot.body.state;
         let structure = structure(&placement, &packs, state)?;
         let Closure { content, metadata } = closure(&placement, &packs, state, &mut HashMap::new())?;
@@ -274,11 +282,25 @@ impl Reader {
             starts.push(at);
             at += u64::from(c.len);
         }
-        let ids = content.iter().map(|c| c.id).chain(metadata).collect();
-        let pack_of = HashMap::new();
-        let mut reader = Self { placement, packs, content, starts, pack_of, length: state.length, structure };
-        reader.pack_of = reader.placement.serve(&ids).map_err(|e| reader.name(e, reader.nowhere()))?.pack_of;
+        let mut ids: HashSet<_> = content.iter().map(|c| c.id).chain(metadata).collect();
+        let (length, pack_of) = (state.length, HashMap::new());
+        let mut reader = Self { placement, packs, content, starts, pack_of, length, gone: None, structure };
+        let serving = reader.placement.serve(&ids).or_else(|e| {
+            let lost = reader.nowhere();
+            for &index in &lost {
+                ids.remove(&reader.content[index].id);
+            }
+            reader.gone = Some(reader.name(e, lost));
+            reader.placement.serve(&ids)
+        })?;
+        reader.pack_of = serving.pack_of;
         Ok(reader)
+    }
+
+    /// The same, but what it says of lost chunks is `explain`ed.
+    pub(crate) fn explained(mut self, explain: impl FnOnce(Error) -> Error) -> Self {
+        self.gone = self.gone.map(explain);
+        self
     }
 
     /// Indices of the chunks of the content that no pack holds.
@@ -330,6 +352,14 @@ impl Reader {
             .map_err(|e| self.name(e, vec![index]))
     }
 
+    /// Refuses before anything is read where one of these chunks is in no pack.
+    fn refuse_lost(&self, mut indices: impl Iterator<Item = usize>) -> Result<()> {
+        match &self.gone {
+            Some(gone) if indices.any(|i| !self.pack_of.contains_key(&self.content[i].id)) => Err(gone.clone()),
+            _ => Ok(()),
+        }
+    }
+
     /// The chunks that overlap `start..end`: index range.
     fn overlapping(&self, start: u64, end: u64) -> std::ops::Range<usize> {
         if start >= end {
@@ -363,6 +393,7 @@ impl Reader {
         }
         let mut tasks: Vec<_> = tasks.into_iter().collect();
         tasks.sort_by_key(|t| t.0);
+        self.refuse_lost(tasks.iter().map(|t| t.0))?;
         let mut tasks = tasks.into_iter();
         let source = || {
             interrupt()?;
@@ -399,6 +430,7 @@ impl Reader {
         threads: usize,
         interrupt: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Vec<PathBuf>> {
+        self.refuse_lost(0..self.content.len())?;
         storage::create_dir(folder)?;
         let mut outputs = Outputs::default();
         for file in &self.structure.files {

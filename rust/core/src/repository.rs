@@ -581,7 +581,8 @@ impl Repository {
     /// A reader of one snapshot.
     pub fn reader(&self, snapshot: &Snapshot) -> Result<Reader> {
         let placement = self.refresh()?;
-        Reader::open(placement, PackFiles::new(self.packs_dir()), snapshot).map_err(|e| self.explain(e))
+        let reader = Reader::open_partly(placement, PackFiles::new(self.packs_dir()), snapshot);
+        reader.map(|r| r.explained(|e| self.explain(e))).map_err(|e| self.explain(e))
     }
 
     /// The packs that serve a snapshot, by name: each with its length.

@@ -343,7 +343,7 @@ fn damage_is_named() {
     assert!(exported(&opened, &next) == self::file(&model));
     std::fs::remove_file(&whole).unwrap();
     let opened = Repository::open(root.path()).unwrap();
-    let error = opened.reader(&snapshot).unwrap_err();
+    let error = opened.reader(&snapshot).unwrap().export(out.path(), 1, NEVER).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.message().contains(&base.hex()), "{error}");
 }
 

@@ -443,7 +443,9 @@ fn a_damaged_pack_heals_with_the_next_save() {
     let pack = root.path().join("packs").join(packs(root.path()).keys().next().unwrap());
     std::fs::write(&pack, b"gone").unwrap();
     let again = Repository::open(root.path()).unwrap();
-    let error = again.reader(&again.resolve(None, "latest").unwrap()).unwrap_err();
+    let out = tempfile::tempdir().unwrap();
+    let reader = again.reader(&again.resolve(None, "latest").unwrap());
+    let error = reader.and_then(|r| r.export(out.path(), 1, NEVER)).unwrap_err();
     assert!(error.message().contains("pack"), "{error}");
     let snapshot = save(&again, "s", &model, 1, |_| ());
     assert_eq!(exported(&again, &snapshot), model.file());
