@@ -21,6 +21,7 @@ import pytest
 
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
 from lamina.h5 import MAX_NAME, plan_file, plan_source
+from lamina.plain import open_plain
 from lamina.plan import FilePlan
 
 ARRAYS = {
@@ -361,6 +362,68 @@ def test_an_archive_cannot_make_the_reader_allocate(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def _sparse_directory(bomb: Path) -> None:
+    size = 400 << 20
+    with bomb.open("wb") as file:
+        file.seek(size)
+        file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, size, 0, 0))
+
+
+def _configuration(method: int, told: int) -> Callable[[Path], None]:
+    """One that unpacks to 96 MiB, and of which the archive says that it has ``told`` bytes."""
+
+    def make(bomb: Path) -> None:
+        with zipfile.ZipFile(bomb, "w", method) as archive:
+            archive.writestr("config.json", bytes(96 << 20))
+        data = bytearray(bomb.read_bytes())
+        assert len(data) < 1 << 20
+        entry = data.rindex(b"config.json") - 46
+        data[entry + 24 : entry + 28] = struct.pack("<L", told)
+        bomb.write_bytes(data)
+
+    return make
+
+
+BOMBS = {
+    "directory": _sparse_directory,
+    "deflate": _configuration(zipfile.ZIP_DEFLATED, 96 << 20),
+    "deflate that lies": _configuration(zipfile.ZIP_DEFLATED, 100),
+    "bzip2 that lies": _configuration(zipfile.ZIP_BZIP2, 100),
+    "lzma that lies": _configuration(zipfile.ZIP_LZMA, 100),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_an_archive_that_unpacks_to_more_than_it_says(kind: str, tmp_path: Path) -> None:
+    BOMBS[kind](tmp_path / "x.keras")
+    tracemalloc.start()
+    try:
+        opened = open_plain(tmp_path / "x.keras")
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+    assert opened.snapshot.training == {}
+    assert opened.content.tensors == {}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_optimizer_is_told_by_the_configuration(method: int, tmp_path: Path) -> None:
+    config = {"compile_config": {"optimizer": {"class_name": "Adam", "config": {}}}}
+    with zipfile.ZipFile(tmp_path / "x.keras", "w", method) as archive:
+        archive.writestr("config.json", json.dumps(config))
+    assert open_plain(tmp_path / "x.keras").snapshot.training == {"optimizer": "Adam"}
+
+
+def test_names_in_an_archive_that_are_no_text(tmp_path: Path) -> None:
+    outer = pack(tmp_path / "x.keras", write(tmp_path / "x.weights.h5", layers).read_bytes())
+    data = bytearray(outer.read_bytes())
+    entry = data.rindex(b"assets/vocabulary.txt") - 46
+    data[entry + 8 : entry + 10] = struct.pack("<H", 0x800)  # it says that the name is UTF-8
+    data[entry + 46 : entry + 48] = b"\xff\xfe"
+    outer.write_bytes(data)
+    assert names(outer) == []
+
+
 # Damage
 
 
@@ -399,6 +462,50 @@ def test_random_damage_never_fails(tmp_path: Path) -> None:
                 flipped[rng.randrange(len(data))] = rng.choice([0, 1, 254, 255, rng.randrange(256)])
             damaged.write_bytes(flipped)
             _check(damaged)
+
+
+FUZZ = """
+import random, resource, struct, sys
+from pathlib import Path
+from lamina.h5 import plan_file
+
+EDGES = [0, 1, 7, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
+place, first, cases, *samples = sys.argv[1:]
+
+def used():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+for sample in map(Path, samples):
+    data = sample.read_bytes()
+    target = Path(place, "fuzzed" + "".join(sample.suffixes))
+    words = [at for at in range(0, len(data) - 8, 4) if any(data[at : at + 8])]
+    plan_file(sample, sample.name)
+    before = used()
+    for seed in range(int(first), int(first) + int(cases)):
+        chance, changed = random.Random(seed), bytearray(data)
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            at, width = chance.choice(words), chance.choice([1, 2, 4, 8])
+            other = int.from_bytes(data[(some := chance.choice(words)) : some + width], "little")
+            value = chance.choice([*EDGES, other, at, len(data)])
+            changed[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, "little")
+        target.write_bytes(changed)
+        print(sample.name, seed, flush=True)
+        end = 0
+        for tensor in plan_file(target, target.name).tensors:
+            assert not tensor.nbytes or tensor.offset >= end
+            end = max(end, tensor.offset + tensor.nbytes)
+        assert end <= len(changed)
+        assert used() - before < 64, used()
+print("done")
+"""
+
+
+def test_hostile_numbers_in_its_structure(tmp_path: Path) -> None:
+    """Addresses, sizes and counts that HDF5 believes; in a process of its own, which may end or stay."""
+    cases = 20_000 if os.environ.get("LAMINA_SOAK") else 800
+    command = [sys.executable, "-c", FUZZ, str(tmp_path), "0", str(cases), *map(str, _samples(tmp_path))]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60 + cases // 10)
+    assert ran.stdout.endswith("done\n"), (ran.returncode, ran.stdout[-200:], ran.stderr[-2000:])
 
 
 def test_a_damaged_global_heap_does_not_hang(tmp_path: Path) -> None:

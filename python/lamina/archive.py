@@ -20,7 +20,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 def stored_weights(raw: io.FileIO, size: int) -> tuple[int, int] | None:
     """Where the embedded HDF5 file stands, if it is neither compressed nor encrypted."""
-    with zipfile.ZipFile(cast(IO[bytes], Window(raw, 0, size))) as archive:
+    with _opened(raw, size) as archive:
         members = [info for info in archive.infolist() if info.filename == KERAS_MEMBER]
     if len(members) != 1:
         return None
@@ -45,13 +45,25 @@ def training(path: Path) -> dict[str, str]:
     if path.suffix != ".keras" or not path.is_file():
         return {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("config.json").file_size > MAX_READ:
-                return {}
-            optimizer = json.loads(archive.read("config.json"))["compile_config"]["optimizer"]
+        with path.open("rb", buffering=0) as raw, _opened(raw, path.stat().st_size) as archive:
+            optimizer = json.loads(_read(archive, "config.json"))["compile_config"]["optimizer"]
         return {"optimizer": str(optimizer["config"].get("inner_optimizer", optimizer)["class_name"])}
     except Exception:  # damage gives almost any exception, and whoever reads the file itself will tell
         return {}
+
+
+def _opened(raw: io.FileIO, size: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(cast(IO[bytes], Window(raw, 0, size)))
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A small member. `ZipFile.read` unpacks first and then compares with the size that the archive tells."""
+    info = archive.getinfo(name)
+    # Of the others zipfile unpacks at once whatever a compressed byte stands for.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > MAX_READ:
+        raise zipfile.BadZipFile(f"{name} is not as Keras writes it")
+    with archive.open(info) as member:
+        return member.read(info.file_size)
 
 
 class Window(io.RawIOBase):
