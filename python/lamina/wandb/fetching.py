@@ -14,7 +14,7 @@ import numpy as np
 from lamina import _core
 from lamina.errors import CorruptDataError
 from lamina.wandb.links import immutable_copy
-from lamina.wandb.transfer import Range, Transfer
+from lamina.wandb.transfer import Range, Transfer, make_sparse
 
 #: A pack is fetched whole where this share of it is wanted, or where it is as small as this.
 WHOLE_SHARE, WHOLE_BYTES = 0.6, 1 << 20
@@ -199,8 +199,7 @@ class PackStore:
     def _missing(self, pack: str, spans: list[Span]) -> list[Span]:
         size, path = self._sizes[pack], self._path(pack)
         if not path.exists():
-            with path.open("xb") as file:
-                file.truncate(size)  # sparse: what is not fetched takes no room
+            make_sparse(path, size)
         there = self._there.get(pack, [])
         if size <= WHOLE_BYTES or sum(end - start for start, end in spans) >= WHOLE_SHARE * size:
             spans = [(0, size)]

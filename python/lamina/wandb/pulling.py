@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lamina import _core
@@ -15,7 +13,7 @@ from lamina.repository import Repository
 from lamina.saving import as_repository, save_path
 from lamina.snapshot import Snapshot
 from lamina.wandb.fetching import FetchingReader
-from lamina.wandb.remote import cache_root, find, open_artifact
+from lamina.wandb.remote import find, new_folder, open_artifact
 
 _COMPUTED = ("required", "optional", "session", "state", "bytes_total", "bytes_new", "bytes_stored")
 
@@ -89,8 +87,11 @@ def _save(target: Repository, opened: Any, source: Any, series: str | None) -> P
         fields["series"] = series
     if isinstance(source, str):
         fields["metadata"] = {**fields["metadata"], "pulled_from": source}
-    cache_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="pull-", dir=cache_root()) as folder:
-        opened.content.export(Path(folder))
-        snapshot = save_path(target, Path(folder), fields)
+    held = new_folder()
+    try:
+        files = held.path / "files"
+        opened.content.export(files)
+        snapshot = save_path(target, files, fields)
+    finally:
+        held.remove()
     return Pulled(snapshot, True, snapshot.bytes_stored)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 import warnings
 import weakref
@@ -24,7 +23,7 @@ from lamina.snapshot import Snapshot
 from lamina.wandb.entries import as_base64
 from lamina.wandb.fetching import FetchingReader, PackStore
 from lamina.wandb.server import Server
-from lamina.wandb.transfer import Range, Transfer
+from lamina.wandb.transfer import Range, Transfer, make_sparse
 
 _SMALL = ("lamina.json", "lamina.placement")
 _UNSAFE = {"", ".", ".."}
@@ -56,16 +55,17 @@ def open_artifact(
     artifact = find(name_or_artifact)
     _note_use(artifact, use)
     entries = _files_of(artifact)
-    folder = _new_folder()
+    held = new_folder()
+    folder = held.path
     try:
         if "lamina.json" in entries:
             opened = _open_packs(artifact, entries, folder, _lenders(repository))
         else:
             opened = _open_files(artifact, entries, folder)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        held.remove()
         raise
-    weakref.finalize(opened.content, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(opened.content, held.remove)
     return opened
 
 
@@ -148,9 +148,7 @@ def download(transfer: Transfer, entries: dict[str, Any], names: Iterable[str], 
     """Download whole files, and compare them with the digests that the artifact's manifest has."""
     wanted = [(name, folder / name) for name in names]
     for name, path in wanted:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.truncate(entries[name].size)
+        make_sparse(path, entries[name].size)
     transfer.fetch(Range(name, 0, entries[name].size, path) for name, path in wanted if entries[name].size)
     # Another algorithm than MD5 is only found where someone asked for it; the engine verifies our own files anyhow.
     checked = [(name, path) for name, path in wanted if "alg" not in entries[name].extra]
@@ -169,12 +167,15 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamina"
 
 
-def _new_folder() -> Path:
-    """A folder for one opened artifact; it goes with it."""
-    with contextlib.suppress(OSError):
+def new_folder() -> _core.Temporary:
+    """A folder in the cache that nobody else reads, for one download; the next one removes what a kill left of it."""
+    try:
         cache_root().mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="open-", dir=cache_root()))
-    return Path(tempfile.mkdtemp(prefix="lamina-"))
+        held = _core.Temporary(cache_root())
+    except OSError:
+        held = _core.Temporary(Path(tempfile.gettempdir()))
+    held.path.chmod(0o700)
+    return held
 
 
 def _lenders(repository: str | os.PathLike[str] | Repository | None) -> list[Path]:

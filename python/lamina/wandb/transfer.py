@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,34 @@ class Range:
     length: int
     path: Path
 
-    def parts(self) -> Iterable[Range]:
+    def parts(self) -> Iterator[Range]:
         for at in range(0, self.length, PART_BYTES):
             yield Range(self.name, self.offset + at, min(PART_BYTES, self.length - at), self.path)
+
+
+class _Drawn:
+    """Parts that several threads draw from."""
+
+    def __init__(self, parts: Iterator[Range]) -> None:
+        self._parts, self._lock = parts, threading.Lock()
+
+    def draw(self) -> Range | None:
+        with self._lock:
+            return next(self._parts, None)
+
+
+def make_sparse(path: Path, size: int) -> None:
+    """A new file for what will be fetched; what is not takes no room.
+
+    Raises:
+        StorageError: if the file system takes no such name, or no file of that size.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+    except OSError as error:
+        raise StorageError(f"cannot make {path} with {size} bytes: {error.strerror or error}") from error
 
 
 class Transfer:
@@ -60,18 +85,21 @@ class Transfer:
         Raises:
             ArtifactError: if a file cannot be had.
         """
-        parts = [part for wanted in ranges for part in wanted.parts()]
-        if not parts:
+        wanted = [some for some in ranges if some.length]
+        if not wanted:
             return
-        self._find_urls(sorted({part.name for part in parts} - set(self._urls)))
+        self._find_urls(sorted({some.name for some in wanted} - set(self._urls)))
         self._failed.clear()
         self._watcher = _core.watcher()
         if self._watcher is not None:
-            self._watcher.begin("fetching", sum(part.length for part in parts))
-        pool = ThreadPoolExecutor(min(CONNECTIONS, len(parts)), thread_name_prefix="lamina-fetch")
+            self._watcher.begin("fetching", sum(some.length for some in wanted))
+        # Drawn one by one: a manifest may tell of more parts than memory could list.
+        left = _Drawn(part for some in wanted for part in some.parts())
+        connections = min(CONNECTIONS, sum(-(-some.length // PART_BYTES) for some in wanted))
+        pool = ThreadPoolExecutor(connections, thread_name_prefix="lamina-fetch")
         waits = True
         try:
-            for future in [pool.submit(self._fetch, part) for part in parts]:
+            for future in [pool.submit(self._fetch_all, left) for _ in range(connections)]:
                 future.result()
         except BaseException as error:
             self._failed.set()
@@ -96,6 +124,14 @@ class Transfer:
         with self._asking:
             if self._urls[name] == expired:
                 self._find_urls([name])
+
+    def _fetch_all(self, left: _Drawn) -> None:
+        try:
+            while not self._failed.is_set() and (part := left.draw()) is not None:
+                self._fetch(part)
+        except BaseException:
+            self._failed.set()  # nobody looks at this connection before the ones in front of it have ended
+            raise
 
     def _fetch(self, part: Range) -> None:
         done, attempts = 0, 0
