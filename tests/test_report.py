@@ -90,7 +90,7 @@ def test_versions_say_what_was_recorded(repo: Path) -> None:
             assert getattr(version, name) == getattr(snapshot, name)
     assert found.best == 1
     assert found.versions[1].bytes_new >= 2 * 4 * BIG
-    assert (found.source, found.series, found.run) == (str(repo), "run", None)
+    assert (found.source, found.series, found.run) == (repo.name, "run", None)
 
 
 def test_costs_by_layer(repo: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -14,19 +17,28 @@ KEY = "5ec2e7" + "0badcafe" * 4 + "00"
 MARK = "xyzzy-private-value"
 
 TRAIN = """
-import sys, logging, numpy as np, keras, wandb, lamina
+import os, sys, logging, numpy as np, keras, wandb, lamina
 logging.basicConfig(level=logging.INFO)
 logging.getLogger("lamina").setLevel(logging.DEBUG)
+import lamina.cli, lamina.wandb
 from lamina.keras import WandbModelCheckpoint
+from lamina.report import gather, history
+from lamina.report.page import page
+os.mkdir("reports")
 model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
 model.compile("adam", "mse")
 x, y = np.zeros((8, 4), "float32"), np.zeros((8, 3), "float32")
-with wandb.init(project="p", settings=wandb.Settings(save_code=False, console="off", x_disable_meta=True)):
+with wandb.init(project="p", settings=wandb.Settings(save_code=False, console="off", x_disable_meta=True)) as run:
     model.fit(x, y, epochs=2, verbose=0, callbacks=[
         WandbModelCheckpoint("ck/m-{epoch}.weights.h5", "loss", save_weights_only=True, layout="packs"),
     ])
+    lamina.wandb.log_report(os.path.abspath("ck/.lamina"), run)
 lamina.save(model, "repo")
 lamina.export("repo@latest", "out")
+for number, source in enumerate([os.path.abspath("repo"), os.path.abspath("repo") + "@1", "out"]):
+    lamina.cli.app(["report", source, "-o", f"reports/{number}.html"], standalone_mode=False)
+with open("reports/opened.html", "w") as file:
+    file.write(page(gather(history(lamina.open(os.path.abspath("repo"))))))
 """
 
 
@@ -60,6 +72,25 @@ def test_nothing_private_is_written(trained: tuple[Path, str]) -> None:
         assert [word for word in private if word.encode() in data] == [], path
     assert KEY not in printed
     assert MARK not in printed
+
+
+def _unpacked(text: str) -> str:
+    """With the data of a page, which is packed."""
+    packed = re.findall(r"[A-Za-z0-9+/]{100,}={0,2}", text)
+    return text + "".join(gzip.decompress(base64.b64decode(data)).decode() for data in packed if data[:4] == "H4sI")
+
+
+def test_no_report_names_a_folder(trained: tuple[Path, str]) -> None:
+    """Of the machine that it was made on: pages are sent to others, and to W&B."""
+    folder, _ = trained
+    pages = [*folder.glob("reports/*.html"), *folder.glob("wandb/offline-run-*/files/media/**/*.html")]
+    charts = list(folder.glob("wandb/offline-run-*/files/media/**/*.json"))
+    assert len(pages) == 5
+    assert charts
+    for path in [*pages, *charts]:
+        text = _unpacked(path.read_text())
+        assert path.suffix == ".json" or "versions" in text
+        assert [word for word in (KEY, MARK, folder.parent.name, str(folder)) if word in text] == [], path
 
 
 def test_the_run_file_holds_no_key_and_no_environment(trained: tuple[Path, str]) -> None:

@@ -99,9 +99,13 @@ def _opened(snapshot: Snapshot) -> Content:
 
 
 def _shown(source: Source) -> str:
+    """What a page calls its source. It is shown to others, whom the folders of this machine do not concern."""
     if isinstance(source, Repository):
-        return str(source.path)
-    return str(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None) or repr(source)
+        source = source.path
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        return os.path.basename(text.rstrip(os.sep)) or text if os.path.isabs(text) else text
+    return getattr(source, "name", None) or repr(source)
 
 
 def _versions(found: History) -> list[Version]:
