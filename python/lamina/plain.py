@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lamina import archive, h5
+from lamina import _core, archive, h5
 from lamina.dtypes import as_bytes, to_numpy
 from lamina.errors import NotFoundError, StorageError
 from lamina.plan import FilePlan
@@ -84,12 +84,12 @@ class PlainContent:
 
 
 def _copy(path: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}-{os.urandom(4).hex()}")
+    held = _core.Temporary(target.parent)
     try:
-        shutil.copyfile(path, temporary)
-        os.replace(temporary, target)
+        shutil.copyfile(path, held.path / target.name)
+        os.replace(held.path / target.name, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        held.remove()
 
 
 def _fill(path: Path, offset: int, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
