@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import stat
 from pathlib import Path
 
 _NAME = "uploads.jsonl"
@@ -14,14 +16,23 @@ _LIMIT = 64 << 20
 
 def note(repository: Path, snapshot: str, seconds: float) -> None:
     """Write down how long W&B took for a snapshot, from the hand-over to the commit; never raises."""
-    with contextlib.suppress(OSError), (repository / _NAME).open("a") as file:
+    with contextlib.suppress(OSError), open(repository / _NAME, "a", opener=_regular) as file:
         file.write(json.dumps({"snapshot": snapshot, "seconds": round(seconds, 3)}) + "\n")
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file: a pipe would keep us waiting, and a link may lead to a file that is none of ours."""
+    opened = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if stat.S_ISREG(os.fstat(opened).st_mode):
+        return opened
+    os.close(opened)
+    raise OSError(f"{path} is not a regular file")
 
 
 def known(repository: Path) -> dict[str, float]:
     """Snapshot id → seconds; lines that are no such record are passed over."""
     try:
-        with (repository / _NAME).open("rb") as file:
+        with open(repository / _NAME, "rb", opener=_regular) as file:
             lines = file.read(_LIMIT).splitlines()
     except OSError:
         return {}

@@ -21,6 +21,9 @@ from lamina.wandb.entries import FileEntry, as_base64
 from lamina.wandb.naming import Description
 from lamina.wandb.place import Place
 
+#: docs/format.md §10
+_MAX_JSON = 64 << 20
+
 
 @dataclass(frozen=True)
 class Record:
@@ -110,6 +113,8 @@ def records(place: Place) -> Iterator[Record]:
 
 
 def _read(path: Path, place: Place) -> Record:
+    if not path.is_file() or path.stat().st_size > _MAX_JSON:  # whoever opens a pipe may wait for ever
+        raise CorruptDataError(f"{path} is no record of an upload")
     body = json.loads(_core.unseal("journal", path.read_bytes(), str(path)))
     try:
         what = dict(body["artifact"])
