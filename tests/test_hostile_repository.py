@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import lamina
-from lamina.errors import LaminaError
+from lamina.errors import CorruptDataError, LaminaError
 from lamina.repository import Repository
 from test_api import weights
 from test_hostile import posix
@@ -146,8 +146,8 @@ SPECIAL: dict[str, Callable[[Path, Path], None]] = {
     "link to a folder": lambda path, outside: path.symlink_to(outside),
 }
 PLACES = [
-    *("aliases/mine", "aliases/0.json", "journal/a.json", "condemned.json", ".condemned.tmp"),
-    *(f"sessions/{NAME}/lock", f"sessions/.{NAME}", "quarantine", ".gitignore"),
+    *("aliases/mine", "aliases/0.json", "journal/a.json", "condemned.json", ".condemned.tmp", "prune.lock"),
+    *(f"sessions/{NAME}", f"sessions/{NAME}/lock", f"sessions/.{NAME}", "quarantine", ".gitignore"),
     *("uploads.jsonl", "snapshots/0000000003.json", "snapshots/0000000003.claim", f"packs/{'0' * 64}.pack"),
 ]
 USE = """
@@ -208,3 +208,11 @@ def test_special_files_in_its_places(kind: str, repo: Path, tmp_path: Path) -> N
         assert set(found.values()) <= {"", "CorruptDataError", "NotFoundError", "StorageError"}, (place, found)
         shutil.rmtree(tmp_path / f"inner-{PLACES.index(place)}")
     assert restored(outside) == {"file": b"theirs"}
+
+
+def test_the_last_number(repo: Path, tmp_path: Path) -> None:
+    """Numbers have ten digits; whoever takes the last one leaves no room, and that is said."""
+    (repo / "snapshots" / "9999999999.claim").touch()
+    with pytest.raises(CorruptDataError, match="number"):
+        lamina.save(weights(tmp_path / "m.weights.h5", 5), repo, series="s")
+    assert [snapshot.number for snapshot in lamina.open(repo).snapshots()] == [1, 2]

@@ -566,6 +566,12 @@ impl Repository {
     fn claim_number(&self) -> Result<u64> {
         loop {
             let number = self.numbers()?.1 + 1;
+            if number > LAST_NUMBER {
+                return Err(Error::corrupt(format!(
+                    "{} holds a file with the number {LAST_NUMBER}, behind which there is none for a new snapshot",
+                    self.root.join("snapshots").display()
+                )));
+            }
             if !storage::claim(&self.claim_path(number))? {
                 continue;
             }
@@ -847,6 +853,9 @@ fn by_id(reference: &str, inside: &[&Snapshot]) -> Option<u64> {
     // Two imports at once may have brought the same one twice.
     matching.all(|s| s.id == first.id).then_some(first.number)
 }
+
+/// Numbers have ten digits.
+const LAST_NUMBER: u64 = 9_999_999_999;
 
 fn parse_number(digits: &str) -> Option<u64> {
     (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()

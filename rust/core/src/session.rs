@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::digest::random_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::LockFile;
-use crate::storage::{self, Lockable};
+use crate::storage::{self, Lockable, Node};
 
 /// A save under way: a locked folder that holds its temporary files. Dropping it removes the folder.
 #[derive(Debug)]
@@ -109,6 +109,10 @@ pub fn sweep(repository: &Path) -> Result<()> {
     let sessions = repository.join("sessions");
     for name in storage::list(&sessions)?.iter().filter(|name| is_ours(name)) {
         let folder = sessions.join(name);
+        // A link is none of ours, and what it leads to even less.
+        if storage::node(&folder) != Node::Folder {
+            continue;
+        }
         // What cannot be removed (another user's, say) is in nobody's way.
         if let Some(_held) = dead(&folder.join("lock")) {
             let _ = storage::remove_dir(&folder);

@@ -171,11 +171,14 @@ pub fn try_lock(file: &File, path: &Path) -> Lockable {
     }
 }
 
-/// Opens a file in order to lock it, and makes it where `create` says so.
+/// Opens a file in order to lock it, and makes it where `create` says so; not where a link would have it made.
 pub fn open_lock(path: &Path, create: bool) -> Result<File> {
     let what = if create { Call::Create(path) } else { Call::Open(path) };
-    let open = || OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path);
-    call(what, open).map_err(|e| not_found_or("open", path, &e))
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(create).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    call(what, || options.open(path)).map_err(|e| not_found_or("open", path, &e))
 }
 
 /// Opens a regular file for reading. Of anything else, an end may never come: a device, a pipe that nobody writes to.
