@@ -18,6 +18,7 @@ import lamina
 from lamina.cli import app
 from test_api import weights
 from test_cli import flip, no_lines_on_a_slow_machine, tree  # noqa: F401
+from travel_writer import Chunk, make_envelope, make_pack
 
 #: What each verb is called with, in this order.
 CALLS = {
@@ -57,6 +58,32 @@ def _snapshot(repo: Path) -> Path:
     return repo / "snapshots" / "0000000001.json"
 
 
+def _newer(path: Path, **changes: Any) -> None:
+    """What stands there, as a later release may write it."""
+    kind, body = json.loads(path.read_bytes())["lamina"], json.loads(path.read_bytes())["body"]
+    version = changes.pop("version", 1)
+    path.chmod(0o644)
+    path.write_bytes(make_envelope(kind, body | changes, version=version))
+
+
+def _newer_pack(repo: Path, **changes: Any) -> None:
+    _pack(repo).write_bytes(make_pack([Chunk(b"a later release")], **changes))
+
+
+def _alias(repo: Path) -> Path:
+    return next((repo / "aliases").iterdir())
+
+
+def _newer_journal(repo: Path) -> None:
+    (repo / "journal").mkdir()
+    (repo / "journal" / "up.json").write_bytes(make_envelope("journal", {"snapshots": [], "packs": []}, version=2))
+
+
+def _newer_codes(*verbs: str) -> dict[str, int]:
+    """Of those that cannot do without what a later release wrote; a verify of all tells of it among its problems."""
+    return dict.fromkeys(verbs, 5) | dict.fromkeys(["verify", "verify --full", "verify --sample"], 4)
+
+
 #: State → how it comes about, and which verbs refuse it with which code; all others do their work.
 STATES: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     "whole": (lambda repo: None, {}),
@@ -75,6 +102,18 @@ STATES: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
         dict.fromkeys(["ls", "show", "verify", "verify --full", "verify --sample", "report", "prune"], 4),
     ),
     "config flipped": (lambda repo: flip(repo / "config.json", 20), dict.fromkeys(EVERYTHING, 4)),
+    # What a later release wrote is no damage: it is refused by its name, and nothing of it is changed.
+    "config newer": (lambda repo: _newer(repo / "config.json", version=2), dict.fromkeys(EVERYTHING, 5)),
+    "config needs more": (lambda repo: _newer(repo / "config.json", required=["x"]), dict.fromkeys(EVERYTHING, 5)),
+    "snapshot newer": (lambda repo: _newer(_snapshot(repo), version=2), _newer_codes("ls", "stats", *STRUCTURE)),
+    "snapshot needs more": (
+        lambda repo: _newer(_snapshot(repo), required=["x"]),
+        _newer_codes("ls", "stats", *STRUCTURE),
+    ),
+    "alias newer": (lambda repo: _newer(_alias(repo), version=2), _newer_codes("ls", "show", "report", "prune")),
+    "pack newer": (lambda repo: _newer_pack(repo, version=2), _newer_codes(*STRUCTURE)),
+    "pack needs more": (lambda repo: _newer_pack(repo, required=1 << 9), _newer_codes(*STRUCTURE)),
+    "journal newer": (_newer_journal, _newer_codes("prune")),
     "config gone": (lambda repo: (repo / "config.json").unlink(), dict.fromkeys(EVERYTHING, 3) | {"save": 2}),
 }
 

@@ -89,6 +89,34 @@ def test_a_disk_gets_full(disk: Path, model: Any) -> None:
     assert len(intact(disk)) == len(found) + 1
 
 
+def test_the_reserve_is_reached(tmp_path: Path, model: Any) -> None:
+    """As users have it: snapshots end where 1 GiB is free, plain files go on, and snapshots too once there is room."""
+    with small_disk(tmp_path / "disk", (job.RESERVE_BYTES >> 20) + 8) as disk:
+        if disk is None:
+            pytest.skip(REASON)
+        stored: list[bool] = []
+        free: list[int] = []
+
+        def committed(commit: Any) -> None:
+            stored.append(commit.snapshot is not None)
+            free.append(shutil.disk_usage(disk).free)
+
+        callback = checkpoint(disk, "{epoch}.weights.h5", on_commit=committed)
+        with pytest.warns(UserWarning, match=r"only 102\d MiB are free .* keeps the plain file"):
+            fit(model, callback, epochs=20)
+        kept = stored.index(False)
+        assert stored == [True] * kept + [False] * (20 - kept)
+        assert 1 <= kept < 12
+        assert free[kept - 1] > job.RESERVE_BYTES - (1 << 20), "one plain file goes into the reserve, no snapshot does"
+        assert [snapshot.epoch for snapshot in intact(disk)] == list(range(kept))
+        for epoch in range(1, 21):
+            path = disk / f"{epoch}.weights.h5"
+            assert lamina.read_tensors(path)
+            path.unlink()
+        fit(model, checkpoint(disk), epochs=1)
+        assert len(intact(disk)) == kept + 1
+
+
 def test_a_disk_becomes_read_only(disk: Path, model: Any) -> None:
     callback = checkpoint(disk)
     with pytest.raises(StorageError, match="[Rr]ead-only"):
@@ -106,6 +134,20 @@ def test_the_directory_is_removed(tmp_path: Path, model: Any) -> None:
     callback = checkpoint(folder)
     with pytest.raises(StorageError):
         fit(model, callback, Before(2, callback, lambda: shutil.rmtree(folder)))
+    fit(model, checkpoint(folder))
+    assert len(intact(folder)) == 4
+
+
+def test_the_repository_is_removed(tmp_path: Path, model: Any) -> None:
+    """The plain file stays what was reported, and what comes after is whole."""
+    folder = tmp_path / "runs"
+    reported: list[int] = []
+    callback = checkpoint(folder, "{epoch}.weights.h5", on_commit=lambda commit: reported.append(commit.epoch))
+    with pytest.raises(StorageError):
+        fit(model, callback, Before(2, callback, lambda: shutil.rmtree(folder / "r")))
+    assert reported == [0, 1]
+    for epoch in reported:
+        assert lamina.read_tensors(folder / f"{epoch + 1}.weights.h5")
     fit(model, checkpoint(folder))
     assert len(intact(folder)) == 4
 
