@@ -18,6 +18,7 @@ from keras.src.saving import saving_lib
 from lamina.errors import InvalidInputError
 from lamina.keras.adoption import adoptable
 from lamina.keras.blank import Blanks, blank_variables
+from lamina.keras.damage import damage_told, refuse_no_archive
 from lamina.keras.restoring import OPTIMIZER, by_folder, hand_over, put_training_state, stored_tensors
 from lamina.keras.walk import NotPlannable, walk
 from lamina.reference import Opened
@@ -31,6 +32,11 @@ _MAX_CONFIG = 1 << 30
 def load_model(opened: Opened, **load_model_kwargs: Any) -> Any:
     """Load the whole model of an opened source."""
     name = _model_file(opened)
+    with damage_told(name):
+        return _load_model(opened, name, **load_model_kwargs)
+
+
+def _load_model(opened: Opened, name: str, **load_model_kwargs: Any) -> Any:
     if name.endswith(".keras") and load_model_kwargs.keys() <= _ARGUMENTS:
         try:
             return _load(opened, name, **load_model_kwargs)
@@ -39,6 +45,7 @@ def load_model(opened: Opened, **load_model_kwargs: Any) -> Any:
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         files = opened.content.export(Path(folder))
         path = next(file for file in files if file.name == Path(name).name)
+        refuse_no_archive(path)
         return keras.models.load_model(path, **load_model_kwargs)
 
 

@@ -13,6 +13,7 @@ from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
 from lamina.keras.adoption import adoptable
+from lamina.keras.damage import damage_told, refuse_no_archive
 from lamina.keras.training_state import SavedState, optimizer_class
 from lamina.keras.walk import NotPlannable, walk
 from lamina.reference import Opened
@@ -219,7 +220,9 @@ def _through_keras(opened: Opened, model: Any, optimizer: bool | str, skip_misma
             )
         arguments = {"skip_mismatch": True} if skip_mismatch else {}
         try:
-            model.load_weights(path, **arguments)
+            with damage_told(path.name):
+                refuse_no_archive(path)
+                model.load_weights(path, **arguments)
         except ValueError as error:
             raise InvalidInputError(f"the snapshot does not fit the model: {error}") from error
     if not skip_mismatch:

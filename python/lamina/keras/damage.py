@@ -1,0 +1,51 @@
+"""What Keras's readers say of a damaged file, as an error of ours."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lamina.errors import CorruptDataError
+
+#: They answer damage with almost any exception; so it counts where it was raised.
+_READERS = ("h5py", "zipfile")
+_WEIGHTS = {"model.weights.h5", "model.weights.npz"}
+
+
+@contextmanager
+def damage_told(what: str) -> Iterator[None]:
+    """Raise `CorruptDataError` for what these readers raise within.
+
+    Errors of Keras itself, of the model and of its own code are passed on.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if _origin(error) not in _READERS:
+            raise
+        raise CorruptDataError(f"{what} is damaged, or none of Keras's files: {error}") from error
+
+
+def refuse_no_archive(file: Path) -> None:
+    """Keras says of such a file that it is not there, or that it expected another."""
+    if not file.name.endswith(".keras"):
+        return
+    if not zipfile.is_zipfile(file):
+        raise CorruptDataError(f"{file.name} is damaged: it is no zip archive, or a part of one")
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    if "config.json" not in names or not set(names) & _WEIGHTS:
+        raise CorruptDataError(f"{file.name} is damaged, or none of Keras's files: it lacks a model or its weights")
+
+
+def _origin(error: Exception) -> str:
+    """The package whose code raised it."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    name = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0]
