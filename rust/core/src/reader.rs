@@ -196,8 +196,26 @@ fn read_any(
     Err(failure.unwrap_or_else(|| placement.missing(id)))
 }
 
+/// Bytes of a structure that are read however they are stored, and how many times as long as it is stored a longer one may
+/// be. Names do not repeat themselves, so one that is written down takes a twentieth at least; a lie of 10 KB could fill
+/// gigabytes.
+const FREE_STRUCTURE: u64 = 16 << 20;
+const DENSEST_STRUCTURE: u64 = 256;
+
+fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Result<()> {
+    let length: u64 = structure.iter().map(|c| u64::from(c.len)).sum();
+    let ids: HashSet<ChunkId> = structure.iter().map(|c| c.id).collect();
+    let shortest = |id: &ChunkId| placement.places(id).map(|p| u64::from(p.entry.encoded)).min();
+    let stored: u64 = ids.iter().filter_map(shortest).sum();
+    if length > FREE_STRUCTURE.max(DENSEST_STRUCTURE * stored) {
+        return Err(Error::corrupt(format!("a structure of {length} bytes cannot be stored as {stored}")));
+    }
+    Ok(())
+}
+
 /// What the bytes of a state mean.
 pub fn structure(placement: &Placement, packs: &PackFiles, state: &State) -> Result<Structure> {
+    check_density(placement, &state.structure)?;
     let mut scratch = Scratch::new();
     let mut bytes = vec![];
     for chunk in &state.structure {
