@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +452,45 @@ def test_links_in_the_target_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "out" / "empty").symlink_to(tmp_path / "victim")
     restore.open_source(artifact).restore(tmp_path / "out", force=True)
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "pipe": lambda path: os.mkfifo(path),
+    "zeros": lambda path: path.symlink_to("/dev/zero"),
+    "folder": lambda path: path.mkdir(),
+}
+READ = """
+import sys
+from pathlib import Path
+from travel_writer import restore
+for source in sys.argv[1:]:
+    try:
+        restore.open_source(source).restore(Path(source).parent / "out")
+        print("read")
+    except (restore.RestoreError, OSError) as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices")
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_special_files_are_refused_at_once(kind: str, tmp_path: Path) -> None:
+    sources = []
+    for number, place in enumerate([*PARTS, *REPOSITORY_PARTS]):
+        write = sample().write_artifact if place in PARTS[:2] or number == 2 else sample().write_repository
+        folder = write(tmp_path / str(number) / "source")
+        (path,) = folder.glob(place)
+        path.unlink()
+        SPECIAL[kind](path)
+        sources.append(folder)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", READ, *map(str, sources)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == len(sources)
+    assert "read" not in done.stdout
+    for folder in sources:
+        shutil.rmtree(folder)
 
 
 def _file(model: Sample) -> dict[str, Any]:

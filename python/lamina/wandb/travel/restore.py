@@ -28,6 +28,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import struct
 import sys
 import unicodedata
@@ -47,7 +48,7 @@ except ImportError as missing:
 
 # Limits (§10 of the format): nothing is allocated on a larger number than these.
 MAX_CHUNK, MAX_CONTENT, MAX_DEPTH = 4 << 20, 1 << 26, 4
-MAX_ENTRIES, MAX_PACK, MAX_JSON, MAX_STRUCTURE = 1 << 20, 1 << 40, 64 << 20, 1 << 30
+MAX_ENTRIES, MAX_PACK, MAX_PLACEMENT, MAX_JSON, MAX_STRUCTURE = 1 << 20, 1 << 40, 4 << 30, 64 << 20, 1 << 30
 MAX_FILES, MAX_TENSORS, MAX_RANK = 1 << 20, 1 << 24, 64
 MAX_WINDOW = 8 << 20  # zstd: what every decoder must support
 CACHED_CHUNKS = 16  # files interleave tensors with literal bytes that share chunks; at most 64 MiB
@@ -278,6 +279,15 @@ def _decode(codec: int, encoded: bytes, length: int) -> bytes:
 # --- Envelopes, packs and the placement (§4, §6) -----------------------------------------------------------
 
 
+def _opened(path: Path) -> io.BufferedReader:
+    """Open a regular file: a pipe would keep us waiting, and a device never ends."""
+    opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if stat.S_ISREG(os.fstat(opened).st_mode):
+        return os.fdopen(opened, "rb")
+    os.close(opened)
+    raise DamagedError(f"{path} is not a regular file")
+
+
 def _whole(value: object, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
@@ -296,7 +306,7 @@ def _json(data: bytes, what: str) -> dict[str, Any]:
 
 def read_envelope(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
     """Give the digest and the body of a JSON file of the kind ``config`` or ``snapshot``."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         data = file.read(MAX_JSON + 1)
     match = ENVELOPE.fullmatch(data)
     if len(data) > MAX_JSON or match is None:
@@ -321,7 +331,7 @@ class Pack(NamedTuple):
 
     def read(self, offset: int, length: int) -> bytes:
         try:
-            with self.path.open("rb") as file:
+            with _opened(self.path) as file:
                 found = file.seek(0, os.SEEK_END)
                 file.seek(offset)
                 data = file.read(length)
@@ -390,8 +400,9 @@ def _add_pack_file(index: Index, path: Path) -> None:
 
 
 def _read_placement(path: Path) -> Index:
-    data = path.read_bytes()
-    good = len(data) >= 48 and data[:8] == PLACEMENT_MAGIC and blake3(data[:-32]) == data[-32:]
+    with _opened(path) as file:
+        data = file.read(MAX_PLACEMENT + 1)
+    good = 48 <= len(data) <= MAX_PLACEMENT and data[:8] == PLACEMENT_MAGIC and blake3(data[:-32]) == data[-32:]
     _demand(good, f"{path} is damaged: its digest does not match")
     version, packs = struct.unpack_from("<II", data, 8)
     _demand_version(version, path)
