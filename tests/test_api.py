@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import lamina
+from lamina import memory
 from lamina.errors import (
     BusyError,
     CorruptDataError,
@@ -444,3 +445,13 @@ def test_a_forked_worker_does_not_keep_a_dead_save_alive(tmp_path: Path, repo: P
     assert len(left) == 1
     assert pruned.packs >= 1
     lamina.open(repo).verify(full=True)
+
+
+def test_large_arrays_begin_where_a_large_page_does() -> None:
+    for rows, alignment in ((1, 1), (1 << 14, 64), (1 << 19, 64), (1 << 20, 2 << 20), ((1 << 20) + 1, 2 << 20)):
+        arrays = [memory.empty((rows, 1), np.dtype(">f4")) for _ in range(3)]
+        assert {(a.shape, a.dtype.str, a.flags.c_contiguous, a.flags.writeable) for a in arrays} == {
+            ((rows, 1), ">f4", True, True)
+        }
+        assert [a.ctypes.data % alignment for a in arrays] == [0, 0, 0]
+    assert memory.empty((0, 3), np.dtype("f8")).shape == (0, 3)

@@ -237,7 +237,7 @@ def test_a_file_that_tells_no_optimizer(tmp_path: Path) -> None:
 
 # Large tensors, whose memory TensorFlow and JAX take over.
 
-WIDE = 200  # squared, in float32, well above `lamina.keras.adoption._SMALLEST`
+WIDE = 200  # squared, in float32, well above `lamina.memory.SMALL`
 
 
 @keras.saving.register_keras_serializable(package="lamina-tests")

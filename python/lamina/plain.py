@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lamina import _core, archive, h5
+from lamina import _core, archive, h5, memory
 from lamina.dtypes import as_bytes, to_numpy
 from lamina.errors import NotFoundError, StorageError
 from lamina.plan import FilePlan
@@ -44,7 +44,7 @@ class PlainContent:
         return by_name(found)
 
     def read(
-        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = np.empty
+        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = memory.empty
     ) -> list[np.ndarray[Any, Any]]:
         """Read tensors, each into fresh memory that ``empty`` gives."""
         paths = {plan.path: path for path, plan in self._plans}

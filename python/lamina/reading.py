@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from lamina import memory
 from lamina.dtypes import as_bytes, to_numpy
 from lamina.errors import NotFoundError
 from lamina.snapshot import TensorInfo
@@ -64,7 +65,7 @@ class Content:
         return {entry[0]: _info(entry, None) for entry in self._structure["training"]}
 
     def read(
-        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = np.empty
+        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = memory.empty
     ) -> list[np.ndarray[Any, Any]]:
         """Read tensors, in parallel, each into fresh memory that ``empty`` gives."""
         wanted = list(tensors)

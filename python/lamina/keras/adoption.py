@@ -12,21 +12,18 @@ from typing import Any
 import numpy as np
 from keras.src import backend
 
-#: Both backends copy what does not begin at a multiple of so many bytes.
-_ALIGNMENT = 64
-#: Below so many bytes the copy costs less than the way around it.
-_SMALLEST = 1 << 16
+from lamina import memory
+
+#: What both take over.
 _SHARED = ("float16", "float32", "float64")
 
 
 def adoptable(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """An array like that of `numpy.empty`, for values that go to one variable and nowhere else."""
     size = math.prod(shape) * dtype.itemsize
-    if size < _SMALLEST or dtype.name not in _SHARED or not dtype.isnative:
+    if size < memory.SMALL or dtype.name not in _SHARED or not dtype.isnative:
         return np.empty(shape, dtype)
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    array = memory[start : start + size].view(dtype).reshape(shape)
+    array = memory.empty(shape, dtype)
     if backend.backend() != "tensorflow":
         return array
     given = array.view(_Given)

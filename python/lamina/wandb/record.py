@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lamina import _core
 from lamina.errors import CorruptDataError, StorageError
@@ -57,18 +58,12 @@ class Record:
             "digest": self.digest,
             "entries": [[e.path, e.digest, e.size, e.at, e.birth] for e in self.entries],
         }
-        self.place.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.place.folder / f".{self.key}-{os.urandom(4).hex()}"
+        data = np.frombuffer(_core.seal("journal", json.dumps(fields)), np.uint8)
         try:
-            with temporary.open("wb") as file:
-                file.write(_core.seal("journal", json.dumps(fields)))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            self.place.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise StorageError(f"cannot write {self._path}: {error}") from error
+            raise StorageError(f"cannot make {self.place.folder}: {error.strerror or error}") from error
+        _core.write_file(self._path, data.size, [], data)
 
     @property
     def _path(self) -> Path:

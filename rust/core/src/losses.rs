@@ -155,7 +155,7 @@ impl<'a> Search<'a> {
                 let Some(bytes) = self.metadata(node)? else { return Ok(None) };
                 let Ok(entries) = ChunkRef::parse_node(&bytes) else { return Ok(None) };
                 below.extend(entries);
-                if below.len() as u64 > format::MAX_CHUNKS.min(state.length) {
+                if below.len() as u64 > format::most_chunks(state.length) {
                     return Ok(None);
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::codec::{Codec, Decoder};
 use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::MAX_CHUNKS;
+use crate::format::most_chunks;
 use crate::losses;
 use crate::pack::Entry;
 use crate::pipeline;
@@ -254,7 +254,7 @@ pub fn closure(placement: &Placement, packs: &PackFiles, state: &State, nodes: &
             };
             below.extend_from_slice(&entries);
             // A chunk has at least one byte, so a list longer than the state is a lie; stop before it fills memory.
-            if below.len() as u64 > MAX_CHUNKS.min(state.length) {
+            if below.len() as u64 > most_chunks(state.length) {
                 return Err(Error::corrupt("the content tree lists more chunks than the state can have"));
             }
         }

@@ -13,7 +13,7 @@ use crate::chunker::{self, Layout, METADATA_CDC, Piece};
 use crate::codec::{self, Codec, CodecChoice, Encoder};
 use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, Result};
-use crate::format::MAX_CHUNKS;
+use crate::format::most_chunks;
 use crate::pack::{self, Entry, Kind};
 use crate::pipeline;
 use crate::placement::{Pack, Placement, Stored};
@@ -155,10 +155,11 @@ impl<'a> Writer<'a> {
         let mut content = vec![];
         progress::begin("saving", self.layout.length);
         self.store(self.content_jobs(), &mut filler, |c| content.push(c))?;
-        if content.len() as u64 > MAX_CHUNKS {
+        let (found, most) = (content.len() as u64, most_chunks(self.layout.length));
+        if found > most {
+            let length = self.layout.length;
             return Err(Error::invalid(format!(
-                "the state has {} chunks; at most {MAX_CHUNKS} are supported",
-                content.len()
+                "the state of {length} bytes has {found} chunks; at most {most} are supported"
             )));
         }
         self.source.finish()?;

@@ -504,7 +504,7 @@ class State:
 
     def _expand(self, level: Entries, depth: int) -> Entries:
         """Replace nodes by what they list, until the content itself is left."""
-        limit = min(MAX_CONTENT, self.length) * CONTENT.itemsize
+        limit = min(MAX_CONTENT, self.length, max(1 << 20, self.length >> 12)) * CONTENT.itemsize
         for _ in range(depth):
             below = bytearray()
             for chunk, length in level.tolist():
