@@ -38,7 +38,8 @@ CALLS = {
     "save": ["save", "{other}", "{repo}"],
 }
 CONTENTS = ["diff", "export", "verify --full", "verify --sample", "verify SNAPSHOT", "report"]
-STRUCTURE = [*CONTENTS, "show", "verify", "prune"]
+PACKS = [*CONTENTS, "verify", "prune"]
+STRUCTURE = [*PACKS, "show"]
 EVERYTHING = [verb for verb in CALLS if verb != "doctor"]
 
 
@@ -88,8 +89,8 @@ def _newer_codes(*verbs: str) -> dict[str, int]:
 STATES: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     "whole": (lambda repo: None, {}),
     "pack flipped": (lambda repo: flip(_pack(repo)), dict.fromkeys(CONTENTS, 4)),
-    "pack cut": (lambda repo: _cut(_pack(repo)), dict.fromkeys(STRUCTURE, 4)),
-    "pack gone": (lambda repo: _pack(repo).unlink(), dict.fromkeys(STRUCTURE, 4)),
+    "pack cut": (lambda repo: _cut(_pack(repo)), dict.fromkeys(PACKS, 4)),
+    "pack gone": (lambda repo: _pack(repo).unlink(), dict.fromkeys(PACKS, 4)),
     "snapshot flipped": (lambda repo: flip(_snapshot(repo)), dict.fromkeys([*STRUCTURE, "ls", "stats"], 4)),
     "snapshot cut": (lambda repo: _cut(_snapshot(repo)), dict.fromkeys([*STRUCTURE, "ls", "stats"], 4)),
     "snapshot gone": (
@@ -111,8 +112,8 @@ STATES: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
         _newer_codes("ls", "stats", *STRUCTURE),
     ),
     "alias newer": (lambda repo: _newer(_alias(repo), version=2), _newer_codes("ls", "show", "report", "prune")),
-    "pack newer": (lambda repo: _newer_pack(repo, version=2), _newer_codes(*STRUCTURE)),
-    "pack needs more": (lambda repo: _newer_pack(repo, required=1 << 9), _newer_codes(*STRUCTURE)),
+    "pack newer": (lambda repo: _newer_pack(repo, version=2), _newer_codes(*PACKS)),
+    "pack needs more": (lambda repo: _newer_pack(repo, required=1 << 9), _newer_codes(*PACKS)),
     "journal newer": (_newer_journal, _newer_codes("prune")),
     "config gone": (lambda repo: (repo / "config.json").unlink(), dict.fromkeys(EVERYTHING, 3) | {"save": 2}),
 }
