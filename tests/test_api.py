@@ -325,6 +325,18 @@ def test_files_have_the_mode_of_the_umask(tmp_path: Path, repo: Path) -> None:
     assert modes == {0o640}
 
 
+@pytest.mark.parametrize("codec", ["raw", "auto"])
+def test_a_snapshot_that_is_pruned_before_it_is_read_is_not_damaged(tmp_path: Path, repo: Path, codec: str) -> None:
+    for seed in range(2):
+        lamina.save(weights(tmp_path / "m.weights.h5", seed), repo, codec=codec)
+    snapshot = lamina.open(repo).snapshot("1")
+    assert lamina.open(repo).prune(lamina.Keep(last=1)).packs == 1
+    for read in (lamina.read_tensors, lambda source: lamina.export(source, tmp_path / "out")):
+        with pytest.raises(NotFoundError, match="snapshot 1 is gone: a prune has deleted it"):
+            read(snapshot)
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_threads_save_restore_and_prune_at_once(tmp_path: Path, repo: Path) -> None:
     lamina.save(weights(tmp_path / "m0.h5", 0), repo, series="s0")
     failures: list[BaseException] = []

@@ -267,6 +267,14 @@ pub fn closure(placement: &Placement, packs: &PackFiles, state: &State, nodes: &
     Ok(Closure { content, metadata })
 }
 
+/// The error of reading a snapshot: where its file is gone, that says so instead of what is missing.
+pub(crate) fn told(error: Error, path: &Path, number: u64) -> Error {
+    match error.kind() == ErrorKind::Corrupt && !storage::exists(path).unwrap_or(true) {
+        true => Error::not_found(format!("snapshot {number} is gone: a prune has deleted it, or somebody its file")),
+        false => error,
+    }
+}
+
 /// A snapshot whose content list and structure have been read.
 #[derive(Debug)]
 pub struct Reader {
@@ -278,6 +286,8 @@ pub struct Reader {
     length: u64,
     /// What says that chunks of the content are in no pack.
     gone: Option<Error>,
+    /// File of the snapshot, and its number: a prune may delete it at any time, and its packs.
+    file: Option<(PathBuf, u64)>,
     /// What the bytes mean.
     pub structure: Structure,
 }
@@ -302,7 +312,7 @@ impl Reader {
         }
         let mut ids: HashSet<_> = content.iter().map(|c| c.id).chain(metadata).collect();
         let (length, pack_of) = (state.length, HashMap::new());
-        let mut reader = Self { placement, packs, content, starts, pack_of, length, gone: None, structure };
+        let mut reader = Self { placement, packs, content, starts, pack_of, length, gone: None, file: None, structure };
         let serving = reader.placement.serve(&ids).or_else(|e| {
             let lost = reader.nowhere();
             for &index in &lost {
@@ -315,10 +325,19 @@ impl Reader {
         Ok(reader)
     }
 
-    /// The same, but what it says of lost chunks is `explain`ed.
-    pub(crate) fn explained(mut self, explain: impl FnOnce(Error) -> Error) -> Self {
+    /// The same for a snapshot of a repository, whose file this is; what is said of lost chunks is `explain`ed.
+    pub(crate) fn of_file(mut self, path: PathBuf, number: u64, explain: impl FnOnce(Error) -> Error) -> Self {
         self.gone = self.gone.map(explain);
+        self.file = Some((path, number));
         self
+    }
+
+    /// What is missing of a snapshot that is gone is no damage.
+    fn told(&self, error: Error) -> Error {
+        match &self.file {
+            Some((path, number)) => told(error, path, *number),
+            None => error,
+        }
     }
 
     /// Indices of the chunks of the content that no pack holds.
@@ -373,7 +392,9 @@ impl Reader {
     /// Refuses before anything is read where one of these chunks is in no pack.
     fn refuse_lost(&self, mut indices: impl Iterator<Item = usize>) -> Result<()> {
         match &self.gone {
-            Some(gone) if indices.any(|i| !self.pack_of.contains_key(&self.content[i].id)) => Err(gone.clone()),
+            Some(gone) if indices.any(|i| !self.pack_of.contains_key(&self.content[i].id)) => {
+                Err(self.told(gone.clone()))
+            }
             _ => Ok(()),
         }
     }
@@ -419,7 +440,7 @@ impl Reader {
         };
         let work =
             |scratch: &mut Scratch, (index, parts): (usize, Vec<(usize, &mut [u8])>)| self.fill(scratch, index, parts);
-        pipeline::run(threads, 64, source, Scratch::new, work, |()| Ok(()))
+        pipeline::run(threads, 64, source, Scratch::new, work, |()| Ok(())).map_err(|e| self.told(e))
     }
 
     fn fill(&self, scratch: &mut Scratch, index: usize, mut parts: Vec<(usize, &mut [u8])>) -> Result<()> {
@@ -488,7 +509,8 @@ impl Reader {
         pipeline::run(threads, 64, source, Scratch::new, work, |bytes| {
             progress::advance(bytes);
             Ok(())
-        })?;
+        })
+        .map_err(|e| self.told(e))?;
         outputs.commit()
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, MAX_JSON};
 use crate::pack;
 use crate::placement::{Pack, Placement};
-use crate::reader::{Closure, Nodes, PackFiles, Reader, closure};
+use crate::reader::{self, Closure, Nodes, PackFiles, Reader, closure};
 use crate::retention::{Keep, ranking};
 use crate::session::{self, PruneLock, Session};
 use crate::snapshot::{Body, Snapshot};
@@ -587,8 +587,11 @@ impl Repository {
     /// A reader of one snapshot.
     pub fn reader(&self, snapshot: &Snapshot) -> Result<Reader> {
         let placement = self.refresh()?;
-        let reader = Reader::open_partly(placement, PackFiles::new(self.packs_dir()), snapshot);
-        reader.map(|r| r.explained(|e| self.explain(e))).map_err(|e| self.explain(e))
+        let (path, number) = (self.snapshot_path(snapshot.number), snapshot.number);
+        match Reader::open_partly(placement, PackFiles::new(self.packs_dir()), snapshot) {
+            Ok(reader) => Ok(reader.of_file(path, number, |e| self.explain(e))),
+            Err(e) => Err(reader::told(self.explain(e), &path, number)),
+        }
     }
 
     /// The packs that serve a snapshot, by name: each with its length.
@@ -609,7 +612,8 @@ impl Repository {
     fn serving(&self, snapshot: &Snapshot) -> Result<(Arc<Placement>, HashSet<PackName>)> {
         let placement = self.refresh()?;
         let reader = Reader::open(Arc::clone(&placement), PackFiles::new(self.packs_dir()), snapshot);
-        Ok((placement, reader.map_err(|e| self.explain(e))?.packs()))
+        let told = |e| reader::told(self.explain(e), &self.snapshot_path(snapshot.number), snapshot.number);
+        Ok((placement, reader.map_err(told)?.packs()))
     }
 
     // ---- prune --------------------------------------------------------------------------------------------------
