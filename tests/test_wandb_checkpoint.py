@@ -75,7 +75,7 @@ def test_both_documented_orders_of_arguments(offline: Offline) -> None:
     assert threshold(0.5) == 0.5
     assert threshold(None, 0.5) == 0.5
     assert threshold(initial_value_threshold=0.5) == 0.5
-    assert threshold() is None
+    assert threshold() in (None, float("inf"))  # Keras 3.10 compares with infinity
     with pytest.warns(UserWarning, match="options"):
         assert threshold(object(), 0.5) == 0.5
     with pytest.raises(TypeError, match="9 positional"):

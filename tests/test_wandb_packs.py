@@ -248,11 +248,14 @@ def test_a_local_repository_saves_the_download(wandb_online: Server) -> None:
     assert wandb_online.counters.total("artifacts/*").get_bytes < 50_000
 
 
-def test_a_damaged_local_repository_is_no_harm(wandb_online: Server) -> None:
+@pytest.mark.parametrize("apart", [64, 10**9])
+def test_a_damaged_local_repository_is_no_harm(wandb_online: Server, apart: int) -> None:
+    """A byte in the middle, or so many that structure and nodes are hit, too."""
     name, remember = logged_run(epochs=2, model=frozen_model())
     for pack in Path("ck/.lamina/packs").glob("*.pack"):
         data = bytearray(pack.read_bytes())
-        data[len(data) // 2] ^= 1
+        for at in range(len(data) // 2 if apart > len(data) else 8, len(data), apart):
+            data[at] ^= 1
         pack.write_bytes(data)
     opened = lamina.wandb.open_artifact(f"{name}:latest", repository="ck/.lamina")
     values = list(opened.content.read_named().values())

@@ -9,6 +9,9 @@ from lamina.errors import InvalidInputError
 from lamina.keras.learning_rate import learning_rate
 from lamina.keras.run import active_run, mark_feature
 
+#: Keras 3.10 tells hooks the first batch of an execution, later releases the last.
+_TELLS_FIRST = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 11)
+
 
 class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
     """Log the metrics of ``fit`` and the learning rate to the active W&B run.
@@ -28,6 +31,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, log_freq: Literal["epoch", "batch"] | int = "epoch", initial_global_step: int = 0) -> None:
         super().__init__()
         self.log_freq = _batches_between(log_freq)
+        self._ahead = 0
         self.logging_batch_wise = self.log_freq is not None
         self.global_step = _step(initial_global_step)
         self._steps_before_epoch = self.global_step
@@ -48,6 +52,8 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
         run = active_run(type(self).__name__)
         if run.id != self._run_of_axes:
             self._define_axes(run)
+        if _TELLS_FIRST:  # asked here: in a hook of a batch, `model` would fetch the state that JAX is working on
+            self._ahead = (getattr(self.model, "steps_per_execution", None) or 1) - 1
         self._close_epoch()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -77,6 +83,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _last_taken(self, batch: int) -> int:
         """Keras counts whole executions, beyond the end of an epoch that they do not divide."""
+        batch += self._ahead
         steps = (self.params or {}).get("steps")
         return batch if steps is None else min(batch, steps - 1)
 

@@ -218,7 +218,12 @@ class FetchingReader:
         self._what = what
         body = _core.unseal("snapshot", (folder / "lamina.json").read_bytes(), f"lamina.json of {what}")
         self._state = json.loads(body)["state"]
-        self._reader = self._opened()
+        try:
+            self._reader = self._opened()
+        except CorruptDataError:
+            if not self._store.give_up_borrowed():
+                raise
+            self._reader = self._opened()
 
     def _opened(self) -> _core.Reader:
         self._store.need(self._store.metadata(self._state))
