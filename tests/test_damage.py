@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +272,19 @@ def test_a_structure_that_is_a_bomb(tmp_path: Path) -> None:
         read_sample(model.write_artifact(tmp_path / "artifact"), tmp_path / "out")
 
 
+LOOKS_FOR_LOSSES = """
+import resource, sys
+import lamina
+from lamina.errors import CorruptDataError
+try:
+    lamina.open(sys.argv[1]).verify()
+except CorruptDataError as error:
+    (lost,) = error.report.lost
+    assert lost.everything
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
 @pytest.mark.parametrize("distinct", [1, 20])
 def test_a_structure_that_takes_no_room(tmp_path: Path, distinct: int) -> None:
     """A few KB would be read as gigabytes, whether a chunk is named again and again or compresses too well."""
@@ -284,6 +299,14 @@ def test_a_structure_that_takes_no_room(tmp_path: Path, distinct: int) -> None:
     artifact = model.write_artifact(tmp_path / "artifact")
     with pytest.raises(CorruptDataError, match=r"a structure of \d+ bytes cannot be stored as"):
         read_sample(artifact, tmp_path / "out")
+    # Who looks for what is lost does not read it either.
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS_FOR_LOSSES, str(model.write_repository(tmp_path / "repo"))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 300, "MiB"
 
 
 def test_json_that_is_deep(tmp_path: Path) -> None:

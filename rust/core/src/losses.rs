@@ -9,7 +9,7 @@ use crate::digest::{ChunkId, PackName};
 use crate::error::{ErrorKind, Result};
 use crate::format;
 use crate::placement::{Location, Placement};
-use crate::reader::{PackFiles, Scratch, read_chunk};
+use crate::reader::{PackFiles, Scratch, check_density, read_chunk};
 use crate::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
 use crate::tensor;
 
@@ -173,8 +173,12 @@ impl<'a> Search<'a> {
     }
 
     fn structure(&mut self, snapshot: &Snapshot) -> Result<Option<Structure>> {
+        let chunks = &snapshot.body.state.structure;
+        if check_density(self.placement, chunks).is_err() {
+            return Ok(None);
+        }
         let mut bytes = vec![];
-        for chunk in &snapshot.body.state.structure {
+        for chunk in chunks {
             match self.metadata(chunk)? {
                 Some(part) => bytes.extend_from_slice(&part),
                 None => return Ok(None),

@@ -202,11 +202,14 @@ fn read_any(
 const FREE_STRUCTURE: u64 = 16 << 20;
 const DENSEST_STRUCTURE: u64 = 256;
 
-fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Result<()> {
-    let length: u64 = structure.iter().map(|c| u64::from(c.len)).sum();
-    let ids: HashSet<ChunkId> = structure.iter().map(|c| c.id).collect();
-    let shortest = |id: &ChunkId| placement.places(id).map(|p| u64::from(p.entry.encoded)).min();
-    let stored: u64 = ids.iter().filter_map(shortest).sum();
+/// Refuses a structure whose chunks, those of them that are here, take no room.
+pub(crate) fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Result<()> {
+    let (mut length, mut stored, mut seen) = (0, 0, HashSet::new());
+    for chunk in structure {
+        let Some(encoded) = placement.places(&chunk.id).map(|p| u64::from(p.entry.encoded)).min() else { continue };
+        length += u64::from(chunk.len);
+        stored += if seen.insert(chunk.id) { encoded } else { 0 };
+    }
     if length > FREE_STRUCTURE.max(DENSEST_STRUCTURE * stored) {
         return Err(Error::corrupt(format!("a structure of {length} bytes cannot be stored as {stored}")));
     }

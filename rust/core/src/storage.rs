@@ -251,10 +251,15 @@ fn positional_read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<us
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
-/// Writes all of `buffer` at `offset`, and has the disk begin with it.
+/// Parts of a file that are worth a call to the disk of their own.
+const EARLY: usize = 256 << 10;
+
+/// Writes all of `buffer` at `offset`, and has the disk begin with it if it is not small.
 pub fn write_early(file: &File, path: &Path, buffer: &[u8], offset: u64) -> Result<()> {
     write_at(file, path, buffer, offset)?;
-    writeback::begin(file, offset, buffer.len() as u64);
+    if buffer.len() >= EARLY {
+        writeback::begin(file, offset, buffer.len() as u64);
+    }
     Ok(())
 }
 
