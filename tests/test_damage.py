@@ -20,6 +20,7 @@ from lamina import repository
 from lamina.errors import CorruptDataError, NotFoundError, UnsupportedFormatError
 from lamina.reading import Content
 from lamina.reference import open_artifact_directory
+from peak_memory import PEAK
 from test_travel import ENCODED, FORBIDDEN, HOLLOW, PACKS, STRUCTURES
 from travel_writer import (
     Chunk,
@@ -272,8 +273,10 @@ def test_a_structure_that_is_a_bomb(tmp_path: Path) -> None:
         read_sample(model.write_artifact(tmp_path / "artifact"), tmp_path / "out")
 
 
-LOOKS_FOR_LOSSES = """
-import resource, sys
+LOOKS_FOR_LOSSES = (
+    PEAK
+    + """
+import sys
 import lamina
 from lamina.errors import CorruptDataError
 try:
@@ -281,8 +284,9 @@ try:
 except CorruptDataError as error:
     (lost,) = error.report.lost
     assert lost.everything
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+print(peak())
 """
+)
 
 
 @pytest.mark.parametrize("distinct", [1, 20])

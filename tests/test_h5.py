@@ -23,6 +23,7 @@ from lamina.errors import InvalidInputError, NotFoundError, StorageError
 from lamina.h5 import MAX_NAME, plan_file, plan_source
 from lamina.plain import open_plain
 from lamina.plan import FilePlan
+from peak_memory import PEAK
 
 ARRAYS = {
     "<f2": np.arange(6, dtype="<f2"),
@@ -464,23 +465,22 @@ def test_random_damage_never_fails(tmp_path: Path) -> None:
             _check(damaged)
 
 
-FUZZ = """
-import random, resource, struct, sys
+FUZZ = (
+    PEAK
+    + """
+import random, struct, sys
 from pathlib import Path
 from lamina.h5 import plan_file
 
 EDGES = [0, 1, 7, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
 place, first, cases, *samples = sys.argv[1:]
 
-def used():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
 for sample in map(Path, samples):
     data = sample.read_bytes()
     target = Path(place, "fuzzed" + "".join(sample.suffixes))
     words = [at for at in range(0, len(data) - 8, 4) if any(data[at : at + 8])]
     plan_file(sample, sample.name)
-    before = used()
+    before = peak()
     for seed in range(int(first), int(first) + int(cases)):
         chance, changed = random.Random(seed), bytearray(data)
         for _ in range(chance.choice([1, 1, 2, 3])):
@@ -495,9 +495,10 @@ for sample in map(Path, samples):
             assert not tensor.nbytes or tensor.offset >= end
             end = max(end, tensor.offset + tensor.nbytes)
         assert end <= len(changed)
-        assert used() - before < 64, used()
+        assert peak() - before < 64, peak()
 print("done")
 """
+)
 
 
 def test_hostile_numbers_in_its_structure(tmp_path: Path) -> None:
