@@ -8,7 +8,8 @@ DIST   := target/wheels
 QUICK  := $(addprefix tests/test_,package.py codec.py api.py golden.py progress.py cli.py)
 FIT    := $(addprefix tests/test_,capture.py model_checkpoint.py restoring.py resume.py wandb_checkpoint.py)
 WANDB  := $(wildcard tests/test_wandb_*.py) $(addprefix tests/test_,metrics_logger.py eval_callback.py report_wandb.py)
-KERAS  := $(addprefix tests/test_,capture.py h5.py template.py restoring.py)
+KERAS  := $(FIT) $(addprefix tests/test_,h5.py template.py loading.py keras_own.py keras_damage.py checkpointer.py ends.py \
+	pipeline.py checkpoint_targets.py metrics_logger.py eval_callback.py wandb_callback.py)
 PYTHONS ?= 3.10 3.11 3.12 3.13
 MATRIX := .venv-matrix
 PYMATRIX := .venv-matrix-python

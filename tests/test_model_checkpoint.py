@@ -214,6 +214,30 @@ def test_an_unknown_direction_stops_nothing(best_only: bool, tmp_path: Path) -> 
     assert sum("is unknown" in str(w.message) for w in caught) == 1
 
 
+@pytest.mark.parametrize("monitor", ["loss", "val_loss", "val_head_loss"])
+def test_less_of_a_loss_is_better(monitor: str, tmp_path: Path) -> None:
+    callback, commits = attached(tmp_path, monitor=monitor)
+    drive(callback, [1.0, 2.0, 0.5], monitor=monitor)
+    assert [(commit.best, commit.mode) for commit in commits] == [(True, "min"), (False, "min"), (True, "min")]
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("best_only", [False, True])
+def test_the_metric_itself_knows_its_direction(best_only: bool, tmp_path: Path) -> None:
+    """Its name does not: Keras 3.10 would keep the smallest."""
+    commits: list[Commit] = []
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=[keras.metrics.R2Score(name="fit")])
+    model.fit(np.eye(2), np.ones((2, 1)), verbose=0)
+    arguments: dict[str, Any] = {"monitor": "fit", "save_best_only": best_only, "save_weights_only": True}
+    callback = ModelCheckpoint(tmp_path / "m.weights.h5", verbose=1, on_commit=commits.append, **arguments)
+    callback.set_model(model)
+    drive(callback, [0.5, 0.25, 0.75], monitor="fit")
+    assert [commit.value for commit in commits if commit.best] == [0.5, 0.75]
+    assert {commit.mode for commit in commits} == {"max"}
+    assert len(commits) == (2 if best_only else 3)
+
+
 def test_a_monitor_that_is_never_logged_stops_nothing(tmp_path: Path) -> None:
     callback, commits = attached(tmp_path, monitor="nothing")
     with pytest.warns(UserWarning, match="is unknown"):

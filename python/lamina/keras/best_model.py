@@ -21,14 +21,19 @@ def named_direction(monitor: str) -> str:
     return "max" if "acc" in monitor or monitor.startswith("fmeasure") else "min"
 
 
-def direction(model: Any, monitor: str) -> str:
-    """Which way is better, as the metric itself says, otherwise by its name."""
+def metric_direction(model: Any, monitor: str) -> str | None:
+    """Which way is better, as the metric itself says."""
     name = monitor.removeprefix("val_")
     for group in getattr(model, "metrics", None) or []:
         for metric in getattr(group, "metrics", None) or [group]:
             if metric.name == name and getattr(metric, "_direction", None) in ("up", "down"):
                 return "max" if metric._direction == "up" else "min"
-    return named_direction(monitor)
+    return None
+
+
+def direction(model: Any, monitor: str) -> str:
+    """Which way is better, as the metric itself says, otherwise by its name."""
+    return metric_direction(model, monitor) or named_direction(monitor)
 
 
 def scalar(value: Any) -> float | None:

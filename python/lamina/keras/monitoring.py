@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Mapping
@@ -11,6 +12,12 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+
+from lamina.keras import best_model
+
+# Keras 3.10 takes every metric for a loss whose name does not speak of accuracy, an F-measure for example.
+_TAKES_UNKNOWN_FOR_LOSS = not hasattr(keras.callbacks.ModelCheckpoint, "_set_monitor_op")
+_ARGUMENTS = inspect.signature(keras.callbacks.ModelCheckpoint.__init__)
 
 
 class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
@@ -23,9 +30,8 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Keras 3.10 knows the direction from the start, and compares with numpy.
-        self.monitor_op = {np.less: ops.less, np.greater: ops.greater}.get(self.monitor_op, self.monitor_op)
-        self._undirected = False
+        if _TAKES_UNKNOWN_FOR_LOSS:
+            self._as_later_releases(*args, **kwargs)
         # The best value that is decided on, saved or not; `best` is Keras's and exists with save_best_only only.
         self._best_value: float | None = scalar(self.best)
         self._best_committed = self._best_value
@@ -35,9 +41,21 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     @property
     def direction(self) -> str | None:
         """``"min"``, ``"max"``, or None where it is unknown."""
-        if self.monitor_op is None or self._undirected:
-            return None
-        return "min" if self.monitor_op is ops.less else "max"
+        return {ops.less: "min", ops.greater: "max"}.get(self.monitor_op)
+
+    def _as_later_releases(self, *args: Any, **kwargs: Any) -> None:
+        """Keep the mode, and ask the metric later on; where a mode is given, the direction is known at once."""
+        given = _ARGUMENTS.bind(self, *args, **kwargs).arguments
+        self.mode = given["mode"] if given.get("mode") in ("min", "max") else "auto"
+        self.monitor_op = {"min": ops.less, "max": ops.greater}.get(self.mode)
+        self.best = given.get("initial_value_threshold")
+        if self.monitor_op is not None:
+            self._begin_where_keras_begins()
+
+    def _begin_where_keras_begins(self) -> None:
+        """Keras 3.10 compares with infinity, and prints it, where later releases have no best value yet."""
+        if _TAKES_UNKNOWN_FOR_LOSS and self.best is None:
+            self.best = -math.inf if self.monitor_op is ops.greater else math.inf
 
     def _warn_of_missing_metric(self) -> None:
         if self.save_freq == "epoch":
@@ -59,20 +77,29 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             self._set_monitor_op()
 
     def _set_monitor_op(self) -> None:
-        try:
-            super()._set_monitor_op()
-        except ValueError:
-            self.monitor_op = ops.greater  # Keras asks for one at each epoch's end; `_undirected` overrules it
-            self._undirected = True
+        if not self._keras_knows():
+            known = best_model.metric_direction(self.model, self.monitor) or _told_by_name(self.monitor)
+            self.monitor_op = {"min": ops.less, "max": ops.greater, None: _always}[known]
+        self._begin_where_keras_begins()
+        if self.direction is None:
             effect = "every save counts" if self.save_best_only else "no save is marked as the best"
             warnings.warn(
                 f"whether a larger {self.monitor!r} is better is unknown, so {effect}; pass mode='max' or mode='min'",
                 stacklevel=2,
             )
 
+    def _keras_knows(self) -> bool:
+        if _TAKES_UNKNOWN_FOR_LOSS:
+            return False
+        try:
+            super()._set_monitor_op()
+        except ValueError:
+            return False
+        return True
+
     def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
         value, reference = scalar(monitor_value), scalar(reference_value)
-        if self._undirected or value is None:
+        if self.monitor_op is _always or value is None:
             return True
         if math.isnan(value):
             return False
@@ -83,6 +110,8 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return value < reference if self.monitor_op is ops.less else value > reference
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.monitor_op is None:  # as Keras does from 3.11 on
+            self._set_monitor_op()
         super().on_epoch_end(epoch, logs)
         self._validation = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
 
@@ -109,6 +138,19 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._best_value = self._best_committed
         if self.save_best_only:
             self.best = self._best_committed
+            self._begin_where_keras_begins()
+
+
+def _told_by_name(monitor: str) -> str | None:
+    """A loss of one of several outputs, and what Keras 3.10 takes for an accuracy."""
+    if monitor.endswith("loss"):
+        return "min"
+    return "max" if best_model.named_direction(monitor) == "max" else None
+
+
+def _always(value: Any, reference: Any) -> bool:
+    """The ``monitor_op`` of a metric of which nobody knows which way it is better."""
+    return True
 
 
 def _placeholders(template: str) -> list[str]:
