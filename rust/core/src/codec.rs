@@ -7,6 +7,7 @@
 
 mod delta;
 mod frame;
+mod huffman;
 mod planes;
 mod sample;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::tensor::{Class, Element};
 use delta::Form;
-use frame::{Frames, Method};
+use frame::{FrameDecoder, Frames, Method};
 pub use planes::Glimpse;
 use planes::PlaneEncoder;
 use sample::Sampler;
@@ -221,9 +222,9 @@ impl Encoder {
     }
 }
 
-/// Decodes chunks; keeps its buffers and zstd context, so one per thread is used for many chunks.
+/// Decodes chunks; keeps its buffers and tables, so one per thread is used for many chunks.
 pub struct Decoder {
-    zstd: zstd_safe::DCtx<'static>,
+    frames: FrameDecoder,
     scratch: Vec<u8>,
 }
 
@@ -236,7 +237,7 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder without buffers; they come with the first chunk.
     pub fn new() -> Self {
-        Self { zstd: zstd_safe::DCtx::create(), scratch: Vec::new() }
+        Self { frames: FrameDecoder::default(), scratch: Vec::new() }
     }
 
     /// Fills `dst`, whose length is the chunk's raw length, from `encoded`.
@@ -255,8 +256,8 @@ impl Decoder {
                     dst.len()
                 )));
             }
-            Codec::Zstd => frame::decompress(&mut self.zstd, encoded, dst)?,
-            Codec::Planes => planes::decode(&mut self.zstd, &mut self.scratch, encoded, dst)?,
+            Codec::Zstd => self.frames.decompress(encoded, dst)?,
+            Codec::Planes => planes::decode(&mut self.frames, &mut self.scratch, encoded, dst)?,
             Codec::Delta => return Err(Error::unsupported("a delta chunk cannot be decoded without its base")),
         }
         Ok(())
@@ -267,7 +268,7 @@ impl Decoder {
     /// # Errors
     /// `Corrupt` as [`Decoder::decode_into`], and for a base of another length.
     pub fn decode_delta_into(&mut self, encoded: &[u8], base: &[u8], dst: &mut [u8]) -> Result<()> {
-        delta::decode(&mut self.zstd, &mut self.scratch, encoded, base, dst)
+        delta::decode(&mut self.frames, &mut self.scratch, encoded, base, dst)
     }
 }
 

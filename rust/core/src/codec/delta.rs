@@ -5,9 +5,9 @@
 //! The sign of a difference goes to its lowest bit: what hardly changed has zeros in all upper planes, and what did not
 //! change has nothing else.
 
+use super::frame::FrameDecoder;
 use super::planes;
 use crate::error::{Error, Result};
-use zstd_safe::DCtx;
 
 /// Bytes before the planes: form and age.
 pub(super) const HEADER: usize = 2;
@@ -77,7 +77,7 @@ fn sum(base: &[u8], width: usize, form: Form, steps: &mut [u8]) {
 
 /// Decodes to `dst`, which has the length of `base`.
 pub(super) fn decode(
-    zstd: &mut DCtx<'static>,
+    frames: &mut FrameDecoder,
     scratch: &mut Vec<u8>,
     encoded: &[u8],
     base: &[u8],
@@ -91,7 +91,7 @@ pub(super) fn decode(
     if base.len() != dst.len() {
         return Err(damaged(format!("it has {} bytes, its base {}", dst.len(), base.len())));
     }
-    planes::decode(zstd, scratch, &encoded[HEADER..], dst)?;
+    planes::decode(frames, scratch, &encoded[HEADER..], dst)?;
     sum(base, usize::from(width), form, dst);
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 use zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch};
 
+use super::huffman::{self, Huffman};
 use crate::error::{Error, Result};
 
 /// Negative levels step over `-level` bytes between two searches for a match: with the lowest one, a whole block, nothing is
@@ -17,7 +18,7 @@ const HUFFMAN_HASH_LOG: u32 = 6;
 /// Matches are worth their time where they are found at all, so the sample decides about them, not the level.
 const SEARCH_LEVEL: i32 = 3;
 
-const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+pub(super) const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
 /// How to look for redundancy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +79,30 @@ pub(super) fn grown(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
     &mut buffer[..len]
 }
 
-/// Undoes exactly one frame that gives exactly `dst`.
-///
-/// zstd alone would accept several frames and skippable ones. Decoding in one shot writes to `dst` directly, so a frame
-/// that declares a large content or window makes nobody allocate it.
-pub(super) fn decompress(context: &mut DCtx<'static>, src: &[u8], dst: &mut [u8]) -> Result<()> {
+/// Undoes frames; keeps its tables, so one per thread is used for many.
+#[derive(Default)]
+pub(super) struct FrameDecoder {
+    pub(super) zstd: DCtx<'static>,
+    huffman: Option<Box<Huffman>>,
+}
+
+impl FrameDecoder {
+    /// Undoes exactly one frame that gives exactly `dst`.
+    ///
+    /// zstd alone would accept several frames and skippable ones. Decoding in one shot writes to `dst` directly, so a frame
+    /// that declares a large content or window makes nobody allocate it.
+    pub(super) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<()> {
+        if huffman::is_worthwhile(src, dst.len()) {
+            let huffman = self.huffman.get_or_insert_with(|| Box::new(Huffman::new()));
+            if huffman.decode(src, dst).is_some() {
+                return Ok(());
+            }
+        }
+        decompress(&mut self.zstd, src, dst)
+    }
+}
+
+fn decompress(context: &mut DCtx<'static>, src: &[u8], dst: &mut [u8]) -> Result<()> {
     let damaged = |what: &str| Error::corrupt(format!("a zstd frame is damaged: {what}"));
     if !src.starts_with(&MAGIC) {
         return Err(damaged("no magic number"));

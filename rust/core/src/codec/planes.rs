@@ -1,8 +1,6 @@
 //! The planes codec: byte p of all elements stands together, and each such plane is stored in its own way.
 
-use zstd_safe::DCtx;
-
-use super::frame::{self, Frames, Method, grown};
+use super::frame::{self, FrameDecoder, Frames, Method, grown};
 use super::sample::{Plan, Sample};
 use crate::error::{Error, Result};
 use crate::kernels;
@@ -188,7 +186,7 @@ impl Glimpse {
 }
 
 /// Decodes to `dst`; stored planes are read where they stand, the others through `scratch`.
-pub(super) fn decode(zstd: &mut DCtx<'static>, scratch: &mut Vec<u8>, encoded: &[u8], dst: &mut [u8]) -> Result<()> {
+pub(super) fn decode(frames: &mut FrameDecoder, scratch: &mut Vec<u8>, encoded: &[u8], dst: &mut [u8]) -> Result<()> {
     let damaged = |what: String| Error::corrupt(format!("a chunk of byte planes is damaged: {what}"));
     let (width, rotate) = match *encoded {
         [width @ (1 | 2 | 4 | 8), transform @ (0 | 1), ..] => (usize::from(width), transform == 1),
@@ -216,7 +214,7 @@ pub(super) fn decode(zstd: &mut DCtx<'static>, scratch: &mut Vec<u8>, encoded: &
         *plane = match (entry[0], bytes) {
             (STORED, _) if len == plane_len => bytes,
             (FRAME, _) => {
-                frame::decompress(zstd, bytes, target)?;
+                frames.decompress(bytes, target)?;
                 target
             }
             (CONSTANT, &[byte]) => {

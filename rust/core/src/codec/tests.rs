@@ -260,7 +260,7 @@ fn frame_of(raw: &[u8], parameters: &[CParameter]) -> Vec<u8> {
 fn bombs_are_refused_without_memory() {
     let mut decoder = Decoder::new();
     let mut dst = vec![0; 1000];
-    let idle = decoder.zstd.sizeof();
+    let idle = decoder.frames.zstd.sizeof();
     // 64 MiB in a few kilobytes, with and without saying so, alone and as a plane.
     for declared in [true, false] {
         let bomb = frame_of(&vec![0; 64 << 20], &[CParameter::ContentSizeFlag(declared)]);
@@ -276,7 +276,7 @@ fn bombs_are_refused_without_memory() {
         let header = [0x28, 0xB5, 0x2F, 0xFD, 0x00, exponent << 3, 0x01, 0x00, 0x00];
         assert!(decoder.decode_into(Codec::Zstd, &header, &mut dst).is_err());
     }
-    assert_eq!(decoder.zstd.sizeof(), idle);
+    assert_eq!(decoder.frames.zstd.sizeof(), idle);
     assert!(decoder.scratch.len() <= dst.len());
 }
 
