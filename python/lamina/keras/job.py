@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -79,8 +80,10 @@ class SaveJob:
     replaced: int = 0
     nbytes: int = field(init=False)
     best: bool = field(init=False)
+    target: str = field(init=False)  # the path, wherever the process goes meanwhile
 
     def __post_init__(self) -> None:
+        self.target = self.path if file_utils.is_remote_path(self.path) else os.path.abspath(self.path)
         self.nbytes = self.content.nbytes
         self.best = self.facts.best
 
@@ -89,7 +92,7 @@ class SaveJob:
             snapshot = self._store()
             there = self.place.keep_file or snapshot is None
             if there:
-                self.content.write(self.path)
+                self.content.write(self.target)
             # As a Path, gs:// would become gs:/.
             path = self.path if file_utils.is_remote_path(self.path) else Path(self.path)
             self.committed(self._commit(path if there else None, snapshot))

@@ -1,4 +1,4 @@
-"""A file that Keras itself has written, out of sight beside its place until it is committed."""
+"""What Keras, or a model's own `save`, has written, out of sight beside its place until it is committed."""
 
 from __future__ import annotations
 
@@ -37,15 +37,19 @@ class KeptFile:
         self._captured = captured
         beside.mkdir(parents=True, exist_ok=True)
         self._temporary = _core.Temporary(beside)
-        self.file = self._temporary.path / os.path.basename(path)
+        self._folder = self._temporary.path / "made"
+        self.file = self._folder / os.path.basename(path)
         try:
+            self._folder.mkdir()
             save_by_keras(model, str(self.file), weights_only=weights_only)
-            self.nbytes = self.file.stat().st_size
+            self.nbytes = sum(file.stat().st_size for file in self._files())
         except BaseException:
             self.release()
             raise
 
     def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot:
+        if self._files() != [self.file]:
+            return save_path(repository, self._folder, fields, codec=codec, threads=threads)
         if not self._training.specs:
             return save_path(repository, self.file, fields, codec=codec, threads=threads)
         ((file, plan),) = h5.plan_source(self.file)
@@ -63,14 +67,21 @@ class KeptFile:
         return Snapshot(core, repository=repository)
 
     def write(self, path: str) -> None:
-        """Put the file in its place, whole."""
+        """Put the file in its place, whole, and what a `save` of the model's own has written beside it."""
         if file_utils.is_remote_path(path):
             file_utils.copy(str(self.file), path)
             return
-        flush(self.file)
-        os.replace(self.file, path)
+        place = Path(path).parent
+        for file in self._files():
+            target = place / file.relative_to(self._folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            flush(file)
+            os.replace(file, target)
+            flush(target.parent)
         self.file = Path(path)
-        flush(self.file.parent)
+
+    def _files(self) -> list[Path]:
+        return sorted(file for file in self._folder.rglob("*") if file.is_file())
 
     def copy_to(self, path: Path) -> None:
         shutil.copyfile(self.file, path)

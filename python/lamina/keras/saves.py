@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras
 from keras.src.utils import file_utils, io_utils
 
 from lamina.errors import BusyError, UnsupportedFormatError
@@ -160,7 +161,7 @@ class Saves(Monitoring):
             beside = self._temporary_place(path)
             return SavedModelFolder(model, path, beside=beside, options=self.target.options)
         try:
-            if (reason := _unplannable(path, weights_only)) is not None:
+            if (reason := _unplannable(model, path, weights_only)) is not None:
                 raise NotPlannable(reason)
             return self._planner.capture(
                 model,
@@ -182,8 +183,9 @@ class Saves(Monitoring):
 
     def _prepare(self) -> None:
         """Do what the first save would otherwise keep training waiting for."""
-        if saves_here() and _unplannable(self.filepath, self.save_weights_only) is None:
-            self._planner.prepare(super().model)
+        model = super().model
+        if saves_here() and _unplannable(model, self.filepath, self.save_weights_only) is None:
+            self._planner.prepare(model)
 
     def _notice(self, reason: str) -> None:
         if reason not in self._noticed:
@@ -241,8 +243,10 @@ class Saves(Monitoring):
 
     def _repository(self) -> Repository:
         if self._open_repository is None:
-            assert self.repository is not None
-            self._open_repository = as_repository(self.repository)
+            given = self.repository
+            assert given is not None
+            # The process may go to another directory while a save is on its way.
+            self._open_repository = as_repository(given if isinstance(given, Repository) else os.path.abspath(given))
         return self._open_repository
 
     def _note(self, commit: Commit, message: str) -> None:
@@ -301,8 +305,12 @@ class Saves(Monitoring):
         }
 
 
-def _unplannable(path: str, weights_only: bool) -> str | None:
+def _unplannable(model: Any, path: str, weights_only: bool) -> str | None:
     """Why no plan is made for a file of this name; None if one is."""
+    method = "save_weights" if weights_only else "save"
+    saves = getattr(model, method, None)
+    if getattr(saves, "__func__", saves) is not getattr(keras.Model, method):
+        return f"the model has a `{method}` of its own"
     if file_utils.is_remote_path(path):
         return "the file is not on this machine"
     if not path.endswith(".weights.h5" if weights_only else ".keras"):
