@@ -10,6 +10,9 @@ from typing import Any
 from keras.src import backend
 from keras.src.initializers import random_initializers
 
+# Two threads that each replaced a method, and put back what they had found, could leave one of theirs for ever.
+_replacing = threading.RLock()
+
 
 class Blanks:
     """Variables that were made without their initialiser."""
@@ -58,19 +61,20 @@ def blank_variables() -> Iterator[Blanks]:
 def _instead_of(name: str, method: Callable[..., Any]) -> Iterator[None]:
     """Call ``method`` with the original method of variables and its arguments, in this thread only."""
     kind, thread = backend.Variable, threading.get_ident()
-    own, original = vars(kind).get(name), getattr(kind, name)
+    with _replacing:
+        own, original = vars(kind).get(name), getattr(kind, name)
 
-    def called(*arguments: Any) -> Any:
-        return method(original, *arguments) if threading.get_ident() == thread else original(*arguments)
+        def called(*arguments: Any) -> Any:
+            return method(original, *arguments) if threading.get_ident() == thread else original(*arguments)
 
-    setattr(kind, name, called)
-    try:
-        yield
-    finally:
-        if own is None:
-            delattr(kind, name)
-        else:
-            setattr(kind, name, own)
+        setattr(kind, name, called)
+        try:
+            yield
+        finally:
+            if own is None:
+                delattr(kind, name)
+            else:
+                setattr(kind, name, own)
 
 
 def _is_random(initializer: Any) -> bool:

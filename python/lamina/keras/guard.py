@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from keras.src import backend
 from keras.src.saving import saving_lib
+
+from lamina.keras.walk import walking
 
 #: What Keras saved, and under which path.
 Visited = list[tuple[Any, str]]
@@ -35,7 +37,9 @@ class Guard:
 
 def guard(model: Any, values: list[Any], visited: Visited) -> Guard | None:
     """A guard, where what Keras saves are these variables as they are as long as they are the same ones."""
-    if not all(isinstance(value, backend.Variable) for value in values):
+    # An optimizer besides the model's own may be built late, or exchanged, and no list of the model's tells.
+    seen = {id(variable) for variable in saved_variables(model)}
+    if not all(id(value) in seen for value in values):
         return None
     if not all(_known(saveable) for saveable, _ in visited):
         return None
@@ -44,22 +48,23 @@ def guard(model: Any, values: list[Any], visited: Visited) -> Guard | None:
 
 @contextmanager
 def visits() -> Iterator[Visited]:
-    """Note every object whose state Keras saves meanwhile."""
+    """Note every object whose state Keras saves meanwhile in this thread."""
     visited: Visited = []
-    save_state = saving_lib._save_state
-    saving_lib._save_state = _noting(save_state, visited)
-    try:
-        yield visited
-    finally:
-        saving_lib._save_state = save_state
+    with walking:
+        save_state = saving_lib._save_state
+        saving_lib._save_state = _noting(save_state, visited, threading.get_ident())
+        try:
+            yield visited
+        finally:
+            saving_lib._save_state = save_state
 
 
-def _noting(save_state: Callable[..., None], visited: Visited) -> Callable[..., None]:
+def _noting(save_state: Callable[..., None], visited: Visited, thread: int) -> Callable[..., None]:
     @wraps(save_state)
     def noting(
         saveable: Any, weights_store: Any, assets_store: Any, inner_path: str, visited_saveables: set[int]
     ) -> None:
-        if id(saveable) not in visited_saveables:
+        if id(saveable) not in visited_saveables and threading.get_ident() == thread:
             visited.append((saveable, inner_path))
         save_state(saveable, weights_store, assets_store, inner_path=inner_path, visited_saveables=visited_saveables)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lamina import _core, h5
+from lamina.errors import NotFoundError
 from lamina.keras.archive_plan import Members, archive_plan
 from lamina.keras.arena import Bytes
 from lamina.keras.capture import Captured
@@ -64,7 +66,8 @@ class PlannedFile:
     def write(self, path: str) -> None:
         self.copy_to(Path(path))
         if self._check is not None:
-            self._check(self._reads_back(Path(path)))
+            with contextlib.suppress(NotFoundError, FileNotFoundError):  # who waited for it has taken it away already
+                self._check(self._reads_back(Path(path)))
 
     def copy_to(self, path: Path) -> None:
         plan, literals = self._file()

@@ -23,8 +23,8 @@ from keras.src.saving import saving_lib
 
 from lamina import h5
 
-# Parts of Keras are replaced for the length of one walk.
-_walking = threading.RLock()
+#: Parts of Keras are replaced for the length of one walk.
+walking = threading.RLock()
 _skipsets: dict[str, Any] = {}
 
 
@@ -66,7 +66,7 @@ def save_state(model: Any, store: Notes) -> None:
     """Let Keras save ``model`` into one of our stores."""
     _check_keras()
     try:
-        with _walking, _cached_skipsets(), _optimizers_uncopied():
+        with walking, _cached_skipsets(), _optimizers_uncopied():
             saving_lib._save_state(
                 model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
             )
