@@ -5,15 +5,17 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
 from lamina.keras.adoption import adoptable
 from lamina.keras.damage import damage_told, refuse_no_archive
+from lamina.keras.guard import Visited, visits
 from lamina.keras.training_state import SavedState, optimizer_class
 from lamina.keras.walk import NotPlannable, walk
 from lamina.reference import Opened
@@ -26,6 +28,8 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
     """Put the weights, and what training goes on from, of an opened source into ``model``."""
     if optimizer not in (True, False, "auto"):
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
+    if not hasattr(model, "load_weights"):
+        raise InvalidInputError(f"expected a Keras model. Received: {model!r} of type {type(model).__name__}")
     if not getattr(model, "built", False):
         raise InvalidInputError("the model has no variables yet; build it, or call it on data, before restoring")
     stored = stored_tensors(opened)
@@ -33,9 +37,12 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
         return _through_keras(opened, model, optimizer, skip_mismatch)
     with_optimizer = _prepare_optimizer(model, stored, optimizer)
     try:
-        expected = {entry.name: entry.shape for entry in walk(model).entries}
+        with visits() as visited:
+            expected = {entry.name: entry.shape for entry in walk(model).entries}
     except NotPlannable:
         return _through_keras(opened, model, optimizer, skip_mismatch)
+    left = _optimizers_left(visited, expected, stored, optimizer)
+    expected, stored = _without(left, expected), _without(left, stored)
     odd = _mismatches(expected, stored)
     if odd and not skip_mismatch:
         raise InvalidInputError(_explain(odd))
@@ -48,7 +55,7 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
         if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(odd)
     ]
     folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
-    hand_over(model, folders, with_optimizer=with_optimizer, odd=odd)
+    hand_over(model, folders, with_optimizer=with_optimizer, odd=odd, skipped=left.values())
     if not odd:
         put_training_state(opened, model, optimizer)
     return opened.snapshot
@@ -122,6 +129,41 @@ def _optimizer_fits(
     )
 
 
+def _optimizers_left(
+    visited: Visited, expected: Mapping[str, Any], stored: Mapping[str, TensorInfo], wanted: bool | str
+) -> dict[str, Any]:
+    """Path and optimizer of those besides the model's own that stay as they are: unwanted, or of another form.
+
+    A model that trains with several builds them itself, often in its first step, and only it knows for which variables.
+    """
+    others = {
+        path: saveable
+        for saveable, path in visited
+        if isinstance(saveable, keras.optimizers.Optimizer) and not f"{path}/".startswith(OPTIMIZER)
+    }
+    if wanted is False:
+        return others
+    left = {}
+    for path, other in others.items():
+        have = {name: tuple(expected[name]) for name in _inside(path, expected)}
+        there = {name: stored[name].shape for name in _inside(path, stored)}
+        if have != there:
+            differ = f"the model's {path!r} has {len(have)} variables, the saved one {len(there)}, or their shapes"
+            how = f"if it was not built yet: model.{path.replace('/', '.')}.build(…) with what it trains, before this"
+            _without_optimizer(f"{differ} differ; {how}", wanted)
+            left[path] = other
+    return left
+
+
+def _inside(path: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(f"{path}/")]
+
+
+def _without(paths: Iterable[str], tensors: dict[str, Any]) -> dict[str, Any]:
+    out = {name for path in paths for name in _inside(path, tensors)}
+    return {name: value for name, value in tensors.items() if name not in out}
+
+
 def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict[str, str]:
     """Name → what does not match, for all variables but the optimizer's."""
     odd = {}
@@ -178,10 +220,17 @@ def _ends(path: str) -> list[int]:
 
 
 def hand_over(
-    model: Any, folders: dict[str, dict[str, Any]], *, with_optimizer: bool, odd: dict[str, str], assets: Any = None
+    model: Any,
+    folders: dict[str, dict[str, Any]],
+    *,
+    with_optimizer: bool,
+    odd: dict[str, str],
+    assets: Any = None,
+    skipped: Iterable[Any] = (),
 ) -> None:
     # An empty set counts as "none visited yet" only while it is empty; the walk adds to it.
     visited = set() if with_optimizer or getattr(model, "optimizer", None) is None else {id(model.optimizer)}
+    visited |= {id(saveable) for saveable in skipped}
     failed: set[int] = set()
     errors: dict[int, tuple[Any, Exception]] = {}
     saving_lib._load_state(
