@@ -99,6 +99,9 @@ def test_it_is_a_keras_callback_with_keras_arguments_in_their_order(tmp_path: Pa
         {"blocking": "yes"},
         {"on_commit": 3},
         {"track": "EarlyStopping"},
+        {"track": ["EarlyStopping"]},
+        {"repository": 3},
+        {"repository": ""},
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any]) -> None:
@@ -198,6 +201,17 @@ def test_nan_is_never_the_best(tmp_path: Path) -> None:
     callback, commits = attached(tmp_path, initial_value_threshold=float("nan"))
     drive(callback, [float("nan"), 5.0, float("nan"), 6.0])
     assert [commit.best for commit in commits] == [False, True, False, False]
+
+
+def test_values_are_compared_as_keras_compares_them(tmp_path: Path) -> None:
+    made = []
+    for kind in (ModelCheckpoint, keras.callbacks.ModelCheckpoint):
+        folder = tmp_path / kind.__module__
+        callback = kind(folder / "{epoch}.weights.h5", save_weights_only=True, save_best_only=True, mode="min")
+        callback.set_model(network())
+        drive(callback, [0.1 + 0.2, 0.3, 0.3 - 1e-10, 0.2])
+        made.append(sorted(path.name for path in folder.iterdir()))
+    assert made == [["1.weights.h5", "4.weights.h5"]] * 2
 
 
 @pytest.mark.parametrize("best_only", [False, True])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
+import keras
 import numpy as np
 
 from lamina.errors import InvalidInputError
@@ -54,6 +55,13 @@ def listing(name: str, value: Any) -> list[Any]:
     if isinstance(value, str | bytes | dict) or not hasattr(value, "__len__"):
         raise refuse(name, "a list", value)
     return list(value)
+
+
+def callbacks(name: str, value: Any) -> tuple[keras.callbacks.Callback, ...]:
+    found = tuple(listing(name, value))
+    if not all(isinstance(one, keras.callbacks.Callback) for one in found):
+        raise refuse(name, "a list of Keras callbacks", value)
+    return found
 
 
 def colors(name: str, value: Any) -> Any:

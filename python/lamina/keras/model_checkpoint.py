@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ class ModelCheckpoint(Saves):
         self.on_backlog = arguments.choice("on_backlog", on_backlog, ("wait", "replace"))
         self.blocking = arguments.flag("blocking", blocking)
         self.resume = arguments.flag("resume", resume)
-        self.track = tuple(arguments.listing("track", track))
+        self.track = arguments.callbacks("track", track)
         self.save_on_preempt = arguments.flag("save_on_preempt", save_on_preempt)
         self.threads = threads
         self.on_commit = on_commit
@@ -142,6 +143,8 @@ class ModelCheckpoint(Saves):
         Raises:
             Exception: what a save has failed with, if one has.
         """
+        if self._pipeline.runs_here:
+            raise InvalidInputError("wait() inside on_commit would wait for its own end: wait where training goes on")
         done = self._pipeline.wait(timeout)
         self._raise_failure()
         return done
@@ -165,6 +168,8 @@ class ModelCheckpoint(Saves):
         self._raise_failure()
         super().on_train_begin(logs)
         self.preempted = False
+        self._last_saved = None
+        self._leave_strangers()
         self._tally = Tally()
         self._arrivals.start()
         ends.enter(self)
@@ -234,6 +239,17 @@ class ModelCheckpoint(Saves):
         if self.preempted:
             self._save_and_end(self._current_epoch, batch, logs)
 
+    def _leave_strangers(self) -> None:
+        """Of ``track``, who is not among the callbacks of this `fit` sees none of it."""
+        strange = [callback for callback in self.track if callback._model is not self._model]
+        self._later = [callback for callback in self._later if callback not in strange]
+        if strange:
+            warnings.warn(
+                f"`track` names {', '.join(type(callback).__name__ for callback in strange)}, not among the callbacks "
+                "of this fit, so what the snapshots hold of it never changes; pass it to fit(callbacks=) as well",
+                stacklevel=2,
+            )
+
     def _forget_initial_epoch(self) -> None:
         """Keras would let every later `fit` of the model begin there."""
         if self._resumed and self._model is not None and getattr(self._model, "_initial_epoch", None):
@@ -255,18 +271,26 @@ class ModelCheckpoint(Saves):
 
     def _resume(self) -> None:
         self._resumed = True
-        snapshot = self._resume_from()
+        snapshot, model = self._resume_from(), super().model
         if snapshot is None:
             io_utils.print_msg(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
+            resuming.warn_if_unbuilt(model)
             return
-        state = resuming.resume(super().model, snapshot)
+        went_on = not resuming.is_older(model, snapshot)
+        state = resuming.resume(model, snapshot) if went_on else resuming.leave(snapshot)
         noted = state.checkpoint()
-        if self.save_best_only and noted.get("best") is not None:
-            self.best = noted["best"]
-        self._best_value = self._best_committed = noted.get("best_value", self._best_value)
+        self._take_best_over(snapshot, noted.get("best_value"))
         self._batches_seen_since_last_saving = noted.get("batches_seen", 0)
         self._last_snapshot = snapshot
-        self._tracked_later = state if self.track else None
+        self._tracked_later = state if self.track and went_on else None
+
+    def _take_best_over(self, snapshot: Snapshot, value: float | None) -> None:
+        if value is None or snapshot.monitor != self.monitor or self.direction not in (None, snapshot.mode):
+            return  # another metric's says nothing
+        self._best_value = self._best_committed = value
+        self._best_snapshot = resuming.latest(self._repository(), snapshot.series, "best")
+        if self.save_best_only:
+            self.best = value
 
     def _save_and_end(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
         """SIGTERM has come: save this step, whatever was decided, and let the process end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import math
 import warnings
@@ -98,7 +99,7 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return True
 
     def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
-        value, reference = scalar(monitor_value), scalar(reference_value)
+        value, reference = _compared(monitor_value), _compared(reference_value)
         if self.monitor_op is _always or value is None:
             return True
         if math.isnan(value):
@@ -159,6 +160,11 @@ def _placeholders(template: str) -> list[str]:
         return [name for _, name, _, _ in Formatter().parse(template) if name]
     except ValueError:
         return []
+
+
+def _compared(value: Any) -> float | None:
+    """A value as Keras compares it: in a tensor, a number of Python's has 32 bits."""
+    return ctypes.c_float(value).value if type(value) is float else scalar(value)
 
 
 def scalar(value: Any) -> float | None:

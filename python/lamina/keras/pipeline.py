@@ -49,6 +49,7 @@ class Pipeline:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
+        self._runner: int | None = None
         self._failure: BaseException | None = None
         self._executor: ThreadPoolExecutor | None = None
 
@@ -56,6 +57,11 @@ class Pipeline:
     def busy(self) -> bool:
         """Whether a save is not yet committed."""
         return bool(self._waiting) or self._running is not None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this thread is committing a save."""
+        return self._runner == threading.get_ident()
 
     def admit(self, nbytes: int) -> None:
         """Wait until a save of this size may be captured; with ``replace`` make room for it."""
@@ -112,6 +118,7 @@ class Pipeline:
             if not self._waiting:  # it gave way
                 return
             job = self._running = self._waiting.popleft()
+            self._runner = threading.get_ident()
         failure: BaseException | None = None
         try:
             job.run()
@@ -120,7 +127,7 @@ class Pipeline:
         finally:
             del job
             with self._changed:
-                self._running = None
+                self._running = self._runner = None
                 self._failure = self._failure or failure
                 self._changed.notify_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from keras.src.utils import io_utils
@@ -13,19 +14,46 @@ from lamina.reference import resolve
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot
 
+_HOW = "give it an Input, call it on data, or build it before fit"
 
-def latest(repository: Repository, series: str) -> Snapshot | None:
-    """The newest snapshot of a series."""
+
+def latest(repository: Repository, series: str, ref: str = "latest") -> Snapshot | None:
+    """The newest snapshot of a series, or another one of it; None if there is none."""
     try:
-        return repository.snapshot("latest", series=series)
+        return repository.snapshot(ref, series=series)
     except NotFoundError:
         return None
+
+
+def warn_if_unbuilt(model: Any) -> None:
+    """Tell it in the first run; the one that has something to resume would fail."""
+    if not getattr(model, "built", False):
+        warnings.warn(f"a later run can only resume this one if the model has its variables: {_HOW}", stacklevel=2)
+
+
+def is_older(model: Any, snapshot: Snapshot) -> bool:
+    """Whether another callback of this `fit` has already put a newer state into the model."""
+    begins = getattr(model, "_initial_epoch", None)
+    if begins is None:
+        return False
+    optimizer = getattr(model, "optimizer", None)
+    steps = 0 if optimizer is None else int(optimizer.iterations)
+    return (begins, steps) > (snapshot.next_epoch or 0, snapshot.step or 0)
+
+
+def leave(snapshot: Snapshot) -> SavedState:
+    """The state of a snapshot whose weights are not wanted."""
+    io_utils.print_msg(
+        f"\nSnapshot {snapshot.id[:12]} of {snapshot.series!r} is older than what the model has resumed from: "
+        "only its best value is taken over"
+    )
+    return SavedState(resolve(snapshot))
 
 
 def resume(model: Any, snapshot: Snapshot) -> SavedState:
     """Put a snapshot into a model that is about to be trained, and let `fit` begin where it ended."""
     if not getattr(model, "built", False):
-        raise InvalidInputError("resume=True needs a model with variables: build it before fit")
+        raise InvalidInputError(f"resume=True needs a model with variables: {_HOW}")
     opened = resolve(snapshot)
     restore(opened, model)
     model._initial_epoch = snapshot.next_epoch

@@ -13,6 +13,7 @@ from keras.src import backend
 from keras.src.utils import file_utils
 
 from lamina.errors import InvalidInputError
+from lamina.keras import arguments
 from lamina.repository import Repository
 
 # A number after the last dot belongs to the name (``resnet-1.5``), and a template that ends in a placeholder has none.
@@ -86,6 +87,8 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
 
 def check_repository(repository: Any, target: Target, *, resume: bool) -> None:
     """A repository is a directory on this machine, and only files that Keras can train on continue a training."""
+    if not isinstance(repository, str | os.PathLike | Repository | None) or repository == "":
+        raise arguments.refuse("repository", "a directory", repository)
     if not isinstance(repository, Repository | None) and file_utils.is_remote_path(str(repository)):
         raise InvalidInputError(f"the repository must be a directory on this machine. Received: {repository!r}")
     if target.saved_model and resume:
