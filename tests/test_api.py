@@ -284,7 +284,15 @@ def test_errors_say_what_to_do(tmp_path: Path, repo: Path) -> None:
         lamina.save(tmp_path, repo)
     with pytest.raises(InvalidInputError, match="alias"):
         lamina.save(path, repo, aliases=["a/b"])
+    for odd in ({"aliases": 5}, {"aliases": [1]}, {"metadata": [1]}):
+        with pytest.raises(InvalidInputError, match=rf"{next(iter(odd))} must be a .*Received: "):
+            lamina.save(path, repo, **odd)
+    for odd in (None, "", 3):
+        with pytest.raises(InvalidInputError, match="expected the directory of a repository. Received: "):
+            lamina.save(path, odd)
     assert lamina.open(repo).snapshots() == []
+    with pytest.raises(InvalidInputError, match=r"must be a lamina.Keep. Received: 3"):
+        lamina.open(repo).prune(3)
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "main.tex").write_text("x")
@@ -294,7 +302,8 @@ def test_errors_say_what_to_do(tmp_path: Path, repo: Path) -> None:
         lamina.open(foreign)
     with pytest.raises(NotFoundError, match="holds no snapshot|no snapshot"):
         lamina.export(repo, tmp_path / "out")
-    lamina.save(path, repo)
+    assert lamina.save(path, repo) == lamina.open(repo).snapshot(1)
+    assert {found.status for found in lamina.open(repo).diff(1, 1)} == {"same"}
     with pytest.raises(NotFoundError, match="no tensor 'x'"):
         lamina.read_tensors(repo, ["x"])
     with pytest.raises(InvalidInputError, match="Received"):

@@ -77,3 +77,30 @@ def test_errors(tmp_path: Path) -> None:
         lamina.Checkpointer(build(), tmp_path / "file").save(epoch=0, blocking=True)
     with pytest.raises(InvalidInputError, match="codec"):
         lamina.Checkpointer(build(), tmp_path / "repo", codec="lzma")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"epoch": "1"}, "`epoch` must be an int of 0 or more. Received: '1'"),
+        ({"epoch": -1}, "`epoch` must be an int of 0 or more. Received: -1"),
+        ({"epoch": 0, "batch": 1.5}, "`batch` must be an int of 0 or more. Received: 1.5"),
+        ({"epoch": 0, "logs": [1.0]}, r"`logs` must be a dict of metrics. Received: \[1.0\]"),
+    ],
+)
+def test_a_wrong_place_in_training_is_refused(arguments: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with lamina.Checkpointer(build(), tmp_path / "repo") as checkpointer, pytest.raises(InvalidInputError, match=text):
+        checkpointer.save(**arguments)
+
+
+def test_what_is_no_model_or_has_no_variables_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="expected a Keras model. Received: 'model' of type str"):
+        lamina.Checkpointer("model", tmp_path / "repo")
+    unbuilt = keras.Sequential([keras.layers.Dense(2)])
+    with lamina.Checkpointer(unbuilt, tmp_path / "repo") as checkpointer:
+        with pytest.raises(InvalidInputError, match="no variables yet"):
+            checkpointer.save(epoch=0)
+        unbuilt(np.zeros((1, 2)))
+        assert checkpointer.save(epoch=0, blocking=True) is not None
+    with pytest.warns(UserWarning, match="^Checkpointer mode 'up' is unknown"):
+        lamina.Checkpointer(build(), tmp_path / "repo", mode="up").close()

@@ -125,7 +125,7 @@ class Repository:
         found = [Snapshot(core, repository=self) for core in self._core.snapshots()]
         return [snapshot for snapshot in found if series is None or snapshot.series == series]
 
-    def snapshot(self, ref: str = "latest", *, series: str | None = None) -> Snapshot:
+    def snapshot(self, ref: str | int = "latest", *, series: str | None = None) -> Snapshot:
         """The snapshot that ``ref`` names: an alias, ``latest``, ``best``, ``epoch_N``, a number or an id, or
         ``SERIES:`` and one of these.
 
@@ -133,6 +133,7 @@ class Repository:
             NotFoundError: if there is none.
             InvalidInputError: if the repository has several series and none is named.
         """
+        ref = str(ref)
         if series is None and ":" in ref:
             series, ref = ref.rsplit(":", 1)
         return Snapshot(self._core.resolve(series, ref or "latest"), repository=self)
@@ -159,9 +160,9 @@ class Repository:
         pick = min if mode == "min" else max
         return pick(valued, key=lambda pair: pair[0])[1]
 
-    def diff(self, a: Snapshot | str, b: Snapshot | str) -> list[TensorDiff]:
+    def diff(self, a: Snapshot | str | int, b: Snapshot | str | int) -> list[TensorDiff]:
         """How each tensor changed from ``a`` to ``b``, the most changed first; of large ones only names are read."""
-        before, after = (self._open(self.snapshot(s) if isinstance(s, str) else s) for s in (a, b))
+        before, after = (self._open(s if isinstance(s, Snapshot) else self.snapshot(s)) for s in (a, b))
         names = list(dict.fromkeys([*before.tensors, *after.tensors]))
         moved = _changed_small(before, after)
         return sorted((_diff(name, before, after, moved) for name in names), key=lambda d: -d.changed_bytes)
@@ -219,6 +220,8 @@ class Repository:
             UnsupportedFormatError: where file locks do not work; nothing was deleted.
             CorruptDataError: if something that stays is damaged; nothing was deleted.
         """
+        if not isinstance(keep, Keep | None):
+            raise InvalidInputError(f"keep must be a lamina.Keep. Received: {keep!r}")
         rules = None if keep is None else (keep.last, keep.best, keep.every)
         return PruneReport(*self._core.prune(rules, series, dry_run))
 
@@ -258,12 +261,18 @@ def open(path: str | os.PathLike[str]) -> Repository:
     Raises:
         NotFoundError: if the directory is none.
     """
-    return Repository(_core.Repository.open(os.fspath(path)))
+    return Repository(_core.Repository.open(_directory(path)))
 
 
 def open_or_create(path: str | os.PathLike[str]) -> Repository:
     """Open a repository, and make it first where the directory is new or empty."""
-    return Repository(_core.Repository.open_or_create(os.fspath(path), now()))
+    return Repository(_core.Repository.open_or_create(_directory(path), now()))
+
+
+def _directory(path: object) -> str:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InvalidInputError(f"expected the directory of a repository. Received: {path!r}")
+    return os.fspath(path)
 
 
 if hasattr(os, "register_at_fork"):

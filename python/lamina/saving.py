@@ -49,9 +49,9 @@ def save(
         InvalidInputError: if there is nothing to save, or a file changes while it is read.
         StorageError: if the operating system refuses, for example because the disk is full.
     """
-    names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
-    for name in names:
-        _core.check_alias(name)
+    if not isinstance(metadata, Mapping | None):
+        raise InvalidInputError(f"metadata must be a dict. Received: {metadata!r}")
+    names = _aliases(aliases)
     target = as_repository(repository)
     fields = {"series": series, "metadata": dict(metadata or {})}
     if isinstance(model_or_path, (str, os.PathLike)):
@@ -66,6 +66,16 @@ def save(
         )
     target._name(snapshot, names)
     return snapshot
+
+
+def _aliases(given: Any) -> list[str]:
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"aliases must be a list of names. Received: {given!r}")
+    names = [name for name in names if name != "latest"]
+    for name in names:
+        _core.check_alias(name)
+    return names
 
 
 def as_repository(value: str | os.PathLike[str] | Repository) -> Repository:

@@ -9,7 +9,9 @@ from typing import Any
 
 import keras
 
+from lamina.errors import InvalidInputError
 from lamina.keep import Keep
+from lamina.keras import arguments
 from lamina.keras.commit import Commit
 from lamina.keras.model_checkpoint import ModelCheckpoint
 from lamina.repository import Repository
@@ -50,6 +52,8 @@ class Checkpointer:
         track: Sequence[keras.callbacks.Callback] = (),
         on_commit: Callable[[Commit], None] | None = None,
     ) -> None:
+        if not hasattr(model, "save_weights"):
+            raise InvalidInputError(f"expected a Keras model. Received: {model!r} of type {type(model).__name__}")
         self._path = "model.weights.h5" if weights_only else "model.keras"
         self._weights_only = weights_only
         self._callback = _Loop(
@@ -126,6 +130,11 @@ class _Loop(ModelCheckpoint):
     def save_now(
         self, path: str, weights_only: bool, epoch: int, batch: int | None, logs: Mapping[str, Any] | None
     ) -> None:
+        if not (self._model.built or self._model.variables):
+            raise InvalidInputError("the model has no variables yet; build it, or call it on data, before saving")
+        if not isinstance(logs, Mapping | None):
+            raise arguments.refuse("logs", "a dict of metrics", logs)
+        epoch, batch = arguments.integer("epoch", epoch, 0), arguments.optional_integer("batch", batch, 0)
         self._raise_failure()
         self._prepare_monitor(logs)
         with self._deciding(epoch, batch, dict(logs or {})):
@@ -133,3 +142,6 @@ class _Loop(ModelCheckpoint):
 
     def _series_name(self) -> str:
         return self.series
+
+
+_Loop.__name__ = "Checkpointer"  # what warnings call it
