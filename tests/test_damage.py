@@ -26,6 +26,7 @@ from travel_writer import (
     Chunk,
     Sample,
     blake3,
+    hollow_structure,
     make_envelope,
     make_pack,
     make_placement,
@@ -292,14 +293,7 @@ print(peak())
 @pytest.mark.parametrize("distinct", [1, 20])
 def test_a_structure_that_takes_no_room(tmp_path: Path, distinct: int) -> None:
     """A few KB would be read as gigabytes, whether a chunk is named again and again or compresses too well."""
-    entry = b'["","|u1",[0],"weights",0],'
-    body = entry * ((4 << 20) // len(entry) - 1)
-    parts = [b" " * number + body for number in range(distinct)]
-    middle = [Chunk(part, 1, zstd(part)) for part in parts] * (20 // distinct)
-    chunks = [Chunk(b'{"files":[],"training":['), *middle, Chunk(entry[:-1] + b"]}")]
-    model = sample()
-    model.content += list({chunk.name: chunk for chunk in chunks}.values())
-    model.state.update(structure=[chunk.pair for chunk in chunks])
+    model = hollow_structure(distinct)
     artifact = model.write_artifact(tmp_path / "artifact")
     with pytest.raises(CorruptDataError, match=r"a structure of \d+ bytes cannot be stored as"):
         read_sample(artifact, tmp_path / "out")

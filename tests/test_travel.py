@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -16,11 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from peak_memory import PEAK
 from travel_writer import (
     SCRIPT,
     Chunk,
     Sample,
     blake3,
+    hollow_structure,
     make_envelope,
     make_pack,
     make_placement,
@@ -565,6 +569,49 @@ def test_a_dtype_that_numpy_lacks_here_is_no_damage(tmp_path: Path) -> None:
 def test_nodes_that_repeat_themselves_are_stopped(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match="too many"):
         read_all(self_repeating().write_artifact(tmp_path / "artifact"))
+
+
+READS = (
+    PEAK
+    + """
+import sys
+sys.path.insert(0, sys.argv[1])
+import restore
+try:
+    restore.open_source(sys.argv[2]).tensors()
+except restore.DamagedError as error:
+    print(peak(), error)
+"""
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+@pytest.mark.parametrize("layout", ["artifact", "repository"])
+@pytest.mark.parametrize("distinct", [1, 20])
+def test_a_structure_that_takes_no_room(tmp_path: Path, distinct: int, layout: str) -> None:
+    """A few KB would be read as gigabytes, whether a chunk is named again and again or compresses too well."""
+    model = hollow_structure(distinct)
+    folder = getattr(model, f"write_{layout}")(tmp_path / layout)
+    done = subprocess.run(
+        [sys.executable, "-c", READS, str(SCRIPT.parent), str(folder)], capture_output=True, text=True, check=True
+    )
+    peak, _, error = done.stdout.partition(" ")
+    assert re.fullmatch(r"a structure of \d+ bytes cannot be stored as \d+\n", error)
+    assert int(peak) < 100, "MiB"
+
+
+def test_a_large_structure_that_is_stored_honestly_is_read(tmp_path: Path) -> None:
+    """20 MiB in a quarter of that."""
+    model = sample()
+    blanks = bytes([32, 9, 10, 13])
+    noise = np.random.default_rng(0).integers(0, 4, 4 << 20, np.uint8)
+    parts = [np.frombuffer(blanks, np.uint8)[np.roll(noise, turn)].tobytes() for turn in range(5)]
+    text = json.dumps(model.structure).encode()
+    chunks = [Chunk(part, 1, zstd(part)) for part in parts]
+    model.content += [*chunks, Chunk(text)]
+    model.state.update(structure=[chunk.pair for chunk in [*chunks, Chunk(text)]])
+    folder = model.write_artifact(tmp_path / "artifact")
+    assert restore.open_source(folder).tensors().keys() == {"dense/0", "dense/1", "dense/2"}
 
 
 HOLLOW = bytes(1000)

@@ -217,6 +217,19 @@ def self_repeating() -> Sample:
     return model
 
 
+def hollow_structure(distinct: int) -> Sample:
+    """A sample with a structure of 80 MiB in a few KB: so many chunks, each named until there are 20."""
+    entry = b'["","|u1",[0],"weights",0],'
+    body = entry * ((4 << 20) // len(entry) - 1)
+    parts = [b" " * number + body for number in range(distinct)]
+    middle = [Chunk(part, 1, zstd(part)) for part in parts] * (20 // distinct)
+    chunks = [Chunk(b'{"files":[],"training":['), *middle, Chunk(entry[:-1] + b"]}")]
+    model = sample()
+    model.content += list({chunk.name: chunk for chunk in chunks}.values())
+    model.state.update(structure=[chunk.pair for chunk in chunks])
+    return model
+
+
 def restored(folder: Path) -> dict[str, bytes]:
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return dict(sorted(found.items()))

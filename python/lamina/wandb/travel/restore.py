@@ -50,6 +50,9 @@ except ImportError as missing:
 MAX_CHUNK, MAX_CONTENT, MAX_DEPTH = 4 << 20, 1 << 26, 4
 MAX_ENTRIES, MAX_PACK, MAX_PLACEMENT, MAX_JSON, MAX_STRUCTURE = 1 << 20, 1 << 40, 4 << 30, 64 << 20, 1 << 30
 MAX_FILES, MAX_TENSORS, MAX_RANK = 1 << 20, 1 << 24, 64
+# Bytes of a structure that are read however they are stored, and how many times as long as it is stored a longer one
+# may be: names do not repeat themselves, and a lie of 10 KB could fill gigabytes.
+FREE_STRUCTURE, DENSEST_STRUCTURE = 16 << 20, 256
 MAX_WINDOW = 8 << 20  # zstd: what every decoder must support
 CACHED_CHUNKS = 16  # files interleave tensors with literal bytes that share chunks; at most 64 MiB
 
@@ -517,6 +520,7 @@ class State:
     def _parse(self, structure: Entries) -> tuple[list[dict[str, Any]], list[Any]]:
         length = int(structure["length"].sum(dtype=np.int64))
         _demand(length <= MAX_STRUCTURE, f"the snapshot's structure is longer than {MAX_STRUCTURE} bytes")
+        self._check_density(structure)
         data = b"".join(self._source.chunk(chunk, length) for chunk, length in structure.tolist())
         match _json(data, "the snapshot's structure"):
             case {"files": list(files), "training": list(training)} if len(files) <= MAX_FILES:
@@ -526,6 +530,16 @@ class State:
                 _demand(count <= MAX_TENSORS, f"the snapshot has more than {MAX_TENSORS} tensors")
                 return files, training
         raise DamagedError("the snapshot's structure does not list files and training tensors")
+
+    def _check_density(self, structure: Entries) -> None:
+        """Refuse a structure whose chunks, those of them that are here, take no room."""
+        length, stored = 0, {}
+        for chunk, size in structure.tolist():
+            if encoded := self._source.stored(chunk):
+                length, stored[chunk] = length + size, encoded
+        room = sum(stored.values())
+        good = length <= max(FREE_STRUCTURE, DENSEST_STRUCTURE * room)
+        _demand(good, f"a structure of {length} bytes cannot be stored as {room}")
 
     def _extents(self, file: object) -> list[tuple[int, int]]:
         found = []
@@ -735,6 +749,15 @@ class Source:
             self._cache.popitem(last=False)
         return data
 
+    def stored(self, chunk: bytes) -> int:
+        """Bytes that a chunk takes where it takes least; none where no pack has it."""
+        return min((place.encoded for place in self._places(chunk)), default=0)
+
+    def _places(self, chunk: bytes) -> list[Place]:
+        if self._index is None:
+            self._index = self._read_index()
+        return self._index.get(chunk, [])
+
     def _decoded(self, place: Place) -> bytes:
         encoded = place.pack.read(place.offset, place.encoded)
         if place.base is None:
@@ -746,10 +769,8 @@ class Source:
         return _undelta(encoded, base, place.raw)
 
     def _load(self, chunk: bytes, *, whole: bool = False) -> bytes:
-        if self._index is None:
-            self._index = self._read_index()
         failed = None
-        for place in sorted(self._index.get(chunk, ()), key=lambda place: place.base or b""):
+        for place in sorted(self._places(chunk), key=lambda place: place.base or b""):
             if whole and place.base:
                 continue
             try:
