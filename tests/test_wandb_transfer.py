@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from lamina.errors import ArtifactError, StorageError
+from lamina.errors import ArtifactError, CorruptDataError, StorageError
 from lamina.wandb import remote
+from lamina.wandb.fetching import PackStore
 from lamina.wandb.transfer import PART_BYTES, Range, Transfer, make_sparse
+from travel_writer import Chunk, make_pack, make_placement
 
 
 class Fetches(Transfer):
@@ -62,6 +64,29 @@ def test_each_part_is_fetched_once(tmp_path: Path) -> None:
         mine = [(offset, size) for name, offset, size in asked if name == str(number)]
         assert sum(size for _, size in mine) == length
         assert [offset for offset, _ in mine] == [7 + sum(size for _, size in mine[:n]) for n in range(len(mine))]
+
+
+class Asked(PackStore):
+    """Gives up where a chunk is looked for again and again."""
+
+    asked = 0
+
+    def _readable(self, chunk: str) -> Any:
+        self.asked += 1
+        assert self.asked < 100, "without an end"
+        return super()._readable(chunk)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_differences_that_lead_in_a_circle(length: int, tmp_path: Path) -> None:
+    """A placement can say so, and it is read before the engine sees it."""
+    chunks = [Chunk(bytes([number]) * 9, codec=3) for number in range(length)]
+    bases = b"".join(chunk.name for chunk in [*chunks[1:], chunks[0]])
+    placement = make_placement([make_pack(chunks, required=1, base=bases)])
+    store = Asked(tmp_path / "packs", Fetches(fails_at=0), placement, [], "evil:v0")
+    with pytest.raises(CorruptDataError, match="arrived damaged"):  # of what this server never sends
+        store.need({chunks[0].name.hex()})
+    assert store.asked == length
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "/".join("a" * 200 for _ in range(40))])

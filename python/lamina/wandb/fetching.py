@@ -154,10 +154,12 @@ class PackStore:
     def need(self, chunks: Iterable[str]) -> None:
         """Fetch what is not here yet of these chunks and of their bases."""
         wanted: dict[str, list[Span]] = {}
-        left = list(set(chunks))
+        seen = set(chunks)
+        left = list(seen)
         while left:
             for place in self._readable(left.pop()):
-                if place.base is not None:
+                if place.base is not None and place.base not in seen:  # damage may lead around in a circle
+                    seen.add(place.base)
                     left.append(place.base)
                 wanted.setdefault(place.pack, []).append((place.offset, place.offset + place.length))
         missing = {pack: self._missing(pack, spans) for pack, spans in wanted.items() if pack not in self._borrowed}
