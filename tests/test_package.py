@@ -24,6 +24,13 @@ def test_it_imports_without_a_warning(name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("line", ["import lamina.wandb", "lamina.export('wandb:a:latest', 'x')"])
+def test_without_wandb_it_says_what_to_install(line: str) -> None:
+    code = f"import sys; sys.modules['wandb'] = None; import lamina; {line}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: lamina.wandb needs wandb: pip install wandb"
+
+
 def test_it_carries_its_types() -> None:
     folder = Path(lamina.__file__).parent
     assert (folder / "py.typed").exists()

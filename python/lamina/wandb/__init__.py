@@ -5,6 +5,13 @@ In this package ``import wandb`` is the client; nothing else of lamina imports i
 
 from __future__ import annotations
 
+try:
+    import wandb as _client  # noqa: F401  (before the rest, so that its absence is one sentence)
+except ModuleNotFoundError as error:
+    if error.name != "wandb":
+        raise
+    raise ModuleNotFoundError("lamina.wandb needs wandb: pip install wandb", name="wandb") from error
+
 from lamina.wandb.log import log_checkpoint
 from lamina.wandb.promoting import promote
 from lamina.wandb.pulling import pull
