@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import wandb
@@ -20,6 +21,7 @@ from lamina import _core
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
 from lamina.wandb.late import _newer
+from lamina.wandb.publisher import publisher_of
 from lamina.wandb.retention import _Version, held_numbers
 from wandb_server import Server
 from wandb_training import (
@@ -69,6 +71,20 @@ def test_an_offline_run_is_pushed_from_elsewhere(
         assert same_weights(restored(f"p/{name}:epoch_{epoch}", small_model), remember.weights[epoch])
     assert run_python(PUSH, wandb_online.environment(tmp_path / "third"), tmp_path, here).strip().endswith("[]")
     assert len(wandb_online.store.artifacts(f"p/{name}")) == 5
+
+
+def test_what_was_pushed_takes_no_name_back(wandb_online: Server, tmp_path: Path) -> None:
+    """A second push of an offline run that went on online; and an online run has nothing to push."""
+    directory, name, _ = offline_run(tmp_path / "train", epochs=2)
+    assert len(lamina.wandb.push(directory)) == 2
+    with wandb.init(project="p", id=name.split("_")[1], resume="must") as run:
+        online = Path(run.dir).parent
+        file = str(tmp_path / "train" / "m.weights.h5")
+        fit(small_model(), WandbModelCheckpoint(file, "loss", save_weights_only=True, layout="packs"), epochs=3)
+    before = [(version.name, version.aliases) for version in wandb_online.store.artifacts(f"p/{name}")]
+    assert [lamina.wandb.push(folder) for folder in (directory, online)] == [[], []]
+    assert [(version.name, version.aliases) for version in wandb_online.store.artifacts(f"p/{name}")] == before
+    assert "latest" in before[-1][1]
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
@@ -209,6 +225,83 @@ def test_which_of_two_versions_is_newer(holder: Any, late: Any, newer: bool) -> 
     """Numbers of one repository, then times, then steps."""
     had, has = ({"saved": saved, "step": step} for saved, step in (holder, late))
     assert _newer(had, has) is newer
+
+
+def refused_version(server: Server, seed: int) -> None:
+    """A version that the server refuses: it waits in ``repo``."""
+    keras.utils.set_random_seed(seed)
+    keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)]).save_weights("a.weights.h5")
+    server.inject(operation="CreateArtifact", error="refused")
+    logged = lamina.wandb.log_checkpoint("a.weights.h5", name="a", repository="repo")
+    with pytest.raises(ValueError, match="refused"):
+        logged.wait()
+    assert publisher_of(wandb.run).settle(30)
+
+
+def test_two_pushes_at_once_send_nothing_twice(wandb_online: Server, tmp_path: Path) -> None:
+    with wandb.init():
+        for seed in range(2):
+            refused_version(wandb_online, seed)
+    wandb_online.inject(operation="CommitArtifact", status=500, times=None)
+    sent: list[str] = []
+    environment = wandb_online.environment(tmp_path / "second")
+    other = threading.Thread(target=lambda: sent.append(run_python(PUSH, environment, tmp_path, "repo")))
+    other.start()
+    while other.is_alive() and not (tmp_path / "second" / "wandb").exists():  # it has begun a run, and sends the first
+        time.sleep(0.01)
+    with pytest.warns(UserWarning, match="2 versions in .*repo are left to the process that is sending them"):
+        assert lamina.wandb.push("repo") == []
+    wandb_online.clear_faults()
+    other.join()
+    assert len(wandb_online.store.artifacts("a")) == 2
+    assert "a:v1" in sent[0]
+    assert lamina.wandb.push(lamina.open("repo")) == []
+
+
+def test_a_push_leaves_alone_what_is_on_its_way(wandb_online: Server) -> None:
+    small_model().save_weights("a.weights.h5")
+    for layout in ("packs", "file"):
+        with wandb.init() as run:
+            wandb_online.inject(operation="CreateArtifact", status=500, times=None)
+            logged = lamina.wandb.log_checkpoint("a.weights.h5", name=layout, repository="repo", layout=layout)
+            with pytest.warns(UserWarning, match="left to the process"):
+                assert lamina.wandb.push("repo" if layout == "packs" else Path(run.dir).parent) == []
+            wandb_online.clear_faults()
+            logged.wait()
+        assert len(wandb_online.store.artifacts(layout)) == 1
+
+
+def test_a_push_beside_the_run_that_made_the_version(wandb_online: Server) -> None:
+    with wandb.init() as run:
+        refused_version(wandb_online, 0)
+        assert len(lamina.wandb.push("repo")) == 1
+        run.log({"goes": "on"})
+    assert wandb_online.store.artifact("a:latest").created_by == run.id
+    assert [row["goes"] for row in wandb_online.store.history(run.id)] == ["on"]
+
+
+def test_a_relative_wandb_dir_and_another_working_directory(
+    wandb_online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("WANDB_DIR", "wandb-client")
+    wandb.teardown()
+    model = small_model()
+    with wandb.init(mode="offline", project="p") as run:
+        assert not Path(run.dir).is_absolute()
+        directory = Path(run.dir).parent.absolute()
+        file = str(tmp_path / "m.weights.h5")
+        away = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: monkeypatch.chdir(tmp_path / "elsewhere"))
+        fit(model, away, WandbModelCheckpoint(file, "loss", save_weights_only=True, layout="packs"), epochs=2)
+    offline_log.read(directory)
+    assert len(lamina.wandb.push(directory)) == 2
+    assert same_weights(restored(f"p/run_{run.id}_model:latest", small_model), model.get_weights())
+
+
+@pytest.mark.parametrize("source", [None, 5, b"repo"])
+def test_what_is_no_source(source: Any) -> None:
+    with pytest.raises(InvalidInputError, match="push takes a path"):
+        lamina.wandb.push(source)
 
 
 def test_prune_leaves_alone_what_is_journaled(wandb_online: Server) -> None:

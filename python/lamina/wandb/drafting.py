@@ -6,12 +6,14 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import wandb
 
+from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot
@@ -36,24 +38,26 @@ def new_draft(what: Description) -> Any:
     metadata = metadata_for_wandb(what.metadata)
     try:
         draft = wandb.Artifact(what.name, what.type, description=what.description, metadata=metadata)
+        if what.ttl is not None:
+            draft.ttl = what.ttl
     except (ValueError, TypeError) as error:
         raise InvalidInputError(f"W&B does not take such an artifact: {error}") from error
-    if what.ttl is not None:
-        draft.ttl = what.ttl
     return draft
 
 
 def file_version(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Version:
     """A version with ``layout="file"``; ``write`` makes a plain file that nobody else has."""
     place, key = Place.of_run(run), _new_key()
+    claim = _claim(run, place, key)
     what = _stamp(draft, what, {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
-    return _version(run, draft, what, place, key, place.stage_file(key, name, write), ())
+    return _version(run, draft, what, place, key, claim, place.stage_file(key, name, write), ())
 
 
 def packs_version(run: Any, draft: Any, what: Description, repository: Repository, snapshot: Snapshot) -> Version:
     """A version with ``layout="packs"``; offline it holds its own names of the packs."""
     place = Place.of_run(run) if run.offline else Place.of_repository(repository)
     key = _new_key()
+    claim = _claim(run, place, key)
     saved = {"repository": repository._core.id, "number": snapshot.number, "at": snapshot.created_at}
     what = _stamp(draft, what, saved)
     # Before anything else: from here on retention holds the snapshot and its packs.
@@ -62,13 +66,19 @@ def packs_version(run: Any, draft: Any, what: Description, repository: Repositor
         Record(key, _run_facts(run), what, packs, (snapshot.id,), 0, None, place).write()
     known = _digests.setdefault((str(place.root), repository._core.id), {})
     entries = place.stage_packs(key, repository, snapshot, known)
-    return _version(run, draft, what, place, key, entries, (snapshot.id,))
+    return _version(run, draft, what, place, key, claim, entries, (snapshot.id,))
+
+
+def _claim(run: Any, place: Place, key: str) -> _core.Claim | None:
+    """Nobody but a `push` sends the versions of an offline run."""
+    return None if run.offline else place.claim(key)
 
 
 def _stamp(draft: Any, what: Description, saved: dict[str, Any]) -> Description:
+    """What goes into the record is what goes to W&B: of the user's own values it could not hold some."""
     what = stamped(what, saved)
     draft.metadata = metadata_for_wandb(what.metadata)
-    return what
+    return replace(what, metadata=dict(draft.metadata))
 
 
 def _version(
@@ -77,13 +87,14 @@ def _version(
     what: Description,
     place: Place,
     key: str,
+    claim: _core.Claim | None,
     entries: list[FileEntry],
     snapshots: tuple[str, ...],
 ) -> Version:
     everything = (*entries, *_own_entries(draft, place, key))
     record = Record(key, _run_facts(run), what, everything, snapshots, next(_numbers), None, place)
     record.write()
-    return Version(draft, record)
+    return Version(draft, record, claim=claim)
 
 
 def _own_entries(draft: Any, place: Place, key: str) -> list[FileEntry]:

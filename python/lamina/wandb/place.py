@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lamina import _core
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot
 from lamina.wandb.entries import FileEntry, measured
@@ -34,7 +35,8 @@ class Place:
 
     @classmethod
     def of_run(cls, run: Any) -> Place:
-        root = Path(run.dir).parent
+        # With a relative WANDB_DIR this is relative, too, and what the user's working directory becomes is not ours.
+        root = run.__dict__.setdefault("_lamina_root", Path(run.dir).parent.absolute())
         # Relative to the parent of the `wandb` directory, which is where people call `wandb sync`: it works after the
         # whole has moved, and no path of this machine is uploaded.
         return cls(root, root / "lamina", f"{root.parent.name}/{root.name}" if run.offline else None)
@@ -43,6 +45,10 @@ class Place:
         folder = self.folder / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def claim(self, key: str) -> _core.Claim | None:
+        """For whoever sends the version of this key, as long as he does; None where somebody else has it."""
+        return _core.Claim.take(self.new_folder(key) / "lock")
 
     def remove(self, key: str) -> None:
         shutil.rmtree(self.folder / key, ignore_errors=True)

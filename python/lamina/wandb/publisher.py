@@ -7,14 +7,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamina import uploads
+from lamina import _core, uploads
 from lamina.errors import ArtifactError
 from lamina.wandb import releases
 from lamina.wandb.entries import FileEntry, carried, fill, known_entries
+from lamina.wandb.place import Place
 from lamina.wandb.record import Record
 from lamina.wandb.server import Server
 
@@ -44,6 +45,7 @@ class Version:
     record: Record
     on_committed: Callable[[Any], None] = field(default=_nothing)
     on_trouble: Callable[[Exception], None] = field(default=_nothing)
+    claim: _core.Claim | None = None  # a `push` leaves the version alone meanwhile
     outcome: Exception | None = _PENDING  # None: the server has committed it
     settled: bool = False  # and everybody has been told
     begun: float = 0.0  # when it was handed over
@@ -54,12 +56,18 @@ class Version:
         """Whether it may carry packs over from the version before it."""
         return any(entry.path.startswith("packs/") for entry in self.record.entries)
 
+    def release(self) -> None:
+        """Leave it to `push`, or to nobody: it has arrived."""
+        if self.claim is not None:
+            self.claim.release()
+
 
 class Publisher:
     """Hands versions to a run in their order, and keeps their records until the server has them."""
 
     def __init__(self, run: Any) -> None:
         releases.check()
+        Place.of_run(run)  # from the working directory of now
         self.run = run
         self.server = Server.of_run(run)
         self._changed = threading.Condition()
@@ -72,6 +80,7 @@ class Publisher:
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
         self.accepted = 0
+        self._rows: list[dict[str, float]] = []
         self._sources: list[weakref.WeakMethod[Callable[[float], object]]] = []
         _at_teardown(run, self)
 
@@ -88,7 +97,11 @@ class Publisher:
     def log_now(self, version: Version) -> Any:
         """Hand a version over on this thread, after those that are waiting; errors are raised."""
         self.drain(None)
-        artifact = self._log(version)
+        try:
+            artifact = self._log(version)
+        except BaseException:
+            version.release()
+            raise
         with self._changed:
             self._changed.notify_all()
             self._start()
@@ -126,12 +139,17 @@ class Publisher:
             self.accepted += 1
             self._settled(version, None)
         finally:
+            version.release()
             with self._changed:
                 self._elsewhere.remove(version)
 
     def attend(self, finish: Callable[[float], object]) -> None:
         """Before the run ends, call this method with a limit: its object may still have versions to submit."""
         self._sources.append(weakref.WeakMethod(finish))
+
+    def log_at_end(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Rows of the history that no row of the user's takes along."""
+        self._rows += map(dict, rows)
 
     def end(self) -> None:
         """The run is about to end: hand over what waits, and learn what has arrived."""
@@ -141,6 +159,8 @@ class Publisher:
                 finish(ACCEPT_SECONDS)
         if self.drain(ACCEPT_SECONDS):
             self.settle(SETTLE_SECONDS)
+        for row in self._rows:
+            self.run.log(row, step=self.run.step + 1)  # without it, they would be one
 
     # The thread.
 
@@ -165,6 +185,7 @@ class Publisher:
             try:
                 self._log(version)
             except Exception as error:
+                version.release()
                 version.on_trouble(self._explained(error, version))
             finally:
                 with self._changed:
@@ -210,6 +231,7 @@ class Publisher:
             artifact = self._asked(record)
         elif error is not None:
             artifact = None
+        version.release()
         if artifact is None:
             version.on_trouble(self._explained(error or ArtifactError("no answer"), version))
             return

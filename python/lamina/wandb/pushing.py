@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import wandb
 
 from lamina import _core, reference, repository
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
+from lamina.repository import Repository
 from lamina.snapshot import Snapshot
 from lamina.source import source_files
 from lamina.wandb import late
@@ -33,7 +35,7 @@ QUESTIONS = 4
 
 
 def push(
-    source: str | os.PathLike[str] | Snapshot,
+    source: str | os.PathLike[str] | Repository | Snapshot,
     *,
     entity: str | None = None,
     project: str | None = None,
@@ -59,6 +61,10 @@ def push(
     """
     if isinstance(source, Snapshot):
         return [_log(source, entity, project, name, options)]
+    if isinstance(source, Repository):
+        source = source.path
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidInputError(f"push takes a path, a repository or a snapshot. Received: {source!r}")
     path = Path(source)
     if os.path.isdir(path) and list(path.glob("run-*.wandb")):
         return _push_run(path, entity, project)
@@ -120,28 +126,65 @@ def _run(**arguments: Any) -> Iterator[Any]:
 
 
 def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
-    waiting = [_completed(record, place) for record in records(place)]
-    _check(waiting)
+    waiting = _claimed(place)
+    try:
+        for number, version in enumerate(waiting):
+            waiting[number] = _completed(version, place)
+        _check([version.record for version in waiting])
+        return _sent(waiting, entity, project)
+    finally:
+        for version in waiting:
+            version.release()
+
+
+def _claimed(place: Place) -> list[Version]:
+    """What waits, without that which a living process is sending, a training or another push."""
+    free, busy = [], 0
+    for record in records(place):
+        claim = place.claim(record.key)
+        if claim is None:
+            busy += 1
+        elif record.waits:
+            free.append(Version(None, record, claim=claim))
+        else:  # it has arrived meanwhile
+            place.remove(record.key)
+    if busy:
+        warnings.warn(f"{busy} versions in {place.root} are left to the process that is sending them", stacklevel=5)
+    return free
+
+
+def _sent(waiting: list[Version], entity: str | None, project: str | None) -> list[str]:
     sent: list[str] = []
     watcher = _core.watcher() or _core.Progress()
-    watcher.begin("sending", sum(map(_here, waiting)))
-    for record in waiting:
-        facts = record.run
-        server = Server(entity or facts["entity"], project or facts["project"])
+    watcher.begin("sending", sum(_here(version.record) for version in waiting))
+    for version in waiting:
+        record = version.record
+        server = Server(entity or record.run["entity"], project or record.run["project"])
         found = server.find(record) if record.digest else None
-        if found is None:
-            held = late.held_by_others(server, record.what)
-            what = late.without(record.what, held)
-            with _run(entity=server.entity, project=server.project, id=facts["id"], resume="allow") as run:
-                found = publisher_of(run).log_now(Version(new_draft(what), replace(record, what=what)))
-                sent.append(_arrived(found))
-                publisher_of(run).settle(QUESTIONS)
-            late.put_back(server, what, held)
-        else:
-            sent.append(full_name(found))
-            record.remove()
+        sent.append(_again(version, server) if found is None else full_name(found))
+        record.remove()
         watcher.advance(_here(record))
     return sent
+
+
+def _again(version: Version, server: Server) -> str:
+    record = version.record
+    held = late.held_by_others(server, record.what)
+    what = late.without(record.what, held)
+    with _run_of(record, server) as run:
+        found = publisher_of(run).log_now(replace(version, artifact=new_draft(what), record=replace(record, what=what)))
+        name = _arrived(found)
+        publisher_of(run).settle(QUESTIONS)
+    late.put_back(server, what, held)
+    return name
+
+
+def _run_of(record: Record, server: Server) -> contextlib.AbstractContextManager[Any]:
+    """The run that made it, which may be the active one."""
+    run, name = wandb.run, record.run["id"]
+    if run is None or run.offline or run.disabled or (run.id, run.project) != (name, server.project):
+        return _run(entity=server.entity, project=server.project, id=name, resume="allow")
+    return contextlib.nullcontext(run)
 
 
 def _here(record: Record) -> int:
@@ -149,15 +192,17 @@ def _here(record: Record) -> int:
     return sum(entry.size for entry in record.entries if entry.at is not None)
 
 
-def _completed(record: Record, place: Place) -> Record:
+def _completed(version: Version, place: Place) -> Version:
     """Put aside what the process that made the record had no time for."""
+    record = version.record
     if record.complete:
-        return record
+        return version
     home = repository.open(place.root)
     found = [snapshot for snapshot in home.snapshots() if snapshot.id in record.snapshots]
     if not found:
         raise NotFoundError(f"the snapshot {record.snapshots[0]} of an unfinished upload is gone from {place.root}")
-    again = packs_version(_Facts(record), new_draft(record.what), record.what, home, found[0]).record
+    again = packs_version(_Facts(record), new_draft(record.what), record.what, home, found[0])
+    version.release()
     record.remove()
     return again
 
@@ -168,7 +213,7 @@ class _Facts:
     def __init__(self, record: Record) -> None:
         self.id, self.entity, self.project = (record.run[key] for key in ("id", "entity", "project"))
         self.offline = False
-        self.dir = "."
+        self.dir = "files"
 
 
 def _check(waiting: list[Record]) -> None:
@@ -186,6 +231,8 @@ def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str
     waiting = list(records(place))
     if waiting and not waiting[0].run["offline"]:
         return _resend(place, entity, project)
+    if not waiting and _is_there(place.root) and not (entity or project):
+        return []  # sent once more, its versions would take names back from newer ones
     _check(waiting)
     said = _sync(place.root, waiting, entity, project)
     found = _find(waiting, entity, project)
@@ -199,6 +246,11 @@ def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str
     for record in waiting:
         record.remove(files=False)  # the run's log still names them
     return [full_name(found[record.key]) for record in waiting]
+
+
+def _is_there(root: Path) -> bool:
+    """Whether the server has the run, as wandb tells it: it was online, or it was synced."""
+    return root.name.startswith("run-") or any(root.glob("*.wandb.synced"))
 
 
 def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | None) -> str:

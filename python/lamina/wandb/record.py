@@ -79,6 +79,11 @@ class Record:
             self.place.remove(self.key)
 
     @property
+    def waits(self) -> bool:
+        """Whether it still is in the journal."""
+        return self._path.exists()
+
+    @property
     def complete(self) -> bool:
         """Whether all that it needs was put aside; not, if the process ended while that was done."""
         return all(entry.digest for entry in self.entries)

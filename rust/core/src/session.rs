@@ -197,9 +197,46 @@ impl PruneLock {
     }
 }
 
+/// Says that a living process is at work on something. It is given back when it is dropped, or when its process ends.
+#[derive(Debug)]
+pub struct Claim {
+    lock: Option<LockFile>,
+    owner: u32,
+}
+
+impl Claim {
+    /// Takes the claim that the file of this name stands for; `None` where somebody has it. Where locks do not work
+    /// nobody can tell, and everybody gets one.
+    pub fn take(path: &Path) -> Result<Option<Self>> {
+        let file = storage::open_lock(path, true)?;
+        let free = storage::try_lock(&file, path) != Lockable::Held;
+        Ok(free.then(|| Self { lock: Some(LockFile::new(file)), owner: std::process::id() }))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if std::process::id() != self.owner {
+            // A forked child has a copy, whose descriptor `close_inherited_locks` has closed already.
+            std::mem::forget(self.lock.take());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_has_one_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = Claim::take(&path).unwrap().unwrap();
+        assert!(Claim::take(&path).unwrap().is_none());
+        drop(held);
+        assert!(Claim::take(&path).unwrap().is_some());
+        assert!(Claim::take(&folder.path().join("none/lock")).is_err());
+    }
 
     #[test]
     fn sessions_are_seen_while_they_live() {

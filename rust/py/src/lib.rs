@@ -58,5 +58,7 @@ mod _core {
     #[pymodule_export]
     use super::snapshot::parse_snapshot;
     #[pymodule_export]
+    use super::temporary::Claim;
+    #[pymodule_export]
     use super::temporary::Temporary;
 }

@@ -1,9 +1,9 @@
-//! `Temporary`: a folder in which Keras makes what will be renamed.
+//! `Temporary`: a folder in which Keras makes what will be renamed. `Claim`: what a living process is at work on.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lamina_core::temporary;
+use lamina_core::{session, temporary};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
@@ -34,5 +34,27 @@ impl Temporary {
     fn remove(&self, py: Python<'_>) {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(inner));
+    }
+}
+
+/// Says that this process is at work on something, until it is released, or the process ends.
+#[pyclass(frozen, module = "lamina._core")]
+pub(crate) struct Claim {
+    inner: Mutex<Option<session::Claim>>,
+}
+
+#[pymethods]
+impl Claim {
+    /// The claim that the file of this name stands for; None where somebody has it.
+    #[staticmethod]
+    #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
+    fn take(py: Python<'_>, path: PathBuf) -> BindingResult<Option<Self>> {
+        let taken = py.detach(|| session::Claim::take(&path))?;
+        Ok(taken.map(|claim| Self { inner: Mutex::new(Some(claim)) }))
+    }
+
+    /// Gives it back.
+    fn release(&self) {
+        drop(self.inner.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
