@@ -92,7 +92,13 @@ def test_both_documented_orders_of_arguments(offline: Offline) -> None:
         ({"artifact": {"type": "job"}}, "job"),
         ({"artifact": {"ttl": "soon"}}, "soon"),
         ({"artifact": {"aliases": ["a:b"]}}, "a:b"),
+        ({"artifact": {"ttl": timedelta(seconds=-1)}}, "ttl must be .* a second or more"),
+        ({"artifact": {"aliases": [5]}}, "5"),
+        ({"artifact": {"tags": [None]}}, "None"),
         ({"artifact": {"metadata": {str(n): n for n in range(101)}}}, "101"),
+        ({"artifact": {"metadata": {str(n): n for n in range(83)}}}, "83"),
+        ({"artifact": {"metadata": "big"}}, "big"),
+        ({"artifact": "tags"}, "tags"),
         ({"keep": 3}, "Keep"),
     ],
 )
@@ -294,8 +300,9 @@ def test_metadata_figures_and_options(wandb_online: Server) -> None:
     summary = wandb_online.store.summary(run.id)
     assert summary["checkpoint/versions"] == 2
     assert summary["checkpoint/blocked_seconds"] > 0
+    assert summary["checkpoint/bytes_total"] == first.metadata["bytes_total"] + metadata["bytes_total"]
     rows = [row for row in wandb_online.store.history(run.id) if "checkpoint/bytes_total" in row]
-    assert rows
+    assert [row["checkpoint/bytes_stored"] for row in rows] == [v.metadata["bytes_stored"] for v in (first, second)]
 
 
 def test_the_history_stays_the_users(offline: Offline) -> None:
@@ -313,6 +320,24 @@ def test_the_history_stays_the_users(offline: Offline) -> None:
         else (recorded.summary["checkpoint/versions"] == 3)
     )
     assert "keras_model_checkpoint" in recorded.features
+
+
+def test_figures_in_the_history_replace_none(offline: Offline) -> None:
+    """Whether the saves outrun the user's rows or not, and no step of the user's is lost."""
+
+    class Log(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if epoch % 3 == 2:
+                offline.run.log({"mine": epoch}, step=10 * epoch)
+
+    checkpoint = WandbModelCheckpoint(FILE, monitor="loss", blocking=True, log_stats=True)
+    fit(small_model(), checkpoint, Log(), epochs=9)
+    offline.run.log({"mine": 9}, step=90)
+    del checkpoint
+    recorded = offline.end()
+    assert recorded.column("mine") == [2, 5, 8, 9]
+    assert len(recorded.column("checkpoint/bytes_total")) == 9
+    assert recorded.summary["checkpoint/bytes_total"] == sum(recorded.column("checkpoint/bytes_total"))
 
 
 def test_a_subclass_changes_the_artifact(wandb_online: Server, tmp_path: Path) -> None:
@@ -433,7 +458,29 @@ def test_two_callbacks_in_one_fit(wandb_online: Server) -> None:
         fit(small_model(), *both, epochs=3)
     assert run is not None
     assert [len(wandb_online.store.artifacts(name)) for name in "ab"] == [3, 3]
+    assert wandb_online.store.summary(run.id)["checkpoint/versions"] == 6
     restored("b:latest", small_model)
+
+
+def test_one_callback_in_several_runs(wandb_online: Server) -> None:
+    checkpoint, ids = None, []
+    for _ in range(2):
+        with wandb.init() as run:
+            ids.append(run.id)
+            checkpoint = checkpoint or WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True)
+            fit(small_model(), checkpoint, epochs=2)
+    assert [len(wandb_online.store.artifacts(f"run_{name}_model")) for name in ids] == [2, 2]
+    assert [wandb_online.store.summary(name)["checkpoint/versions"] for name in ids] == [2, 2]
+
+
+def test_as_many_keys_of_metadata_as_fit(offline: Offline) -> None:
+    given = {str(number): number for number in range(82)}
+    checkpoint = WandbModelCheckpoint(FILE, "loss", layout="packs", save_freq=1, artifact={"metadata": given})
+    fit(small_model(), checkpoint, epochs=1)
+    kept = offline.end().artifacts_of("model")[-1].metadata
+    assert len(kept) == 100
+    assert given.items() <= kept.items()
+    assert {"batch", "bytes_stored", "saved"} <= kept.keys()
 
 
 def test_runs_one_after_the_other_in_one_process(wandb_online: Server) -> None:
@@ -448,6 +495,7 @@ def test_a_resumed_run_goes_on_with_its_versions(wandb_online: Server) -> None:
         with wandb.init(id="spot", resume="allow"):
             checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
             fit(frozen_model((300, 400)), checkpoint, epochs=2)
+    assert wandb_online.store.summary("spot")["checkpoint/versions"] == 4
     first, *rest = wandb_online.store.artifacts("run_spot_model")
     carried = [e for v in rest for e in v.entries.values() if e.birth_artifact_id == first.id]
     assert len(rest) == 3

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import wandb
 
 import lamina
 import lamina.wandb
-from lamina.errors import ArtifactError, CorruptDataError, NotFoundError
+from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError, NotFoundError
 from lamina.keras import WandbModelCheckpoint
 from lamina.wandb.publisher import publisher_of
+from travel_writer import make_envelope, sample
 from wandb_server import Server
 from wandb_training import Remember, clean_machine, fit, frozen_model, restored, same_weights, small_model
 
@@ -281,6 +283,21 @@ def test_a_damaged_pack_on_the_server_is_named(wandb_online: Server) -> None:
         lamina.restore(f"wandb:{name}:latest", small_model())
 
 
+def test_a_snapshot_that_describes_no_state(wandb_online: Server, tmp_path: Path) -> None:
+    """What somebody else has logged is refused by name, as such a directory is."""
+    body, _ = sample().body_and_chunks()
+    state = body.pop("state")
+    for number, wrong in enumerate([{}, {"state": 5}, {"state": {**state, "structure": [[5, 5]]}}]):
+        folder = sample().write_artifact(tmp_path / str(number))
+        (folder / "lamina.json").write_bytes(make_envelope("snapshot", body | wrong))
+        with wandb.init() as run:
+            artifact = wandb.Artifact("evil", "model")
+            artifact.add_dir(str(folder))
+            run.log_artifact(artifact).wait()
+        with pytest.raises(CorruptDataError, match="lamina.json of evil:latest is damaged"):
+            lamina.read_tensors("wandb:evil:latest")
+
+
 def test_broken_downloads_go_on_where_they_stopped(wandb_online: Server) -> None:
     name, remember = logged_run(epochs=1, model=frozen_model())
     wandb_online.reset_counters()
@@ -329,6 +346,75 @@ def test_log_checkpoint_of_a_snapshot_and_of_a_file(wandb_online: Server, tmp_pa
     assert not list(Path("repo/journal").glob("*.json"))
     with pytest.raises(ArtifactError, match="no active"):
         lamina.wandb.log_checkpoint(snapshot)
+
+
+@pytest.mark.parametrize("layout", ["file", "packs"])
+def test_metadata_that_json_does_not_have(wandb_online: Server, layout: str) -> None:
+    """The journal holds it, too: what W&B is given as text must not end the upload there."""
+    given = {"rate": np.float32(0.5), "worst": float("nan"), "when": date(2026, 1, 2), "deep": {"all": [np.arange(2)]}}
+    small_model().save_weights("a.weights.h5")
+    with wandb.init():
+        lamina.wandb.log_checkpoint("a.weights.h5", name="a", layout=layout, metadata=given).wait()
+    stored = wandb_online.store.artifact("a:latest").metadata
+    wanted = {"rate": 0.5, "worst": "nan", "when": "2026-01-02", "deep": {"all": [[0, 1]]}}
+    assert {name: stored[name] for name in given} == wanted
+
+
+def test_a_diverged_snapshot_is_logged_and_promoted(wandb_online: Server) -> None:
+    with lamina.Checkpointer(small_model(), "repo", weights_only=True, monitor="loss") as checkpointer:
+        snapshot = checkpointer.save(epoch=0, logs={"loss": float("nan"), "top": float("inf")}, blocking=True)
+    with wandb.init():
+        lamina.wandb.log_checkpoint(snapshot, name="a").wait()
+        lamina.wandb.promote(snapshot, "lamina-tests/models")
+    for name in ("a:latest", "models:latest"):
+        assert wandb_online.store.artifact(name).metadata["logs"] == {"loss": "nan", "top": "inf"}
+
+
+def test_best_is_what_is_best_now(wandb_online: Server) -> None:
+    """Whatever the order in which snapshots are logged; each was the best when it was saved."""
+    with lamina.Checkpointer(small_model(), "repo", weights_only=True, monitor="loss") as checkpointer:
+        for epoch, loss in enumerate([3.0, 1.0, 2.0]):
+            checkpointer.save(epoch=epoch, logs={"loss": loss}, blocking=True)
+    first, second, third = lamina.open("repo").snapshots()
+    with wandb.init():
+        for snapshot in (third, second, first):
+            lamina.wandb.log_checkpoint(snapshot, name="a").wait()
+    assert wandb_online.store.artifact("a:best").metadata["epoch"] == 1
+
+
+def test_a_repository_is_no_checkpoint(wandb_online: Server) -> None:
+    small_model().save_weights("a.weights.h5")
+    lamina.save("a.weights.h5", "repo")
+    with wandb.init():
+        for wrong in ("repo", Path("repo"), lamina.open("repo"), None, 5):
+            for layout in ("packs", "file"):
+                with pytest.raises(InvalidInputError, match="takes a checkpoint file, or a snapshot"):
+                    lamina.wandb.log_checkpoint(wrong, layout=layout)
+    assert not Path(".lamina").exists()
+
+
+def test_a_short_name_means_the_project_of_the_active_run(wandb_online: Server) -> None:
+    """As in `run.use_artifact`; the settings of the user have another project."""
+    model = small_model()
+    model.save_weights("a.weights.h5")
+    with wandb.init(project="elsewhere"):
+        lamina.wandb.log_checkpoint("a.weights.h5", name="a").wait()
+        assert same_weights(restored("a:latest", small_model), model.get_weights())
+        assert lamina.wandb.pull("wandb:a", "repo").files == ["a.weights.h5"]
+    with pytest.raises(NotFoundError, match="no artifact a:latest"):
+        lamina.wandb.open_artifact("wandb:a")
+
+
+@pytest.mark.parametrize("layout", ["file", "packs"])
+def test_names_of_files_in_any_script(wandb_online: Server, layout: str) -> None:
+    names = ["モデル\u3000最終.weights.h5", "e\u0301t\u00e9 #1%20?.weights.h5", "👩\u200d🔬.weights.h5"]
+    model = small_model()
+    with wandb.init():
+        for number, name in enumerate(names):
+            model.save_weights(name)
+            logged = lamina.wandb.log_checkpoint(name, name=f"a{number}", layout=layout).wait()
+            (path,) = lamina.export(logged, f"exported-{number}")
+            assert (path.name, path.read_bytes()) == (name, Path(name).read_bytes())
 
 
 def test_packs_survive_retention_while_they_are_on_their_way(wandb_online: Server) -> None:

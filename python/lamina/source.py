@@ -63,10 +63,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise StorageError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
+def is_portable(name: str) -> bool:
+    """Whether the format can write a name down (§5.1), if it is not too long."""
+    return name.encode(errors="replace").decode() == name and not _NOT_PORTABLE.search(name)
+
+
 def _portable(name: str) -> str:
-    """Refuse a name that the format cannot write down (§5.1) before anything is read."""
-    encodable = name.encode(errors="replace").decode() == name
-    if not encodable or len(name.encode()) > MAX_PATH or _NOT_PORTABLE.search(name):
+    """Refuse a name that the format cannot write down before anything is read."""
+    if not is_portable(name) or len(name.encode()) > MAX_PATH:
         raise InvalidInputError(
             f"a file of a snapshot cannot be called {name!r}: names are at most {MAX_PATH} bytes of UTF-8 "
             "without backslash, colon and control characters"

@@ -22,6 +22,8 @@ from lamina.keras.run import active_run, mark_feature
 from lamina.saving import software
 from lamina.snapshot import Snapshot
 
+#: Of each checkpoint; their sums are in the summary.
+_FIGURES = ("blocked_seconds", "bytes_total", "bytes_stored")
 #: After SIGTERM: what has not been handed to the run by then is left to `lamina push`.
 ENDING_SECONDS = 5.0
 
@@ -90,7 +92,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._troubles: list[ArtifactError] = []
         self._alerted = False
         self._stats: list[dict[str, float]] = []
-        self._totals = {"versions": 0, "blocked_seconds": 0.0, "bytes_total": 0, "bytes_stored": 0}
+        self._logged_at: int | None = None
         if run is not None:
             self._check_artifact()
             mark_feature(run, "keras_model_checkpoint")
@@ -140,11 +142,16 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         import wandb
 
-        self._run = wandb.run or self._run
+        run = wandb.run or self._run
+        if run is not self._run:
+            self._run, self._alerted, self._logged_at = run, False, None
         if self._uploads():
             from lamina.wandb.publisher import publisher_of
 
             publisher_of(self._run).attend(self._finish_saves)
+            if self.log_stats:  # the summary has the sums
+                for name in _FIGURES:
+                    self._run.define_metric(f"checkpoint/{name}", summary="none")
         super().on_train_begin(logs)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -205,6 +212,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
             where = self._open_repository.path if self.layout == "packs" and self._open_repository else "the run"
             self._trouble(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
         self._report()
+        stats, self._stats = self._stats, []
+        publisher.log_at_end(stats)
 
     def _finish_saves(self, limit: float) -> None:
         """The run ends; `fit` may have ended by an exception, with saves still on their way to the disk."""
@@ -294,20 +303,20 @@ class WandbModelCheckpoint(ModelCheckpoint):
         figures = {"blocked_seconds": commit.blocked_seconds, "bytes_total": commit.bytes}
         if commit.snapshot is not None:
             figures["bytes_stored"] = commit.snapshot.bytes_stored
-        self._totals["versions"] += 1
-        for name, value in figures.items():
-            self._totals[name] += value
         if self.log_stats:
             self._stats.append({f"checkpoint/{name}": value for name, value in figures.items()})
+        from lamina.wandb import totals
+
         with contextlib.suppress(Exception):  # a run that has ended
-            self._run.summary.update({f"checkpoint/{name}": value for name, value in self._totals.items()})
+            totals.add(self._run, {"versions": 1, "bytes_stored": 0} | figures)
 
     def _report(self) -> None:
         """On the training thread: history rows made on another one would overtake the user's own."""
-        stats, self._stats = self._stats, []
-        for row in stats:
-            with contextlib.suppress(Exception):
-                self._run.log(row, commit=False)
+        with contextlib.suppress(Exception):
+            # With each row of the user's one of ours: the next one would take its place.
+            if self._stats and self._run.step != self._logged_at:
+                self._logged_at = self._run.step
+                self._run.log(self._stats.pop(0), commit=False)
         if self.on_error == "raise" and self._troubles:
             troubles, self._troubles = self._troubles, []
             raise troubles[0]
@@ -325,7 +334,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return state | {"_run": None, "_troubles": [], "_stats": []}
+        return state | {"_run": None, "_troubles": [], "_stats": [], "_logged_at": None}
 
 
 def default_repository(filepath: str) -> Path:

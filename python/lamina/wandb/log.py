@@ -11,7 +11,7 @@ from typing import Any
 
 import wandb
 
-from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
+from lamina.errors import ArtifactError, InvalidInputError, LaminaError, NotFoundError
 from lamina.repository import Repository, open_or_create
 from lamina.saving import as_repository, save_path
 from lamina.snapshot import Snapshot
@@ -24,6 +24,8 @@ from lamina.wandb.naming import (
     default_name,
     layout_or_error,
     snapshot_metadata,
+    tags_or_error,
+    ttl_or_error,
 )
 from lamina.wandb.publisher import publisher_of
 from lamina.wandb.together import log_together
@@ -58,7 +60,7 @@ def log_checkpoint(
         path_or_snapshot: a checkpoint file, or a snapshot that stands in a repository.
         run: the W&B run; without it, the active one.
         name: the collection; ``run_<id>_model`` without it.
-        aliases: besides ``latest``, and besides ``epoch_N`` and ``best`` where a snapshot says so.
+        aliases: besides ``latest``, and for a snapshot besides ``epoch_N``, and ``best`` if it is that of its series.
         layout: ``"packs"`` uploads what changed, compressed; ``"file"`` the plain file.
         repository: for a path with ``layout="packs"``: where it is saved first. ``.lamina`` beside it without one.
         writers: for a snapshot whose repository several processes can read: they send it together, each a part of the
@@ -82,8 +84,8 @@ def log_checkpoint(
         _unique(["latest", *aliases_or_error(aliases)]),
         dict(metadata or {}),
         description,
-        _unique(_listed(tags)),
-        ttl,
+        _unique(tags_or_error(tags)),
+        ttl_or_error(ttl),
     )
     layout_or_error(layout)
     if writers is not None:
@@ -105,7 +107,7 @@ def log_checkpoint(
 def _plain(run: Any, what: Description, source: str | os.PathLike[str] | Snapshot) -> Any:
     if isinstance(source, Snapshot):
         raise InvalidInputError(FILE_LAYOUT)
-    path = Path(source)
+    path = _path_of(source)
     if not path.is_file():
         raise NotFoundError(f"{path} is no file")
     return file_version(run, new_draft(what), what, path.name, lambda target: own_copy(path, target))
@@ -120,16 +122,39 @@ def _packed(
     if isinstance(source, Snapshot):
         snapshot, home = source, _repository_of(source)
     else:
-        home = _home_of(Path(source), repository)
-        snapshot = save_path(home, Path(source), {"series": what.name, "run": run.id})
+        path = _path_of(source)
+        home = _home_of(path, repository)
+        snapshot = save_path(home, path, {"series": what.name, "run": run.id})
     full = _described(what, snapshot)
     return packs_version(run, new_draft(full), full, home, snapshot)
 
 
+def _path_of(source: Any) -> Path:
+    """Refuse a repository in place of one of its snapshots: all its files would be saved into another one."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not ((path / "snapshots").is_dir() and (path / "packs").is_dir()):
+            return path
+    raise InvalidInputError(
+        "log_checkpoint takes a checkpoint file, or a snapshot such as lamina.open(REPOSITORY).snapshot('best'). "
+        f"Received: {source!r}"
+    )
+
+
 def _described(what: Description, snapshot: Snapshot) -> Description:
     """With what a snapshot says of itself."""
-    aliases = _unique([*aliases_of(snapshot.epoch, snapshot.batch, best=snapshot.best), *what.aliases])
+    aliases = _unique([*aliases_of(snapshot.epoch, snapshot.batch, best=_is_best(snapshot)), *what.aliases])
     return replace(what, aliases=aliases, metadata=snapshot_metadata(snapshot) | dict(what.metadata))
+
+
+def _is_best(snapshot: Snapshot) -> bool:
+    """Now, too, not only when it was saved: an old one must not take the name from a better one."""
+    if not snapshot.best:
+        return False
+    try:
+        return _repository_of(snapshot)._core.resolve(snapshot.series, "best").id == snapshot.id
+    except LaminaError:  # another one is damaged, and may have been better
+        return True
 
 
 def _for_several(source: str | os.PathLike[str] | Snapshot, layout: str) -> tuple[Snapshot, Repository]:
@@ -148,10 +173,6 @@ def _home_of(path: Path, repository: str | os.PathLike[str] | Repository | None)
     if repository is not None:
         return as_repository(repository)
     return open_or_create(path.absolute().parent / DEFAULT_REPOSITORY)
-
-
-def _listed(values: Iterable[str]) -> list[str]:
-    return [values] if isinstance(values, str) else list(values)
 
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:

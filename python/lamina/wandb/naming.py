@@ -11,8 +11,8 @@ from typing import Any
 from lamina.errors import InvalidInputError
 from lamina.snapshot import Snapshot, plain
 
-#: wandb's limit of top-level keys; ours are fewer than this.
-MAX_METADATA = 100
+#: wandb's limit of top-level keys, and how many of them a save of a callback has of its own.
+MAX_METADATA, OWN_METADATA = 100, 18
 
 # What wandb allows.
 _TAG, _ALIAS = re.compile(r"[-\w]+( +[-\w]+)*"), re.compile(r"[^/:]+")
@@ -78,15 +78,28 @@ def stamped(what: Description, saved: Mapping[str, Any]) -> Description:
 
 def artifact_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Checks the argument ``artifact``."""
+    if not isinstance(given, Mapping | None):
+        raise InvalidInputError(f"artifact takes a dict with {', '.join(_OPTIONS)}. Received: {given!r}")
     options = dict(given or {})
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise InvalidInputError(f"artifact takes {', '.join(_OPTIONS)}. Received: {unknown[0]!r}")
-    options["tags"] = _listed("tags", _TAG, options.get("tags") or ())
+    _check_metadata(options.get("metadata", {}))
+    options["tags"] = tags_or_error(options.get("tags") or ())
     options["aliases"] = aliases_or_error(options.get("aliases") or ())
-    if not isinstance(options.get("ttl"), timedelta | None):
-        raise InvalidInputError(f"ttl must be a datetime.timedelta. Received: {options['ttl']!r}")
+    ttl_or_error(options.get("ttl"))
     return options
+
+
+def _check_metadata(values: Any) -> None:
+    if not isinstance(values, Mapping):
+        raise InvalidInputError(f"metadata must be a dict. Received: {values!r}")
+    room = MAX_METADATA - OWN_METADATA
+    if len(values) > room:
+        raise InvalidInputError(
+            f"W&B takes {MAX_METADATA} keys of metadata, and a checkpoint needs {OWN_METADATA} for itself. "
+            f"Received: {len(values)}"
+        )
 
 
 def aliases_or_error(aliases: str | Iterable[str]) -> list[str]:
@@ -94,9 +107,21 @@ def aliases_or_error(aliases: str | Iterable[str]) -> list[str]:
     return _listed("aliases", _ALIAS, aliases)
 
 
+def tags_or_error(tags: str | Iterable[str]) -> list[str]:
+    """One tag, or several, as a list."""
+    return _listed("tags", _TAG, tags)
+
+
+def ttl_or_error(ttl: Any) -> timedelta | None:
+    """How long a version lives, if anybody says."""
+    if not isinstance(ttl, timedelta | None) or (ttl is not None and ttl < timedelta(seconds=1)):
+        raise InvalidInputError(f"ttl must be a datetime.timedelta of a second or more. Received: {ttl!r}")
+    return ttl
+
+
 def _listed(what: str, pattern: re.Pattern[str], values: str | Iterable[str]) -> list[str]:
     listed = [values] if isinstance(values, str) else list(values)
-    if wrong := [value for value in listed if not pattern.fullmatch(str(value))]:
+    if wrong := [value for value in listed if not (isinstance(value, str) and pattern.fullmatch(value))]:
         raise InvalidInputError(f"W&B does not take {wrong[0]!r} as one of the {what}")
     return listed
 

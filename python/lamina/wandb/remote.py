@@ -20,6 +20,7 @@ from lamina.reading import Content
 from lamina.reference import Opened
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot
+from lamina.source import is_portable
 from lamina.wandb.entries import as_base64
 from lamina.wandb.fetching import FetchingReader, PackStore
 from lamina.wandb.server import Server
@@ -40,7 +41,8 @@ def open_artifact(
     """Open a version of an artifact, of either layout; only what is read of it is fetched, and it is verified.
 
     Args:
-        name_or_artifact: ``[entity/][project/]name[:alias]``, without an alias ``latest``; or a `wandb.Artifact`.
+        name_or_artifact: ``[wandb:][entity/][project/]name[:alias]``, or a `wandb.Artifact`. Without an alias it is
+            ``latest``; entity and project are those of the active run, or of the user's settings.
         use: note in the active run that it uses the artifact; without it, yes, unless the environment variable
             ``LAMINA_LINEAGE`` is ``0``.
         repository: a repository whose packs need not be fetched.
@@ -72,14 +74,20 @@ def open_artifact(
 def find(name_or_artifact: Any) -> Any:
     """The logged artifact that is meant."""
     if isinstance(name_or_artifact, str):
-        name = name_or_artifact
-        return Server().artifact(name if ":" in name else f"{name}:latest")
+        name = name_or_artifact.removeprefix("wandb:")
+        return _server().artifact(name if ":" in name else f"{name}:latest")
     if not hasattr(name_or_artifact, "wait"):  # not "manifest", which would be fetched to look
         raise InvalidInputError(f"expected an artifact or its name. Received: {name_or_artifact!r}")
     try:
         return name_or_artifact.wait()
     except Exception as error:
         raise ArtifactError(f"the artifact {name_or_artifact.name} is not on the server: {error}") from error
+
+
+def _server() -> Server:
+    """Where the active run is, as `run.use_artifact` has it; without one, where the user's settings say."""
+    run = wandb.run
+    return Server() if run is None or run.disabled else Server.of_run(run)
 
 
 def _note_use(artifact: Any, use: bool | None) -> None:
@@ -111,7 +119,7 @@ def _files_of(artifact: Any) -> dict[str, Any]:
 
 def _safe(path: str) -> bool:
     """Whether a path stays in its folder, on every system."""
-    return path.isprintable() and not set(path) & {"\\", ":"} and not set(path.split("/")) & _UNSAFE
+    return is_portable(path) and not set(path.split("/")) & _UNSAFE
 
 
 def _refuse_collisions(paths: Iterable[str], what: str) -> None:
@@ -130,11 +138,11 @@ def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: l
         raise CorruptDataError(f"the artifact {artifact.name} has no file lamina.placement")
     transfer = Transfer(artifact)
     download(transfer, entries, _SMALL, folder, artifact.name)
+    # First: it checks what is then read of the snapshot.
+    core = _core.parse_snapshot((folder / "lamina.json").read_bytes(), f"lamina.json of {artifact.name}")
     placement = (folder / "lamina.placement").read_bytes()
     store = PackStore(folder / "packs", transfer, placement, lenders, artifact.name)
     content = Content(FetchingReader(folder, store, artifact.name))
-    snapshot = (folder / "lamina.json").read_bytes()
-    core = _core.parse_snapshot(snapshot, f"lamina.json of {artifact.name}")
     return Opened(content, Snapshot(core, content=content))
 
 

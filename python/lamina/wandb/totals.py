@@ -1,0 +1,26 @@
+"""What the checkpoints of a run have cost so far, in its summary."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+_adding = threading.Lock()
+
+
+def add(run: Any, figures: Mapping[str, float]) -> None:
+    """Add to sums that all callbacks of the run share; those of a resumed run go on."""
+    with _adding:
+        sums = run.__dict__.setdefault("_lamina_totals", {})  # goes with the run
+        for name, value in figures.items():
+            key = f"checkpoint/{name}"
+            if key not in sums:
+                sums[key] = _so_far(run, key)
+            sums[key] += value
+        run.summary.update(sums)
+
+
+def _so_far(run: Any, key: str) -> float:
+    value = run.summary.get(key)
+    return value if isinstance(value, (int, float)) else 0
