@@ -102,5 +102,5 @@ def test_what_is_no_model_or_has_no_variables_is_refused(tmp_path: Path) -> None
             checkpointer.save(epoch=0)
         unbuilt(np.zeros((1, 2)))
         assert checkpointer.save(epoch=0, blocking=True) is not None
-    with pytest.warns(UserWarning, match="^Checkpointer mode 'up' is unknown"):
+    with pytest.warns(UserWarning, match="Checkpoint.* mode 'up' is unknown"):
         lamina.Checkpointer(build(), tmp_path / "repo", mode="up").close()

@@ -211,7 +211,9 @@ def test_values_are_compared_as_keras_compares_them(tmp_path: Path) -> None:
         callback.set_model(network())
         drive(callback, [0.1 + 0.2, 0.3, 0.3 - 1e-10, 0.2])
         made.append(sorted(path.name for path in folder.iterdir()))
-    assert made == [["1.weights.h5", "4.weights.h5"]] * 2
+    # From 3.11 on they are tensors of 32 bits.
+    few = keras.__version__ != "3.10.0"
+    assert made == [[f"{epoch}.weights.h5" for epoch in ((1, 4) if few else (1, 2, 3, 4))]] * 2
 
 
 @pytest.mark.parametrize("best_only", [False, True])

@@ -18,6 +18,8 @@ from lamina.keras import best_model
 
 # Keras 3.10 takes every metric for a loss whose name does not speak of accuracy, an F-measure for example.
 _TAKES_UNKNOWN_FOR_LOSS = not hasattr(keras.callbacks.ModelCheckpoint, "_set_monitor_op")
+# And it compares with numpy.
+_LESS, _GREATER = (np.less, np.greater) if _TAKES_UNKNOWN_FOR_LOSS else (ops.less, ops.greater)
 _ARGUMENTS = inspect.signature(keras.callbacks.ModelCheckpoint.__init__)
 
 
@@ -42,13 +44,13 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     @property
     def direction(self) -> str | None:
         """``"min"``, ``"max"``, or None where it is unknown."""
-        return {ops.less: "min", ops.greater: "max"}.get(self.monitor_op)
+        return {_LESS: "min", _GREATER: "max"}.get(self.monitor_op)
 
     def _as_later_releases(self, *args: Any, **kwargs: Any) -> None:
         """Keep the mode, and ask the metric later on; where a mode is given, the direction is known at once."""
         given = _ARGUMENTS.bind(self, *args, **kwargs).arguments
         self.mode = given["mode"] if given.get("mode") in ("min", "max") else "auto"
-        self.monitor_op = {"min": ops.less, "max": ops.greater}.get(self.mode)
+        self.monitor_op = {"min": _LESS, "max": _GREATER}.get(self.mode)
         self.best = given.get("initial_value_threshold")
         if self.monitor_op is not None:
             self._begin_where_keras_begins()
@@ -56,7 +58,7 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def _begin_where_keras_begins(self) -> None:
         """Keras 3.10 compares with infinity, and prints it, where later releases have no best value yet."""
         if _TAKES_UNKNOWN_FOR_LOSS and self.best is None:
-            self.best = -math.inf if self.monitor_op is ops.greater else math.inf
+            self.best = -math.inf if self.monitor_op is _GREATER else math.inf
 
     def _warn_of_missing_metric(self) -> None:
         if self.save_freq == "epoch":
@@ -80,7 +82,7 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def _set_monitor_op(self) -> None:
         if not self._keras_knows():
             known = best_model.metric_direction(self.model, self.monitor) or _told_by_name(self.monitor)
-            self.monitor_op = {"min": ops.less, "max": ops.greater, None: _always}[known]
+            self.monitor_op = {"min": _LESS, "max": _GREATER, None: _always}[known]
         self._begin_where_keras_begins()
         if self.direction is None:
             effect = "every save counts" if self.save_best_only else "no save is marked as the best"
@@ -108,7 +110,7 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             return True
         # Keras compares on the device, which compiles and waits; the result is the same.
         value -= self.min_delta
-        return value < reference if self.monitor_op is ops.less else value > reference
+        return value < reference if self.monitor_op is _LESS else value > reference
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.monitor_op is None:  # as Keras does from 3.11 on
@@ -164,6 +166,8 @@ def _placeholders(template: str) -> list[str]:
 
 def _compared(value: Any) -> float | None:
     """A value as Keras compares it: in a tensor, a number of Python's has 32 bits."""
+    if _TAKES_UNKNOWN_FOR_LOSS:
+        return scalar(value)
     return ctypes.c_float(value).value if type(value) is float else scalar(value)
 
 
