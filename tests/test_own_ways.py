@@ -242,6 +242,28 @@ def test_waiting_for_a_save_where_it_is_reported_is_refused(tmp_path: Path) -> N
         fit(network(), callback)
 
 
+@pytest.mark.skipif(backend.backend() == "torch", reason="Keras cannot train such a layer there")
+def test_stateful_layers_remember_when_a_run_goes_on(tmp_path: Path) -> None:
+    def run(epochs: int, *callbacks: Any) -> keras.Model:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(3)
+        middle = [layers.Reshape((2, 2)), layers.LSTM(3, stateful=True), layers.Dense(2)]
+        model = keras.Sequential([keras.Input(batch_shape=(8, 4)), *middle])
+        model.compile("sgd", "mse", jit_compile=False)
+        fit(model, *callbacks, epochs=epochs, shuffle=False)
+        return model
+
+    def checkpoint() -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path / "m.keras", "loss", repository=tmp_path / "r", resume=True)
+
+    straight = run(4)
+    run(2, checkpoint())
+    resumed = run(4, checkpoint())
+    assert resumed.layers[1].states
+    for one, other in zip([*straight.weights, *straight.layers[1].states], resumed.weights, strict=False):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+
+
 class Gives(keras.callbacks.Callback):
     """Gives each epoch a value of the metrics ``x`` and ``y``, whatever was trained."""
 

@@ -1,7 +1,8 @@
 """State of training that no Keras file holds: captured with the weights, and put back.
 
 It is made of the states of random seed generators (on torch, of torch's own generators too), the factors of LoRA
-layers (Keras saves the merged kernel, from which training cannot go on), and the attributes of tracked callbacks.
+layers (Keras saves the merged kernel, from which training cannot go on), what stateful recurrent layers remember, and
+the attributes of tracked callbacks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 from keras.src import backend
 from keras.src.backend.common import global_state
@@ -51,9 +53,8 @@ def take(model: Any, track: Sequence[Any], later: Sequence[Any] = ()) -> tuple[d
     ``later``: those of ``track`` that will only hear of this epoch's end after the save.
     """
     tensors = TrainingTensors()
-    for i, layer in enumerate(_lora_layers(model)):
-        for j, variable in enumerate(_variables(layer)):
-            tensors.add(f"lora/{i}/{j}", variable)
+    for name, variable in (*_lora_variables(model), *_remembered(model)):
+        tensors.add(name, variable)
     for device, generator in _torch_generators():
         tensors.add(_TORCH_RANDOM + device, generator.get_state().numpy())
     fields: dict[str, Any] = {
@@ -103,7 +104,8 @@ class SavedState:
                 state = seeds[path]
                 state.assign(np.array(saved[path], dtype=backend.standardize_dtype(state.dtype)))
         self._put_torch_generators()
-        self._put_lora(model)
+        self._put("LoRA factors", "lora/", dict(_lora_variables(model)))
+        self._put("states of recurrent layers", "states/", dict(_remembered(model)))
 
     def put_into_callbacks(self, track: Sequence[Any]) -> None:
         """Put the state of tracked callbacks back; after their own ``on_train_begin``, which resets it.
@@ -129,18 +131,13 @@ class SavedState:
             if (state := saved.get(_TORCH_RANDOM + device)) is not None:
                 generator.set_state(generator.get_state().new_tensor(state))
 
-    def _put_lora(self, model: Any) -> None:
-        arrays = self._read("lora/")
+    def _put(self, what: str, prefix: str, targets: Mapping[str, Any]) -> None:
+        arrays = self._read(prefix)
         if not arrays:
             return
-        targets = {
-            f"lora/{i}/{j}": variable
-            for i, layer in enumerate(_lora_layers(model))
-            for j, variable in enumerate(_variables(layer))
-        }
         forms = {name: array.shape for name, array in arrays.items()}
         if forms != {name: tuple(variable.shape) for name, variable in targets.items()}:
-            warnings.warn("the snapshot's LoRA factors do not fit this model; they start anew", stacklevel=2)
+            warnings.warn(f"the snapshot's {what} do not fit this model; they start anew", stacklevel=2)
             return
         for name, variable in targets.items():
             variable.assign(arrays[name])
@@ -175,12 +172,20 @@ def _generators(layer: Any) -> list[Any]:
     return list(getattr(layer, "_seed_generators", ()))
 
 
-def _lora_layers(model: Any) -> list[Any]:
-    return [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
+def _lora_variables(model: Any) -> Iterator[tuple[str, Any]]:
+    adapted = [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
+    for i, layer in enumerate(adapted):
+        for j, variable in enumerate([*layer._trainable_variables, *layer._non_trainable_variables]):
+            yield f"lora/{i}/{j}", variable
 
 
-def _variables(layer: Any) -> list[Any]:
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
+def _remembered(model: Any) -> Iterator[tuple[str, Any]]:
+    """What stateful layers hand from one batch to the next; in no list of the model's variables."""
+    stateful = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+    for i, layer in enumerate(stateful):
+        for j, variable in enumerate(keras.tree.flatten(getattr(layer, "states", None))):
+            if isinstance(variable, backend.Variable):
+                yield f"states/{i}/{j}", variable
 
 
 def _state_of(callback: Any, prefix: str, tensors: TrainingTensors) -> dict[str, Any]:
