@@ -238,6 +238,29 @@ def refused_version(server: Server, seed: int) -> None:
     assert publisher_of(wandb.run).settle(30)
 
 
+@pytest.mark.filterwarnings("ignore:W&B did not take a version")
+@pytest.mark.parametrize("layout", ["packs", "file"])
+def test_what_a_subclass_has_added_is_sent_later(wandb_online: Server, layout: str) -> None:
+    class Mine(WandbModelCheckpoint):
+        def make_artifact(self, commit: Any) -> Any:
+            artifact = super().make_artifact(commit)
+            artifact.add_reference("https://example.com/data.bin", "data.bin", checksum=False)
+            artifact.add(wandb.Table(columns=["a"], data=[[1]]), "table")
+            artifact.metadata["rate"] = np.float32(0.5)
+            return artifact
+
+    wandb_online.inject(operation="CreateArtifact", error="refused")
+    with wandb.init() as run:
+        fit(small_model(), Mine("m.weights.h5", "loss", save_weights_only=True, layout=layout), epochs=1)
+        place = ".lamina" if layout == "packs" else Path(run.dir).parent
+    (name,) = lamina.wandb.push(place)
+    version = wandb_online.store.artifact(name)
+    assert version.entries["data.bin"].ref == "https://example.com/data.bin"
+    assert "table.table.json" in version.entries
+    assert version.metadata["rate"] == 0.5
+    restored(name, small_model)
+
+
 def test_two_pushes_at_once_send_nothing_twice(wandb_online: Server, tmp_path: Path) -> None:
     with wandb.init():
         for seed in range(2):

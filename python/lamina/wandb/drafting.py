@@ -17,7 +17,7 @@ from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot
-from lamina.wandb.entries import FileEntry, measured
+from lamina.wandb.entries import FileEntry, measured, references_of
 from lamina.wandb.links import own_copy
 from lamina.wandb.naming import Description, metadata_for_wandb, stamped
 from lamina.wandb.place import Place
@@ -63,7 +63,7 @@ def packs_version(run: Any, draft: Any, what: Description, repository: Repositor
     # Before anything else: from here on retention holds the snapshot and its packs.
     packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in repository._core.packs_of(snapshot._core))
     if not run.offline:
-        Record(key, _run_facts(run), what, packs, (snapshot.id,), 0, None, place).write()
+        Record(key, _run_facts(run), what, packs, (snapshot.id,), place=place).write()
     known = _digests.setdefault((str(place.root), repository._core.id), {})
     entries = place.stage_packs(key, repository, snapshot, known)
     return _version(run, draft, what, place, key, claim, entries, (snapshot.id,))
@@ -92,7 +92,8 @@ def _version(
     snapshots: tuple[str, ...],
 ) -> Version:
     everything = (*entries, *_own_entries(draft, place, key))
-    record = Record(key, _run_facts(run), what, everything, snapshots, next(_numbers), None, place)
+    facts, links = _run_facts(run), references_of(draft)
+    record = Record(key, facts, what, everything, snapshots, links, next(_numbers), None, place)
     record.write()
     return Version(draft, record, claim=claim)
 

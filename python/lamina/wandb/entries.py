@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,17 @@ class FileEntry:
     size: int
     at: str | None = None  # where it stands, relative to the root of its record
     birth: str | None = None  # the server has it: id of the version that first stored it
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an artifact names and does not hold."""
+
+    path: str  # in the artifact
+    ref: str
+    digest: str
+    size: int | None
+    extra: dict[str, Any]
 
 
 def measured(files: Iterable[tuple[str, Path]], root: Path, known: Mapping[str, str] | None = None) -> list[FileEntry]:
@@ -59,6 +70,24 @@ def carried(entries: Iterable[FileEntry], there: Mapping[str, FileEntry]) -> lis
 def _birth(entry: FileEntry, other: FileEntry | None) -> str | None:
     same = other is not None and (entry.digest, entry.size) == (other.digest, other.size)
     return other.birth if same and other is not None else None
+
+
+def references_of(artifact: Any) -> tuple[Reference, ...]:
+    """Those that a user has added."""
+    entries = [(str(path), entry) for path, entry in artifact.manifest.entries.items() if entry.ref is not None]
+    return tuple(Reference(path, str(e.ref), e.digest, e.size, dict(e.extra)) for path, e in entries)
+
+
+def refer(artifact: Any, references: Iterable[Reference]) -> None:
+    """Add them again."""
+    for each in references:
+        try:
+            from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+
+            entry = ArtifactManifestEntry(**asdict(each))
+            artifact.manifest.add_entry(entry, overwrite=True)
+        except (ImportError, AttributeError, TypeError):  # a wandb that is made differently
+            artifact.add_reference(each.ref, each.path, checksum=False)
 
 
 def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | None = None) -> None:

@@ -23,6 +23,7 @@ from lamina.snapshot import Snapshot
 from lamina.source import source_files
 from lamina.wandb import late
 from lamina.wandb.drafting import new_draft, packs_version
+from lamina.wandb.entries import refer
 from lamina.wandb.log import FILE_LAYOUT, log_checkpoint
 from lamina.wandb.naming import Description, aliases_or_error, layout_or_error
 from lamina.wandb.place import Place
@@ -171,8 +172,10 @@ def _again(version: Version, server: Server) -> str:
     record = version.record
     held = late.held_by_others(server, record.what)
     what = late.without(record.what, held)
+    draft = new_draft(what)
+    refer(draft, record.references)
     with _run_of(record, server) as run:
-        found = publisher_of(run).log_now(replace(version, artifact=new_draft(what), record=replace(record, what=what)))
+        found = publisher_of(run).log_now(replace(version, artifact=draft, record=replace(record, what=what)))
         name = _arrived(found)
         publisher_of(run).settle(QUESTIONS)
     late.put_back(server, what, held)

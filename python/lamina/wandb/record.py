@@ -18,7 +18,7 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import CorruptDataError, StorageError
-from lamina.wandb.entries import FileEntry, as_base64
+from lamina.wandb.entries import FileEntry, Reference, as_base64
 from lamina.wandb.naming import Description
 from lamina.wandb.place import Place
 
@@ -35,6 +35,7 @@ class Record:
     what: Description
     entries: tuple[FileEntry, ...]
     snapshots: tuple[str, ...] = ()
+    references: tuple[Reference, ...] = ()  # of the user's, to what stands elsewhere
     number: int = 0  # order among the records of a place
     digest: str | None = None  # of the manifest, once it was about to be sent
     place: Place | None = field(default=None, compare=False)
@@ -56,6 +57,7 @@ class Record:
             "run": self.run,
             "artifact": what,
             "digest": self.digest,
+            "references": [asdict(reference) for reference in self.references],
             "entries": [[e.path, e.digest, e.size, e.at, e.birth] for e in self.entries],
         }
         data = np.frombuffer(_core.seal("journal", json.dumps(fields)), np.uint8)
@@ -126,6 +128,7 @@ def _read(path: Path, place: Place) -> Record:
             Description(**what),
             tuple(_entry(*entry) for entry in body["entries"]),
             tuple(body["snapshots"]),
+            tuple(Reference(**reference) for reference in body.get("references", ())),
             int(body["number"]),
             body["digest"],
             place,
