@@ -226,6 +226,22 @@ def test_the_script_restores_the_artifact_it_lies_in(tmp_path: Path) -> None:
     assert restored(tmp_path / "restored")["empty"] == b""
 
 
+def test_an_old_zstandard_is_named(tmp_path: Path) -> None:
+    """Long-lived systems have Python 3.10 and a zstandard that cannot tell what follows a frame."""
+    (tmp_path / "zstandard.py").write_text("__version__ = '0.17.0'")
+    done = subprocess.run(
+        [sys.executable, SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "restore.py: zstandard 0.17.0 is too old, 0.19 is needed; run: pip install --upgrade numpy zstandard\n"
+    )
+
+
 def test_the_script_lists_and_picks_snapshots(tmp_path: Path) -> None:
     sample(seed=1).write_repository(tmp_path / "repository", 1)
     sample(seed=2).write_repository(tmp_path / "repository", 2)

@@ -41,9 +41,12 @@ try:
     import numpy as np
     import numpy.typing as npt
     import zstandard
+
+    if tuple(map(int, zstandard.__version__.split(".")[:2])) < (0, 19):
+        raise ImportError(f"zstandard {zstandard.__version__} is too old, 0.19 is needed")
 except ImportError as missing:
     if __name__ == "__main__":
-        sys.exit(f"restore.py: {missing}; run: pip install numpy zstandard")
+        sys.exit(f"restore.py: {missing}; run: pip install --upgrade numpy zstandard")
     raise
 
 # Limits (§10 of the format): nothing is allocated on a larger number than these.
