@@ -21,6 +21,7 @@ from lamina import _core
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
 from lamina.wandb.late import _newer
+from lamina.wandb.place import Place
 from lamina.wandb.publisher import publisher_of
 from lamina.wandb.retention import _Version, held_numbers
 from wandb_server import Server
@@ -292,6 +293,18 @@ def test_a_push_leaves_alone_what_is_on_its_way(wandb_online: Server) -> None:
             wandb_online.clear_faults()
             logged.wait()
         assert len(wandb_online.store.artifacts(layout)) == 1
+
+
+def test_what_did_not_come_about_is_free(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where somebody keeps the error, and with it all that was at work."""
+    small_model().save_weights("a.weights.h5")
+    snapshot = lamina.save("a.weights.h5", "repo")
+    with wandb.init():
+        with monkeypatch.context() as broken:
+            broken.setattr(Place, "stage_packs", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                lamina.wandb.log_checkpoint(snapshot, name="a")
+        assert len(lamina.wandb.push("repo")) == 1
 
 
 def test_a_push_beside_the_run_that_made_the_version(wandb_online: Server) -> None:

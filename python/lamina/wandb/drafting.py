@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,30 +49,38 @@ def new_draft(what: Description) -> Any:
 def file_version(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Version:
     """A version with ``layout="file"``; ``write`` makes a plain file that nobody else has."""
     place, key = Place.of_run(run), _new_key()
-    claim = _claim(run, place, key)
-    what = _stamp(draft, what, {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
-    return _version(run, draft, what, place, key, claim, place.stage_file(key, name, write), ())
+    with _claimed(run, place, key) as claim:
+        what = _stamp(draft, what, {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
+        return _version(run, draft, what, place, key, claim, place.stage_file(key, name, write), ())
 
 
 def packs_version(run: Any, draft: Any, what: Description, repository: Repository, snapshot: Snapshot) -> Version:
     """A version with ``layout="packs"``; offline it holds its own names of the packs."""
     place = Place.of_run(run) if run.offline else Place.of_repository(repository)
     key = _new_key()
-    claim = _claim(run, place, key)
     saved = {"repository": repository._core.id, "number": snapshot.number, "at": snapshot.created_at}
     what = _stamp(draft, what, saved)
-    # Before anything else: from here on retention holds the snapshot and its packs.
-    packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in repository._core.packs_of(snapshot._core))
-    if not run.offline:
-        Record(key, _run_facts(run), what, packs, (snapshot.id,), place=place).write()
-    known = _digests.setdefault((str(place.root), repository._core.id), {})
-    entries = place.stage_packs(key, repository, snapshot, known)
-    return _version(run, draft, what, place, key, claim, entries, (snapshot.id,))
+    listed = repository._core.packs_of(snapshot._core)
+    packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in listed)
+    with _claimed(run, place, key) as claim:
+        # Before anything else: from here on retention holds the snapshot and its packs.
+        if not run.offline:
+            Record(key, _run_facts(run), what, packs, (snapshot.id,), place=place).write()
+        known = _digests.setdefault((str(place.root), repository._core.id), {})
+        entries = place.stage_packs(key, repository, snapshot, known)
+        return _version(run, draft, what, place, key, claim, entries, (snapshot.id,))
 
 
-def _claim(run: Any, place: Place, key: str) -> _core.Claim | None:
-    """Nobody but a `push` sends the versions of an offline run."""
-    return None if run.offline else place.claim(key)
+@contextlib.contextmanager
+def _claimed(run: Any, place: Place, key: str) -> Iterator[_core.Claim | None]:
+    """The claim of a version, given back if it does not come about; of an offline run's, `push` alone sends any."""
+    claim = None if run.offline else place.claim(key)
+    try:
+        yield claim
+    except BaseException:
+        if claim is not None:
+            claim.release()
+        raise
 
 
 def _stamp(draft: Any, what: Description, saved: dict[str, Any]) -> Description:

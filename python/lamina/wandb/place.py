@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina import _core
+from lamina.errors import StorageError
 from lamina.repository import Repository
 from lamina.snapshot import Snapshot
 from lamina.wandb.entries import FileEntry, measured
@@ -43,7 +44,10 @@ class Place:
 
     def new_folder(self, key: str) -> Path:
         folder = self.folder / key
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {folder}: {error.strerror or error}") from error
         return folder
 
     def claim(self, key: str) -> _core.Claim | None:

@@ -34,7 +34,14 @@ def log_together(run: Any, what: Description, home: Repository, snapshot: Snapsh
         _attend(writers)  # the others send all of it
         raise
     try:
-        plan = writers.agree(_identity(publisher, version), _newest(publisher, what.name))
+        return _agreed(publisher, version, writers)
+    finally:
+        version.release()
+
+
+def _agreed(publisher: Publisher, version: Version, writers: Writers) -> Any | None:
+    try:
+        plan = writers.agree(_identity(publisher, version), _newest(publisher, version.record.what.name))
     except InvalidInputError:
         version.record.remove()
         raise
