@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import unicodedata
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -28,6 +29,8 @@ from lamina.wandb.transfer import Range, Transfer, make_sparse
 
 _SMALL = ("lamina.json", "lamina.placement")
 _UNSAFE = {"", ".", ".."}
+#: Letters that turn others around: with them a name shows another ending than it has.
+_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 #: Bytes of one file; W&B takes less, and no file system makes a sparse file of any size.
 _MAX_FILE = 1 << 43
 
@@ -118,8 +121,9 @@ def _files_of(artifact: Any) -> dict[str, Any]:
 
 
 def _safe(path: str) -> bool:
-    """Whether a path stays in its folder, on every system."""
-    return is_portable(path) and not set(path.split("/")) & _UNSAFE
+    """Whether a path stays in its folder, on every system, and reads as it stands there."""
+    turned = _TURNS & set(map(unicodedata.bidirectional, path))
+    return is_portable(path) and not turned and not set(path.split("/")) & _UNSAFE
 
 
 def _refuse_collisions(paths: Iterable[str], what: str) -> None:
