@@ -87,7 +87,8 @@ def work(role: str, folder: Path, seed: int, rounds: int) -> None:
     chance = random.Random(seed)
     repository = lamina.open(folder)
     for _ in range(rounds):
-        print(ROLES[role](repository, chance, f"s{seed}"), flush=True)
+        # With its end in one piece: other threads write, too.
+        print(f"{ROLES[role](repository, chance, f's{seed}')}\n", end="", flush=True)
 
 
 def main(role: str, folder: Path, seed: int, rounds: int) -> None:
