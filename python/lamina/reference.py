@@ -77,7 +77,7 @@ def _exists(path: Path) -> bool:
 
 
 def _existing(path: Path) -> Opened:
-    if (path / "snapshots").is_dir() and (path / "packs").is_dir():
+    if repository.stands_in(path):
         return _of(repository.open(path).snapshot())
     if path.is_dir() and (path / "lamina.json").exists():
         return open_artifact_directory(path)

@@ -269,6 +269,11 @@ def open_or_create(path: str | os.PathLike[str]) -> Repository:
     return Repository(_core.Repository.open_or_create(_directory(path), now()))
 
 
+def stands_in(folder: Path) -> bool:
+    """Whether a folder is a repository; one without its ``config.json`` is damaged, not something else."""
+    return (folder / "snapshots").is_dir() and (folder / "packs").is_dir()
+
+
 def _directory(path: object) -> str:
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise InvalidInputError(f"expected the directory of a repository. Received: {path!r}")

@@ -12,7 +12,7 @@ from typing import Any
 import wandb
 
 from lamina.errors import ArtifactError, InvalidInputError, LaminaError, NotFoundError
-from lamina.repository import Repository, open_or_create
+from lamina.repository import Repository, open_or_create, stands_in
 from lamina.saving import as_repository, save_path
 from lamina.snapshot import Snapshot
 from lamina.wandb.drafting import file_version, new_draft, packs_version
@@ -133,7 +133,7 @@ def _path_of(source: Any) -> Path:
     """Refuse a repository in place of one of its snapshots: all its files would be saved into another one."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        if not ((path / "snapshots").is_dir() and (path / "packs").is_dir()):
+        if not stands_in(path):
             return path
     raise InvalidInputError(
         "log_checkpoint takes a checkpoint file, or a snapshot such as lamina.open(REPOSITORY).snapshot('best'). "

@@ -458,6 +458,7 @@ mod tests {
 
     use super::*;
     use crate::codec::frame::{Frames, Method, bound};
+    use crate::codec::tests::Random;
 
     fn frame_of(plane: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; bound(plane.len())];
@@ -480,21 +481,14 @@ mod tests {
     }
 
     fn noise(len: usize, values: u64) -> Vec<u8> {
-        let mut state = 1u64;
-        let mut next = || {
-            state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
-            (state >> 33) % values
-        };
-        (0..len).map(|_| next() as u8).collect()
+        let mut random = Random(1);
+        (0..len).map(|_| (random.next() % values) as u8).collect()
     }
 
     /// Bytes of which each has `odds` of 256 to be the one before the next rarer one; they begin anywhere.
     fn geometric(odds: u32, len: usize, seed: u64) -> Vec<u8> {
-        let mut state = seed | 1;
-        let mut next = || {
-            state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
-            (state >> 40) as u32 & 255
-        };
+        let mut random = Random(seed);
+        let mut next = || random.next() as u32 & 255;
         let first = seed as u8;
         (0..len).map(|_| first.wrapping_add((0..60).take_while(|_| next() >= odds).count() as u8)).collect()
     }

@@ -22,10 +22,10 @@ enum Kind {
 
 const KINDS: [Kind; 6] = [Kind::Random, Kind::Constant, Kind::FewValues, Kind::Normal, Kind::Sparse, Kind::Tiled];
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         // splitmix64
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
