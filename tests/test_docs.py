@@ -1,33 +1,37 @@
-"""Every example of README.md and docs/ runs, page by page, against a W&B server on this machine.
+"""Every example of README.md and docs/ runs as a reader would copy it.
 
-The Python blocks of a page run in order in one namespace, and in the same order its lines of shell that call
-``lamina``. A block that cannot run here says so in its title: it is only compiled. Pages may use what `_given`
-offers, as their readers are told.
+Each Python block runs alone: in a process of its own, in an empty folder, and without a W&B account. A block that is
+titled "needs a W&B account" runs in the same way against a W&B server on this machine. Lines of shell that call
+``lamina`` run in the folder that the Python block above them left. The cells of a notebook are one block. A block
+that cannot run here says so in its title: it is only compiled.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
+import runpy
 import shlex
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import lamina
-
 ROOT = Path(__file__).parents[1]
 NOT_RUN = "not run here: "
+NEEDS_ACCOUNT = "needs a W&B account"
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$", re.S | re.M)
 _TITLE = re.compile(r'^ title="([^"]+)"$')
+_SECONDS = 120  # a block that hangs fails before the test does
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, or a cell of a notebook."""
+    """A fenced block, or a notebook."""
 
     page: str
     line: int
@@ -40,17 +44,18 @@ class Block:
         """Whether it can run here."""
         return not self.title.startswith(NOT_RUN)
 
+    @property
+    def where(self) -> str:
+        """Where to look."""
+        return f"{self.page}:{self.line}"
+
 
 def blocks_of(path: Path) -> list[Block]:
     """The examples of a page, in order."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
-        cells = json.loads(text)["cells"]
-        return [
-            Block(path.name, i, "python", "", "".join(cell["source"]))
-            for i, cell in enumerate(cells)
-            if cell["cell_type"] == "code"
-        ]
+        cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        return [Block(path.name, 1, "python", "", "\n".join(cells))]
     return [_block(path.name, text, found) for found in _FENCE.finditer(text)]
 
 
@@ -64,57 +69,56 @@ def _block(page: str, text: str, found: re.Match[str]) -> Block:
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*.ipynb"))]
-# The reference of the command names repositories of nobody; tests/test_cli.py runs each command.
+# The reference of the command names repositories of nobody; the tests of the command run each one.
 EXAMPLES = {path.name: blocks_of(path) for path in PAGES if path.name != "cli.md"}
 
 
-@pytest.fixture
-def given(wandb_online: Any) -> Iterator[dict[str, Any]]:
-    """What the pages take for granted: a compiled model, how to build it again, and its data."""
-    import keras
-
-    keras.backend.clear_session()
-    yield {"__name__": "__main__", **_given()}
-    import wandb
-
-    if wandb.run is not None:
-        wandb.finish()
-
-
-def _given() -> dict[str, Any]:
-    import keras
-    import numpy as np
-
-    def build() -> Any:
-        keras.utils.set_random_seed(1)
-        layers = [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1)]
-        model = keras.Sequential(layers)
-        model.compile("adam", "mse", metrics=["mae"], jit_compile=False)  # compiling costs more than the training
-        return model
-
-    generator = np.random.default_rng(0)
-    x, x_val = generator.random((64, 8), dtype="float32"), generator.random((16, 8), dtype="float32")
-    names = {"x": x, "y": x.sum(1), "x_val": x_val, "y_val": x_val.sum(1)}
-    return {"build": build, "model": build(), **names}
-
-
-# Pages that speak of a repository which others have made.
-READS = {"report.md": "runs/a"}
-
-
 @pytest.mark.parametrize("page", [page for page, blocks in EXAMPLES.items() if blocks])
-def test_examples_run(page: str, given: dict[str, Any]) -> None:
+def test_examples_run(page: str, wandb_online: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if any(word in block.code for block in EXAMPLES[page] for word in ("lamina report", "log_report")):
         pytest.importorskip("plotly")
-    if page in READS:
-        lamina.save(given["model"], READS[page])
     for block in EXAMPLES[page]:
         if block.language == "python":
-            code = compile("\n" * block.line + block.code, block.page, "exec")
+            compile(block.code, block.where, "exec")
             if block.runs:
-                exec(code, given)
+                folder = tmp_path / f"line-{block.line}"
+                folder.mkdir()
+                monkeypatch.chdir(folder)
+                _python(block, tmp_path)
         elif block.language == "bash":
             _shell(block)
+
+
+def _python(block: Block, tmp_path: Path) -> None:
+    """Run it in a child of a process that has imported the libraries and nothing else, so that it is quick."""
+    script, output = tmp_path / f"line-{block.line}.py", tmp_path / f"line-{block.line}.txt"
+    script.write_text(block.code, encoding="utf-8")
+    environment = dict(os.environ) if block.title == NEEDS_ACCOUNT else _without_account()
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["keras", "wandb", "lamina.keras"])
+    child = processes.Process(target=_run, args=(script, Path.cwd(), output, environment))
+    child.start()
+    child.join(_SECONDS)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    assert child.exitcode == 0, f"{block.where} ended with {child.exitcode}\n{output.read_text(errors='replace')}"
+
+
+def _without_account() -> dict[str, str]:
+    """The environment of somebody who has never logged in; folders of wandb stay those of the test."""
+    account = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_ENTITY", "WANDB_PROJECT")
+    return {name: value for name, value in os.environ.items() if name not in account}
+
+
+def _run(script: Path, folder: Path, output: Path, environment: Mapping[str, str]) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def _shell(block: Block) -> None:
@@ -126,16 +130,11 @@ def _shell(block: Block) -> None:
     for line in block.code.splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["make"]:
-            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), f"{page_line(block)}: {line}"
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), f"{block.where}: {line}"
         if words[:1] != ["lamina"] or not block.runs:
             continue
         done = CliRunner().invoke(app, words[1:])
-        assert done.exit_code == 0, f"{page_line(block)}: {line}\n{done.output}\n{done.exception!r}"
-
-
-def page_line(block: Block) -> str:
-    """Where to look."""
-    return f"{block.page}:{block.line}"
+        assert done.exit_code == 0, f"{block.where}: {line}\n{done.output}\n{done.exception!r}"
 
 
 def test_links_lead_somewhere() -> None:
