@@ -2,35 +2,17 @@
 //!
 //! It knows bytes, not Keras, and has no idea that Python exists. `docs/format.md` defines every byte that it writes.
 
-pub mod base;
-pub mod chunker;
+pub mod chunks;
 pub mod codec;
-pub mod digest;
 pub mod error;
-pub mod fork;
+pub mod files;
 pub mod format;
-pub mod image;
-pub mod import;
 pub mod kernels;
-pub mod losses;
-pub mod md5;
-pub mod pack;
-pub mod pipeline;
-pub mod placement;
-pub mod progress;
-pub mod reader;
-pub mod repair;
+pub mod layout;
 pub mod repository;
-pub mod retention;
-pub mod sample;
-pub mod session;
-pub mod snapshot;
-pub mod source;
+pub mod restore;
+pub mod save;
 pub mod storage;
-pub mod temporary;
-pub mod tensor;
-pub mod verify;
-mod writeback;
-pub mod writer;
+pub mod task;
 
 pub use error::{Error, ErrorKind, Result};

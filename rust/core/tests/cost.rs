@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use lamina_core::Result;
-use lamina_core::chunker::{FileSpec, Layout, TensorSpec};
 use lamina_core::codec::CodecChoice;
-use lamina_core::reader::Want;
+use lamina_core::format::snapshot::{Body, Snapshot};
+use lamina_core::layout::pieces::{FileSpec, Layout, TensorSpec};
+use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::{Repository, SaveOptions};
-use lamina_core::snapshot::{Body, Snapshot};
-use lamina_core::source::MemorySource;
+use lamina_core::restore::reader::Want;
 use lamina_core::storage::Call;
 use lamina_core::storage::faults::{Watcher, watch};
 

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lamina_core::chunker::{FileSpec, Layout, TensorSpec};
 use lamina_core::codec::CodecChoice;
-use lamina_core::pack;
+use lamina_core::format::pack;
+use lamina_core::format::snapshot::{Body, Snapshot};
+use lamina_core::layout::pieces::{FileSpec, Layout, TensorSpec};
+use lamina_core::layout::source::MemorySource;
+use lamina_core::repository::retention::Keep;
 use lamina_core::repository::{Repository, SaveOptions};
-use lamina_core::retention::Keep;
-use lamina_core::snapshot::{Body, Snapshot};
-use lamina_core::source::MemorySource;
 use lamina_core::storage::Call;
 use lamina_core::storage::faults::{Watcher, watch};
 use lamina_core::{ErrorKind, Result};

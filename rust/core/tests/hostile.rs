@@ -7,16 +7,16 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use lamina_core::chunks::placement::{Pack, Placement};
 use lamina_core::codec::{Codec, CodecChoice, Decoder, Encoder};
-use lamina_core::digest::{ChunkId, Digest, PackName};
 use lamina_core::error::{ErrorKind, Result};
-use lamina_core::format::{self, MAX_CHUNK};
-use lamina_core::pack::{self, Entry, Kind};
-use lamina_core::placement::{Pack, Placement};
-use lamina_core::reader::{PackFiles, Reader};
+use lamina_core::format::digest::{ChunkId, Digest, PackName};
+use lamina_core::format::dtype::Element;
+use lamina_core::format::envelope::{self, MAX_CHUNK};
+use lamina_core::format::pack::{self, Entry, Kind};
+use lamina_core::format::snapshot::{Body, ChunkRef, FileEntry, Snapshot, Structure, TensorEntry};
 use lamina_core::repository::Repository;
-use lamina_core::snapshot::{Body, ChunkRef, FileEntry, Snapshot, Structure, TensorEntry};
-use lamina_core::tensor::Element;
+use lamina_core::restore::reader::{PackFiles, Reader};
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
@@ -246,7 +246,7 @@ fn envelopes() {
     let decode = |bytes: &[u8]| {
         let kind = ["config", "alias", "journal", "condemned", "snapshot"];
         let kind = kind.into_iter().find(|k| bytes.windows(k.len()).any(|w| w == k.as_bytes()));
-        format::unseal(bytes, kind.unwrap_or("config"), "it").map(drop)
+        envelope::unseal(bytes, kind.unwrap_or("config"), "it").map(drop)
     };
     fuzz("envelope", 4000, &valid, 8 << 10, 8, decode);
 }
@@ -316,7 +316,7 @@ fn encoded(choice: CodecChoice, element: Element, raw: &[u8]) -> (Codec, Vec<u8>
 #[test]
 fn codecs() {
     let floats: Vec<u8> = (0..4096u32).flat_map(|n| (1.0 + f64::from(n) as f32 / 5000.0).to_le_bytes()).collect();
-    let (_, element) = lamina_core::tensor::parse_dtype("<f4").unwrap();
+    let (_, element) = lamina_core::format::dtype::parse_dtype("<f4").unwrap();
     for (name, choice) in [("zstd", CodecChoice::Zstd), ("planes", CodecChoice::Planes)] {
         let (codec, valid) = encoded(choice, element, &floats);
         assert_eq!(codec.name(), name);
@@ -336,9 +336,9 @@ fn dtypes() {
         // A dtype is the caller's, or stands in a structure, where it is damage.
         let shapes = [&[][..], &[u64::MAX], &[u64::MAX, u64::MAX, 2], &[0, u64::MAX], &[1; 65]];
         for shape in shapes {
-            drop(lamina_core::tensor::tensor_bytes(&name, shape));
+            drop(lamina_core::format::dtype::tensor_bytes(&name, shape));
         }
-        lamina_core::tensor::parse_dtype(&name).map(drop).map_err(|e| lamina_core::Error::corrupt(e.message()))
+        lamina_core::format::dtype::parse_dtype(&name).map(drop).map_err(|e| lamina_core::Error::corrupt(e.message()))
     };
     fuzz("dtype", 4000, &valid, 4 << 10, 16, decode);
 }
@@ -481,11 +481,11 @@ fn what_a_newer_writer_writes_is_named() {
     let needs = br#"{"required":["delta","sparkle"],"optional":[]}"#;
     for kind in ["config", "snapshot", "alias", "journal", "condemned"] {
         for (bytes, name) in [(sealed(kind, "2", none), "version 2"), (sealed(kind, "1", needs), "sparkle")] {
-            let error = format::unseal(&bytes, kind, "it").unwrap_err();
+            let error = envelope::unseal(&bytes, kind, "it").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{kind}");
             assert!(error.message().contains(name), "{error}");
         }
-        format::unseal(&sealed(kind, "1", none), kind, "it").unwrap();
+        envelope::unseal(&sealed(kind, "1", none), kind, "it").unwrap();
     }
     let fields = pack::footer(&entries(1), 0).len() - 80;
     for (at, value, name) in [(0, 3, "version 3"), (17, 4, "bit 10")] {
@@ -511,17 +511,17 @@ fn what_a_newer_writer_writes_is_named() {
 fn corpus() {
     let long = "9".repeat(400);
     for version in ["0", "-1", "01", "1.0", "4294967296", "999999999999", long.as_str(), ""] {
-        let error = format::unseal(&sealed("alias", version, b"{}"), "alias", "it").unwrap_err();
+        let error = envelope::unseal(&sealed("alias", version, b"{}"), "alias", "it").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{version}");
     }
     for body in
         ["[]", "null", "{}", r#"{"required":{},"optional":[]}"#, r#"{"required":[],"optional":[],"a":"\ud800"}"#]
     {
-        let error = format::unseal(&sealed("alias", "1", body.as_bytes()), "alias", "it").unwrap_err();
+        let error = envelope::unseal(&sealed("alias", "1", body.as_bytes()), "alias", "it").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{body}");
     }
     let not_text = sealed("alias", "1", b"{\"required\":[],\"optional\":[],\"a\":\"\xff\"}");
-    assert_eq!(format::unseal(&not_text, "alias", "it").unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(envelope::unseal(&not_text, "alias", "it").unwrap_err().kind(), ErrorKind::Corrupt);
     for path in ["../a", "/a", "a/../b", "a//b", "c:a", "a\\b", "a\u{0}", "a\n", "", ".", "..", "a/"] {
         let mut wrong = structure();
         wrong.files[0].path = path.into();

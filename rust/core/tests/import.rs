@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lamina_core::chunker::{FileSpec, Layout, TensorSpec};
 use lamina_core::codec::CodecChoice;
-use lamina_core::reader::Want;
+use lamina_core::format::snapshot::{Body, Snapshot};
+use lamina_core::layout::pieces::{FileSpec, Layout, TensorSpec};
+use lamina_core::layout::source::MemorySource;
+use lamina_core::repository::retention::Keep;
+use lamina_core::repository::session::Session;
 use lamina_core::repository::{Repository, SaveOptions};
-use lamina_core::retention::Keep;
-use lamina_core::session::Session;
-use lamina_core::snapshot::{Body, Snapshot};
-use lamina_core::source::MemorySource;
+use lamina_core::restore::reader::Want;
 use lamina_core::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 
 use lamina_core::codec::{Codec, CodecChoice, Decoder, Encoder};
-use lamina_core::format::MAX_CHUNK;
-use lamina_core::tensor::parse_dtype;
+use lamina_core::format::dtype::parse_dtype;
+use lamina_core::format::envelope::MAX_CHUNK;
 use lamina_core::{Error, Result, kernels};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;

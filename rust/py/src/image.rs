@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use lamina_core::image::{self, Image};
-use lamina_core::pipeline::threads_or_default;
-use lamina_core::{Error, Result, format};
+use lamina_core::files::plain_file::{self, Image};
+use lamina_core::format::envelope;
+use lamina_core::task::pipeline::threads_or_default;
+use lamina_core::{Error, Result};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -79,7 +80,7 @@ pub(crate) fn copy_into(
     for (from, to) in &mut pairs {
         slices.push((from.as_slice().map_err(contiguous)?, to.as_slice_mut().map_err(contiguous)?));
     }
-    Ok(py.detach(|| image::copy(slices, threads_or_default(threads)?))?)
+    Ok(py.detach(|| plain_file::copy(slices, threads_or_default(threads)?))?)
 }
 
 /// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.
@@ -87,14 +88,14 @@ pub(crate) fn copy_into(
 pub(crate) fn seal<'py>(py: Python<'py>, kind: &str, body: &str) -> BindingResult<Bound<'py, PyBytes>> {
     let fields: Map<String, Value> =
         serde_json::from_str(body).map_err(|e| Error::invalid(format!("not a JSON object: {e}")))?;
-    let mut map = format::body([]);
+    let mut map = envelope::body([]);
     map.extend(fields);
-    Ok(PyBytes::new(py, &format::seal(kind, &map)?))
+    Ok(PyBytes::new(py, &envelope::seal(kind, &map)?))
 }
 
 /// Checks a small file of this kind and gives its body as JSON text; `what` names it in messages.
 #[pyfunction]
 pub(crate) fn unseal(kind: &str, data: &[u8], what: &str) -> BindingResult<String> {
-    let (_, map) = format::unseal(data, kind, what)?;
+    let (_, map) = envelope::unseal(data, kind, what)?;
     Ok(Value::Object(map).to_string())
 }

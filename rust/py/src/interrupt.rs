@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use lamina_core::{Error, Result, progress};
+use lamina_core::task::progress;
+use lamina_core::{Error, Result};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;

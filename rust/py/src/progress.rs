@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lamina_core::progress as core;
+use lamina_core::task::progress as core;
 use pyo3::prelude::*;
 
 /// What a call does just now, and how much of it is done.

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lamina_core::format::MAX_JSON;
-use lamina_core::pipeline::threads_or_default;
-use lamina_core::placement::Placement;
-use lamina_core::reader::{PackFiles, Want};
-use lamina_core::{Error, Result, reader as core, snapshot, storage};
+use lamina_core::chunks::placement::Placement;
+use lamina_core::format::envelope::MAX_JSON;
+use lamina_core::format::snapshot;
+use lamina_core::restore::reader as core;
+use lamina_core::restore::reader::{PackFiles, Want};
+use lamina_core::task::pipeline::threads_or_default;
+use lamina_core::{Error, Result, storage};
 use numpy::PyReadwriteArray1;
 use pyo3::prelude::*;
 

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use lamina_core::chunker::Layout;
 use lamina_core::codec::CodecChoice;
-use lamina_core::digest::PackName;
-use lamina_core::pipeline::threads_or_default;
+use lamina_core::format::digest::PackName;
+use lamina_core::layout::pieces::Layout;
+use lamina_core::layout::source::{FileSource, MemorySource, StateSource};
+use lamina_core::repository::retention::Keep;
+use lamina_core::repository::verify::Report;
 use lamina_core::repository::{self as core, SaveOptions};
-use lamina_core::retention::Keep;
-use lamina_core::source::{FileSource, MemorySource, StateSource};
-use lamina_core::verify::Report;
+use lamina_core::task::pipeline::threads_or_default;
 use lamina_core::{Error, Result};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
@@ -252,13 +252,13 @@ fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {
 /// MD5 digests of files, as W&B wants them; several at once where the processor can.
 #[pyfunction]
 pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Vec<String>> {
-    Ok(py.detach(|| lamina_core::md5::of_files(&paths))?)
+    Ok(py.detach(|| lamina_core::files::md5::of_files(&paths))?)
 }
 
 /// In a forked child: gives up the locks that only the parent holds.
 #[pyfunction]
 pub(crate) fn close_inherited_locks() {
-    lamina_core::fork::close_inherited_locks();
+    lamina_core::storage::lock::close_inherited_locks();
 }
 
 /// Refuses a name that no user alias may have.

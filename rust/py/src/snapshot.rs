@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lamina_core::snapshot as core;
+use lamina_core::format::snapshot as core;
 use lamina_core::{Error, Result};
 use pyo3::prelude::*;
 

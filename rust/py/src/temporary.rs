@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lamina_core::{session, temporary};
+use lamina_core::repository::session;
+use lamina_core::storage::temporary;
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;

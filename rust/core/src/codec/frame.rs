@@ -7,7 +7,7 @@
 
 use zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch};
 
-use super::huffman::{self, Huffman};
+use super::fast_huffman::{self, Huffman};
 use crate::error::{Error, Result};
 
 /// Negative levels step over `-level` bytes between two searches for a match: with the lowest one, a whole block, nothing is
@@ -92,7 +92,7 @@ impl FrameDecoder {
     /// zstd alone would accept several frames and skippable ones. Decoding in one shot writes to `dst` directly, so a frame
     /// that declares a large content or window makes nobody allocate it.
     pub(super) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<()> {
-        if huffman::is_worthwhile(src, dst.len()) {
+        if fast_huffman::is_worthwhile(src, dst.len()) {
             let huffman = self.huffman.get_or_insert_with(|| Box::new(Huffman::new()));
             if huffman.decode(src, dst).is_some() {
                 return Ok(());

@@ -1,7 +1,7 @@
 //! The planes codec: byte p of all elements stands together, and each such plane is stored in its own way.
 
 use super::frame::{self, FrameDecoder, Frames, Method, grown};
-use super::sample::{Plan, Sample};
+use super::sampler::{Plan, Sample};
 use crate::error::{Error, Result};
 use crate::kernels;
 

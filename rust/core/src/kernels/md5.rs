@@ -4,7 +4,7 @@
 //! MD5 is here because object stores want it, not for security.
 
 use super::Level;
-use super::one;
+use super::md5_one;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -163,7 +163,7 @@ fn run(level: Level, jobs: Vec<Job<'_>>) {
 
 fn run_portable(jobs: Vec<Job<'_>>) {
     for job in jobs {
-        one::compress(job.state, job.blocks);
+        md5_one::compress(job.state, job.blocks);
     }
 }
 

@@ -8,9 +8,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod md5;
+mod md5_one;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
-mod one;
 mod planes;
 
 use std::sync::OnceLock;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lamina_core::image::Image;
+use lamina_core::files::plain_file::Image;
 use lamina_core::repository::Repository;
 use lamina_core::storage::faults::Watch;
 use lamina_core::{ErrorKind, Result};

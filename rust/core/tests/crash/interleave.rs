@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lamina_core::repository::Repository;
-use lamina_core::retention::Keep;
+use lamina_core::repository::retention::Keep;
 use lamina_core::storage::Call;
 use lamina_core::storage::faults::{Watch, Watcher, watch};
 use lamina_core::{ErrorKind, Result};

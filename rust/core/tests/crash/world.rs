@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use lamina_core::chunker::{FileSpec, Layout, TensorSpec};
 use lamina_core::codec::CodecChoice;
-use lamina_core::reader::Want;
+use lamina_core::format::snapshot::{Body, Snapshot};
+use lamina_core::layout::pieces::{FileSpec, Layout, TensorSpec};
+use lamina_core::layout::source::MemorySource;
+use lamina_core::repository::retention::Keep;
+use lamina_core::repository::session;
 use lamina_core::repository::{Repository, SaveOptions};
-use lamina_core::retention::Keep;
-use lamina_core::session;
-use lamina_core::snapshot::{Body, Snapshot};
-use lamina_core::source::MemorySource;
+use lamina_core::restore::reader::Want;
 use lamina_core::{ErrorKind, Result};
 use tempfile::TempDir;
 

@@ -6,14 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::chunker::{self, Layout, METADATA_CDC, Piece, TensorAt};
+use crate::chunks::placement::{Location, Placement, Stored};
 use crate::codec::{self, Codec, CodecChoice, Glimpse};
-use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::Result;
-use crate::placement::{Location, Placement, Stored};
-use crate::reader::{self, Closure, Nodes, PackFiles, read_chunk};
-use crate::snapshot::{ChunkRef, Snapshot, Structure};
-use crate::tensor::Element;
+use crate::format::digest::{ChunkId, Digest, PackName};
+use crate::format::dtype::Element;
+use crate::format::snapshot::{ChunkRef, Snapshot, Structure};
+use crate::layout::pieces::{self, Layout, METADATA_CDC, Piece, TensorAt};
+use crate::restore::reader::{self, Closure, Nodes, PackFiles, read_chunk};
 
 /// Versions that a base serves; then the chunk is stored whole, so that nothing depends on bytes of long ago.
 pub const MAX_AGE: u8 = 8;
@@ -170,7 +170,7 @@ impl<'a> Places<'a> {
     fn of(layout: &'a Layout, newest: &Snapshot, known: &Placement, packs: &PackFiles) -> Result<Self> {
         let state = &newest.body.state;
         let bytes = layout.structure.to_bytes()?;
-        let cut = chunker::cut(&bytes, METADATA_CDC);
+        let cut = pieces::cut(&bytes, METADATA_CDC);
         if cut.iter().map(|c| Digest::of(c)).eq(state.structure.iter().map(|c| c.id)) {
             return Ok(Self::Same);
         }

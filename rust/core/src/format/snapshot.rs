@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::digest::{ChunkId, Digest};
 use crate::error::{Error, Result};
-use crate::format::{self, MAX_CHUNK, MAX_FILES, MAX_STRUCTURE, MAX_TENSORS};
-use crate::tensor::tensor_bytes;
+use crate::format::digest::{ChunkId, Digest};
+use crate::format::dtype::tensor_bytes;
+use crate::format::envelope::{self, MAX_CHUNK, MAX_FILES, MAX_STRUCTURE, MAX_TENSORS};
 
 /// Levels of nodes above the content list.
 pub const MAX_DEPTH: u32 = 4;
@@ -59,7 +59,7 @@ impl ChunkRef {
             )));
         }
         let entry = |bytes: &[u8]| {
-            let len = format::u32_at(bytes, 32);
+            let len = envelope::u32_at(bytes, 32);
             let id = Digest::from_slice(&bytes[..32]).filter(|_| len > 0 && len as usize <= MAX_CHUNK);
             id.map(|id| Self { id, len })
                 .ok_or_else(|| Error::corrupt(format!("a content node names a chunk of {len} bytes")))
@@ -186,7 +186,7 @@ impl Body {
     pub fn seal(&self) -> Result<Vec<u8>> {
         self.check().map_err(|e| e.context("the snapshot cannot be written"))?;
         match serde_json::to_value(self) {
-            Ok(Value::Object(map)) => format::seal("snapshot", &map),
+            Ok(Value::Object(map)) => envelope::seal("snapshot", &map),
             other => Err(Error::invalid(format!("the snapshot cannot be written: {other:?}"))),
         }
     }
@@ -195,7 +195,7 @@ impl Body {
 impl Snapshot {
     /// Reads the bytes of a snapshot file; `what` names it in messages.
     pub fn parse(bytes: &[u8], number: u64, what: &str) -> Result<Self> {
-        let (digest, map) = format::unseal(bytes, "snapshot", what)?;
+        let (digest, map) = envelope::unseal(bytes, "snapshot", what)?;
         let body: Body = serde_json::from_value(Value::Object(map))
             .map_err(|e| Error::corrupt(format!("{what} is damaged: {e}")))?;
         body.check().map_err(|e| Error::corrupt(format!("{what} is damaged: {e}")))?;

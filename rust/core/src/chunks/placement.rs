@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::digest::{ChunkId, PackName};
 use crate::error::{Error, Result};
-use crate::format::{VERSION, u32_at, u64_at};
-use crate::pack::{self, Entry};
+use crate::format::digest::{ChunkId, PackName};
+use crate::format::envelope::{VERSION, u32_at, u64_at};
+use crate::format::pack::{self, Entry};
 
 const MAGIC: &[u8; 8] = b"LAMINAPL";
 /// A pack of which less than this part is alive in the newest snapshot is written again, as 1/n.
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
     use crate::codec::Codec;
-    use crate::pack::Kind;
+    use crate::format::pack::Kind;
 
     fn pack(name: u8, chunks: &[u8]) -> Pack {
         let mut offset = 8;

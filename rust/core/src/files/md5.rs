@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::digest::hex;
 use crate::error::Result;
+use crate::format::digest::hex;
 use crate::kernels::{self, Md5};
 use crate::storage;
 

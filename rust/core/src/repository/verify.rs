@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::chunks::placement::Placement;
 use crate::codec::{Codec, Decoder};
-use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{self, MAX_JSON};
-use crate::losses::{Lost, Search};
-use crate::pack::{self, Entry};
-use crate::pipeline;
-use crate::placement::Placement;
-use crate::progress;
-use crate::reader::{PackFiles, Reader, Scratch, read_chunk};
+use crate::format::digest::{ChunkId, Digest, PackName};
+use crate::format::envelope::{self, MAX_JSON};
+use crate::format::pack::{self, Entry};
 use crate::repository::Repository;
+use crate::repository::lost::{Lost, Search};
+use crate::restore::reader::{PackFiles, Reader, Scratch, read_chunk};
 use crate::storage;
+use crate::task::pipeline;
+use crate::task::progress;
 
 /// What was looked at, and what was found wrong.
 #[derive(Debug, Default, Clone)]
@@ -90,7 +90,7 @@ impl Repository {
         let mut targets = vec![];
         for (kind, path) in files {
             let Some(bytes) = note(report, storage::read_small_if_any(&path, MAX_JSON))?.flatten() else { continue };
-            let body = note(report, format::unseal(&bytes, kind, &path.display().to_string()))?;
+            let body = note(report, envelope::unseal(&bytes, kind, &path.display().to_string()))?;
             if let (Some((_, body)), "alias") = (body, kind) {
                 targets.push((path, body));
             }

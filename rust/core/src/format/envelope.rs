@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::format::digest::Digest;
 
 /// Version that this engine writes and the newest it reads.
 pub const VERSION: u32 = 1;

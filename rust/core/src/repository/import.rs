@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::chunks::placement::Placement;
 use crate::codec::Decoder;
-use crate::digest::{ChunkId, PackName};
 use crate::error::{Error, Result};
-use crate::format::MAX_JSON;
-use crate::pipeline;
-use crate::placement::Placement;
-use crate::progress;
-use crate::reader::{PackFiles, Reader, Scratch, read_chunk};
-use crate::repair::{Rescue, Source, copy};
+use crate::format::digest::{ChunkId, PackName};
+use crate::format::envelope::MAX_JSON;
+use crate::format::snapshot::Snapshot;
+use crate::repository::repair::{Rescue, Source, copy};
+use crate::repository::verify::{Deltas, verify_pack};
 use crate::repository::{Repository, Saving};
-use crate::snapshot::Snapshot;
+use crate::restore::reader::{PackFiles, Reader, Scratch, read_chunk};
 use crate::storage;
-use crate::verify::{Deltas, verify_pack};
+use crate::task::pipeline;
+use crate::task::progress;
 
 /// What came of an import.
 #[derive(Debug, Clone)]
@@ -209,6 +209,6 @@ fn readable<'a>(
     known: &'a Placement,
     id: &ChunkId,
     except: &HashSet<PackName>,
-) -> Result<crate::placement::Location<'a>> {
+) -> Result<crate::chunks::placement::Location<'a>> {
     known.readable(id, except).next().ok_or_else(|| Error::corrupt(format!("no pack holds chunk {}", id.hex())))
 }

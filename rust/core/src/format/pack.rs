@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::codec::Codec;
-use crate::digest::{ChunkId, Digest};
 use crate::error::{Error, Result};
-use crate::format::{MAX_CHUNK, VERSION, u32_at, u64_at};
+use crate::format::digest::{ChunkId, Digest};
+use crate::format::envelope::{MAX_CHUNK, VERSION, u32_at, u64_at};
 use crate::storage;
 
 /// First bytes of a pack.

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::digest::random_name;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fork::LockFile;
+use crate::format::digest::random_name;
+use crate::storage::lock::LockFile;
 use crate::storage::{self, Lockable, Node};
 
 /// A save under way: a locked folder that holds its temporary files. Dropping it removes the folder.

@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::chunks::placement::{Location, Pack, Placement};
 use crate::codec::{Codec, CodecChoice, Encoder};
-use crate::digest::{ChunkId, Digest, PackName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{self, MAX_JSON};
-use crate::losses::{Lost, Search};
-use crate::pack::{self, Entry};
-use crate::placement::{Location, Pack, Placement};
-use crate::reader::{PackFiles, Scratch, read_chunk};
+use crate::format::digest::{ChunkId, Digest, PackName};
+use crate::format::dtype::Element;
+use crate::format::envelope::{self, MAX_JSON};
+use crate::format::pack::{self, Entry};
+use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
-use crate::session::{PruneLock, Session};
-use crate::snapshot::Snapshot;
+use crate::repository::lost::{Lost, Search};
+use crate::repository::session::{PruneLock, Session};
+use crate::restore::reader::{PackFiles, Scratch, read_chunk};
 use crate::storage;
-use crate::tensor::Element;
 
 /// Where damaged files go, under the path that they had in the repository.
 pub const QUARANTINE: &str = "quarantine";
@@ -75,7 +75,7 @@ impl Source {
         paths.extend(storage::list(&folder)?.iter().filter(|n| n.ends_with(".json")).map(|n| folder.join(n)));
         for path in paths {
             let Ok(bytes) = storage::read_small(&path, MAX_JSON) else { continue };
-            let Ok((found, _)) = format::unseal(&bytes, "snapshot", "") else { continue };
+            let Ok((found, _)) = envelope::unseal(&bytes, "snapshot", "") else { continue };
             let counterpart = same && path.file_name() == Some(format!("{number:010}.json").as_ref());
             if Some(found) == digest || counterpart {
                 return Ok(Some(bytes));
@@ -413,7 +413,7 @@ impl Repository {
         let names = storage::list(&folder)?;
         let body = |name: &String| {
             let bytes = storage::read_small(&folder.join(name), MAX_JSON).ok()?;
-            format::unseal(&bytes, "alias", name).ok()
+            envelope::unseal(&bytes, "alias", name).ok()
         };
         let bodies = names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')).filter_map(body);
         Ok(bodies.filter_map(|(_, body)| Some(body.get("snapshot")?.as_str()?.to_owned())).collect())
@@ -519,7 +519,7 @@ fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id: &str) -> R
 
 fn is_damaged(path: &Path, kind: &str) -> Result<bool> {
     let read = storage::read_small_if_any(path, MAX_JSON).map(|bytes| match bytes {
-        Some(bytes) => format::unseal(&bytes, kind, "").is_err_and(|e| e.kind() == ErrorKind::Corrupt),
+        Some(bytes) => envelope::unseal(&bytes, kind, "").is_err_and(|e| e.kind() == ErrorKind::Corrupt),
         None => false,
     });
     match read {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::digest::{ChunkId, PackName};
+use crate::chunks::placement::{Location, Placement};
 use crate::error::{ErrorKind, Result};
-use crate::format;
-use crate::placement::{Location, Placement};
-use crate::reader::{PackFiles, Scratch, check_density, read_chunk};
-use crate::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
-use crate::tensor;
+use crate::format::digest::{ChunkId, PackName};
+use crate::format::dtype;
+use crate::format::envelope;
+use crate::format::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
+use crate::restore::reader::{PackFiles, Scratch, check_density, read_chunk};
 
 /// Names that a message lists before it says how many more there are.
 const NAMED: usize = 4;
@@ -41,7 +41,7 @@ fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<String>, Vec<(Op
         let first = parts.partition_point(|part| part.1 <= at);
         len > 0 && parts.get(first).is_some_and(|part| part.0 < at + len)
     };
-    let is_hit = |t: &&TensorEntry| hit(t.4, tensor::tensor_bytes(&t.1, &t.2).unwrap_or(0));
+    let is_hit = |t: &&TensorEntry| hit(t.4, dtype::tensor_bytes(&t.1, &t.2).unwrap_or(0));
     let (mut files, mut tensors) = (vec![], vec![]);
     for file in &structure.files {
         if file.extents.iter().any(|&(at, len)| hit(at, len)) {
@@ -155,7 +155,7 @@ impl<'a> Search<'a> {
                 let Some(bytes) = self.metadata(node)? else { return Ok(None) };
                 let Ok(entries) = ChunkRef::parse_node(&bytes) else { return Ok(None) };
                 below.extend(entries);
-                if below.len() as u64 > format::most_chunks(state.length) {
+                if below.len() as u64 > envelope::most_chunks(state.length) {
                     return Ok(None);
                 }
             }

@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
-use crate::digest::{ChunkId, Digest};
 use crate::error::{Error, Result};
-use crate::format::MAX_TENSORS;
-use crate::snapshot::{ChunkRef, FileEntry, Structure, TensorEntry};
-use crate::tensor::{Element, parse_dtype, tensor_bytes};
+use crate::format::digest::{ChunkId, Digest};
+use crate::format::dtype::{Element, parse_dtype, tensor_bytes};
+use crate::format::envelope::MAX_TENSORS;
+use crate::format::snapshot::{ChunkRef, FileEntry, Structure, TensorEntry};
 
 /// A tensor below this size shares a chunk with its neighbours.
 pub const SMALL_TENSOR: u64 = 16 << 10;
@@ -329,7 +329,7 @@ pub fn nodes(level: &[ChunkRef]) -> Vec<Vec<u8>> {
     let mut node = vec![];
     for entry in level {
         entry.append_to(&mut node);
-        if node_ends(node.len() / crate::snapshot::ENTRY, &entry.id) {
+        if node_ends(node.len() / crate::format::snapshot::ENTRY, &entry.id) {
             nodes.push(std::mem::take(&mut node));
         }
     }

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::pipeline;
 use crate::storage;
-use crate::temporary::Temporary;
+use crate::storage::temporary::Temporary;
+use crate::task::pipeline;
 
 /// Bytes that one thread writes or sums at a time.
 const STEP: usize = 4 << 20;

@@ -7,10 +7,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::digest::random_name;
 use crate::error::{Error, Result};
-use crate::fork::LockFile;
-use crate::session::{dead, hold, is_random_name, try_lock};
+use crate::format::digest::random_name;
+use crate::repository::session::{dead, hold, is_random_name, try_lock};
+use crate::storage::lock::LockFile;
 use crate::storage::{self, Lockable, Node};
 
 /// Name of a folder's lock, which no model's file has.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
-use crate::snapshot::Snapshot;
+use crate::format::snapshot::Snapshot;
 
 /// What is held; a snapshot that one rule holds stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use crate::digest::{ChunkId, Digest};
+use crate::chunks::placement::Location;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pipeline;
-use crate::placement::Location;
-use crate::progress;
-use crate::reader::{PackFiles, Scratch, read_chunk};
+use crate::format::digest::{ChunkId, Digest};
 use crate::repository::Repository;
-use crate::verify::Report;
+use crate::repository::verify::Report;
+use crate::restore::reader::{PackFiles, Scratch, read_chunk};
+use crate::task::pipeline;
+use crate::task::progress;
 
 impl Repository {
     /// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.

@@ -1,5 +1,13 @@
 //! A repository: packs, snapshots, aliases, and the rules by which they change (docs/format.md §§3, 8, 9).
 
+pub mod import;
+pub mod lost;
+pub mod repair;
+pub mod retention;
+pub mod session;
+pub mod verify;
+pub mod verify_sample;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,21 +15,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
-use crate::base::Bases;
-use crate::chunker::Layout;
+use crate::chunks::placement::{Pack, Placement};
 use crate::codec::CodecChoice;
-use crate::digest::{Digest, PackName, random_name};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{self, MAX_JSON};
-use crate::pack;
-use crate::placement::{Pack, Placement};
-use crate::reader::{self, Closure, Nodes, PackFiles, Reader, closure};
-use crate::retention::{Keep, ranking};
-use crate::session::{self, PruneLock, Session};
-use crate::snapshot::{Body, Snapshot};
-use crate::source::StateSource;
+use crate::format::digest::{Digest, PackName, random_name};
+use crate::format::envelope::{self, MAX_JSON};
+use crate::format::pack;
+use crate::format::snapshot::{Body, Snapshot};
+use crate::layout::pieces::Layout;
+use crate::layout::source::StateSource;
+use crate::repository::retention::{Keep, ranking};
+use crate::repository::session::{PruneLock, Session};
+use crate::restore::reader::{self, Closure, Nodes, PackFiles, Reader, closure};
+use crate::save::bases::Bases;
+use crate::save::writer::{Options, Writer};
 use crate::storage;
-use crate::writer::{Options, Writer};
 
 /// An open repository. Safe to use from several threads; other processes may use the same folder at once.
 #[derive(Debug)]
@@ -95,7 +103,7 @@ impl Repository {
             }
             _ => e,
         })?;
-        let (_, body) = format::unseal(&bytes, "config", &path.display().to_string())?;
+        let (_, body) = envelope::unseal(&bytes, "config", &path.display().to_string())?;
         Ok(Self::at(root, body.get("id").and_then(Value::as_str).unwrap_or_default()))
     }
 
@@ -112,7 +120,7 @@ impl Repository {
 
     /// The bytes of a new config.
     pub(crate) fn new_config(created_at: &str) -> Result<Vec<u8>> {
-        format::seal("config", &format::body([("id", random_name().into()), ("created_at", created_at.into())]))
+        envelope::seal("config", &envelope::body([("id", random_name().into()), ("created_at", created_at.into())]))
     }
 
     /// Opens a repository, and makes it first where there is none; the folder may exist if it is empty of other things.
@@ -419,7 +427,7 @@ impl Repository {
     fn read_alias(&self, path: &Path) -> Result<Option<(String, String)>> {
         let Some(bytes) = storage::read_small_if_any(path, MAX_JSON)? else { return Ok(None) };
         let what = path.display().to_string();
-        let (_, body) = format::unseal(&bytes, "alias", &what)?;
+        let (_, body) = envelope::unseal(&bytes, "alias", &what)?;
         let field = |name: &str| {
             let value = body.get(name).and_then(Value::as_str).map(str::to_owned);
             value.ok_or_else(|| Error::corrupt(format!("{what} is damaged: it has no {name:?}")))
@@ -455,7 +463,7 @@ impl Repository {
         let folder = self.root.join("aliases");
         storage::create_dir(&folder)?;
         let fields = [("series", snapshot.body.series.as_str()), ("alias", alias), ("snapshot", snapshot.id.as_str())];
-        let bytes = format::seal("alias", &format::body(fields.map(|(k, v)| (k, v.into()))))?;
+        let bytes = envelope::seal("alias", &envelope::body(fields.map(|(k, v)| (k, v.into()))))?;
         self.flush_names()?;
         // A prune either sees the alias or is over: else it would delete what the alias has just come to name.
         let _lock = PruneLock::share(&self.root)?;
@@ -494,7 +502,7 @@ impl Repository {
         }
         let Saving { session, condemned } = self.begin_save()?;
         let known = self.refresh()?;
-        let threads = crate::pipeline::threads_or_default(options.threads)?;
+        let threads = crate::task::pipeline::threads_or_default(options.threads)?;
         let newest = self.newest(&body.series);
         // What the newest save found new; the whole state for a first one.
         let expected_new = newest.as_ref().map_or(layout.length, |s| s.body.bytes_new.min(layout.length));
@@ -739,7 +747,7 @@ impl Repository {
         for name in storage::list(&folder)?.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')) {
             let path = folder.join(name);
             let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { continue };
-            let (_, body) = format::unseal(&bytes, "journal", &path.display().to_string())?;
+            let (_, body) = envelope::unseal(&bytes, "journal", &path.display().to_string())?;
             let strings = |field: &str| {
                 body.get(field)
                     .and_then(Value::as_array)
@@ -809,7 +817,7 @@ impl Repository {
         let path = self.condemned_path();
         let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { return Ok(None) };
         let what = path.display().to_string();
-        let (_, body) = format::unseal(&bytes, "condemned", &what)?;
+        let (_, body) = envelope::unseal(&bytes, "condemned", &what)?;
         let damaged = || Error::corrupt(format!("{what} is damaged"));
         let packs: BTreeMap<String, Option<Vec<String>>> =
             serde_json::from_value(body.get("packs").cloned().ok_or_else(damaged)?).map_err(|_| damaged())?;
@@ -834,7 +842,7 @@ impl Repository {
         storage::write_atomic(
             &self.condemned_temp(),
             &self.condemned_path(),
-            &format::seal("condemned", &format::body([("packs", packs.into())]))?,
+            &envelope::seal("condemned", &envelope::body([("packs", packs.into())]))?,
         )
     }
 }

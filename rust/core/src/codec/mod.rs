@@ -6,22 +6,22 @@
 //! twin, and zstd is pinned (see `frame`).
 
 mod delta;
+mod fast_huffman;
 mod frame;
-mod huffman;
 mod planes;
-mod sample;
+mod sampler;
 #[cfg(test)]
 mod tests;
 
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::tensor::{Class, Element};
+use crate::format::dtype::{Class, Element};
 use delta::Form;
 use frame::{FrameDecoder, Frames, Method};
 pub use planes::Glimpse;
 use planes::PlaneEncoder;
-use sample::Sampler;
+use sampler::Sampler;
 
 /// How a chunk is stored; the value is the tag on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::chunker::{FileSpec, Layout, Piece, TensorAt};
 use crate::error::{Error, Result};
+use crate::layout::pieces::{FileSpec, Layout, Piece, TensorAt};
 use crate::storage;
 
 /// Random access to the bytes of a state, from several threads at once.
@@ -109,7 +109,7 @@ impl<'a> MemorySource<'a> {
                 return Err(Error::invalid(format!("{} buffers for {} tensors", buffers.len(), tensors.len())));
             }
             for (entry, buffer) in tensors.iter().zip(buffers) {
-                let bytes = crate::tensor::tensor_bytes(&entry.1, &entry.2)?;
+                let bytes = crate::format::dtype::tensor_bytes(&entry.1, &entry.2)?;
                 if bytes != buffer.len() as u64 {
                     return Err(Error::invalid(format!(
                         "the buffer of {:?} has {} bytes, its dtype and shape need {bytes}",

@@ -6,10 +6,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::writeback;
 
 #[cfg(feature = "faults")]
 pub mod faults;
+pub mod lock;
+pub mod temporary;
+mod writeback;
 
 /// What the file system is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

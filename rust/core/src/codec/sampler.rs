@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use super::delta::{self, Form};
 use super::planes::MAX_WIDTH;
+use crate::format::dtype::{Class, Element};
 use crate::kernels::{self, Level};
-use crate::tensor::{Class, Element};
 
 const RUNS: usize = 32;
 const RUN: usize = 64;

@@ -1,0 +1,3 @@
+//! Chunks in packs: where each one stands.
+
+pub mod placement;

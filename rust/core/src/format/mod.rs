@@ -1,0 +1,7 @@
+//! The bytes of docs/format.md: every file that lamina writes is laid out, written and checked here.
+
+pub mod digest;
+pub mod dtype;
+pub mod envelope;
+pub mod pack;
+pub mod snapshot;

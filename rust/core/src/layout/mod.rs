@@ -1,0 +1,4 @@
+//! From tensors and files to a state: in which order its bytes stand, where it is cut, and where they come from.
+
+pub mod pieces;
+pub mod source;

@@ -1,0 +1,3 @@
+//! A restore: from a snapshot to the bytes of its state.
+
+pub mod reader;
