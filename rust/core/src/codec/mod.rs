@@ -8,8 +8,10 @@
 mod delta;
 mod fast_huffman;
 mod frame;
+mod plan;
 mod planes;
 mod sampler;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +19,11 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::format::dtype::{Class, Element};
-use delta::Form;
 use frame::{FrameDecoder, Frames, Method};
 pub use planes::Glimpse;
 use planes::PlaneEncoder;
 use sampler::Sampler;
+use steps::Form;
 
 /// How a chunk is stored; the value is the tag on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -208,7 +210,7 @@ impl Encoder {
             return Ok(None);
         }
         let steps = frame::grown(&mut self.steps, raw.len());
-        delta::difference(raw, base.raw, width, form, steps);
+        steps::difference(raw, base.raw, width, form, steps);
         let planes = self.planes.encode(&mut self.frames, steps, width, &sample)?;
         let Some(len) = planes.filter(|len| len + delta::HEADER <= limit) else { return Ok(None) };
         self.delta.clear();

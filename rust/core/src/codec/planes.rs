@@ -1,16 +1,13 @@
 //! The planes codec: byte p of all elements stands together, and each such plane is stored in its own way.
 
 use super::frame::{self, FrameDecoder, Frames, Method, grown};
-use super::sampler::{Plan, Sample};
+use super::plan::{MAX_WIDTH, Plan, Sample};
 use crate::error::{Error, Result};
 use crate::kernels;
 
 const STORED: u8 = 0;
 const FRAME: u8 = 1;
 const CONSTANT: u8 = 2;
-
-/// Most planes that there can be: the widest element has 8 bytes.
-pub(super) const MAX_WIDTH: usize = 8;
 
 fn header_len(width: usize) -> usize {
     2 + 5 * width

@@ -5,8 +5,8 @@
 
 use std::sync::LazyLock;
 
-use super::delta::{self, Form};
-use super::planes::MAX_WIDTH;
+use super::plan::{FRACTION, MAX_WIDTH, Plan, Sample};
+use super::steps::{self, Form};
 use crate::format::dtype::{Class, Element};
 use crate::kernels::{self, Level};
 
@@ -15,47 +15,6 @@ const RUN: usize = 64;
 const SAMPLE: usize = RUNS * RUN;
 /// Slots of the table that remembers words; as many as a sample of float32 has.
 const SLOTS_LOG: u32 = 10;
-/// Fractional bits of the fixed-point logarithms.
-const FRACTION: u32 = 16;
-
-/// What to do with a plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Plan {
-    /// Leave it as it is.
-    Store,
-    /// Bytes of unequal frequency, without repetition.
-    Huffman,
-    /// There is repetition.
-    Search,
-    /// One value, as far as the sample goes.
-    Constant,
-}
-
-/// The result.
-#[derive(Debug)]
-pub(super) struct Sample {
-    /// Rotating the elements makes the planes smaller.
-    pub(super) rotate: bool,
-    /// The chunk repeats itself across planes, so zstd over the whole of it may win.
-    pub(super) repetitive: bool,
-    /// One plan per plane.
-    pub(super) plans: [Plan; MAX_WIDTH],
-    /// Bits that the planes of the sample would take, in fixed point, and its bytes.
-    cost: (u64, usize),
-}
-
-impl Sample {
-    /// Whether anything but storing the bytes is worth a try.
-    pub(super) fn is_promising(&self) -> bool {
-        self.repetitive || self.plans.iter().any(|&plan| plan != Plan::Store)
-    }
-
-    /// Bytes that the planes of a chunk of `len` bytes will take, as far as the sample goes.
-    pub(super) fn estimate(&self, len: usize) -> usize {
-        let (bits, sampled) = self.cost;
-        ((bits >> FRACTION) as usize / 8).saturating_mul(len) / sampled.max(1)
-    }
-}
 
 /// Buffers for taking samples.
 pub(super) struct Sampler {
@@ -88,7 +47,7 @@ impl Sampler {
         gather(sampled, base, width);
         // What planes are split to is free until then.
         let steps = &mut planes[..elements.len()];
-        delta::difference(elements, sampled, width, form, steps);
+        steps::difference(elements, sampled, width, form, steps);
         elements.copy_from_slice(steps);
         self.look(Element { width, class: Class::Integer })
     }

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::md5::{Inputs, SINES, State, md5_compress, md5_round};
+use super::md5_round::{Inputs, SINES, State, md5_compress, md5_round};
 
 /// Bytes of a vector.
 const V: usize = 32;

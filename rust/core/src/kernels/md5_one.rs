@@ -4,7 +4,7 @@
 //! next. Left alone, the compiler makes it longer: it regroups the additions, and finds forms of fewer instructions that
 //! have to wait for each other.
 
-use super::md5::{BLOCK, SINES, md5_round};
+use super::md5_round::{BLOCK, SINES, md5_round};
 
 /// Goes on with a digest by whole blocks.
 pub(super) fn compress(state: &mut [u32; 4], blocks: &[[u8; BLOCK]]) {

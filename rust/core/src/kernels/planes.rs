@@ -3,13 +3,40 @@
 //! A kernel of a level works on whole blocks of elements and returns how many elements it has done; the portable form does
 //! the rest.
 
-use super::Level;
+use super::level::{Level, level};
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 use super::neon;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use crate::error::Result;
 
-/// [`super::split`] with the kernels of one level.
+/// Splits elements into byte planes: byte p of every element, rotated left by one bit if `rotate`, goes to `planes[p]`.
+///
+/// The number of planes, 1, 2, 4 or 8, is the width of an element.
+///
+/// # Errors
+/// As [`level`].
+///
+/// # Panics
+/// As [`split_at`].
+pub fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> Result<()> {
+    split_at(level()?, src, rotate, planes);
+    Ok(())
+}
+
+/// Undoes [`split`].
+///
+/// # Errors
+/// As [`level`].
+///
+/// # Panics
+/// As [`split_at`].
+pub fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> Result<()> {
+    merge_at(level()?, planes, rotate, dst);
+    Ok(())
+}
+
+/// [`split`] with the kernels of one level.
 ///
 /// # Panics
 /// Where the planes are not 1, 2, 4 or 8 or do not fit the elements, or the processor lacks the level.
@@ -33,7 +60,7 @@ pub fn split_at(level: Level, src: &[u8], rotate: bool, planes: &mut [&mut [u8]]
     split_portable(&src[done * planes.len()..], rotate, planes, done);
 }
 
-/// [`super::merge`] with the kernels of one level.
+/// [`merge`] with the kernels of one level.
 ///
 /// # Panics
 /// As [`split_at`].
