@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use lamina_core::Result;
 use lamina_core::codec::CodecChoice;
 use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::layout::pieces::{FileSpec, Layout, TensorSpec};
+use lamina_core::layout::pieces::Layout;
+use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::{Repository, SaveOptions};
 use lamina_core::restore::reader::Want;
-use lamina_core::storage::Call;
+use lamina_core::storage::call::Call;
 use lamina_core::storage::faults::{Watcher, watch};
 
 const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());

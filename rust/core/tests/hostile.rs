@@ -8,13 +8,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use lamina_core::chunks::placement::{Pack, Placement};
-use lamina_core::codec::{Codec, CodecChoice, Decoder, Encoder};
+use lamina_core::codec::{CodecChoice, Decoder, Encoder};
 use lamina_core::error::{ErrorKind, Result};
 use lamina_core::format::digest::{ChunkId, Digest, PackName};
 use lamina_core::format::dtype::Element;
-use lamina_core::format::envelope::{self, MAX_CHUNK};
-use lamina_core::format::pack::{self, Entry, Kind};
-use lamina_core::format::snapshot::{Body, ChunkRef, FileEntry, Snapshot, Structure, TensorEntry};
+use lamina_core::format::envelope;
+use lamina_core::format::limits::MAX_CHUNK;
+use lamina_core::format::pack::{self, Codec, Entry, Kind};
+use lamina_core::format::snapshot::{Body, Snapshot};
+use lamina_core::format::structure::{FileEntry, Structure, TensorEntry};
+use lamina_core::format::tree::ChunkRef;
 use lamina_core::repository::Repository;
 use lamina_core::restore::reader::{PackFiles, Reader};
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use lamina_core::codec::CodecChoice;
 use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::layout::pieces::{FileSpec, Layout, TensorSpec};
+use lamina_core::layout::pieces::Layout;
+use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::retention::Keep;
 use lamina_core::repository::session::Session;

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 
-use lamina_core::codec::{Codec, CodecChoice, Decoder, Encoder};
+use lamina_core::codec::{CodecChoice, Decoder, Encoder};
 use lamina_core::format::dtype::parse_dtype;
-use lamina_core::format::envelope::MAX_CHUNK;
+use lamina_core::format::limits::MAX_CHUNK;
+use lamina_core::format::pack::Codec;
 use lamina_core::{Error, Result, kernels};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;

@@ -1,7 +1,7 @@
 //! Python arguments into the core's types.
 
 use lamina_core::format::snapshot::Body;
-use lamina_core::layout::pieces::{FileSpec, TensorSpec};
+use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::{Error, Result};
 use pyo3::prelude::*;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lamina_core::chunks::placement::Placement;
-use lamina_core::format::envelope::MAX_JSON;
+use lamina_core::format::limits::MAX_JSON;
 use lamina_core::format::snapshot;
 use lamina_core::restore::reader as core;
 use lamina_core::restore::reader::{PackFiles, Want};

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lamina_core::repository::session;
-use lamina_core::storage::temporary;
+use lamina_core::storage::{lock, temporary};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
@@ -41,7 +40,7 @@ impl Temporary {
 /// Says that this process is at work on something, until it is released, or the process ends.
 #[pyclass(frozen, module = "lamina._core")]
 pub(crate) struct Claim {
-    inner: Mutex<Option<session::Claim>>,
+    inner: Mutex<Option<lock::Claim>>,
 }
 
 #[pymethods]
@@ -50,7 +49,7 @@ impl Claim {
     #[staticmethod]
     #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
     fn take(py: Python<'_>, path: PathBuf) -> BindingResult<Option<Self>> {
-        let taken = py.detach(|| session::Claim::take(&path))?;
+        let taken = py.detach(|| lock::Claim::take(&path))?;
         Ok(taken.map(|claim| Self { inner: Mutex::new(Some(claim)) }))
     }
 

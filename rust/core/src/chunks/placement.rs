@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, PackName};
-use crate::format::envelope::{VERSION, u32_at, u64_at};
+use crate::format::envelope::VERSION;
 use crate::format::pack::{self, Entry};
+use crate::format::words::{u32_at, u64_at};
 
 const MAGIC: &[u8; 8] = b"LAMINAPL";
 /// A pack of which less than this part is alive in the newest snapshot is written again, as 1/n.
@@ -249,9 +250,8 @@ pub struct Serving {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
-    use crate::codec::Codec;
-    use crate::format::pack::Kind;
+    use crate::error::ErrorKind;
+    use crate::format::pack::{Codec, Kind};
 
     fn pack(name: u8, chunks: &[u8]) -> Pack {
         let mut offset = 8;

@@ -19,42 +19,12 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::format::dtype::{Class, Element};
+use crate::format::pack::Codec;
 use frame::{FrameDecoder, Frames, Method};
 pub use planes::Glimpse;
 use planes::PlaneEncoder;
 use sampler::Sampler;
 use steps::Form;
-
-/// How a chunk is stored; the value is the tag on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Codec {
-    /// The bytes themselves.
-    Raw = 0,
-    /// One zstd frame.
-    Zstd = 1,
-    /// Byte planes, each stored in the way that suits it.
-    Planes = 2,
-    /// Difference to a base chunk.
-    Delta = 3,
-}
-
-impl Codec {
-    /// The codec of a tag, if there is one.
-    pub fn from_tag(tag: u8) -> Option<Codec> {
-        [Self::Raw, Self::Zstd, Self::Planes, Self::Delta].into_iter().find(|&codec| codec as u8 == tag)
-    }
-
-    /// The name in messages and statistics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Zstd => "zstd",
-            Self::Planes => "planes",
-            Self::Delta => "delta",
-        }
-    }
-}
 
 /// What the user asked for; resolved by [`Encoder::encode`] and never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

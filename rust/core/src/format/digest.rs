@@ -65,22 +65,6 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
 }
 
-/// 32 random hex digits: a name that no other process draws.
-pub fn random_name() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    let mut hasher = blake3::Hasher::new();
-    for _ in 0..4 {
-        // Each RandomState carries keys that come from the operating system.
-        hasher.update(&RandomState::new().hash_one(std::process::id()).to_le_bytes());
-    }
-    if let Ok(now) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
-        hasher.update(&now.as_nanos().to_le_bytes());
-    }
-    hasher.update(&std::process::id().to_le_bytes());
-    hasher.update(format!("{:?}", std::thread::current().id()).as_bytes());
-    hex(&Digest::finish(&hasher).as_bytes()[..16])
-}
-
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.hex())
@@ -104,7 +88,5 @@ mod tests {
         assert_eq!(Digest::from_hex(&digest.hex()), Some(digest));
         assert_eq!(Digest::from_hex(&digest.hex().to_uppercase()), None);
         assert_eq!(Digest::from_hex("00"), None);
-        assert_ne!(random_name(), random_name());
-        assert_eq!(random_name().len(), 32);
     }
 }

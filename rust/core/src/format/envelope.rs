@@ -1,34 +1,13 @@
-//! Constants of the format and the envelope of its JSON files (docs/format.md §4 and §10).
+//! The version of the format, and the envelope of its JSON files (docs/format.md §4).
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::format::digest::Digest;
+use crate::format::limits::MAX_JSON;
 
 /// Version that this engine writes and the newest it reads.
 pub const VERSION: u32 = 1;
-/// Raw length of a chunk: bounds what one decode may allocate.
-pub const MAX_CHUNK: usize = 4 << 20;
-/// A JSON file: a snapshot has some kilobytes plus what the user puts into its metadata.
-pub const MAX_JSON: u64 = 64 << 20;
-/// Chunks of one snapshot: 64 TiB of 1 MiB chunks.
-const MAX_CHUNKS: u64 = 1 << 26;
-/// So many chunks a state may have however short they are; more only if they have [`SHORT_CHUNK`] bytes on average. A tree
-/// whose nodes name each other again and again stands in few bytes, and its list must not fill the memory.
-const FREE_CHUNKS: u64 = 1 << 20;
-const SHORT_CHUNK: u64 = 4 << 10;
-
-/// The most chunks that a state of `length` bytes may have.
-pub fn most_chunks(length: u64) -> u64 {
-    MAX_CHUNKS.min(length).min(FREE_CHUNKS.max(length / SHORT_CHUNK))
-}
-
-/// Files of one snapshot.
-pub const MAX_FILES: usize = 1 << 20;
-/// Tensors of one snapshot.
-pub const MAX_TENSORS: usize = 1 << 24;
-/// Bytes of a structure: read whole, so a snapshot must not make a reader take any number of chunks for it.
-pub const MAX_STRUCTURE: u64 = 1 << 30;
 
 /// Required features of JSON bodies that this engine knows.
 const KNOWN_FEATURES: &[&str] = &["delta"];
@@ -119,24 +98,10 @@ pub fn body<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     map
 }
 
-/// Little-endian u32 at `at`; the caller has checked the length.
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
-}
-
-/// Little-endian u64 at `at`; the caller has checked the length.
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     fn sample() -> Vec<u8> {
         seal("alias", &body([("alias", "a\nb é".into()), ("x", 1.5.into())])).unwrap()

@@ -3,5 +3,9 @@
 pub mod digest;
 pub mod dtype;
 pub mod envelope;
+pub mod limits;
 pub mod pack;
 pub mod snapshot;
+pub mod structure;
+pub mod tree;
+pub(crate) mod words;

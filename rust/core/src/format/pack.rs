@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, Digest};
-use crate::format::envelope::{MAX_CHUNK, VERSION, u32_at, u64_at};
+use crate::format::envelope::VERSION;
+use crate::format::limits::MAX_CHUNK;
+use crate::format::words::{u32_at, u64_at};
 use crate::storage;
 
 /// First bytes of a pack.
@@ -21,6 +22,37 @@ pub const MAX_ENTRIES: u32 = 1 << 20;
 const ENTRY: usize = 44;
 /// Required feature bits that this engine knows: bit 0 is `delta`.
 const KNOWN_BITS: u64 = 1;
+
+/// How a chunk is stored; the value is the tag on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// The bytes themselves.
+    Raw = 0,
+    /// One zstd frame.
+    Zstd = 1,
+    /// Byte planes, each stored in the way that suits it.
+    Planes = 2,
+    /// Difference to a base chunk.
+    Delta = 3,
+}
+
+impl Codec {
+    /// The codec of a tag, if there is one.
+    pub fn from_tag(tag: u8) -> Option<Codec> {
+        [Self::Raw, Self::Zstd, Self::Planes, Self::Delta].into_iter().find(|&codec| codec as u8 == tag)
+    }
+
+    /// The name in messages and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Zstd => "zstd",
+            Self::Planes => "planes",
+            Self::Delta => "delta",
+        }
+    }
+}
 
 /// What a chunk is for; prune and restore treat all alike, people and statistics do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +231,7 @@ fn parse_entries(footer: &[u8], count: usize) -> std::result::Result<Vec<Entry>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     fn entries() -> Vec<Entry> {
         let entry = |i: u8, offset, codec, base| Entry {

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::format::digest::{ChunkId, Digest};
+use crate::format::digest::Digest;
 use crate::format::dtype::{Element, parse_dtype, tensor_bytes};
-use crate::format::envelope::MAX_TENSORS;
-use crate::format::snapshot::{ChunkRef, FileEntry, Structure, TensorEntry};
+use crate::format::limits::MAX_TENSORS;
+use crate::format::structure::{FileEntry, Structure, TensorEntry};
+use crate::layout::cdc::{METADATA_CDC, OPAQUE_CDC};
+use crate::layout::plan::{FileSpec, TensorSpec};
 
 /// A tensor below this size shares a chunk with its neighbours.
 pub const SMALL_TENSOR: u64 = 16 << 10;
@@ -21,40 +23,6 @@ pub const RUN: u64 = 1 << 20;
 pub const HUGE_TENSOR: u64 = 1 << 30;
 /// Bytes of a run of a huge tensor.
 pub const HUGE_RUN: u64 = 4 << 20;
-/// Smallest, average and largest chunk of metadata (literals beside tensors, structure).
-pub const METADATA_CDC: (usize, usize, usize) = (4 << 10, 16 << 10, 64 << 10);
-/// Smallest, average and largest chunk of opaque files.
-pub const OPAQUE_CDC: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
-/// A node of the content tree may end from this many entries on …
-pub const NODE_MIN: usize = 32;
-/// … and must end here.
-pub const NODE_MAX: usize = 1024;
-
-/// A tensor to be saved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// Name, unique in its file.
-    pub name: String,
-    /// dtype (docs/format.md §5.1).
-    pub dtype: String,
-    /// Shape.
-    pub shape: Vec<u64>,
-    /// `weights`, `optimizer`, `counters` or `training`.
-    pub role: String,
-    /// Where its bytes stand in the file; nothing for tensors without file or bytes.
-    pub offset: u64,
-}
-
-/// A file to be saved: tensors, and literal bytes between them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileSpec {
-    /// Path inside the snapshot.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// Tensors, none overlapping another.
-    pub tensors: Vec<TensorSpec>,
-}
 
 /// Which tensor: `file` counts the files, and the tensors without file as one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,39 +277,11 @@ fn extents(
     Ok(extents)
 }
 
-/// Cuts bytes at hand by content.
-pub fn cut(bytes: &[u8], cdc: (usize, usize, usize)) -> Vec<&[u8]> {
-    let (min, avg, max) = cdc;
-    if bytes.len() <= min {
-        return if bytes.is_empty() { vec![] } else { vec![bytes] };
-    }
-    fastcdc::v2020::FastCDC::new(bytes, min, avg, max).map(|c| &bytes[c.offset..c.offset + c.length]).collect()
-}
-
-/// Whether a node of `entries` entries ends behind the one with this id.
-pub fn node_ends(entries: usize, id: &ChunkId) -> bool {
-    entries >= NODE_MAX || (entries >= NODE_MIN && id.as_bytes()[0] == 0)
-}
-
-/// A level of the content tree cut into nodes: the bytes of each.
-pub fn nodes(level: &[ChunkRef]) -> Vec<Vec<u8>> {
-    let mut nodes = vec![];
-    let mut node = vec![];
-    for entry in level {
-        entry.append_to(&mut node);
-        if node_ends(node.len() / crate::format::snapshot::ENTRY, &entry.id) {
-            nodes.push(std::mem::take(&mut node));
-        }
-    }
-    if !node.is_empty() {
-        nodes.push(node);
-    }
-    nodes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::tree::{ChunkRef, nodes};
+    use crate::layout::cdc::cut;
     use proptest::prelude::*;
 
     fn spec(name: &str, dtype: &str, shape: &[u64], offset: u64) -> TensorSpec {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
-use crate::layout::pieces::{FileSpec, Layout, Piece, TensorAt};
+use crate::layout::pieces::{Layout, Piece, TensorAt};
+use crate::layout::plan::FileSpec;
 use crate::storage;
 
 /// Random access to the bytes of a state, from several threads at once.
@@ -50,7 +51,7 @@ impl<'a> FileSource<'a> {
     fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let (path, file, _) = &self.files[file];
         storage::read_at(file, path, buffer, offset).map_err(|e| match e.kind() {
-            crate::ErrorKind::Corrupt => changed(path),
+            crate::error::ErrorKind::Corrupt => changed(path),
             _ => e,
         })
     }

@@ -10,15 +10,14 @@ use crate::chunks::placement::Placement;
 use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, PackName};
-use crate::format::envelope::MAX_JSON;
+use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::repair::{Rescue, Source, copy};
 use crate::repository::verify::{Deltas, verify_pack};
 use crate::repository::{Repository, Saving};
 use crate::restore::reader::{PackFiles, Reader, Scratch, read_chunk};
 use crate::storage;
-use crate::task::pipeline;
-use crate::task::progress;
+use crate::task::{pipeline, progress};
 
 /// What came of an import.
 #[derive(Debug, Clone)]

@@ -8,13 +8,11 @@ use serde::Serialize;
 use crate::chunks::placement::{Location, Placement};
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
-use crate::format::dtype;
-use crate::format::envelope;
-use crate::format::snapshot::{ChunkRef, Snapshot, Structure, TensorEntry};
+use crate::format::limits::most_chunks;
+use crate::format::snapshot::Snapshot;
+use crate::format::structure::{Structure, holders};
+use crate::format::tree::ChunkRef;
 use crate::restore::reader::{PackFiles, Scratch, check_density, read_chunk};
-
-/// Names that a message lists before it says how many more there are.
-const NAMED: usize = 4;
 
 /// What a snapshot has lost.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -33,40 +31,6 @@ pub struct Lost {
     pub files: Vec<String>,
     /// Tensors that have lost bytes: (file, name); no file for the training state.
     pub tensors: Vec<(Option<String>, String)>,
-}
-
-/// The files and tensors that have bytes in `parts` of a state, which ascend.
-fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<String>, Vec<(Option<String>, String)>) {
-    let hit = |at: u64, len: u64| {
-        let first = parts.partition_point(|part| part.1 <= at);
-        len > 0 && parts.get(first).is_some_and(|part| part.0 < at + len)
-    };
-    let is_hit = |t: &&TensorEntry| hit(t.4, dtype::tensor_bytes(&t.1, &t.2).unwrap_or(0));
-    let (mut files, mut tensors) = (vec![], vec![]);
-    for file in &structure.files {
-        if file.extents.iter().any(|&(at, len)| hit(at, len)) {
-            files.push(file.path.clone());
-        }
-        tensors.extend(file.tensors.iter().filter(is_hit).map(|t| (Some(file.path.clone()), t.0.clone())));
-    }
-    tensors.extend(structure.training.iter().filter(is_hit).map(|t| (None, t.0.clone())));
-    (files, tensors)
-}
-
-/// What `parts` of a state hold, for a message: tensors, or files where no tensor is among them.
-pub(crate) fn describe(structure: &Structure, parts: &[(u64, u64)]) -> String {
-    let (files, tensors) = holders(structure, parts);
-    let (what, names) = match tensors.is_empty() {
-        true => ("file", files),
-        false => ("tensor", tensors.into_iter().map(|(_, name)| name).collect()),
-    };
-    let more = names.len().saturating_sub(NAMED);
-    let listed = names.iter().take(NAMED).map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
-    match (names.len(), more) {
-        (1, _) => format!("{what} {listed}"),
-        (_, 0) => format!("{what}s {listed}"),
-        _ => format!("{what}s {listed} and {more} more"),
-    }
 }
 
 /// Looks for a chunk in other copies, and keeps it if it finds it.
@@ -155,7 +119,7 @@ impl<'a> Search<'a> {
                 let Some(bytes) = self.metadata(node)? else { return Ok(None) };
                 let Ok(entries) = ChunkRef::parse_node(&bytes) else { return Ok(None) };
                 below.extend(entries);
-                if below.len() as u64 > envelope::most_chunks(state.length) {
+                if below.len() as u64 > most_chunks(state.length) {
                     return Ok(None);
                 }
             }

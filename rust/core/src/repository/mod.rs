@@ -18,10 +18,10 @@ use serde_json::{Map, Value};
 use crate::chunks::placement::{Pack, Placement};
 use crate::codec::CodecChoice;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::digest::{Digest, PackName, random_name};
-use crate::format::envelope::{self, MAX_JSON};
-use crate::format::pack;
+use crate::format::digest::{Digest, PackName};
+use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::{Body, Snapshot};
+use crate::format::{envelope, pack};
 use crate::layout::pieces::Layout;
 use crate::layout::source::StateSource;
 use crate::repository::retention::{Keep, ranking};
@@ -30,6 +30,7 @@ use crate::restore::reader::{self, Closure, Nodes, PackFiles, Reader, closure};
 use crate::save::bases::Bases;
 use crate::save::writer::{Options, Writer};
 use crate::storage;
+use crate::storage::names::random_name;
 
 /// An open repository. Safe to use from several threads; other processes may use the same folder at once.
 #[derive(Debug)]

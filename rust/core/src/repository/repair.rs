@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::chunks::placement::{Location, Pack, Placement};
-use crate::codec::{Codec, CodecChoice, Encoder};
+use crate::codec::{CodecChoice, Encoder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::dtype::Element;
-use crate::format::envelope::{self, MAX_JSON};
-use crate::format::pack::{self, Entry};
+use crate::format::envelope;
+use crate::format::limits::MAX_JSON;
+use crate::format::pack::{self, Codec, Entry};
 use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
 use crate::repository::lost::{Lost, Search};

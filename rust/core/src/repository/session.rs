@@ -1,12 +1,11 @@
 //! Sessions and locks: how saves and prune stay out of each other's way (docs/format.md §9).
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::digest::random_name;
-use crate::storage::lock::LockFile;
+use crate::storage::lock::{LockFile, dead, hold, try_lock};
+use crate::storage::names::{is_random_name, random_name};
 use crate::storage::{self, Lockable, Node};
 
 /// A save under way: a locked folder that holds its temporary files. Dropping it removes the folder.
@@ -16,22 +15,6 @@ pub struct Session {
     folder: PathBuf,
     lock: Option<LockFile>,
     locks_work: bool,
-}
-
-/// Tries to lock the file of this name; the lock stands as long as the file that comes with it is open.
-pub(crate) fn try_lock(path: &Path) -> (Lockable, Option<File>) {
-    let Ok(file) = storage::open_lock(path, false) else { return (Lockable::Unknown, None) };
-    let told = storage::try_lock(&file, path);
-    (told, Some(file).filter(|_| told == Lockable::Free))
-}
-
-/// Holds the lock of a file just made; `None` where a sweep took it for a dead one's: then draw another name.
-pub(crate) fn hold(file: File, path: &Path) -> Result<Option<LockFile>> {
-    let lock = LockFile::new(file);
-    if storage::try_lock(lock.file(), path) == Lockable::Held {
-        return Ok(None);
-    }
-    Ok(storage::exists(path)?.then_some(lock))
 }
 
 impl Session {
@@ -126,20 +109,6 @@ fn is_ours(name: &str) -> bool {
     is_random_name(name.strip_prefix('.').unwrap_or(name))
 }
 
-/// Whether `random_name` may have made it.
-pub(crate) fn is_random_name(name: &str) -> bool {
-    name.len() == 32 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// The lock of a session, or another folder, whose process is gone. Where a crash took the lock file it is made anew, exclusively, so that whoever
-/// is about to begin a session in this very folder draws another name.
-pub(crate) fn dead(lock: &Path) -> Option<File> {
-    if let Ok(Some(file)) = storage::create_if_free(lock) {
-        return (storage::try_lock(&file, lock) == Lockable::Free).then_some(file);
-    }
-    try_lock(lock).1
-}
-
 /// How long a prune waits for another or for whoever sets an alias, how long the latter waits for a prune, and how long
 /// it is between two looks.
 const SHORT: Duration = Duration::from_millis(300);
@@ -197,46 +166,9 @@ impl PruneLock {
     }
 }
 
-/// Says that a living process is at work on something. It is given back when it is dropped, or when its process ends.
-#[derive(Debug)]
-pub struct Claim {
-    lock: Option<LockFile>,
-    owner: u32,
-}
-
-impl Claim {
-    /// Takes the claim that the file of this name stands for; `None` where somebody has it. Where locks do not work
-    /// nobody can tell, and everybody gets one.
-    pub fn take(path: &Path) -> Result<Option<Self>> {
-        let file = storage::open_lock(path, true)?;
-        let free = storage::try_lock(&file, path) != Lockable::Held;
-        Ok(free.then(|| Self { lock: Some(LockFile::new(file)), owner: std::process::id() }))
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if std::process::id() != self.owner {
-            // A forked child has a copy, whose descriptor `close_inherited_locks` has closed already.
-            std::mem::forget(self.lock.take());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_claim_has_one_owner() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
-        let held = Claim::take(&path).unwrap().unwrap();
-        assert!(Claim::take(&path).unwrap().is_none());
-        drop(held);
-        assert!(Claim::take(&path).unwrap().is_some());
-        assert!(Claim::take(&folder.path().join("none/lock")).is_err());
-    }
 
     #[test]
     fn sessions_are_seen_while_they_live() {

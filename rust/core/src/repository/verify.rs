@@ -7,17 +7,17 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::chunks::placement::Placement;
-use crate::codec::{Codec, Decoder};
+use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
-use crate::format::envelope::{self, MAX_JSON};
-use crate::format::pack::{self, Entry};
+use crate::format::envelope;
+use crate::format::limits::MAX_JSON;
+use crate::format::pack::{self, Codec, Entry};
 use crate::repository::Repository;
 use crate::repository::lost::{Lost, Search};
 use crate::restore::reader::{PackFiles, Reader, Scratch, read_chunk};
 use crate::storage;
-use crate::task::pipeline;
-use crate::task::progress;
+use crate::task::{pipeline, progress};
 
 /// What was looked at, and what was found wrong.
 #[derive(Debug, Default, Clone)]

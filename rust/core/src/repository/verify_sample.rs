@@ -8,8 +8,7 @@ use crate::format::digest::{ChunkId, Digest};
 use crate::repository::Repository;
 use crate::repository::verify::Report;
 use crate::restore::reader::{PackFiles, Scratch, read_chunk};
-use crate::task::pipeline;
-use crate::task::progress;
+use crate::task::{pipeline, progress};
 
 impl Repository {
     /// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.

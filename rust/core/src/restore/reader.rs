@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::chunks::placement::{Location, Placement};
-use crate::codec::{Codec, Decoder};
+use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
-use crate::format::envelope::most_chunks;
-use crate::format::pack::Entry;
-use crate::format::snapshot::{ChunkRef, Snapshot, State, Structure};
-use crate::repository::lost;
+use crate::format::limits::most_chunks;
+use crate::format::pack::{Codec, Entry};
+use crate::format::snapshot::{Snapshot, State};
+use crate::format::structure::{Structure, describe};
+use crate::format::tree::ChunkRef;
 use crate::storage;
 use crate::storage::temporary::Temporary;
-use crate::task::pipeline;
-use crate::task::progress;
+use crate::task::{pipeline, progress};
 
 /// Open pack files of a folder.
 #[derive(Debug)]
@@ -354,7 +354,7 @@ impl Reader {
         let end = |index: usize| self.starts[index] + u64::from(self.content[index].len);
         let parts: Vec<_> = indices.into_iter().map(|index| (self.starts[index], end(index))).collect();
         match error.kind() == ErrorKind::Corrupt && !parts.is_empty() {
-            true => error.context(lost::describe(&self.structure, &parts)),
+            true => error.context(describe(&self.structure, &parts)),
             false => error,
         }
     }

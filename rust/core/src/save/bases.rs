@@ -7,12 +7,16 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::chunks::placement::{Location, Placement, Stored};
-use crate::codec::{self, Codec, CodecChoice, Glimpse};
+use crate::codec::{self, CodecChoice, Glimpse};
 use crate::error::Result;
 use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::dtype::Element;
-use crate::format::snapshot::{ChunkRef, Snapshot, Structure};
-use crate::layout::pieces::{self, Layout, METADATA_CDC, Piece, TensorAt};
+use crate::format::pack::Codec;
+use crate::format::snapshot::Snapshot;
+use crate::format::structure::Structure;
+use crate::format::tree::ChunkRef;
+use crate::layout::cdc::{METADATA_CDC, cut};
+use crate::layout::pieces::{Layout, Piece, TensorAt};
 use crate::restore::reader::{self, Closure, Nodes, PackFiles, read_chunk};
 
 /// Versions that a base serves; then the chunk is stored whole, so that nothing depends on bytes of long ago.
@@ -170,7 +174,7 @@ impl<'a> Places<'a> {
     fn of(layout: &'a Layout, newest: &Snapshot, known: &Placement, packs: &PackFiles) -> Result<Self> {
         let state = &newest.body.state;
         let bytes = layout.structure.to_bytes()?;
-        let cut = pieces::cut(&bytes, METADATA_CDC);
+        let cut = cut(&bytes, METADATA_CDC);
         if cut.iter().map(|c| Digest::of(c)).eq(state.structure.iter().map(|c| c.id)) {
             return Ok(Self::Same);
         }

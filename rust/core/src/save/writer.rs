@@ -9,20 +9,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::chunks::placement::{Pack, Placement, Stored};
-use crate::codec::{self, Codec, CodecChoice, Encoder};
+use crate::codec::{self, CodecChoice, Encoder};
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::dtype::Element;
-use crate::format::envelope::most_chunks;
-use crate::format::pack::{self, Entry, Kind};
-use crate::format::snapshot::{ChunkRef, State};
-use crate::layout::pieces::{self, Layout, METADATA_CDC, Piece};
+use crate::format::limits::most_chunks;
+use crate::format::pack::{self, Codec, Entry, Kind};
+use crate::format::snapshot::State;
+use crate::format::tree::{ChunkRef, nodes};
+use crate::layout::cdc::{METADATA_CDC, cut};
+use crate::layout::pieces::{Layout, Piece};
 use crate::layout::source::{StateSource, read_literals, read_piece};
 use crate::restore::reader;
 use crate::save::bases::{Bases, Candidate};
 use crate::storage;
-use crate::task::pipeline;
-use crate::task::progress;
+use crate::task::{pipeline, progress};
 
 /// Entries that a snapshot file lists itself before a content tree is made.
 pub const ROOT: usize = 32;
@@ -446,12 +447,12 @@ impl Tree {
     fn build(content: Vec<ChunkRef>, structure: Vec<u8>) -> Self {
         let mut tree = Self { root: content.clone(), content, depth: 0, structure: vec![], metadata: vec![] };
         while tree.root.len() > ROOT {
-            let nodes = pieces::nodes(&tree.root);
+            let nodes = nodes(&tree.root);
             tree.root = nodes.into_iter().map(|bytes| tree.add(Kind::Node, bytes)).collect();
             tree.depth += 1;
         }
         tree.structure =
-            pieces::cut(&structure, METADATA_CDC).into_iter().map(|c| tree.add(Kind::Structure, c.to_vec())).collect();
+            cut(&structure, METADATA_CDC).into_iter().map(|c| tree.add(Kind::Structure, c.to_vec())).collect();
         tree
     }
 

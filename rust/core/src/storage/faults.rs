@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::Call;
+use super::call::Call;
 
 /// Sees the calls below a folder.
 pub trait Watcher: Send + Sync {

@@ -6,33 +6,15 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use call::Call;
 
+pub mod call;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod lock;
+pub mod names;
 pub mod temporary;
 mod writeback;
-
-/// What the file system is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Call<'a> {
-    CreateDir(&'a Path),
-    Create(&'a Path),
-    Open(&'a Path),
-    Look(&'a Path),
-    List(&'a Path),
-    Read(&'a Path),
-    Write { path: &'a Path, offset: u64, bytes: &'a [u8] },
-    SetLength { path: &'a Path, length: u64 },
-    Sync(&'a Path),
-    SyncDir(&'a Path),
-    Rename { from: &'a Path, to: &'a Path },
-    Link { from: &'a Path, to: &'a Path },
-    Remove(&'a Path),
-    RemoveDir(&'a Path),
-    Lock(&'a Path),
-}
 
 /// Makes a call; one that a signal interrupted is made again (network file systems interrupt more than reads and writes).
 fn call<T>(what: Call<'_>, mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {

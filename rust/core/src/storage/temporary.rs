@@ -8,9 +8,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::format::digest::random_name;
-use crate::repository::session::{dead, hold, is_random_name, try_lock};
-use crate::storage::lock::LockFile;
+use crate::storage::lock::{LockFile, dead, hold, try_lock};
+use crate::storage::names::{is_random_name, random_name};
 use crate::storage::{self, Lockable, Node};
 
 /// Name of a folder's lock, which no model's file has.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lamina_core::repository::Repository;
 use lamina_core::repository::retention::Keep;
-use lamina_core::storage::Call;
+use lamina_core::storage::call::Call;
 use lamina_core::storage::faults::{Watch, Watcher, watch};
 use lamina_core::{ErrorKind, Result};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lamina_core::ErrorKind;
 use lamina_core::repository::Repository;
 use lamina_core::repository::retention::Keep;
-use lamina_core::storage::Call;
+use lamina_core::storage::call::Call;
 use lamina_core::storage::faults::{Watch, Watcher, watch};
 
 use crate::world::{Model, NEVER, SERIES, scratch, whole};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use lamina_core::storage::Call;
+use lamina_core::storage::call::Call;
 use lamina_core::storage::faults::{Watch, Watcher, watch};
 
 use crate::disk::Change;

@@ -1,0 +1,243 @@
+//! The structure of a state: which of its bytes are which files and tensors (docs/format.md §5.1).
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::format::dtype::tensor_bytes;
+use crate::format::limits::{MAX_FILES, MAX_STRUCTURE, MAX_TENSORS};
+
+/// What a tensor can be to training.
+pub const ROLES: [&str; 4] = ["weights", "optimizer", "counters", "training"];
+/// Names that a message lists before it says how many more there are.
+const NAMED: usize = 4;
+
+/// What the bytes of a state mean.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Structure {
+    /// Files.
+    pub files: Vec<FileEntry>,
+    /// Tensors that stand in no file.
+    pub training: Vec<TensorEntry>,
+}
+
+/// A file of the structure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative path, `/`-separated.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Its tensors.
+    pub tensors: Vec<TensorEntry>,
+    /// Runs of the state (offset, length) whose concatenation is the file.
+    pub extents: Vec<(u64, u64)>,
+}
+
+/// A tensor of the structure: name, dtype, shape, role, offset in the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorEntry(pub String, pub String, pub Vec<u64>, pub String, pub u64);
+
+impl Structure {
+    /// Reads and checks the bytes of a structure against the length of its state.
+    pub fn parse(bytes: &[u8], length: u64) -> Result<Self> {
+        let structure: Self =
+            serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the structure is damaged: {e}")))?;
+        structure.check(length).map_err(|e| Error::corrupt(format!("the structure is damaged: {e}")))?;
+        Ok(structure)
+    }
+
+    /// The bytes that [`Structure::parse`] reads.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let bytes =
+            serde_json::to_vec(self).map_err(|e| Error::invalid(format!("the structure cannot be written: {e}")))?;
+        if bytes.len() as u64 > MAX_STRUCTURE {
+            return Err(Error::invalid(format!(
+                "the names of files and tensors take {} bytes; at most {MAX_STRUCTURE} are supported",
+                bytes.len()
+            )));
+        }
+        Ok(bytes)
+    }
+
+    /// Checks paths, names, sizes, offsets and limits. No byte of the state may be used twice, so that what is read or
+    /// written of a snapshot is never longer than its state.
+    pub fn check(&self, length: u64) -> Result<()> {
+        if self.files.len() > MAX_FILES {
+            return Err(Error::invalid(format!("{} files; at most {MAX_FILES} are supported", self.files.len())));
+        }
+        check_paths(self.files.iter().map(|f| f.path.as_str()))?;
+        for file in &self.files {
+            let mut size = 0u64;
+            for &(offset, run) in &file.extents {
+                if run == 0 {
+                    return Err(Error::invalid(format!("{:?} has an empty extent", file.path)));
+                }
+                in_state(offset, run, length)?;
+                size = size.saturating_add(run);
+            }
+            if size != file.size {
+                return Err(Error::invalid(format!(
+                    "the extents of {:?} have {size} bytes, the file {}",
+                    file.path, file.size
+                )));
+            }
+        }
+        disjoint(self.files.iter().flat_map(|f| f.extents.iter().copied()).collect())?;
+        let groups = || self.files.iter().map(|f| &f.tensors).chain([&self.training]);
+        if groups().map(Vec::len).sum::<usize>() > MAX_TENSORS {
+            return Err(Error::invalid(format!("more than {MAX_TENSORS} tensors")));
+        }
+        let mut runs = vec![];
+        for tensors in groups() {
+            let mut names = HashSet::with_capacity(tensors.len());
+            for tensor in tensors {
+                runs.extend(tensor.run(length)?);
+                if !names.insert(&tensor.0) {
+                    return Err(Error::invalid(format!("two tensors are called {:?}", tensor.0)));
+                }
+            }
+        }
+        disjoint(runs)
+    }
+}
+
+impl TensorEntry {
+    /// Where its bytes stand in the state, if it has any.
+    fn run(&self, length: u64) -> Result<Option<(u64, u64)>> {
+        let Self(name, dtype, shape, role, offset) = self;
+        let bytes = tensor_bytes(dtype, shape)?;
+        if !ROLES.contains(&role.as_str()) {
+            return Err(Error::invalid(format!("tensor {name:?} has the role {role:?}, expected one of {ROLES:?}")));
+        }
+        if bytes == 0 {
+            let none = || Error::invalid(format!("tensor {name:?} has no bytes, but the offset {offset}"));
+            return if *offset == 0 { Ok(None) } else { Err(none()) };
+        }
+        in_state(*offset, bytes, length)?;
+        Ok(Some((*offset, bytes)))
+    }
+}
+
+/// Refuses runs, none of which is empty or leaves the state, if two share a byte.
+fn disjoint(mut runs: Vec<(u64, u64)>) -> Result<()> {
+    runs.sort_unstable();
+    match runs.windows(2).find(|pair| pair[0].0 + pair[0].1 > pair[1].0) {
+        None => Ok(()),
+        Some(pair) => Err(Error::invalid(format!("bytes {} + {} of the state are used twice", pair[1].0, pair[1].1))),
+    }
+}
+
+fn in_state(offset: u64, run: u64, length: u64) -> Result<()> {
+    match offset.checked_add(run) {
+        Some(end) if end <= length => Ok(()),
+        _ => Err(Error::invalid(format!("bytes {offset} + {run} lie outside the state of {length} bytes"))),
+    }
+}
+
+/// Checks that file paths stay inside the folder they are written to and do not collide on any file system.
+pub fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut seen = HashSet::new();
+    let mut folders = HashSet::new();
+    for path in paths {
+        let bad = |why: &str| Error::invalid(format!("file path {path:?} is not allowed: {why}"));
+        if path.len() > 1024 {
+            return Err(bad("it has more than 1024 bytes"));
+        }
+        if path.chars().any(|c| c == '\\' || c == ':' || c.is_control()) {
+            return Err(bad("it holds a backslash, a colon or a control character"));
+        }
+        if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(bad("it is absolute or has an empty, '.' or '..' part"));
+        }
+        let folded = path.to_lowercase();
+        folders.extend(folded.match_indices('/').map(|(at, _)| folded[..at].to_owned()));
+        if !seen.insert(folded) {
+            return Err(bad("another file has this path (letter case ignored)"));
+        }
+    }
+    match seen.intersection(&folders).next() {
+        Some(both) => Err(Error::invalid(format!("{both:?} is a file and a folder"))),
+        None => Ok(()),
+    }
+}
+
+/// The files and tensors that have bytes in `parts` of a state, which ascend.
+pub(crate) fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<String>, Vec<(Option<String>, String)>) {
+    let hit = |at: u64, len: u64| {
+        let first = parts.partition_point(|part| part.1 <= at);
+        len > 0 && parts.get(first).is_some_and(|part| part.0 < at + len)
+    };
+    let is_hit = |t: &&TensorEntry| hit(t.4, tensor_bytes(&t.1, &t.2).unwrap_or(0));
+    let (mut files, mut tensors) = (vec![], vec![]);
+    for file in &structure.files {
+        if file.extents.iter().any(|&(at, len)| hit(at, len)) {
+            files.push(file.path.clone());
+        }
+        tensors.extend(file.tensors.iter().filter(is_hit).map(|t| (Some(file.path.clone()), t.0.clone())));
+    }
+    tensors.extend(structure.training.iter().filter(is_hit).map(|t| (None, t.0.clone())));
+    (files, tensors)
+}
+
+/// What `parts` of a state hold, for a message: tensors, or files where no tensor is among them.
+pub(crate) fn describe(structure: &Structure, parts: &[(u64, u64)]) -> String {
+    let (files, tensors) = holders(structure, parts);
+    let (what, names) = match tensors.is_empty() {
+        true => ("file", files),
+        false => ("tensor", tensors.into_iter().map(|(_, name)| name).collect()),
+    };
+    let more = names.len().saturating_sub(NAMED);
+    let listed = names.iter().take(NAMED).map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
+    match (names.len(), more) {
+        (1, _) => format!("{what} {listed}"),
+        (_, 0) => format!("{what}s {listed}"),
+        _ => format!("{what}s {listed} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        check_paths(["a", "b/c", "b/d.h5"].into_iter()).unwrap();
+        for bad in ["", "/a", "a/", "../a", "a/./b", "a\\b", "c:a", "a\nb", "a//b"] {
+            assert!(check_paths([bad].into_iter()).is_err(), "{bad:?}");
+        }
+        assert!(check_paths(["a", "A"].into_iter()).is_err());
+        assert!(check_paths(["a/b", "A"].into_iter()).is_err());
+        assert!(check_paths([&*"x".repeat(1025)].into_iter()).is_err());
+    }
+
+    #[test]
+    fn structure_is_checked() {
+        let file = |extents: Vec<(u64, u64)>, size| FileEntry { path: "f".into(), size, tensors: vec![], extents };
+        let check = |file| Structure { files: vec![file], training: vec![] }.check(10);
+        check(file(vec![(0, 4), (6, 4)], 8)).unwrap();
+        assert!(check(file(vec![(0, 4)], 5)).is_err());
+        assert!(check(file(vec![(8, 4)], 4)).is_err());
+        assert!(check(file(vec![(u64::MAX, 4)], 4)).is_err());
+        check(file(vec![(4, 4), (0, 4)], 8)).unwrap();
+        assert!(check(file(vec![(0, 4), (3, 4)], 8)).is_err());
+        assert!(check(file(vec![(0, 10), (0, 10)], 20)).is_err());
+        assert!(check(file(vec![(0, 0)], 0)).is_err());
+        let two = [("a", 0), ("b", 3)].map(|(path, at)| FileEntry { path: path.into(), ..file(vec![(at, 4)], 4) });
+        assert!(Structure { files: two.into(), training: vec![] }.check(10).is_err());
+    }
+
+    #[test]
+    fn tensors_are_checked() {
+        let tensor = |name: &str, n, role: &str, at| TensorEntry(name.into(), "<f4".into(), vec![n], role.into(), at);
+        let check = |training| Structure { files: vec![], training }.check(10);
+        check(vec![tensor("a", 1, "weights", 6), tensor("b", 1, "training", 2), tensor("c", 0, "counters", 0)])
+            .unwrap();
+        assert!(check(vec![tensor("a", 3, "weights", 0)]).is_err());
+        assert!(check(vec![tensor("a", 1, "hero", 0)]).is_err());
+        assert!(check(vec![tensor("a", 0, "weights", 1)]).is_err());
+        assert!(check(vec![tensor("a", 1, "weights", 0), tensor("a", 1, "weights", 4)]).is_err());
+        assert!(check(vec![tensor("a", 2, "weights", 0), tensor("b", 1, "weights", 4)]).is_err());
+    }
+}
