@@ -139,9 +139,18 @@ def _shell(block: Block) -> None:
 
 def test_links_lead_somewhere() -> None:
     for path in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
-            if not target.startswith(("http:", "https:")):
-                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text(encoding="utf-8")):
+            if target.startswith(("http:", "https:")):
+                continue
+            page = path.parent / target if target else path
+            assert page.exists(), f"{path.name} links to {target}"
+            assert not anchor or anchor in _anchors(page), f"{path.name} links to {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of its headings, as the site and GitHub name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
 def test_the_tests_that_cover_the_callbacks_exist() -> None:
