@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use lamina_core::chunks::placement::{Pack, Placement};
+use lamina_core::chunks::read::PackFiles;
 use lamina_core::codec::{CodecChoice, Decoder, Encoder};
 use lamina_core::error::{ErrorKind, Result};
 use lamina_core::format::digest::{ChunkId, Digest, PackName};
@@ -19,7 +20,7 @@ use lamina_core::format::snapshot::{Body, Snapshot};
 use lamina_core::format::structure::{FileEntry, Structure, TensorEntry};
 use lamina_core::format::tree::ChunkRef;
 use lamina_core::repository::Repository;
-use lamina_core::restore::reader::{PackFiles, Reader};
+use lamina_core::restore::reader::Reader;
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 

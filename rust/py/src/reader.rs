@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lamina_core::chunks::placement::Placement;
+use lamina_core::chunks::read::PackFiles;
 use lamina_core::format::limits::MAX_JSON;
 use lamina_core::format::snapshot;
 use lamina_core::restore::reader as core;
-use lamina_core::restore::reader::{PackFiles, Want};
+use lamina_core::restore::reader::Want;
 use lamina_core::task::pipeline::threads_or_default;
 use lamina_core::{Error, Result, storage};
 use numpy::PyReadwriteArray1;

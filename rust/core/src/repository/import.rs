@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::chunks::check_pack::{Deltas, verify_pack};
 use crate::chunks::placement::Placement;
+use crate::chunks::read::{PackFiles, Scratch, read_chunk};
 use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::repair::{Rescue, Source, copy};
-use crate::repository::verify::{Deltas, verify_pack};
 use crate::repository::{Repository, Saving};
-use crate::restore::reader::{PackFiles, Reader, Scratch, read_chunk};
+use crate::restore::reader::Reader;
 use crate::storage;
 use crate::task::{pipeline, progress};
 

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::chunks::closure::check_density;
 use crate::chunks::placement::{Location, Placement};
+use crate::chunks::read::{PackFiles, Scratch, read_chunk};
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::limits::most_chunks;
 use crate::format::snapshot::Snapshot;
 use crate::format::structure::{Structure, holders};
 use crate::format::tree::ChunkRef;
-use crate::restore::reader::{PackFiles, Scratch, check_density, read_chunk};
 
 /// What a snapshot has lost.
 #[derive(Debug, Default, Clone, Serialize)]

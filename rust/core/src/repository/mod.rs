@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
+use crate::chunks::closure::{Closure, Nodes, closure};
 use crate::chunks::placement::{Pack, Placement};
+use crate::chunks::read::PackFiles;
 use crate::codec::CodecChoice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{Digest, PackName};
@@ -26,7 +28,7 @@ use crate::layout::pieces::Layout;
 use crate::layout::source::StateSource;
 use crate::repository::retention::{Keep, ranking};
 use crate::repository::session::{PruneLock, Session};
-use crate::restore::reader::{self, Closure, Nodes, PackFiles, Reader, closure};
+use crate::restore::reader::{self, Reader};
 use crate::save::bases::Bases;
 use crate::save::writer::{Options, Writer};
 use crate::storage;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::chunks::placement::{Location, Pack, Placement};
+use crate::chunks::read::{PackFiles, Scratch, read_chunk};
 use crate::codec::{CodecChoice, Encoder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
@@ -20,7 +21,6 @@ use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
 use crate::repository::lost::{Lost, Search};
 use crate::repository::session::{PruneLock, Session};
-use crate::restore::reader::{PackFiles, Scratch, read_chunk};
 use crate::storage;
 
 /// Where damaged files go, under the path that they had in the repository.

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use crate::chunks::placement::Location;
+use crate::chunks::read::{PackFiles, Scratch, read_chunk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest};
 use crate::repository::Repository;
 use crate::repository::verify::Report;
-use crate::restore::reader::{PackFiles, Scratch, read_chunk};
 use crate::task::{pipeline, progress};
 
 impl Repository {

@@ -1,3 +1,4 @@
-//! A restore: from a snapshot to the bytes of its state.
+//! A restore: from a snapshot to the bytes of its state, or to its files.
 
+mod export;
 pub mod reader;

@@ -6,7 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::chunks::closure::{Closure, Nodes, closure, structure};
 use crate::chunks::placement::{Location, Placement, Stored};
+use crate::chunks::read::{self, PackFiles, read_chunk};
 use crate::codec::{self, CodecChoice, Glimpse};
 use crate::error::Result;
 use crate::format::digest::{ChunkId, Digest, PackName};
@@ -17,7 +19,6 @@ use crate::format::structure::Structure;
 use crate::format::tree::ChunkRef;
 use crate::layout::cdc::{METADATA_CDC, cut};
 use crate::layout::pieces::{Layout, Piece, TensorAt};
-use crate::restore::reader::{self, Closure, Nodes, PackFiles, read_chunk};
 
 /// Versions that a base serves; then the chunk is stored whole, so that nothing depends on bytes of long ago.
 pub const MAX_AGE: u8 = 8;
@@ -60,7 +61,7 @@ impl<'a> Bases<'a> {
         condemned: &HashSet<PackName>,
     ) -> Result<Self> {
         let state = &newest.body.state;
-        let Closure { content, metadata } = reader::closure(known, &packs, state, &mut Nodes::new())?;
+        let Closure { content, metadata } = closure(known, &packs, state, &mut Nodes::new())?;
         let places = Places::of(layout, newest, known, &packs)?;
         let mut starts = Vec::with_capacity(content.len());
         let mut at = 0;
@@ -113,7 +114,7 @@ impl<'a> Bases<'a> {
         raw: &[u8],
         element: Element,
         choice: CodecChoice,
-        scratch: &mut reader::Scratch,
+        scratch: &mut read::Scratch,
         buffer: &mut Vec<u8>,
     ) -> bool {
         let Some(place) = self.whole(&base.id) else { return false };
@@ -131,7 +132,7 @@ impl<'a> Bases<'a> {
         place: Location<'_>,
         raw: &[u8],
         element: Element,
-        scratch: &mut reader::Scratch,
+        scratch: &mut read::Scratch,
         plane: &mut Vec<u8>,
     ) -> Option<bool> {
         if place.entry.codec != Codec::Planes || place.entry.raw as usize != raw.len() {
@@ -178,7 +179,7 @@ impl<'a> Places<'a> {
         if cut.iter().map(|c| Digest::of(c)).eq(state.structure.iter().map(|c| c.id)) {
             return Ok(Self::Same);
         }
-        let before = reader::structure(known, packs, state)?;
+        let before = structure(known, packs, state)?;
         let files = before.files.into_iter().enumerate().map(|(file, entry)| (Some(file), entry.tensors));
         let places = files
             .chain([(None, before.training)])

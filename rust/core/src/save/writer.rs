@@ -4,23 +4,22 @@
 //! order and fills packs, so packs are the same for the same input whatever the number of threads.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::chunks::pack_writer::OpenPack;
 use crate::chunks::placement::{Pack, Placement, Stored};
+use crate::chunks::read;
 use crate::codec::{self, CodecChoice, Encoder};
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::dtype::Element;
 use crate::format::limits::most_chunks;
-use crate::format::pack::{self, Codec, Entry, Kind};
+use crate::format::pack::{self, Codec, Kind};
 use crate::format::snapshot::State;
 use crate::format::tree::{ChunkRef, nodes};
 use crate::layout::cdc::{METADATA_CDC, cut};
 use crate::layout::pieces::{Layout, Piece};
 use crate::layout::source::{StateSource, read_literals, read_piece};
-use crate::restore::reader;
 use crate::save::bases::{Bases, Candidate};
 use crate::storage;
 use crate::task::{pipeline, progress};
@@ -125,13 +124,13 @@ struct Scratch {
     encoder: Encoder,
     read: Vec<u8>,
     joined: Vec<u8>,
-    reader: reader::Scratch,
+    reader: read::Scratch,
     base: Vec<u8>,
 }
 
 impl Scratch {
     fn new() -> Self {
-        Self { encoder: Encoder::new(), read: vec![], joined: vec![], reader: reader::Scratch::new(), base: vec![] }
+        Self { encoder: Encoder::new(), read: vec![], joined: vec![], reader: read::Scratch::new(), base: vec![] }
     }
 }
 
@@ -246,7 +245,7 @@ impl<'a> Writer<'a> {
     fn delta(
         &self,
         encoder: &mut Encoder,
-        reader: &mut reader::Scratch,
+        reader: &mut read::Scratch,
         buffer: &mut Vec<u8>,
         raw: &[u8],
         element: Element,
@@ -498,14 +497,6 @@ struct Filler {
     bytes_encoded: u64,
 }
 
-struct OpenPack {
-    path: PathBuf,
-    file: std::io::BufWriter<storage::Appended>,
-    hasher: blake3::Hasher,
-    entries: Vec<Entry>,
-    length: u64,
-}
-
 impl Filler {
     fn new(temp: &Path, packs: &Path, target: u64, avoid: &HashSet<PackName>) -> Self {
         Self {
@@ -625,50 +616,5 @@ impl Filler {
 impl Drop for Filler {
     fn drop(&mut self) {
         let _ = self.join();
-    }
-}
-
-impl OpenPack {
-    fn create(temp: &Path, number: usize) -> Result<Self> {
-        let path = temp.join(format!("{number}.tmp"));
-        let file = std::io::BufWriter::with_capacity(1 << 20, storage::Appended::create(&path)?);
-        let mut pack = Self { path, file, hasher: blake3::Hasher::new(), entries: vec![], length: 0 };
-        pack.write(pack::MAGIC)?;
-        Ok(pack)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
-    }
-
-    fn add(&mut self, id: &ChunkRef, kind: Kind, codec: Codec, base: Option<ChunkId>, bytes: &[u8]) -> Result<()> {
-        self.entries.push(Entry {
-            id: id.id,
-            offset: self.length,
-            encoded: bytes.len() as u32,
-            raw: id.len,
-            codec,
-            kind,
-            base,
-        });
-        self.write(bytes)
-    }
-
-    /// Ends the pack. Its name is drawn again while it is one of `avoid`: prune may be deleting the pack of that name.
-    fn finish(mut self, avoid: &HashSet<PackName>) -> Result<(File, Pack)> {
-        let mut salt = 0;
-        let (footer, name) = loop {
-            let footer = pack::footer(&self.entries, salt);
-            let name = Digest::finish(self.hasher.clone().update(&footer));
-            if !avoid.contains(&name) {
-                break (footer, name);
-            }
-            salt += 1;
-        };
-        self.write(&footer)?;
-        let file = self.file.into_inner().map_err(|e| Error::io("write", &self.path, e.error()))?;
-        Ok((file.into_file(), Pack { name, length: self.length, entries: self.entries, salt }))
     }
 }

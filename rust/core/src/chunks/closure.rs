@@ -1,0 +1,96 @@
+//! What a state needs: its structure, its content and the nodes of its content tree.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::chunks::placement::Placement;
+use crate::chunks::read::{PackFiles, Scratch, read_small};
+use crate::error::{Error, Result};
+use crate::format::digest::ChunkId;
+use crate::format::limits::most_chunks;
+use crate::format::snapshot::State;
+use crate::format::structure::Structure;
+use crate::format::tree::ChunkRef;
+
+/// Bytes of a structure that are read however they are stored, and how many times as long as it is stored a longer one may
+/// be. Names do not repeat themselves, so one that is written down takes a twentieth at least; a lie of 10 KB could fill
+/// gigabytes.
+const FREE_STRUCTURE: u64 = 16 << 20;
+const DENSEST_STRUCTURE: u64 = 256;
+
+/// Refuses a structure whose chunks, those of them that are here, take no room.
+pub(crate) fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Result<()> {
+    let (mut length, mut stored, mut seen) = (0, 0, HashSet::new());
+    for chunk in structure {
+        let Some(encoded) = placement.places(&chunk.id).map(|p| u64::from(p.entry.encoded)).min() else { continue };
+        length += u64::from(chunk.len);
+        stored += if seen.insert(chunk.id) { encoded } else { 0 };
+    }
+    if length > FREE_STRUCTURE.max(DENSEST_STRUCTURE * stored) {
+        return Err(Error::corrupt(format!("a structure of {length} bytes cannot be stored as {stored}")));
+    }
+    Ok(())
+}
+
+/// What the bytes of a state mean.
+pub fn structure(placement: &Placement, packs: &PackFiles, state: &State) -> Result<Structure> {
+    check_density(placement, &state.structure)?;
+    let mut scratch = Scratch::new();
+    let mut bytes = vec![];
+    for chunk in &state.structure {
+        bytes.extend(read_small(placement, packs, &mut scratch, chunk)?);
+    }
+    Structure::parse(&bytes, state.length)
+}
+
+/// The chunks that a state needs.
+#[derive(Debug)]
+pub struct Closure {
+    /// Its content, in order, with repetitions.
+    pub content: Vec<ChunkRef>,
+    /// Its structure and the nodes of its content tree.
+    pub metadata: HashSet<ChunkId>,
+}
+
+impl Closure {
+    /// Names of all chunks.
+    pub fn ids(self) -> HashSet<ChunkId> {
+        let mut ids = self.metadata;
+        ids.extend(self.content.iter().map(|c| c.id));
+        ids
+    }
+}
+
+/// Nodes that have been read already.
+pub type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
+
+/// Reads the content tree of a state; `nodes` saves reading what snapshots share.
+pub fn closure(placement: &Placement, packs: &PackFiles, state: &State, nodes: &mut Nodes) -> Result<Closure> {
+    let mut scratch = Scratch::new();
+    let mut metadata: HashSet<ChunkId> = state.structure.iter().map(|c| c.id).collect();
+    let mut content = state.root.clone();
+    for _ in 0..state.depth {
+        let mut below = vec![];
+        for node in &content {
+            metadata.insert(node.id);
+            let entries = match nodes.get(&node.id) {
+                Some(entries) => Arc::clone(entries),
+                None => {
+                    let entries = ChunkRef::parse_node(&read_small(placement, packs, &mut scratch, node)?)?;
+                    Arc::clone(nodes.entry(node.id).or_insert(Arc::new(entries)))
+                }
+            };
+            below.extend_from_slice(&entries);
+            // A chunk has at least one byte, so a list longer than the state is a lie; stop before it fills memory.
+            if below.len() as u64 > most_chunks(state.length) {
+                return Err(Error::corrupt("the content tree lists more chunks than the state can have"));
+            }
+        }
+        content = below;
+    }
+    let bytes = content.iter().map(|c| u64::from(c.len)).sum::<u64>();
+    if bytes != state.length {
+        return Err(Error::corrupt(format!("the content list has {bytes} bytes, the state {}", state.length)));
+    }
+    Ok(Closure { content, metadata })
+}

@@ -1,0 +1,126 @@
+//! Export: the files of a snapshot, into a folder.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use crate::chunks::read::Scratch;
+use crate::error::{Error, Result};
+use crate::restore::reader::Reader;
+use crate::storage;
+use crate::storage::temporary::Temporary;
+use crate::task::{pipeline, progress};
+
+impl Reader {
+    /// Writes the files of the snapshot into `folder`, each under a temporary name until it is complete.
+    pub fn export(
+        &self,
+        folder: &Path,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Vec<PathBuf>> {
+        self.refuse_lost(0..self.content.len())?;
+        storage::create_dir(folder)?;
+        let mut outputs = Outputs::default();
+        for file in &self.structure.files {
+            outputs.create(folder, &file.path, file.size)?;
+        }
+        let mut runs: HashMap<usize, Vec<Copy>> = HashMap::new();
+        for (number, file) in self.structure.files.iter().enumerate() {
+            let mut position = 0;
+            for &(offset, len) in &file.extents {
+                for index in self.overlapping(offset, offset + len) {
+                    let start = self.starts[index].max(offset);
+                    let end = (self.starts[index] + u64::from(self.content[index].len)).min(offset + len);
+                    let within = (start - self.starts[index]) as usize;
+                    let copy =
+                        Copy { file: number, position: position + start - offset, within, len: (end - start) as usize };
+                    runs.entry(index).or_default().push(copy);
+                }
+                position += len;
+            }
+        }
+        let mut runs: Vec<_> = runs.into_iter().collect();
+        runs.sort_by_key(|r| r.0);
+        progress::begin("exporting", runs.iter().map(|r| u64::from(self.content[r.0].len)).sum());
+        let mut runs = runs.into_iter();
+        let source = || {
+            interrupt()?;
+            Ok(runs.next())
+        };
+        let work = |scratch: &mut Scratch, (index, copies): (usize, Vec<Copy>)| {
+            let mut raw = std::mem::take(&mut scratch.raw);
+            raw.resize(self.content[index].len as usize, 0);
+            let result = self.chunk(index, scratch, &mut raw);
+            let result = result.and_then(|()| copies.iter().try_for_each(|c| outputs.write(c, &raw)));
+            scratch.raw = raw;
+            result.map(|()| u64::from(self.content[index].len))
+        };
+        pipeline::run(threads, 64, source, Scratch::new, work, |bytes| {
+            progress::advance(bytes);
+            Ok(())
+        })
+        .map_err(|e| self.told(e))?;
+        outputs.commit()
+    }
+}
+
+/// `len` bytes of a chunk from `within` go to `position` of a file.
+struct Copy {
+    file: usize,
+    position: u64,
+    within: usize,
+    len: usize,
+}
+
+/// Files being written, and what they will be called; those not committed are removed.
+#[derive(Default)]
+struct Outputs {
+    files: Vec<(Temporary, PathBuf)>,
+}
+
+impl Outputs {
+    fn create(&mut self, folder: &Path, path: &str, size: u64) -> Result<()> {
+        let target = path.split('/').fold(folder.to_owned(), |folder, part| folder.join(part));
+        let parent = storage::parent(&target);
+        storage::create_dir(&parent)?;
+        if target.is_dir() {
+            return Err(Error::invalid(format!(
+                "{} is a folder; a file of this name is to be written",
+                target.display()
+            )));
+        }
+        let temporary = Temporary::file(&parent)?;
+        // Files of one folder follow each other; it is swept once.
+        if self.files.last().is_none_or(|(_, before)| before.parent() != target.parent()) {
+            temporary.sweep();
+        }
+        storage::set_length(temporary.opened(), temporary.path(), size)?;
+        self.files.push((temporary, target));
+        Ok(())
+    }
+
+    fn write(&self, copy: &Copy, raw: &[u8]) -> Result<()> {
+        let (temporary, _) = &self.files[copy.file];
+        storage::write_early(
+            temporary.opened(),
+            temporary.path(),
+            &raw[copy.within..copy.within + copy.len],
+            copy.position,
+        )
+    }
+
+    fn commit(self) -> Result<Vec<PathBuf>> {
+        for (temporary, _) in &self.files {
+            storage::sync(temporary.opened(), temporary.path())?;
+        }
+        let mut paths = vec![];
+        let mut folders = HashSet::new();
+        for (temporary, target) in self.files {
+            temporary.rename_to(&target)?;
+            folders.insert(storage::parent(&target));
+            paths.push(target);
+        }
+        folders.iter().try_for_each(|f| storage::sync_dir(f))?;
+        Ok(paths)
+    }
+}
