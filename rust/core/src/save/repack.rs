@@ -1,0 +1,123 @@
+//! Repack: chunks of packs that are mostly dead, and deltas that cost too much to read, are stored again.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::chunks::placement::{Pack, Stored};
+use crate::error::{Error, Result};
+use crate::format::digest::ChunkId;
+use crate::format::pack::Kind;
+use crate::layout::pieces::Piece;
+use crate::layout::source::read_literals;
+use crate::save::chunk::Job;
+use crate::save::filling::Filler;
+use crate::save::tree::Tree;
+use crate::save::writer::{Scratch, Writer};
+
+impl Writer<'_> {
+    /// Writes live chunks of packs that are mostly dead again, at most as many bytes as this save has added, so that the packs
+    /// of the newest snapshot stay close to its live bytes.
+    pub(super) fn repack(&self, tree: &Tree, filler: &mut Filler) -> Result<()> {
+        if filler.bytes_encoded == 0 {
+            return Ok(());
+        }
+        let closure: HashSet<ChunkId> =
+            tree.closure().filter(|id| self.cost(id).is_some() && !filler.has(id)).collect();
+        let mut chosen = self.overdrawn(tree, filler);
+        self.choose_sparse(&closure, filler, &mut chosen)?;
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        // What has outlived a pack will probably outlive what is new now: in a pack of its own it is not rewritten again.
+        filler.close(0)?;
+        self.store_again(tree, &chosen, filler)
+    }
+
+    /// Deltas of earlier versions that must become whole: what stood beside them and let a restore read more has changed.
+    fn overdrawn(&self, tree: &Tree, filler: &Filler) -> HashSet<ChunkId> {
+        let (mut credit, mut chosen) = (filler.credit, HashSet::new());
+        for id in tree.content.iter().map(|c| c.id).filter(|id| !filler.has(id)) {
+            let owed = self.cost(&id).filter(|cost| credit < 0 && cost.credit() < 0);
+            if let Some(cost) = owed.filter(|_| chosen.insert(id)) {
+                credit += cost.reads as i64 - cost.whole as i64;
+            }
+        }
+        chosen
+    }
+
+    /// Chunks of packs that are mostly dead, the emptiest first.
+    fn choose_sparse(&self, closure: &HashSet<ChunkId>, filler: &Filler, chosen: &mut HashSet<ChunkId>) -> Result<()> {
+        let mut budget = filler.bytes_encoded;
+        let alive = closure.iter().chain(&filler.bases).copied().collect();
+        let serving = self.known.serve(&alive)?;
+        let mut sparse: Vec<(&Pack, u64)> = self.known.sparse(&serving).collect();
+        // Fractions are compared crosswise.
+        sparse.sort_by(|a, b| {
+            (u128::from(a.1) * u128::from(b.0.length))
+                .cmp(&(u128::from(b.1) * u128::from(a.0.length)))
+                .then(a.0.name.cmp(&b.0.name))
+        });
+        let served_on = self.served_on(closure);
+        let entries = sparse.iter().flat_map(|(pack, _)| pack.entries.iter().map(|e| (pack.name, e)));
+        for (_, entry) in entries.filter(|(name, e)| serving.pack_of.get(&e.id) == Some(name)) {
+            // A base is not in the state: what needs it is stored whole instead.
+            let ids = if closure.contains(&entry.id) {
+                vec![entry.id]
+            } else {
+                served_on.get(&entry.id).cloned().unwrap_or_default()
+            };
+            let encoded: u64 = ids.iter().filter_map(|id| self.cost(id)).map(|cost| cost.whole).sum();
+            if encoded <= budget && !filler.bases.contains(&entry.id) {
+                budget -= encoded;
+                chosen.extend(ids);
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunks that are deltas, under the base of each.
+    fn served_on(&self, closure: &HashSet<ChunkId>) -> HashMap<ChunkId, Vec<ChunkId>> {
+        let mut found: HashMap<ChunkId, Vec<ChunkId>> = HashMap::new();
+        for id in closure {
+            if let Some(Stored::Delta(base)) = self.known.stored(id, self.condemned) {
+                found.entry(base).or_default().push(*id);
+            }
+        }
+        found
+    }
+
+    /// Stores chunks once more, whole, read from the source anew.
+    fn store_again(&self, tree: &Tree, chosen: &HashSet<ChunkId>, filler: &mut Filler) -> Result<()> {
+        let mut scratch = Scratch::new();
+        let mut at = 0;
+        for entry in &tree.content {
+            let start = at;
+            at += u64::from(entry.len);
+            if !chosen.contains(&entry.id) || filler.has(&entry.id) {
+                continue;
+            }
+            (self.interrupt)()?;
+            let index = self.layout.starts.partition_point(|&s| s <= start) - 1;
+            let job = match &self.layout.pieces[index] {
+                Piece::Literals { file, .. } => {
+                    let mut bytes = vec![0; entry.len as usize];
+                    read_literals(self.source, self.layout, *file, start - self.layout.starts[index], &mut bytes)?;
+                    Job::Bytes(bytes, Kind::Content)
+                }
+                piece => Job::Piece(piece, None),
+            };
+            let chunk = self.chunk(&mut scratch, job, true)?;
+            if chunk.id != *entry {
+                return Err(Error::invalid(
+                    "the state changed while it was being saved; nothing was saved. Save again",
+                ));
+            }
+            filler.add(chunk, false)?;
+        }
+        for (id, kind, bytes) in &tree.metadata {
+            if chosen.contains(&id.id) && !filler.has(&id.id) {
+                filler.add(self.chunk(&mut scratch, Job::Bytes(bytes.clone(), *kind), true)?, false)?;
+            }
+        }
+        Ok(())
+    }
+}
