@@ -7,9 +7,10 @@ use lamina_core::codec::CodecChoice;
 use lamina_core::format::digest::PackName;
 use lamina_core::layout::pieces::Layout;
 use lamina_core::layout::source::{FileSource, MemorySource, StateSource};
+use lamina_core::repository as core;
 use lamina_core::repository::retention::Keep;
+use lamina_core::repository::save::SaveOptions;
 use lamina_core::repository::verify::Report;
-use lamina_core::repository::{self as core, SaveOptions};
 use lamina_core::task::pipeline::threads_or_default;
 use lamina_core::{Error, Result};
 use numpy::PyReadonlyArray1;
@@ -264,5 +265,5 @@ pub(crate) fn close_inherited_locks() {
 /// Refuses a name that no user alias may have.
 #[pyfunction]
 pub(crate) fn check_alias(alias: &str) -> BindingResult<()> {
-    Ok(core::check_alias(alias)?)
+    Ok(core::names::check_alias(alias)?)
 }

@@ -3,30 +3,27 @@
 //! Nothing is deleted, and nothing leaves its place before what could be read of it stands somewhere else. So a repair
 //! that is interrupted can simply be started again (docs/format.md §3, "quarantine").
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::chunks::placement::{Location, Pack, Placement};
-use crate::chunks::read::{PackFiles, Scratch, read_chunk};
-use crate::codec::{CodecChoice, Encoder};
+use crate::chunks::placement::Location;
+use crate::chunks::read::PackFiles;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::digest::{ChunkId, Digest, PackName};
-use crate::format::dtype::Element;
+use crate::format::digest::{ChunkId, PackName};
 use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
-use crate::format::pack::{self, Codec, Entry};
 use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
+use crate::repository::copies::{Source, copy, copy_pack, digest_in, find_snapshot, number_of, pack_files};
 use crate::repository::lost::{Lost, Search};
+use crate::repository::rescue::Rescue;
 use crate::repository::session::{PruneLock, Session};
 use crate::storage;
 
 /// Where damaged files go, under the path that they had in the repository.
 pub const QUARANTINE: &str = "quarantine";
-/// A pack of rescued chunks is made in memory and ends here.
-const PACK_TARGET: usize = 16 << 20;
 
 /// What a repair did, and what it could not do.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -43,165 +40,6 @@ pub struct Repaired {
     pub lost: Vec<Lost>,
     /// What a verify of everything but contents finds afterwards.
     pub problems: Vec<String>,
-}
-
-/// A folder that may hold what the repository has lost: another repository, or an artifact directory.
-pub(crate) struct Source {
-    pub(crate) folder: PathBuf,
-    id: Option<String>,
-    pub(crate) placement: Placement,
-    pub(crate) packs: PackFiles,
-}
-
-impl Source {
-    /// Reads what can be read; a source may be damaged too.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let mut placement = Placement::default();
-        for (name, path) in pack_files(&folder.join("packs"))? {
-            match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
-                Ok((length, entries, salt)) => placement.insert(Pack { name, length, entries, salt }),
-                Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-                Err(_) => {}
-            }
-        }
-        let id = Repository::open(folder).ok().map(|r| r.id().to_owned());
-        Ok(Self { folder: folder.to_owned(), id, placement, packs: PackFiles::new(folder.join("packs")) })
-    }
-
-    /// The bytes of the snapshot file with this digest, or of that number if this is a copy of the repository `id`.
-    fn snapshot(&self, digest: Option<Digest>, number: u64, id: &str) -> Result<Option<Vec<u8>>> {
-        let folder = self.folder.join("snapshots");
-        let same = self.id.as_deref() == Some(id);
-        let mut paths = vec![self.folder.join("lamina.json")];
-        paths.extend(storage::list(&folder)?.iter().filter(|n| n.ends_with(".json")).map(|n| folder.join(n)));
-        for path in paths {
-            let Ok(bytes) = storage::read_small(&path, MAX_JSON) else { continue };
-            let Ok((found, _)) = envelope::unseal(&bytes, "snapshot", "") else { continue };
-            let counterpart = same && path.file_name() == Some(format!("{number:010}.json").as_ref());
-            if Some(found) == digest || counterpart {
-                return Ok(Some(bytes));
-            }
-        }
-        Ok(None)
-    }
-}
-
-impl Source {
-    /// The file of the snapshot with this id: its bytes, and its path in the repository.
-    fn file_of(&self, id: &str) -> Option<(Vec<u8>, String)> {
-        let names = storage::list(&self.folder.join("snapshots")).ok()?;
-        names.iter().find_map(|name| {
-            let (number, path) = (number_of(name)?, format!("snapshots/{name}"));
-            let bytes = storage::read_small(&self.folder.join(&path), MAX_JSON).ok()?;
-            let found = Snapshot::parse(&bytes, number, &path).ok()?;
-            (found.id == id).then_some((bytes, path))
-        })
-    }
-}
-
-/// Encoded chunks on their way into a pack.
-pub(crate) struct Rescue<'a> {
-    session: &'a Session,
-    packs: PathBuf,
-    avoid: HashSet<PackName>,
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-    stored: HashSet<ChunkId>,
-    scratch: Scratch,
-    encoder: Encoder,
-    pub(crate) written: u64,
-}
-
-impl<'a> Rescue<'a> {
-    pub(crate) fn new(repository: &Repository, session: &'a Session, avoid: HashSet<PackName>) -> Self {
-        Self {
-            session,
-            packs: repository.root().join("packs"),
-            avoid,
-            bytes: vec![],
-            entries: vec![],
-            stored: HashSet::new(),
-            scratch: Scratch::new(),
-            encoder: Encoder::new(),
-            written: 0,
-        }
-    }
-
-    /// Stores a chunk anew if it is whole where it stands, and gives its bytes.
-    pub(crate) fn copy(
-        &mut self,
-        placement: &Placement,
-        packs: &PackFiles,
-        place: Location<'_>,
-    ) -> Result<Option<Vec<u8>>> {
-        let mut raw = vec![0; place.entry.raw as usize];
-        match read_chunk(placement, packs, place, &mut self.scratch, &mut raw) {
-            Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Cancelled) => return Err(e),
-            Err(_) => return Ok(None),
-            Ok(()) => {}
-        }
-        if self.stored.insert(place.entry.id) {
-            self.store(packs, place, &raw)?;
-        }
-        Ok(Some(raw))
-    }
-
-    /// Stores a chunk anew from the first source that has it whole, and gives its bytes.
-    fn fetch(&mut self, id: &ChunkId, sources: &[Source]) -> Result<Option<Vec<u8>>> {
-        for source in sources {
-            for place in source.placement.places(id) {
-                if let Some(raw) = self.copy(&source.placement, &source.packs, place)? {
-                    return Ok(Some(raw));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// As it is encoded already; but a delta, whose base may be lost, as a chunk of its own.
-    fn store(&mut self, packs: &PackFiles, place: Location<'_>, raw: &[u8]) -> Result<()> {
-        if self.bytes.is_empty() {
-            self.bytes.extend_from_slice(pack::MAGIC);
-        }
-        let offset = self.bytes.len();
-        let codec = if place.entry.codec == Codec::Delta {
-            let (codec, encoded) = self.encoder.encode(raw, Element::OPAQUE, CodecChoice::Auto)?;
-            self.bytes.extend_from_slice(encoded);
-            codec
-        } else {
-            let path = packs.path(&place.pack.name);
-            self.bytes.resize(offset + place.entry.encoded as usize, 0);
-            storage::read_at(&storage::open(&path)?, &path, &mut self.bytes[offset..], place.entry.offset)?;
-            place.entry.codec
-        };
-        let encoded = (self.bytes.len() - offset) as u32;
-        self.entries.push(Entry { offset: offset as u64, encoded, codec, base: None, ..*place.entry });
-        if self.bytes.len() >= PACK_TARGET { self.close() } else { Ok(()) }
-    }
-
-    /// Writes the pack; from then on its chunks are there.
-    pub(crate) fn close(&mut self) -> Result<()> {
-        if self.entries.is_empty() {
-            return Ok(());
-        }
-        let chunks = self.bytes.len();
-        for salt in 0.. {
-            self.bytes.truncate(chunks);
-            self.bytes.extend_from_slice(&pack::footer(&self.entries, salt));
-            let name = PackName::of(&self.bytes);
-            if !self.avoid.contains(&name) {
-                let temp = self.session.folder().join("rescued.tmp");
-                storage::write_synced(&temp, &self.bytes)?;
-                storage::rename(&temp, &self.packs.join(format!("{}.pack", name.hex())))?;
-                storage::sync_dir(&self.packs)?;
-                self.written += self.bytes.len() as u64;
-                break;
-            }
-        }
-        self.bytes.clear();
-        self.entries.clear();
-        Ok(())
-    }
 }
 
 impl Repaired {
@@ -491,33 +329,6 @@ impl Repository {
     }
 }
 
-fn pack_files(folder: &Path) -> Result<BTreeMap<PackName, PathBuf>> {
-    let names = storage::list(folder)?;
-    let packs = names.iter().filter_map(|n| Some((PackName::from_hex(n.strip_suffix(".pack")?)?, folder.join(n))));
-    Ok(packs.collect())
-}
-
-fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".json")?;
-    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
-}
-
-/// The digest that stands in the first line of a snapshot file, which may be damaged behind it.
-fn digest_in(bytes: &[u8]) -> Option<Digest> {
-    let mark = b"\"blake3\":\"";
-    let at = bytes.windows(mark.len()).position(|w| w == mark)? + mark.len();
-    Digest::from_hex(std::str::from_utf8(bytes.get(at..at + 64)?).ok()?)
-}
-
-fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id: &str) -> Result<Option<Vec<u8>>> {
-    for source in sources {
-        if let Some(bytes) = source.snapshot(digest_in(damaged), number, id)? {
-            return Ok(Some(bytes));
-        }
-    }
-    Ok(None)
-}
-
 fn is_damaged(path: &Path, kind: &str) -> Result<bool> {
     let read = storage::read_small_if_any(path, MAX_JSON).map(|bytes| match bytes {
         Some(bytes) => envelope::unseal(&bytes, kind, "").is_err_and(|e| e.kind() == ErrorKind::Corrupt),
@@ -527,29 +338,4 @@ fn is_damaged(path: &Path, kind: &str) -> Result<bool> {
         Err(e) if e.kind() == ErrorKind::Corrupt => Ok(true),
         other => other,
     }
-}
-
-/// Copies a pack if it is whole; false if it is not.
-fn copy_pack(from: &Path, to: &Path, name: PackName) -> Result<bool> {
-    storage::remove_file(to)?;
-    Ok(copy(from, to)? == name)
-}
-
-/// Copies a file to a free name, flushed; gives the digest of its bytes.
-pub(crate) fn copy(from: &Path, to: &Path) -> Result<Digest> {
-    let source = storage::open(from)?;
-    let length = storage::length(&source, from)?;
-    let target = storage::create_new(to)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < length {
-        let n = usize::try_from(length - at).map_or(buffer.len(), |left| left.min(buffer.len()));
-        storage::read_at(&source, from, &mut buffer[..n], at)?;
-        hasher.update(&buffer[..n]);
-        storage::write_at(&target, to, &buffer[..n], at)?;
-        at += n as u64;
-    }
-    storage::sync(&target, to)?;
-    Ok(Digest::finish(&hasher))
 }

@@ -1,0 +1,118 @@
+//! Copies: other repositories and artifact directories that may hold what a repository has lost.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::chunks::placement::{Pack, Placement};
+use crate::chunks::read::PackFiles;
+use crate::error::{ErrorKind, Result};
+use crate::format::digest::{Digest, PackName};
+use crate::format::limits::MAX_JSON;
+use crate::format::snapshot::Snapshot;
+use crate::format::{envelope, pack};
+use crate::repository::Repository;
+use crate::storage;
+
+/// A folder that may hold what the repository has lost: another repository, or an artifact directory.
+pub(crate) struct Source {
+    pub(crate) folder: PathBuf,
+    pub(super) id: Option<String>,
+    pub(crate) placement: Placement,
+    pub(crate) packs: PackFiles,
+}
+
+impl Source {
+    /// Reads what can be read; a source may be damaged too.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        let mut placement = Placement::default();
+        for (name, path) in pack_files(&folder.join("packs"))? {
+            match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
+                Ok((length, entries, salt)) => placement.insert(Pack { name, length, entries, salt }),
+                Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+                Err(_) => {}
+            }
+        }
+        let id = Repository::open(folder).ok().map(|r| r.id().to_owned());
+        Ok(Self { folder: folder.to_owned(), id, placement, packs: PackFiles::new(folder.join("packs")) })
+    }
+
+    /// The bytes of the snapshot file with this digest, or of that number if this is a copy of the repository `id`.
+    fn snapshot(&self, digest: Option<Digest>, number: u64, id: &str) -> Result<Option<Vec<u8>>> {
+        let folder = self.folder.join("snapshots");
+        let same = self.id.as_deref() == Some(id);
+        let mut paths = vec![self.folder.join("lamina.json")];
+        paths.extend(storage::list(&folder)?.iter().filter(|n| n.ends_with(".json")).map(|n| folder.join(n)));
+        for path in paths {
+            let Ok(bytes) = storage::read_small(&path, MAX_JSON) else { continue };
+            let Ok((found, _)) = envelope::unseal(&bytes, "snapshot", "") else { continue };
+            let counterpart = same && path.file_name() == Some(format!("{number:010}.json").as_ref());
+            if Some(found) == digest || counterpart {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The file of the snapshot with this id: its bytes, and its path in the repository.
+    pub(super) fn file_of(&self, id: &str) -> Option<(Vec<u8>, String)> {
+        let names = storage::list(&self.folder.join("snapshots")).ok()?;
+        names.iter().find_map(|name| {
+            let (number, path) = (number_of(name)?, format!("snapshots/{name}"));
+            let bytes = storage::read_small(&self.folder.join(&path), MAX_JSON).ok()?;
+            let found = Snapshot::parse(&bytes, number, &path).ok()?;
+            (found.id == id).then_some((bytes, path))
+        })
+    }
+}
+
+pub(super) fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id: &str) -> Result<Option<Vec<u8>>> {
+    for source in sources {
+        if let Some(bytes) = source.snapshot(digest_in(damaged), number, id)? {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn pack_files(folder: &Path) -> Result<BTreeMap<PackName, PathBuf>> {
+    let names = storage::list(folder)?;
+    let packs = names.iter().filter_map(|n| Some((PackName::from_hex(n.strip_suffix(".pack")?)?, folder.join(n))));
+    Ok(packs.collect())
+}
+
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".json")?;
+    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+}
+
+/// The digest that stands in the first line of a snapshot file, which may be damaged behind it.
+pub(super) fn digest_in(bytes: &[u8]) -> Option<Digest> {
+    let mark = b"\"blake3\":\"";
+    let at = bytes.windows(mark.len()).position(|w| w == mark)? + mark.len();
+    Digest::from_hex(std::str::from_utf8(bytes.get(at..at + 64)?).ok()?)
+}
+
+/// Copies a pack if it is whole; false if it is not.
+pub(super) fn copy_pack(from: &Path, to: &Path, name: PackName) -> Result<bool> {
+    storage::remove_file(to)?;
+    Ok(copy(from, to)? == name)
+}
+
+/// Copies a file to a free name, flushed; gives the digest of its bytes.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<Digest> {
+    let source = storage::open(from)?;
+    let length = storage::length(&source, from)?;
+    let target = storage::create_new(to)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let n = usize::try_from(length - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+        storage::read_at(&source, from, &mut buffer[..n], at)?;
+        hasher.update(&buffer[..n]);
+        storage::write_at(&target, to, &buffer[..n], at)?;
+        at += n as u64;
+    }
+    storage::sync(&target, to)?;
+    Ok(Digest::finish(&hasher))
+}

@@ -1,0 +1,212 @@
+//! Prune: snapshots that no rule keeps, and packs that nothing needs any more, are deleted (docs/format.md §9).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::chunks::closure::{Closure, Nodes, closure};
+use crate::chunks::read::PackFiles;
+use crate::error::{Error, Result};
+use crate::format::digest::PackName;
+use crate::format::envelope;
+use crate::format::limits::MAX_JSON;
+use crate::format::snapshot::Snapshot;
+use crate::repository::retention::Keep;
+use crate::repository::session::{self, PruneLock};
+use crate::repository::snapshots::parse_number;
+use crate::repository::{Repository, lock};
+use crate::storage;
+
+/// What prune did, or would do.
+#[derive(Debug, Default, Clone)]
+pub struct Pruned {
+    /// Numbers of the snapshots that were deleted.
+    pub snapshots: Vec<u64>,
+    /// Packs that were deleted, and their bytes.
+    pub packs: usize,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Packs that wait until the saves that are under way have ended.
+    pub waiting: usize,
+}
+
+impl Repository {
+    /// Deletes the snapshots that `keep` does not hold (of `series`, or of each), then packs that nothing needs any more.
+    /// Without `keep` only the latter.
+    pub fn prune(&self, keep: Option<&Keep>, series: Option<&str>, dry_run: bool) -> Result<Pruned> {
+        if let Some(keep) = keep {
+            keep.check()?;
+        }
+        let _lock = PruneLock::take(&self.root)?;
+        if !dry_run {
+            storage::remove_file(&self.condemned_temp())?;
+            // What is seen and was not flushed, because its writer was killed, must not come or go once things are deleted.
+            self.settle()?;
+            self.sync_aliases()?;
+        }
+        let all = self.snapshots()?;
+        let doomed = match keep {
+            Some(keep) => self.doomed(keep, series, &all)?,
+            None => BTreeSet::new(),
+        };
+        self.refuse_lost(&all)?;
+        let stay: Vec<_> = all.iter().filter(|s| !doomed.contains(&s.number)).cloned().collect();
+        // Before anything is deleted: whatever stays must be complete, else prune would hide what was lost.
+        let needed = self.needed(&stay)?;
+        let mut pruned = Pruned { snapshots: doomed.iter().copied().collect(), ..Pruned::default() };
+        if dry_run {
+            let known = self.refresh()?;
+            let dead = known.packs().filter(|p| !needed.contains(&p.name));
+            dead.for_each(|p| {
+                pruned.packs += 1;
+                pruned.bytes += p.length;
+            });
+            return Ok(pruned);
+        }
+        session::sweep(&self.root)?;
+        self.delete_snapshots(&doomed)?;
+        self.delete_packs(&needed, &mut pruned)?;
+        Ok(pruned)
+    }
+
+    /// Refuses where the file of a snapshot that an alias holds is lost: its packs, from which it can be brought back with a
+    /// copy of that file, would be deleted.
+    fn refuse_lost(&self, all: &[Arc<Snapshot>]) -> Result<()> {
+        let lost = self.user_aliases()?.into_iter().find(|(_, id)| all.iter().all(|s| s.id != *id));
+        lost.map_or(Ok(()), |(alias, id)| {
+            Err(Error::corrupt(format!(
+                "alias {alias:?} names snapshot {id}, whose file is lost; nothing was deleted. Repair the repository from \
+                 a copy first, or remove the alias to give up what it held"
+            )))
+        })
+    }
+
+    fn doomed(&self, keep: &Keep, series: Option<&str>, all: &[Arc<Snapshot>]) -> Result<BTreeSet<u64>> {
+        let mut held_ids: HashSet<String> = self.user_aliases()?.into_iter().map(|a| a.1).collect();
+        held_ids.extend(self.journal()?.0);
+        let mut groups: BTreeMap<&str, Vec<&Snapshot>> = BTreeMap::new();
+        for s in all.iter().filter(|s| series.is_none_or(|n| n == s.body.series)) {
+            groups.entry(&s.body.series).or_default().push(s);
+        }
+        if let Some(name) = series
+            && groups.is_empty()
+        {
+            return Err(Error::not_found(format!("{} has no series {name:?}", self.root.display())));
+        }
+        let mut doomed = BTreeSet::new();
+        for inside in groups.values() {
+            let held = keep.held(inside);
+            doomed.extend(
+                inside.iter().filter(|s| !held.contains(&s.number) && !held_ids.contains(&s.id)).map(|s| s.number),
+            );
+        }
+        Ok(doomed)
+    }
+
+    fn delete_snapshots(&self, doomed: &BTreeSet<u64>) -> Result<()> {
+        let folder = self.root.join("snapshots");
+        // Also where nothing is doomed: a prune that was killed may have deleted snapshots whose packs are deleted now.
+        storage::sync_dir(&folder)?;
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let (_, highest) = self.numbers()?;
+        if doomed.contains(&highest) {
+            storage::claim(&self.claim_path(highest))?;
+            storage::sync_dir(&folder)?;
+        }
+        for &number in doomed {
+            storage::remove_file(&self.snapshot_path(number))?;
+            lock(&self.snapshots).remove(&number);
+        }
+        for name in storage::list(&folder)? {
+            // A claim below the highest number guards nothing any more: its number is never drawn again.
+            if name.strip_suffix(".claim").and_then(parse_number).is_some_and(|n| n < highest) {
+                storage::remove_file(&folder.join(name))?;
+            }
+        }
+        storage::sync_dir(&folder)
+    }
+
+    /// The packs that snapshots or uploads under way need.
+    fn needed(&self, snapshots: &[Arc<Snapshot>]) -> Result<HashSet<PackName>> {
+        let placement = self.refresh()?;
+        let files = PackFiles::new(self.packs_dir());
+        let mut nodes = Nodes::new();
+        let mut needed = self.journal()?.1;
+        for snapshot in snapshots {
+            let ids = closure(&placement, &files, &snapshot.body.state, &mut nodes).map(Closure::ids);
+            let serving = ids.and_then(|ids| placement.serve(&ids));
+            let serving = serving.map_err(|e| {
+                self.explain(e).context(format!("snapshot {} is not complete, nothing was deleted", snapshot.number))
+            })?;
+            needed.extend(serving.live.into_keys());
+        }
+        Ok(needed)
+    }
+
+    /// Snapshot ids and packs that uploads under way need.
+    fn journal(&self) -> Result<(HashSet<String>, HashSet<PackName>)> {
+        let folder = self.root.join("journal");
+        let (mut ids, mut packs) = (HashSet::new(), HashSet::new());
+        for name in storage::list(&folder)?.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')) {
+            let path = folder.join(name);
+            let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { continue };
+            let (_, body) = envelope::unseal(&bytes, "journal", &path.display().to_string())?;
+            let strings = |field: &str| {
+                body.get(field)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            ids.extend(strings("snapshots"));
+            packs.extend(strings("packs").iter().filter_map(|p| PackName::from_hex(p)));
+        }
+        Ok((ids, packs))
+    }
+
+    fn delete_packs(&self, needed: &HashSet<PackName>, pruned: &mut Pruned) -> Result<()> {
+        let known = self.refresh()?;
+        let mut condemned = self.read_condemned().ok().flatten().unwrap_or_default();
+        condemned.retain(|name, _| known.pack(name).is_some());
+        for pack in known.packs().filter(|p| !needed.contains(&p.name)) {
+            condemned.entry(pack.name).or_insert(None);
+        }
+        if condemned.is_empty() {
+            return storage::remove_file(&self.condemned_path());
+        }
+        self.write_condemned(&condemned)?;
+        // Only now: a save that could have missed the list is alive now, or has ended.
+        let alive = session::alive(&self.root)?;
+        for sessions in condemned.values_mut() {
+            sessions.get_or_insert_with(|| alive.clone());
+        }
+        self.write_condemned(&condemned)?;
+        let due: Vec<_> = condemned
+            .iter()
+            .filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(&self.root, n)))
+            .map(|(n, _)| *n)
+            .collect();
+        // These sessions have ended, so what they committed can be seen now.
+        let needed = self.needed(&self.snapshots()?)?;
+        for name in due {
+            if !needed.contains(&name) {
+                pruned.packs += 1;
+                pruned.bytes += known.pack(&name).map_or(0, |p| p.length);
+                storage::remove_file(&self.packs_dir().join(format!("{}.pack", name.hex())))?;
+            }
+            condemned.remove(&name);
+        }
+        pruned.waiting = condemned.len();
+        storage::sync_dir(&self.packs_dir())?;
+        if condemned.is_empty() {
+            storage::remove_file(&self.condemned_path())
+        } else {
+            self.write_condemned(&condemned)
+        }
+    }
+}

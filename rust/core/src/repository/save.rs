@@ -1,0 +1,98 @@
+//! A save into a repository: from the first look at what is there to the commit (docs/format.md §§8, 9).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::chunks::read::PackFiles;
+use crate::codec::CodecChoice;
+use crate::error::{Error, Result};
+use crate::format::digest::PackName;
+use crate::format::snapshot::{Body, Snapshot};
+use crate::layout::pieces::Layout;
+use crate::layout::source::StateSource;
+use crate::repository::session::{self, Session};
+use crate::repository::{Repository, lock};
+use crate::save::bases::Bases;
+use crate::save::writer::{Options, Writer};
+use crate::storage;
+use crate::task::pipeline;
+
+/// A save, or an import, that has begun.
+pub(crate) struct Saving {
+    pub(crate) session: Session,
+    /// Packs that nothing may be built on.
+    pub(crate) condemned: HashSet<PackName>,
+}
+
+/// How a save is done.
+pub struct SaveOptions<'a> {
+    /// Codec for new chunks.
+    pub codec: CodecChoice,
+    /// Threads; 0: the default.
+    pub threads: usize,
+    /// Asked again and again; its error ends the save.
+    pub interrupt: &'a (dyn Fn() -> Result<()> + Sync),
+}
+
+impl std::fmt::Debug for SaveOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SaveOptions").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    /// Saves a state and commits a snapshot of it with the fields of `body`; its state, session and figures are filled in here.
+    pub fn save(
+        &self,
+        mut body: Body,
+        layout: &Layout,
+        source: &dyn StateSource,
+        options: &SaveOptions<'_>,
+    ) -> Result<Arc<Snapshot>> {
+        if body.series.is_empty() {
+            return Err(Error::invalid("a snapshot needs the name of its series"));
+        }
+        let Saving { session, condemned } = self.begin_save()?;
+        let known = self.refresh()?;
+        let threads = pipeline::threads_or_default(options.threads)?;
+        let newest = self.newest(&body.series);
+        // What the newest save found new; the whole state for a first one.
+        let expected_new = newest.as_ref().map_or(layout.length, |s| s.body.bytes_new.min(layout.length));
+        let settings = Options { codec: options.codec, threads, expected_new };
+        let bases = newest.filter(|_| options.codec.delta_share().is_some()).and_then(|newest| {
+            // Damage of an earlier version must not keep this one from being saved.
+            Bases::find(&known, PackFiles::new(self.packs_dir()), &newest, layout, &condemned).ok()
+        });
+        let writer = Writer::new(layout, source, &known, &condemned, bases.as_ref(), settings, options.interrupt);
+        let written = writer.write(session.folder(), &self.packs_dir())?;
+        drop(bases);
+        drop(known);
+        if written.deltas {
+            body.required.push("delta".into());
+        }
+        body.session = session.name().to_owned();
+        body.bytes_total = layout.length;
+        body.bytes_new = written.bytes_new;
+        body.bytes_stored = written.bytes_stored;
+        body.state = written.state;
+        let snapshot = self.commit(&body, &session)?;
+        let mut known = lock(&self.placement);
+        let placement = Arc::make_mut(&mut known.placement);
+        written.packs.into_iter().for_each(|pack| placement.insert(pack));
+        Ok(snapshot)
+    }
+
+    /// Begins what ends in a commit: from now on no pack goes that is not condemned already.
+    pub(crate) fn begin_save(&self) -> Result<Saving> {
+        let session = Session::begin(&self.root)?;
+        if session.locks_work() {
+            session::sweep(&self.root)?;
+        }
+        self.settle()?;
+        storage::create_dir(&self.packs_dir())?;
+        let condemned = self.condemned_for_save()?;
+        let known = self.refresh()?;
+        let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
+        Ok(Saving { session, condemned })
+    }
+}
