@@ -9,6 +9,8 @@
 
 use std::array;
 
+/// First bytes of a frame.
+pub(super) const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 /// Bits of a look into the table: the longest code of a literal.
 const LOOK: u32 = 11;
 /// The most symbols of a look.
@@ -326,7 +328,7 @@ fn load(src: &[u8], end: usize) -> u64 {
 
 /// What stands behind the header of a frame, if it has `len` bytes and neither a checksum nor a dictionary.
 fn behind_header(frame: &[u8], len: usize) -> Option<&[u8]> {
-    let (&descriptor, src) = frame.strip_prefix(&super::frame::MAGIC)?.split_first()?;
+    let (&descriptor, src) = frame.strip_prefix(&MAGIC)?.split_first()?;
     let src = match descriptor & 0x3F {
         0x20 => src, // a single segment
         // Blocks are as long as the window at most, which is 2¹⁷ bytes to 2²⁷ here.

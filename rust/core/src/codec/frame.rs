@@ -7,7 +7,7 @@
 
 use zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch};
 
-use super::fast_huffman::{self, Huffman};
+use super::fast_huffman::{self, Huffman, MAGIC};
 use crate::error::{Error, Result};
 
 /// Negative levels step over `-level` bytes between two searches for a match: with the lowest one, a whole block, nothing is
@@ -17,8 +17,6 @@ const HUFFMAN_LEVEL: i32 = -(128 << 10);
 const HUFFMAN_HASH_LOG: u32 = 6;
 /// Matches are worth their time where they are found at all, so the sample decides about them, not the level.
 const SEARCH_LEVEL: i32 = 3;
-
-pub(super) const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
 /// How to look for redundancy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

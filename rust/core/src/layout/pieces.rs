@@ -1,4 +1,4 @@
-//! The chunker: in which order a state stands, and where it is cut (docs/format.md §5.2).
+//! Pieces: in which order a state stands, and where it is cut (docs/format.md §5.2).
 //!
 //! Cuts never depend on the bytes of tensors, only on their names and sizes: a frozen tensor keeps its chunks whatever
 //! happens around it, and a layer that is inserted makes chunks of its own.
