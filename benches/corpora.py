@@ -16,9 +16,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from lamina.dtypes import to_numpy
-from lamina.h5 import plan_file
-from lamina.plan import Tensor
+from lamina.files.h5 import plan_file
+from lamina.files.plan import Tensor
+from lamina.repository.dtypes import to_numpy
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -93,7 +93,7 @@ def blosc2(dtype: str) -> Iterator[CodecPeer]:
     """blosc2 with zstd behind its byte shuffle."""
     import blosc2 as library
 
-    from lamina.dtypes import to_numpy
+    from lamina.repository.dtypes import to_numpy
 
     settings = {
         "codec": library.Codec.ZSTD,
@@ -115,7 +115,7 @@ def pcodec(dtype: str) -> Iterator[CodecPeer]:
     """pcodec at its default level; bfloat16 as the unsigned integers that it knows."""
     from pcodec import ChunkConfig, standalone
 
-    from lamina.dtypes import to_numpy
+    from lamina.repository.dtypes import to_numpy
 
     known = np.dtype(np.uint16) if dtype == "bfloat16" else to_numpy(dtype)
     back = np.empty(CHUNK, np.uint8)

@@ -17,7 +17,7 @@ from benches import baselines, peers
 from benches.corpora import Corpus
 from benches.measure import Bench, Contender, Table, demand, race, times
 from benches.peers import Bytes
-from lamina.dtypes import to_numpy
+from lamina.repository.dtypes import to_numpy
 
 Tensors = dict[str, npt.NDArray[Any]]
 READ = "np.fromfile"

@@ -23,7 +23,7 @@ from benches.measure import Bench, Row, Table, demand
 from benches.state import State, check_export
 from benches.stored import on_disk
 from lamina import Keep
-from lamina.repository import Repository
+from lamina.repository.repository import Repository
 
 #: Part of the tensors that moves between two versions.
 PART = 0.01
@@ -131,7 +131,7 @@ def _versions(title: str, shapes: list[int], versions: int, keep: Keep | None, b
     state, folder = State(shapes), bench.folder / "versions"
     about = f"{versions:,} versions of {len(shapes):,} tensors, {size_text(state.nbytes)}"
     bench.say(f"scale: {about}, keep={keep}")
-    watched = _Watched(state, lamina.repository.open_or_create(folder), keep)
+    watched = _Watched(state, lamina.repository.repository.open_or_create(folder), keep)
     # The tenth, the hundredth, the thousandth: the first window ends later, so that its middle is the tenth version.
     ends = {10: 10 + WINDOW // 2} | {end: end for end in (100, 1000) if end < versions} | {versions: versions}
     looked = {number for end in ends.values() for number in range(end - WINDOW + 1, end + 1)}

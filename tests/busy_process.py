@@ -18,8 +18,8 @@ import numpy as np
 import lamina
 from engine_repositories import File, Saved, Tensor, check_arrays, save_memory
 from lamina.errors import BusyError, NotFoundError
-from lamina.reading import Content
-from lamina.repository import Repository
+from lamina.repository.content import Content
+from lamina.repository.repository import Repository
 
 KEEP = lamina.Keep(last=3)
 

@@ -18,7 +18,8 @@ os.environ.setdefault("WANDB_MODE", "offline")  # a test that wants a server say
 
 pytest_plugins = ["wandb_server.fixtures", "recorded_run"]
 
-#: Where less is free, a save keeps no snapshot (`lamina.keras.job.RESERVE_BYTES`), and tests fail far from the cause.
+#: Where less is free, a save keeps no snapshot (`RESERVE_BYTES` in `lamina.keras.saving.job`), and tests fail far from
+#: the cause.
 _ROOM = 3 << 30
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 import lamina
-from lamina.dtypes import as_bytes
-from lamina.reference import open_artifact_directory
-from lamina.repository import Repository
-from lamina.saving import body
-from lamina.snapshot import Snapshot
+from lamina.api import body
+from lamina.repository.dtypes import as_bytes
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+from lamina.sources import open_artifact_directory
 from travel_writer import restore, restored
 
 Array = np.ndarray[Any, Any]

@@ -80,7 +80,7 @@ class Soak:
     def __post_init__(self) -> None:
         self.model = keras.Sequential([keras.Input((300,)), layers.Dense(700), layers.Dense(300)])
         self.model.compile("adam", "mse")
-        self.repository = lamina.repository.open_or_create(self.folder / "r")
+        self.repository = lamina.repository.repository.open_or_create(self.folder / "r")
         busy_process.save(self.repository, 0, "first")
 
     def round(self) -> None:
@@ -212,7 +212,7 @@ class Soak:
             if disk is None:
                 self.done["no small disk (needs root)"] += 1
                 return
-            repository = lamina.repository.open_or_create(disk / "r")
+            repository = lamina.repository.repository.open_or_create(disk / "r")
             reported: list[str] = []
             try:
                 for number in range(1000):

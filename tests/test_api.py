@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import lamina
-from lamina import memory
 from lamina.errors import (
     BusyError,
     CorruptDataError,
@@ -26,6 +25,7 @@ from lamina.errors import (
     StorageError,
     UnsupportedFormatError,
 )
+from lamina.repository import memory
 
 
 def weights(path: Path, seed: int = 0, layers: int = 4, units: int = 120, **extra: np.ndarray) -> Path:

@@ -15,13 +15,14 @@ import pytest
 from keras import layers
 
 import lamina
-from lamina.keras import ModelCheckpoint, arena
-from lamina.keras.archive_plan import Members, archive_plan
-from lamina.keras.arena import Arenas
-from lamina.keras.planner import Planner
-from lamina.keras.training_state import TrainingTensors
-from lamina.keras.walk import NotPlannable
-from lamina.plan import FilePlan, Tensor
+from lamina.files.plan import FilePlan, Tensor
+from lamina.keras import ModelCheckpoint
+from lamina.keras.capture import arena
+from lamina.keras.capture.archive_plan import Members, archive_plan
+from lamina.keras.capture.arena import Arenas
+from lamina.keras.capture.planner import Planner
+from lamina.keras.capture.training_state import TrainingTensors
+from lamina.keras.capture.walk import NotPlannable
 from stock_pairs import assert_same_file, assert_same_folders, pair
 from zoo import SKIP, ZOO
 
@@ -240,7 +241,7 @@ def test_a_capture_stays_as_it_was_while_training_goes_on() -> None:
 
 
 def test_a_plan_is_learnt_once_and_its_walk_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lamina.keras import planner as module
+    from lamina.keras.capture import planner as module
 
     model = compiled(network())
     model.fit(X, X, epochs=1, verbose=0)

@@ -23,9 +23,10 @@ from keras.src.utils import file_utils
 
 import lamina
 from lamina.errors import InvalidInputError
-from lamina.keras import EveryNEpochs, ModelCheckpoint, WandbModelCheckpoint, saved_model
-from lamina.keras.commit import Commit
-from lamina.keras.target import target_of
+from lamina.keras import EveryNEpochs, ModelCheckpoint, WandbModelCheckpoint
+from lamina.keras.saving import saved_model
+from lamina.keras.saving.commit import Commit
+from lamina.keras.saving.filepath import target_of
 from recorded_run import Recorder
 from wandb_server import Server
 from wandb_training import Remember, data, fit, same_weights, small_model

@@ -12,7 +12,7 @@ from keras import layers
 
 import lamina
 from lamina.errors import InvalidInputError, LaminaError, StorageError
-from lamina.keras import job
+from lamina.keras.saving import job
 
 pytestmark = pytest.mark.backend
 

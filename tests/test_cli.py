@@ -19,14 +19,14 @@ import pytest
 from typer.testing import CliRunner
 
 import lamina
-import lamina.saving
+import lamina.api
 from lamina import benchmark, errors
+from lamina.api import save_path
 from lamina.cli import app, doctor, machine, output
 from lamina.cli.command import EXIT_CODES
 from lamina.cli.page import page
-from lamina.distance import distance
-from lamina.repository import Repository
-from lamina.saving import save_path
+from lamina.compare import distance
+from lamina.repository.repository import Repository
 from test_api import weights
 from travel_writer import make_envelope
 from wandb_server import Server
@@ -86,7 +86,7 @@ def tree(root: Path) -> dict[str, bytes]:
 def repo(tmp_path: Path) -> Path:
     """Four epochs and an alias; the second value is the best."""
     root = tmp_path / "repo"
-    target = lamina.saving.as_repository(root)
+    target = lamina.api.as_repository(root)
     for epoch, value in enumerate([0.5, 0.25, float("nan"), 0.75]):
         path = weights(tmp_path / "m.weights.h5", epoch)
         _save(target, path, epoch, value)
@@ -186,7 +186,7 @@ def test_interrupted(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lamina.saving, "save", interrupted)
+    monkeypatch.setattr(lamina.api, "save", interrupted)
     assert refused(130, "save", tmp_path / "m.weights.h5", repo) == "interrupted; what was committed stays"
 
 
@@ -376,7 +376,7 @@ def test_distances(a: Any, b: Any, expected: tuple[int, float, float]) -> None:
 def test_distances_of_bfloat16_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     import ml_dtypes
 
-    monkeypatch.setattr("lamina.distance._BLOCK", 7)
+    monkeypatch.setattr("lamina.compare._BLOCK", 7)
     a = np.ones(100, ml_dtypes.bfloat16)
     b = a.copy()
     b[13] = 3
@@ -693,7 +693,7 @@ def test_stats(repo: Path) -> None:
 
 
 def test_stats_of_an_empty_repository(tmp_path: Path) -> None:
-    lamina.saving.as_repository(tmp_path / "r")
+    lamina.api.as_repository(tmp_path / "r")
     assert parsed("stats", tmp_path / "r")["series"] == []
     assert "snapshots" in ok("stats", tmp_path / "r")
     assert parsed("ls", tmp_path / "r") == {"source": str(tmp_path / "r"), "snapshots": []}

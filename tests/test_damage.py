@@ -16,10 +16,10 @@ import pytest
 
 import lamina
 from engine_repositories import File, Saved, Tensor, save_memory, write_artifact
-from lamina import repository
 from lamina.errors import CorruptDataError, NotFoundError, UnsupportedFormatError
-from lamina.reading import Content
-from lamina.reference import open_artifact_directory
+from lamina.repository import repository
+from lamina.repository.content import Content
+from lamina.sources import open_artifact_directory
 from peak_memory import PEAK
 from test_travel import ENCODED, FORBIDDEN, HOLLOW, PACKS, STRUCTURES
 from travel_writer import (

@@ -17,10 +17,10 @@ import lamina
 from data.make_golden import file_digests, sha256
 from data.make_golden_delta import EXPECTED, GOLDEN
 from engine_repositories import File, Saved, Tensor, check_saved, check_with_travel, format_name, save_memory
-from lamina import repository
 from lamina.errors import CorruptDataError
-from lamina.reference import open_artifact_directory
-from lamina.snapshot import Snapshot
+from lamina.repository import repository
+from lamina.repository.snapshot import Snapshot
+from lamina.sources import open_artifact_directory
 from travel_writer import Chunk, Sample, blake3, make_pack, make_placement, planes, restore, restored
 
 ODD = (b"\xff" * 8, bytes(8), b"\0\0\x80\x7f" * 2, b"\0\0\0\x80" * 2)

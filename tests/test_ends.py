@@ -18,8 +18,9 @@ import pytest
 from keras import layers
 
 import lamina
-from lamina.keras import ModelCheckpoint, ends
-from lamina.keras.planned_file import PlannedFile
+from lamina.keras import ModelCheckpoint
+from lamina.keras.capture.planned_file import PlannedFile
+from lamina.keras.saving import sigterm
 
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore:os.fork")]
 
@@ -31,7 +32,7 @@ import numpy as np
 from keras import layers
 import lamina
 from lamina.keras import ModelCheckpoint
-from lamina.keras.planned_file import PlannedFile
+from lamina.keras.capture.planned_file import PlannedFile
 
 folder = Path(sys.argv[1])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is told to ignore it
@@ -273,7 +274,7 @@ def test_a_forked_child_has_no_saves(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert entered.wait(30)
     child = os.fork()
     if child == 0:
-        os._exit(0 if callback.wait(0.1) and not callback._pipeline.busy and not ends._training else 1)
+        os._exit(0 if callback.wait(0.1) and not callback._pipeline.busy and not sigterm._training else 1)
     _, status = os.waitpid(child, 0)
     leave.set()
     callback.on_train_end()

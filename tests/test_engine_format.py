@@ -25,8 +25,8 @@ from engine_repositories import (
     save_files,
     save_memory,
 )
-from lamina import repository
-from lamina.dtypes import to_numpy
+from lamina.repository import repository
+from lamina.repository.dtypes import to_numpy
 from travel_writer import restore
 
 NATIVE = ["|b1", "|i1", "|u1", "|V3", "|S5", "<U2", ">U1"]

@@ -18,9 +18,10 @@ from keras import layers
 
 import lamina
 import small_memory
-from lamina import saving
+from lamina import api
 from lamina.errors import StorageError
-from lamina.keras import ModelCheckpoint, job
+from lamina.keras import ModelCheckpoint
+from lamina.keras.saving import job
 from small_disk import REASON, remount, small_disk
 
 _BATCH = np.zeros((4, 100), "float32")
@@ -163,7 +164,7 @@ def test_a_clock_that_goes_back(tmp_path: Path, model: Any, monkeypatch: pytest.
             os.utime(path, (0, 0) if number % 2 else (5e9, 5e9))
         return f"{year}-01-01T00:00:00.000Z"
 
-    monkeypatch.setattr(saving, "now", earlier)
+    monkeypatch.setattr(api, "now", earlier)
     fit(model, checkpoint(folder, keep=lamina.Keep(last=2)))
     fit(model, checkpoint(folder, resume=True, keep=lamina.Keep(last=2)), epochs=6)
     found = intact(folder)

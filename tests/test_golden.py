@@ -13,8 +13,8 @@ import pytest
 import lamina
 from data.make_golden import EXPECTED, GOLDEN, described, file_digests, sha256
 from engine_repositories import File, Saved, check_with_travel, save_memory
-from lamina.reference import open_artifact_directory
-from lamina.snapshot import Snapshot
+from lamina.repository.snapshot import Snapshot
+from lamina.sources import open_artifact_directory
 from travel_writer import restore, restored
 
 DOCUMENT: dict[str, Any] = json.loads(EXPECTED.read_bytes())

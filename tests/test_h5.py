@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
-from lamina.h5 import MAX_NAME, plan_file, plan_source
-from lamina.plain import open_plain
-from lamina.plan import FilePlan
+from lamina.files.h5 import MAX_NAME, plan_file, plan_source
+from lamina.files.plain import open_plain
+from lamina.files.plan import FilePlan
 from peak_memory import PEAK
 
 ARRAYS = {
@@ -470,7 +470,7 @@ FUZZ = (
     + """
 import random, struct, sys
 from pathlib import Path
-from lamina.h5 import plan_file
+from lamina.files.h5 import plan_file
 
 EDGES = [0, 1, 7, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
 place, first, cases, *samples = sys.argv[1:]
@@ -517,7 +517,7 @@ def test_a_damaged_global_heap_does_not_hang(tmp_path: Path) -> None:
     data[heap + 16 : heap + 32] = bytes(16)
     file.write_bytes(data)
     code = (
-        "import pathlib; from lamina.h5 import plan_file;"
+        "import pathlib; from lamina.files.h5 import plan_file;"
         f"print(len(plan_file(pathlib.Path({str(file)!r}), 'x.h5').tensors))"
     )
     command = [sys.executable, "-c", code]

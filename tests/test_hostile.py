@@ -19,8 +19,8 @@ import pytest
 
 import lamina
 from lamina.errors import CorruptDataError, LaminaError
-from lamina.wandb import remote
-from lamina.wandb.fetching import places_of
+from lamina.wandb.download import open_artifact
+from lamina.wandb.download.fetching import places_of
 from travel_writer import blake3, make_placement, restored, sample
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices")
@@ -140,12 +140,12 @@ def _artifact(entries: dict[str, Any]) -> Any:
 )
 def test_a_manifest_that_lies(entries: dict[str, Any]) -> None:
     with pytest.raises(CorruptDataError):
-        remote._files_of(_artifact(entries))
+        open_artifact._files_of(_artifact(entries))
 
 
 def test_a_manifest_of_usual_names() -> None:
     entries = {"lamina.json": 10, "packs/" + "0" * 64 + ".pack": 1 << 36, "assets/ü b.json": 0, "A": 1, "ab": 1}
-    assert list(remote._files_of(_artifact(entries))) == list(entries)
+    assert list(open_artifact._files_of(_artifact(entries))) == list(entries)
 
 
 @pytest.mark.parametrize(

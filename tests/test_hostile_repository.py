@@ -18,7 +18,7 @@ import pytest
 
 import lamina
 from lamina.errors import CorruptDataError, LaminaError
-from lamina.repository import Repository
+from lamina.repository.repository import Repository
 from test_api import weights
 from test_hostile import posix
 from travel_writer import blake3, make_envelope, restored
@@ -154,9 +154,10 @@ USE = """
 import json, resource, sys
 from pathlib import Path
 import lamina
-from lamina import report, uploads
-from lamina.wandb.place import Place
-from lamina.wandb.record import records
+from lamina import report
+from lamina.repository import upload_times
+from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.journal import records
 from test_hostile_repository import _use, _work
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 for root in map(Path, sys.argv[1:]):
@@ -164,8 +165,8 @@ for root in map(Path, sys.argv[1:]):
     work = _work(root.parent)
     work |= {
         "records": lambda r: list(records(Place.of_repository(r))),
-        "note": lambda r: uploads.note(r.path, "a", 1.0),
-        "known": lambda r: uploads.known(r.path),
+        "note": lambda r: upload_times.note(r.path, "a", 1.0),
+        "known": lambda r: upload_times.known(r.path),
         "report": lambda r: report.gather(report.history(r.snapshot("2"))),
     }
     print(json.dumps(_use(root, work)), flush=True)

@@ -16,7 +16,7 @@ from keras import layers
 
 import lamina
 from lamina.errors import CorruptDataError, LaminaError
-from lamina.keras.damage import damage_told
+from lamina.keras.restoring.keras_errors import damage_told
 
 
 @keras.saving.register_keras_serializable("lamina-damage")

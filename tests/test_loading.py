@@ -13,8 +13,8 @@ from keras import layers
 
 import lamina
 import zoo
-from lamina.keras import blank, loading
-from lamina.keras.walk import NotPlannable
+from lamina.keras.capture.walk import NotPlannable
+from lamina.keras.restoring import load_model, skip_init
 
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
@@ -143,7 +143,7 @@ def test_layers_that_load_in_their_own_way_are_left_to_keras(tmp_path: Path) -> 
 
 
 def test_what_no_file_holds_begins_as_ever(tmp_path: Path) -> None:
-    with blank.blank_variables() as blanks:
+    with skip_init.blank_variables() as blanks:
         loaded = keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2))
         hidden = keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2))
         counted = keras.Variable(keras.initializers.Ones(), shape=(2,))
@@ -156,7 +156,7 @@ def test_what_no_file_holds_begins_as_ever(tmp_path: Path) -> None:
 
 def test_other_threads_make_variables_as_ever() -> None:
     made: list[Any] = []
-    with blank.blank_variables():
+    with skip_init.blank_variables():
         thread = threading.Thread(
             target=lambda: made.append(keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2)))
         )
@@ -169,7 +169,7 @@ def test_a_model_of_another_form_is_left_to_keras(tmp_path: Path, monkeypatch: p
     model = network()
     lamina.save(model, tmp_path / "r")
     tried: list[str] = []
-    fill = loading._fill
+    fill = load_model._fill
 
     def differs(opened: Any, built: Any, stored: Any, *rest: Any) -> None:
         tried.append("fast")
@@ -178,6 +178,6 @@ def test_a_model_of_another_form_is_left_to_keras(tmp_path: Path, monkeypatch: p
             fill(opened, built, {k: v for k, v in stored.items() if k != first}, *rest)
         raise NotPlannable("as above")
 
-    monkeypatch.setattr(loading, "_fill", differs)
+    monkeypatch.setattr(load_model, "_fill", differs)
     assert_same(model, lamina.load_model(tmp_path / "r"))
     assert tried

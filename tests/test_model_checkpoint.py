@@ -18,9 +18,10 @@ from keras import layers
 
 import lamina
 from lamina.errors import InvalidInputError, UnsupportedFormatError
-from lamina.keras import ModelCheckpoint, job
-from lamina.keras.commit import Commit
-from lamina.keras.planned_file import PlannedFile
+from lamina.keras import ModelCheckpoint
+from lamina.keras.capture.planned_file import PlannedFile
+from lamina.keras.saving import job
+from lamina.keras.saving.commit import Commit
 
 pytestmark = pytest.mark.backend
 
@@ -330,7 +331,7 @@ def test_a_bare_callback_saves_each_step_as_it_was(bare: bool, tmp_path: Path) -
 
 
 def test_wait_keeps_every_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.keras.pipeline.SMALL_BYTES", 0)
+    monkeypatch.setattr("lamina.keras.saving.pipeline.SMALL_BYTES", 0)
     gate = Gate(monkeypatch)
     callback, commits = attached(tmp_path, "{epoch}.weights.h5")
     callback.on_train_begin()
@@ -349,7 +350,7 @@ def test_wait_keeps_every_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_replace_lets_the_waiting_save_give_way_but_never_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lamina.keras.pipeline.SMALL_BYTES", 0)
+    monkeypatch.setattr("lamina.keras.saving.pipeline.SMALL_BYTES", 0)
     gate = Gate(monkeypatch)
     callback, commits = attached(tmp_path, "{epoch}.weights.h5", on_backlog="replace", repository=tmp_path / "r")
     callback.on_train_begin()
@@ -366,7 +367,7 @@ def test_replace_lets_the_waiting_save_give_way_but_never_the_best(
 
 
 def test_replace_waits_for_a_best_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.keras.pipeline.SMALL_BYTES", 0)
+    monkeypatch.setattr("lamina.keras.saving.pipeline.SMALL_BYTES", 0)
     gate = Gate(monkeypatch)
     callback, commits = attached(tmp_path, "{epoch}.weights.h5", on_backlog="replace")
     callback.on_train_begin()
@@ -455,7 +456,7 @@ def test_where_locks_do_not_work_saves_go_on_and_say_what_does_not(
     def refuse(*_: Any, **__: Any) -> None:
         raise UnsupportedFormatError("file locks do not work here")
 
-    monkeypatch.setattr(lamina.repository.Repository, "prune", refuse)
+    monkeypatch.setattr(lamina.repository.repository.Repository, "prune", refuse)
     callback, _ = attached(tmp_path, repository=tmp_path / "r", keep=lamina.Keep(last=1))
     with pytest.warns(UserWarning, match="keep= deletes nothing here: file locks do not work"):
         drive(callback, [3.0, 2.0])
@@ -491,7 +492,7 @@ def test_files_have_the_mode_that_the_umask_says(tmp_path: Path) -> None:
 
 
 def test_only_the_first_of_several_processes_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.keras.saves.saves_here", lambda: False)
+    monkeypatch.setattr("lamina.keras.saving.saver.saves_here", lambda: False)
     callback, commits = attached(tmp_path, repository=tmp_path / "r")
     fit(callback.model, callback)
     assert not commits

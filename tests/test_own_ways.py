@@ -19,9 +19,9 @@ from keras.src.saving import saving_lib
 import lamina
 from lamina.errors import InvalidInputError
 from lamina.keras import ModelCheckpoint
-from lamina.keras.blank import blank_variables
-from lamina.keras.guard import visits
-from lamina.keras.planned_file import PlannedFile
+from lamina.keras.capture.planned_file import PlannedFile
+from lamina.keras.capture.structure_guard import visits
+from lamina.keras.restoring.skip_init import blank_variables
 from stock_pairs import assert_same_folders, pair
 
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lamina.keras.pipeline import NICENESS, Pipeline
+from lamina.keras.saving.pipeline import NICENESS, Pipeline
 
 
 @dataclass

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import lamina
-import lamina.saving
+import lamina.api
 from lamina import _core
 from lamina.cli import output
-from lamina.figures import duration
-from lamina.repository import Repository
+from lamina.repository.repository import Repository
+from lamina.units import duration
 from test_api import weights
 from test_cli import terminal, tree
 
@@ -22,8 +22,8 @@ from test_cli import terminal, tree
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Repository, int]:
     path = weights(tmp_path / "m.weights.h5", 0)
-    target = lamina.saving.as_repository(tmp_path / "repo")
-    lamina.saving.save_path(target, path, {"series": "s"})
+    target = lamina.api.as_repository(tmp_path / "repo")
+    lamina.api.save_path(target, path, {"series": "s"})
     return target, path.stat().st_size
 
 
@@ -39,7 +39,7 @@ def meter() -> _core.Progress:
 def test_the_engine_counts_what_is_done(saved: tuple[Repository, int], meter: _core.Progress, tmp_path: Path) -> None:
     repository, size = saved
     assert meter.read()[:3] == ("", 0, 0)
-    again = lamina.saving.save_path(repository, tmp_path / "m.weights.h5", {"series": "s"})
+    again = lamina.api.save_path(repository, tmp_path / "m.weights.h5", {"series": "s"})
     assert meter.read()[:3] == ("saving", again.bytes_total, again.bytes_total)
     report = repository.verify(full=True)
     assert meter.read()[:3] == ("verifying", report.bytes, report.bytes)

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 import lamina
 from engine_repositories import File, Saved, Tensor, save_memory, write_artifact
-from lamina import repository
 from lamina.cli import app
 from lamina.errors import BusyError, CorruptDataError, InvalidInputError, NotFoundError, StorageError
-from lamina.repository import Repository
+from lamina.repository import repository
+from lamina.repository.repository import Repository
 from travel_writer import blake3, make_envelope, make_pack, sample
 from wandb_server import Server
 
@@ -84,7 +84,7 @@ def _flip(path: Path, at: int) -> None:
 
 def _place(target: Repository, number: int, name: str) -> tuple[Path, int]:
     """A pack that holds a tensor's chunk, and where in it."""
-    from lamina.wandb.fetching import places_of
+    from lamina.wandb.download.fetching import places_of
 
     snapshot = target.snapshot(str(number))
     content = snapshot._opened()
@@ -342,7 +342,7 @@ def test_a_running_prune_is_not_disturbed(repo: Repository) -> None:
 SAVER = """
 import sys, numpy as np
 sys.path.insert(0, sys.argv[2])
-from lamina import repository
+from lamina.repository import repository
 from test_repair import _saved
 import lamina
 from engine_repositories import save_memory

@@ -16,11 +16,12 @@ import pytest
 
 import lamina
 from engine_repositories import write_artifact
-from lamina import report, uploads
+from lamina import report
 from lamina.report import heat, movement
 from lamina.report.data import NO_DISTANCE
-from lamina.report.naming import layer_of
-from lamina.snapshot import TensorInfo
+from lamina.report.layer_names import layer_of
+from lamina.repository import upload_times
+from lamina.repository.snapshot import TensorInfo
 from report_history import BIG, known, save
 from test_api import weights
 from test_cli import flip, parsed, refused
@@ -59,7 +60,7 @@ def test_what_shares_chunks_is_not_read(repo: Path, monkeypatch: pytest.MonkeyPa
 
     def measured(before: Any, after: Any, pairs: Any, advance: Any) -> Any:
         read.append({name for name, _, _ in pairs})
-        return lamina.distance.measured(before, after, pairs, advance)
+        return lamina.compare.measured(before, after, pairs, advance)
 
     monkeypatch.setattr(movement, "measured", measured)
     gathered(repo)
@@ -127,7 +128,7 @@ def test_costs_add_up_where_chunks_are_encoded(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_stands_twice_in_a_version_counts_once(tmp_path: Path) -> None:
-    repository = lamina.saving.as_repository(tmp_path / "repo")
+    repository = lamina.api.as_repository(tmp_path / "repo")
     save(repository, {"a/x": np.ones(BIG), "b/x": np.ones(BIG)})
     layers = {layer.name: layer for layer in gathered(tmp_path / "repo").layers}
     assert (layers["a"].bytes_distinct, layers["b"].bytes_distinct) == (4 * BIG, 0)
@@ -207,16 +208,16 @@ def test_notes_tell_what_is_missing(repo: Path, tmp_path: Path) -> None:
 
 def test_upload_times_that_were_noted_are_known(repo: Path) -> None:
     first, second = lamina.open(repo).snapshots()[:2]
-    uploads.note(repo, first.id, 1.25)
+    upload_times.note(repo, first.id, 1.25)
     with (repo / "uploads.jsonl").open("a") as file:
         for line in ('{"snapshot": 3}', "not json", '{"snapshot": "x", "seconds": "inf"}', '{"snapshot": "x"', "[1]"):
             file.write(line + "\n")
-    uploads.note(repo, second.id, 2)
-    assert uploads.known(repo) == {first.id: 1.25, second.id: 2.0}
+    upload_times.note(repo, second.id, 2)
+    assert upload_times.known(repo) == {first.id: 1.25, second.id: 2.0}
     found = gathered(repo)
     assert [version.upload_seconds for version in found.versions] == [1.25, 2.0, None, None]
     assert found.notes == []
-    uploads.note(repo / "gone", first.id, 1)  # a number that is lost is no error
+    upload_times.note(repo / "gone", first.id, 1)  # a number that is lost is no error
 
 
 # --- The heat map's numbers.
@@ -287,7 +288,7 @@ def test_the_command_refuses_in_a_sentence(repo: Path, tmp_path: Path) -> None:
     refused(2, "report", repo, "-o", tmp_path)
     assert other.read_bytes() == b"weights"
     refused(6, "report", repo, "-o", tmp_path / ("long" * 100))
-    save(lamina.saving.as_repository(repo), {"a": [1.0]}, series="other")
+    save(lamina.api.as_repository(repo), {"a": [1.0]}, series="other")
     assert "run" in refused(2, "report", repo, "-o", page)
     assert not page.exists()
     assert len(parsed("report", repo, "--series", "run")["versions"]) == 4

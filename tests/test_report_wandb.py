@@ -13,7 +13,7 @@ import wandb
 import lamina.wandb
 from lamina import report
 from lamina.errors import ArtifactError
-from lamina.wandb.publisher import publisher_of
+from lamina.wandb.upload.publisher import publisher_of
 from recorded_run import OfflineRecorder
 from report_history import known
 from wandb_server import Server

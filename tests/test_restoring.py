@@ -15,7 +15,7 @@ from keras import layers
 import lamina
 from lamina.errors import CorruptDataError, InvalidInputError
 from lamina.keras import ModelCheckpoint
-from lamina.keras.planned_file import PlannedFile
+from lamina.keras.capture.planned_file import PlannedFile
 from zoo import SKIP, ZOO
 
 pytestmark = pytest.mark.backend
@@ -237,7 +237,7 @@ def test_a_file_that_tells_no_optimizer(tmp_path: Path) -> None:
 
 # Large tensors, whose memory TensorFlow and JAX take over.
 
-WIDE = 200  # squared, in float32, well above `lamina.memory.SMALL`
+WIDE = 200  # squared, in float32, well above `lamina.repository.memory.SMALL`
 
 
 @keras.saving.register_keras_serializable(package="lamina-tests")
@@ -316,7 +316,7 @@ def test_a_save_before_the_first_step_holds_what_was_restored(tmp_path: Path, mo
 def test_memory_is_given_away_once() -> None:
     import tensorflow as tf
 
-    from lamina.keras.adoption import adoptable
+    from lamina.keras.restoring.zero_copy import adoptable
 
     array = adoptable((WIDE, WIDE), np.dtype("float32"))
     array[:] = 1

@@ -236,7 +236,7 @@ def test_tracked_callbacks_go_on(tmp_path: Path) -> None:
 
 
 def test_state_of_tracked_callbacks_survives_exactly() -> None:
-    from lamina.keras.training_state import TrainingTensors, _packed, _unpacked
+    from lamina.keras.capture.training_state import TrainingTensors, _packed, _unpacked
 
     value = {"a": [1, (2.5, None)], "b": float("inf"), "c": True, "d": {"e": "text"}, "f": np.float32(0.1)}
     assert _unpacked(_packed(value, "x", TrainingTensors()), {}) == value

@@ -114,7 +114,7 @@ def test_modes_are_as_umask_says(trained: tuple[Path, str]) -> None:
 def test_what_is_not_ours_is_left(tmp_path: Path) -> None:
     """In a shared directory: foreign files that only look like temporary ones, also in our folders."""
     from engine_repositories import File, Saved, save_memory
-    from lamina import repository
+    from lamina.repository import repository
 
     target = repository.open_or_create(tmp_path / "repo")
     root = target.path

@@ -29,7 +29,7 @@ def over_processes(*axes):
     return jax.make_array_from_callback((4, 3), sharding, lambda index: VALUES[index])
 
 from lamina.errors import InvalidInputError
-from lamina.keras.capture import _of_jax
+from lamina.keras.capture.capture import _of_jax
 
 VALUES = np.arange(12, dtype="float32").reshape(4, 3)
 assert not over_processes().is_fully_addressable

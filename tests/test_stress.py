@@ -16,7 +16,7 @@ import pytest
 
 import busy_process
 import lamina
-from lamina import repository
+from lamina.repository import repository
 from stopped_process import stop_within
 
 _SCRIPT = Path(__file__).with_name("busy_process.py")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from lamina.h5 import plan_file, plan_source
-from lamina.keras import walk as walk_module
-from lamina.keras.template import NotPlannable, Template, enumerate_variables, learn, walk
-from lamina.plan import FilePlan
+from lamina.files.h5 import plan_file, plan_source
+from lamina.files.plan import FilePlan
+from lamina.keras.capture import walk as walk_module
+from lamina.keras.capture.template import NotPlannable, Template, enumerate_variables, learn, walk
 from zoo import SKIP, ZOO, batch
 
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]

@@ -117,7 +117,7 @@ def test_a_forked_child_takes_nothing_away(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_worker_of_the_dead_holds_nothing(tmp_path: Path) -> None:
     """A data loader's worker outlives the process that was killed, with a copy of all its descriptors."""
-    code = _HOLDS.replace("print(", "import os, lamina.repository\nif os.fork() == 0: print(")
+    code = _HOLDS.replace("print(", "import os, lamina.repository.repository\nif os.fork() == 0: print(")
     with running(code, tmp_path / "m.h5") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

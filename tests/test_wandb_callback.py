@@ -1164,7 +1164,8 @@ def test_no_backend_but_the_chosen_one_is_imported() -> None:
 
     program = (
         "import sys, keras; before = set(sys.modules);"
-        "import lamina.keras.wandb_callback, lamina.keras.eval_callback, lamina.keras.metrics_logger;"
+        "import lamina.keras.callbacks.wandb_callback, lamina.keras.callbacks.eval_callback;"
+        "import lamina.keras.callbacks.metrics_logger;"
         "print(*sorted({'tensorflow', 'jax', 'torch', 'wandb'} & (set(sys.modules) - before)));"
         "print('tensorflow' in sys.modules)"
     )
@@ -1175,7 +1176,7 @@ def test_no_backend_but_the_chosen_one_is_imported() -> None:
 def test_without_wandb_construction_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    module = importlib.import_module("lamina.keras.wandb_callback")
+    module = importlib.import_module("lamina.keras.callbacks.wandb_callback")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="WandbCallback needs wandb: pip install wandb"):
         module.WandbCallback()

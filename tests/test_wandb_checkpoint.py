@@ -21,9 +21,9 @@ import lamina
 import offline_run
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
-from lamina.keras.wandb_model_checkpoint import default_repository
-from lamina.wandb.naming import aliases_of
-from lamina.wandb.publisher import publisher_of
+from lamina.keras.callbacks.wandb_model_checkpoint import default_repository
+from lamina.wandb.description import aliases_of
+from lamina.wandb.upload.publisher import publisher_of
 from wandb_server import Server
 from wandb_training import (
     Follow,
@@ -134,7 +134,7 @@ def test_it_pickles_and_copies(offline: Offline) -> None:
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5, float("nan")]), min_size=1, max_size=12))
 def test_aliases_follow_the_rules(values: list[float]) -> None:
     """`best` names the newest version that beat all before it; `latest` the last; each epoch its own."""
-    from lamina.keras.monitoring import Monitoring
+    from lamina.keras.schedule.monitoring import Monitoring
 
     judge = Monitoring(FILE, monitor="score", mode="max")
     judge._prepare_monitor({"score": 0})

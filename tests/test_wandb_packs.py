@@ -21,7 +21,7 @@ import lamina
 import lamina.wandb
 from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError, NotFoundError
 from lamina.keras import WandbModelCheckpoint
-from lamina.wandb.publisher import publisher_of
+from lamina.wandb.upload.publisher import publisher_of
 from travel_writer import make_envelope, sample
 from wandb_server import Server
 from wandb_training import Remember, clean_machine, fit, frozen_model, restored, same_weights, small_model
@@ -185,22 +185,22 @@ def test_the_reader_that_travels_is_the_installed_one(
     wandb_online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A repository that an older lamina wrote has an older one; a version that has not arrived yet still names it."""
-    from lamina.wandb import place
+    from lamina.wandb.upload import staging
 
-    installed = place._TRAVEL
+    installed = staging._TRAVEL
     older = tmp_path / "older"
     older.mkdir()
-    for name in place.TRAVELLING:
+    for name in staging.TRAVELLING:
         (older / name).write_text(f"# older {name}")
     small_model().save_weights("a.weights.h5")
     with wandb.init() as run:
-        monkeypatch.setattr(place, "_TRAVEL", older)
+        monkeypatch.setattr(staging, "_TRAVEL", older)
         wandb_online.inject(operation="CreateArtifact", error="no room", times=1)
         waits = lamina.wandb.log_checkpoint("a.weights.h5", name="weights")
         with pytest.raises(ValueError, match="no room"):
             waits.wait()
         lamina.wandb.log_checkpoint("a.weights.h5", name="weights").wait()
-        monkeypatch.setattr(place, "_TRAVEL", installed)
+        monkeypatch.setattr(staging, "_TRAVEL", installed)
         lamina.wandb.log_checkpoint("a.weights.h5", name="weights").wait()
         assert publisher_of(run).settle(30)
     read = wandb_online.store.file_bytes

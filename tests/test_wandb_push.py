@@ -20,10 +20,10 @@ import offline_run as offline_log
 from lamina import _core
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
-from lamina.wandb.late import _newer
-from lamina.wandb.place import Place
-from lamina.wandb.publisher import publisher_of
-from lamina.wandb.retention import _Version, held_numbers
+from lamina.wandb.upload.late_aliases import _newer
+from lamina.wandb.upload.publisher import publisher_of
+from lamina.wandb.upload.retention import _Version, held_numbers
+from lamina.wandb.upload.staging import Place
 from wandb_server import Server
 from wandb_training import (
     Follow,
@@ -417,12 +417,12 @@ def test_pull_brings_the_very_snapshot_once(wandb_online: Server) -> None:
     assert (again.id, again.number, again.aliases) == (pulled.id, 1, ["latest", "best", "epoch_2", "twice"])
     assert {path.name: path.read_bytes() for path in Path("here/packs").iterdir()} == packs
     assert len(here.snapshots()) == 1
-    assert lamina.wandb.pulling.bring("digits:latest", "here").new is False
+    assert lamina.wandb.pull.bring("digits:latest", "here").new is False
     # Of another series it is another snapshot with the same chunks.
-    other = lamina.wandb.pulling.bring("digits:latest", "here", series="theirs")
+    other = lamina.wandb.pull.bring("digits:latest", "here", series="theirs")
     assert (other.new, other.bytes, other.snapshot.series) == (True, 0, "theirs")
     assert other.snapshot.id != pulled.id
-    assert lamina.wandb.pulling.bring("digits:latest", "here", series="theirs").new is False
+    assert lamina.wandb.pull.bring("digits:latest", "here", series="theirs").new is False
     assert same_weights(lamina.load_model("here@digits:latest"), remember.weights[2])
 
 
@@ -505,9 +505,9 @@ def test_the_rules_are_those_of_repositories(keep: lamina.Keep, held: set[int], 
         for n, v in enumerate(values)
     ]
     assert held_numbers(keep, [_Version(n, None, m) for n, m in enumerate(metadata)]) == held
-    from lamina.saving import save_path
+    from lamina.api import save_path
 
-    repository = lamina.repository.open_or_create(tmp_path / "r")
+    repository = lamina.repository.repository.open_or_create(tmp_path / "r")
     (tmp_path / "f").write_bytes(b"x")
     for fields in metadata:
         save_path(repository, tmp_path / "f", {"series": "s", "logs": {"loss": fields["value"]}, **fields})

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from lamina.errors import ArtifactError, CorruptDataError, StorageError
-from lamina.wandb import remote
-from lamina.wandb.fetching import PackStore
-from lamina.wandb.transfer import PART_BYTES, Range, Transfer, make_sparse
+from lamina.wandb.download import open_artifact
+from lamina.wandb.download.fetching import PackStore
+from lamina.wandb.download.transfer import PART_BYTES, Range, Transfer, make_sparse
 from travel_writer import Chunk, make_pack, make_placement
 
 
@@ -93,9 +93,9 @@ def test_differences_that_lead_in_a_circle(length: int, tmp_path: Path) -> None:
 def test_a_name_that_no_file_system_takes(name: str, tmp_path: Path) -> None:
     entry = SimpleNamespace(size=1, ref=None, digest="", extra={})
     artifact: Any = SimpleNamespace(name="evil:v0", manifest=SimpleNamespace(entries={name: entry}))
-    entries = remote._files_of(artifact)
+    entries = open_artifact._files_of(artifact)
     with pytest.raises(StorageError, match="cannot make"):
-        remote.download(Transfer(artifact), entries, entries, tmp_path / "files", "evil:v0")
+        open_artifact.download(Transfer(artifact), entries, entries, tmp_path / "files", "evil:v0")
 
 
 def test_a_size_that_no_file_has(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_size_that_no_file_has(tmp_path: Path) -> None:
 
 HOLDS = """
 import sys
-from lamina.wandb.remote import new_folder
+from lamina.wandb.download.open_artifact import new_folder
 held = new_folder()
 (held.path / "pack").write_bytes(bytes(1000))
 print("ready", flush=True)
@@ -122,11 +122,11 @@ def test_a_killed_download_leaves_nothing_for_long(tmp_path: Path, monkeypatch: 
     with subprocess.Popen([sys.executable, "-c", HOLDS], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        remote.new_folder().remove()
+        open_artifact.new_folder().remove()
         (left,) = (path for path in (tmp_path / "cache").iterdir() if path.name != "mine")
         assert (left / "pack").exists(), "its owner lives"
         assert stat.S_IMODE(left.stat().st_mode) == 0o700
         process.send_signal(signal.SIGKILL)
         process.wait()
-    remote.new_folder().remove()
+    open_artifact.new_folder().remove()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mine"]

@@ -20,7 +20,7 @@ import wandb
 import lamina
 import lamina.wandb
 from lamina.keras import WandbModelCheckpoint
-from lamina.wandb.place import Place
+from lamina.wandb.upload.staging import Place
 from wandb_server import Server
 from wandb_training import Remember, fit, restored, run_python, same_weights, small_model
 

@@ -23,7 +23,7 @@ import wandb
 import lamina
 import lamina.wandb
 from lamina.errors import ArtifactError, InvalidInputError
-from lamina.wandb.writers import Writers
+from lamina.wandb.upload.writers import Writers
 from wandb_server import Server
 from wandb_training import clean_machine
 
@@ -333,7 +333,7 @@ def test_the_journal_knows_a_version_that_several_sent(
     wandb_online: Server, monkeypatch: pytest.MonkeyPatch, merged_digest: bool
 ) -> None:
     """The process that finishes ends right after the server's commit: it is not sent again."""
-    from lamina.wandb.publisher import Publisher
+    from lamina.wandb.upload.publisher import Publisher
 
     wandb_online.store.policy.merged_digest = merged_digest
     monkeypatch.setattr(Publisher, "_settled", lambda *_: None)

@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamina.keep import Keep
+    from lamina.api import export, load_model, read_tensors, restore, save
     from lamina.keras.checkpointer import Checkpointer
-    from lamina.repository import Repository
-    from lamina.repository import open as open
-    from lamina.saving import export, load_model, read_tensors, restore, save
-    from lamina.snapshot import Snapshot
+    from lamina.repository.keep import Keep
+    from lamina.repository.repository import Repository
+    from lamina.repository.repository import open as open
+    from lamina.repository.snapshot import Snapshot
 
 try:
     __version__ = version("lamina")
@@ -25,15 +25,15 @@ except PackageNotFoundError:  # used from a source tree
 #: Name → module; loaded when it is first used.
 _PUBLIC = {
     "Checkpointer": "lamina.keras.checkpointer",
-    "Keep": "lamina.keep",
-    "Repository": "lamina.repository",
-    "Snapshot": "lamina.snapshot",
-    "export": "lamina.saving",
-    "load_model": "lamina.saving",
-    "open": "lamina.repository",
-    "read_tensors": "lamina.saving",
-    "restore": "lamina.saving",
-    "save": "lamina.saving",
+    "Keep": "lamina.repository.keep",
+    "Repository": "lamina.repository.repository",
+    "Snapshot": "lamina.repository.snapshot",
+    "export": "lamina.api",
+    "load_model": "lamina.api",
+    "open": "lamina.repository.repository",
+    "read_tensors": "lamina.api",
+    "restore": "lamina.api",
+    "save": "lamina.api",
 }
 _MODULES = ("errors", "keras", "wandb")
 

@@ -17,9 +17,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lamina import _core, h5, repository, saving
+from lamina import _core, api
 from lamina.errors import StorageError
-from lamina.figures import human
+from lamina.files import h5
+from lamina.repository import repository
+from lamina.units import human
 
 _Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 #: Of tensors; the engine's chunk.
@@ -123,20 +125,20 @@ def _baselines(file: Path, folder: Path) -> Iterator[Job]:
 def _ways(file: Path, folder: Path) -> Iterator[Job]:
     data = np.memmap(file, np.uint8, "r")
     size, first, out = data.size, folder / "first", folder / "out"
-    held = saving.as_repository(folder / "held")
-    snapshot = saving.save(file, held)
+    held = api.as_repository(folder / "held")
+    snapshot = api.save(file, held)
 
     def comes_back(saved: Any) -> bool:
-        return _same(saving.export(saved, folder / "back")[0], data)
+        return _same(api.export(saved, folder / "back")[0], data)
 
     def emptied(place: Path) -> Callable[[], None]:
         return lambda: shutil.rmtree(place, ignore_errors=True)
 
-    yield Job("lamina save", lambda: saving.save(file, first), comes_back, size, emptied(first), _stored)
-    yield Job("lamina save, unchanged", lambda: saving.save(file, held), comes_back, size, stored=_stored)
+    yield Job("lamina save", lambda: api.save(file, first), comes_back, size, emptied(first), _stored)
+    yield Job("lamina save, unchanged", lambda: api.save(file, held), comes_back, size, stored=_stored)
     yield Job("lamina verify --full", lambda: repository.open(held.path).verify(full=True), bool, size)
     yield Job(
-        "lamina export", lambda: saving.export(snapshot, out), lambda paths: _same(paths[0], data), size, emptied(out)
+        "lamina export", lambda: api.export(snapshot, out), lambda paths: _same(paths[0], data), size, emptied(out)
     )
 
 

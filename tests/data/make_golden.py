@@ -20,9 +20,10 @@ import numpy as np
 
 import lamina
 from engine_repositories import Array, File, Saved, Tensor, save_files, save_memory, write_artifact
-from lamina import _core, repository
-from lamina.repository import Repository
-from lamina.snapshot import Snapshot
+from lamina import _core
+from lamina.repository import repository
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden-v1"

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.make_golden import file_digests, sha256
 from engine_repositories import File, Saved, Tensor, save_memory
-from lamina import repository
+from lamina.repository import repository
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden-v1-delta"

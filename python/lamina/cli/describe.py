@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import StorageError
-from lamina.snapshot import tensor_bytes
+from lamina.repository.snapshot import tensor_bytes
 
 if TYPE_CHECKING:
-    from lamina.repository import Repository
-    from lamina.snapshot import Snapshot, TensorInfo
+    from lamina.repository.repository import Repository
+    from lamina.repository.snapshot import Snapshot, TensorInfo
 
 _SNAPSHOT = (
     *("number", "series", "run", "kind", "created_at", "epoch", "batch", "step", "next_epoch", "logs"),
@@ -75,7 +75,7 @@ def repository_at(source: str) -> Repository | None:
     """The repository that stands at a path; None if the source is something else."""
     if not is_repository(source):
         return None
-    from lamina import repository
+    from lamina.repository import repository
 
     return repository.open(source)
 

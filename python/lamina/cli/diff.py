@@ -12,11 +12,11 @@ import typer
 from lamina.cli.command import SOURCES, AsJson, verb
 from lamina.cli.describe import shape_of
 from lamina.cli.output import human, print_json, print_table, progress
-from lamina.snapshot import tensor_bytes
+from lamina.repository.snapshot import tensor_bytes
 
 if TYPE_CHECKING:
-    from lamina.distance import Change
-    from lamina.snapshot import TensorInfo
+    from lamina.compare import Change
+    from lamina.repository.snapshot import TensorInfo
 
 
 class Order(str, Enum):
@@ -62,8 +62,8 @@ def diff(
 
 
 def _compared(a: str, b: str) -> tuple[list[Change], list[tuple[str, str]]]:
-    from lamina.distance import changed_files, changes, measured
-    from lamina.reference import resolve
+    from lamina.compare import changed_files, changes, measured
+    from lamina.sources import resolve
 
     before, after = resolve(a).content, resolve(b).content
     known, pairs = changes(before, after)

@@ -125,7 +125,7 @@ def _speed(folder: str) -> dict[str, float]:
     import numpy as np
 
     from lamina import _core
-    from lamina.dtypes import as_bytes
+    from lamina.repository.dtypes import as_bytes
 
     chunk = as_bytes(np.random.default_rng(0).normal(0, 0.05, 1 << 18).astype("<f4"))
     data = np.tile(chunk, _MEASURED // chunk.size)

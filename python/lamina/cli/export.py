@@ -33,7 +33,7 @@ def restore(source: Source, directory: _Target, force: _Force = False, as_json: 
 
 
 def _export(source: str, directory: str, force: bool, as_json: bool) -> None:
-    from lamina.reference import resolve
+    from lamina.sources import resolve
 
     content = resolve(source).content
     there = [path for path in content.files if os.path.lexists(Path(directory, path))]

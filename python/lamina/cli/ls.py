@@ -35,7 +35,7 @@ def ls(
 def _listed(source: str, series: str | None) -> list[tuple[Any, list[str]]]:
     repository = repository_at(source)
     if repository is None:
-        from lamina.reference import resolve
+        from lamina.sources import resolve
 
         one = resolve(source).snapshot
         return [(one, one.aliases)] if series in (None, one.series) else []

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lamina.figures import count as count
-from lamina.figures import duration
-from lamina.figures import human as human
+from lamina.units import count as count
+from lamina.units import duration
+from lamina.units import human as human
 
 if TYPE_CHECKING:
     from lamina import _core
@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """One object; floats that are not finite are strings, as in the format."""
-    from lamina.snapshot import plain
+    from lamina.repository.snapshot import plain
 
     print(json.dumps(plain(value), indent=2, allow_nan=False))
 

@@ -12,7 +12,7 @@ from lamina.cli.output import count, human, print_json, say
 from lamina.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from lamina.repository import PruneReport
+    from lamina.repository.repository import PruneReport
 
 #: So many snapshots are named; of more, the rest is counted.
 _NAMED = 20

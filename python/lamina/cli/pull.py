@@ -30,7 +30,7 @@ def pull(
     as_json: AsJson = False,
 ) -> None:
     """Bring a version of an artifact into a repository, with its id; only packs that it does not have are fetched."""
-    from lamina.wandb.pulling import bring
+    from lamina.wandb.pull import bring
 
     with progress("pulling"):
         pulled = bring(source.removeprefix("wandb:"), repository, series=series, aliases=alias or [])

@@ -46,17 +46,17 @@ def save(
     as_json: AsJson = False,
 ) -> None:
     """Save a checkpoint into a repository; only what it does not have yet takes room."""
-    from lamina import saving
+    from lamina import api
 
     given = _pairs(metadata or [])
     with progress("saving"):
-        snapshot = saving.save(
+        snapshot = api.save(
             path,
             repository,
             aliases=alias or [],
             metadata=given,
             codec=codec,
-            series=saving.DEFAULT_SERIES if series is None else series,
+            series=api.DEFAULT_SERIES if series is None else series,
         )
     if as_json:
         print_json({"repository": repository, "snapshot": snapshot_json(snapshot)})

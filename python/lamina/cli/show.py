@@ -9,10 +9,10 @@ import typer
 from lamina.cli.command import AsJson, Source, verb
 from lamina.cli.describe import moment, shape_of, snapshot_json, tensor_json, time_of
 from lamina.cli.output import clean, human, number, print_fields, print_json, print_table
-from lamina.snapshot import tensor_bytes
+from lamina.repository.snapshot import tensor_bytes
 
 if TYPE_CHECKING:
-    from lamina.reference import Opened
+    from lamina.sources import Opened
 
 _KEYS = (
     "source, snapshot (id, number, series, run, kind, created_at, epoch, batch, step, next_epoch, logs, monitor, mode, "
@@ -28,7 +28,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a snapshot: where it comes from, what it holds, what it cost."""
-    from lamina.reference import resolve
+    from lamina.sources import resolve
 
     opened = resolve(source)
     if as_json:

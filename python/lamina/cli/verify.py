@@ -15,7 +15,7 @@ from lamina.cli.repair import repair
 from lamina.errors import CorruptDataError, InvalidInputError
 
 if TYPE_CHECKING:
-    from lamina.repository import Repository
+    from lamina.repository.repository import Repository
 
 
 @verb(
@@ -126,8 +126,8 @@ def _repository(repository: Repository, full: bool, share: float | None, seed: i
 
 
 def _snapshot(source: str) -> dict[str, Any]:
-    from lamina.reading import Content
-    from lamina.reference import resolve
+    from lamina.repository.content import Content
+    from lamina.sources import resolve
 
     problems, packs, length = [], 0, 0
     try:

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamina.keras.eval_callback import WandbEvalCallback
-    from lamina.keras.frequency import EveryNEpochs
-    from lamina.keras.metrics_logger import WandbMetricsLogger
-    from lamina.keras.model_checkpoint import ModelCheckpoint
-    from lamina.keras.wandb_callback import WandbCallback
-    from lamina.keras.wandb_model_checkpoint import WandbModelCheckpoint
+    from lamina.keras.callbacks.eval_callback import WandbEvalCallback
+    from lamina.keras.callbacks.metrics_logger import WandbMetricsLogger
+    from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
+    from lamina.keras.callbacks.wandb_callback import WandbCallback
+    from lamina.keras.callbacks.wandb_model_checkpoint import WandbModelCheckpoint
+    from lamina.keras.schedule.frequency import EveryNEpochs
 
 __all__ = [
     "EveryNEpochs",
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 _PUBLIC = {
-    "EveryNEpochs": "frequency",
-    "ModelCheckpoint": "model_checkpoint",
-    "WandbCallback": "wandb_callback",
-    "WandbEvalCallback": "eval_callback",
-    "WandbMetricsLogger": "metrics_logger",
-    "WandbModelCheckpoint": "wandb_model_checkpoint",
+    "EveryNEpochs": "schedule.frequency",
+    "ModelCheckpoint": "callbacks.model_checkpoint",
+    "WandbCallback": "callbacks.wandb_callback",
+    "WandbEvalCallback": "callbacks.eval_callback",
+    "WandbMetricsLogger": "callbacks.metrics_logger",
+    "WandbModelCheckpoint": "callbacks.wandb_model_checkpoint",
 }
 
 

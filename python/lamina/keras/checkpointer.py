@@ -9,14 +9,14 @@ from typing import Any
 
 import keras
 
+from lamina.api import DEFAULT_SERIES
 from lamina.errors import InvalidInputError
-from lamina.keep import Keep
 from lamina.keras import arguments
-from lamina.keras.commit import Commit
-from lamina.keras.model_checkpoint import ModelCheckpoint
-from lamina.repository import Repository
-from lamina.saving import DEFAULT_SERIES
-from lamina.snapshot import Snapshot
+from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
+from lamina.keras.saving.commit import Commit
+from lamina.repository.keep import Keep
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
 
 
 class Checkpointer:

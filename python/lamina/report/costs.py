@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lamina.report.data import Layer
-from lamina.report.naming import HEADERS
+from lamina.report.layer_names import HEADERS
 from lamina.report.state import Form, State
 
 

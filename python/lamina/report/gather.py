@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from lamina import repository, uploads
-from lamina.plain import PlainContent
-from lamina.reading import Content
-from lamina.reference import Source, resolve
+from lamina.files.plain import PlainContent
 from lamina.report import notes
 from lamina.report.costs import Costs, largest_first
 from lamina.report.data import NO_DISTANCE, Layer, Report, Tensor, Version
+from lamina.report.layer_names import HEADERS, layer_of
 from lamina.report.movement import Movement
-from lamina.report.naming import HEADERS, layer_of
 from lamina.report.state import State
-from lamina.repository import Repository
-from lamina.snapshot import Snapshot, TensorInfo, tensor_bytes
+from lamina.repository import repository, upload_times
+from lamina.repository.content import Content
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot, TensorInfo, tensor_bytes
+from lamina.sources import Source, resolve
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _shown(source: Source) -> str:
 def _versions(found: History) -> list[Version]:
     home = found.snapshots[0]._repository
     aliases = {} if home is None else home._core.aliases()
-    times = {} if home is None else uploads.known(home.path)
+    times = {} if home is None else upload_times.known(home.path)
     return [_version(s, aliases.get(s.number or 0, []), times.get(s.id)) for s in found.snapshots]
 
 

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lamina.distance import measured
+from lamina.compare import measured
 from lamina.report.data import NO_DISTANCE
 from lamina.report.state import State
-from lamina.snapshot import TensorInfo
+from lamina.repository.snapshot import TensorInfo
 
 _Pairs: TypeAlias = list[tuple[str, TensorInfo, TensorInfo]]
 

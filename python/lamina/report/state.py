@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lamina.reading import Content
-from lamina.report.naming import HEADERS, layer_of
-from lamina.snapshot import tensor_bytes
+from lamina.report.layer_names import HEADERS, layer_of
+from lamina.repository.content import Content
+from lamina.repository.snapshot import tensor_bytes
 
 _Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Place: TypeAlias = tuple[tuple[str, ...], int]

@@ -12,12 +12,12 @@ except ModuleNotFoundError as error:
         raise
     raise ModuleNotFoundError("lamina.wandb needs wandb: pip install wandb", name="wandb") from error
 
+from lamina.wandb.download.open_artifact import open_artifact
 from lamina.wandb.log import log_checkpoint
-from lamina.wandb.promoting import promote
-from lamina.wandb.pulling import pull
-from lamina.wandb.pushing import push
-from lamina.wandb.remote import open_artifact
+from lamina.wandb.promote import promote
+from lamina.wandb.pull import pull
+from lamina.wandb.push import push
 from lamina.wandb.report import log_report
-from lamina.wandb.writers import Writers
+from lamina.wandb.upload.writers import Writers
 
 __all__ = ["Writers", "log_checkpoint", "log_report", "open_artifact", "promote", "pull", "push"]

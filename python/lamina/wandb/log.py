@@ -11,13 +11,12 @@ from typing import Any
 
 import wandb
 
+from lamina.api import as_repository, save_path
 from lamina.errors import ArtifactError, InvalidInputError, LaminaError, NotFoundError
-from lamina.repository import Repository, open_or_create, stands_in
-from lamina.saving import as_repository, save_path
-from lamina.snapshot import Snapshot
-from lamina.wandb.drafting import file_version, new_draft, packs_version
-from lamina.wandb.links import own_copy
-from lamina.wandb.naming import (
+from lamina.repository.repository import Repository, open_or_create, stands_in
+from lamina.repository.snapshot import Snapshot
+from lamina.wandb.copies import own_copy
+from lamina.wandb.description import (
     Description,
     aliases_of,
     aliases_or_error,
@@ -27,9 +26,10 @@ from lamina.wandb.naming import (
     tags_or_error,
     ttl_or_error,
 )
-from lamina.wandb.publisher import publisher_of
-from lamina.wandb.together import log_together
-from lamina.wandb.writers import Writers
+from lamina.wandb.upload.draft import file_version, new_draft, packs_version
+from lamina.wandb.upload.publisher import publisher_of
+from lamina.wandb.upload.shared_upload import log_together
+from lamina.wandb.upload.writers import Writers
 
 #: Where the packs of files go for which no repository is named.
 DEFAULT_REPOSITORY = ".lamina"

@@ -9,7 +9,7 @@ import wandb
 from lamina.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from lamina.reference import Source
+    from lamina.sources import Source
 
 #: What the charts are called in the run, before a name of their own.
 PREFIX = "report"

@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
-from lamina.wandb.record import Record
+from lamina.wandb.upload.journal import Record
 
 
 @dataclass(frozen=True)

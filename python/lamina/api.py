@@ -1,0 +1,181 @@
+"""Saving a model or files into a repository, and getting them back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lamina import _core
+from lamina.errors import InvalidInputError
+from lamina.files import h5, keras_archive
+from lamina.files.plain import kind_of
+from lamina.files.plan import FilePlan
+from lamina.repository import repository
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot, plain
+from lamina.sources import Source, resolve
+from lamina.timestamps import now
+
+#: Series of what is saved without naming one.
+DEFAULT_SERIES = "default"
+
+
+def save(
+    model_or_path: Any,
+    repository: str | os.PathLike[str] | Repository,
+    *,
+    aliases: Iterable[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+    codec: str = "auto",
+    weights_only: bool = False,
+    series: str = DEFAULT_SERIES,
+) -> Snapshot:
+    """Save a Keras model, a checkpoint file, a sharded one (by its ``.weights.json``) or a directory of files.
+
+    Args:
+        model_or_path: a built Keras model, or a path.
+        repository: directory of the repository; made where it is new.
+        aliases: names for the snapshot besides ``latest``.
+        metadata: whatever should travel with it, as JSON holds it.
+        codec: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``.
+        weights_only: of a model save ``model.weights.h5`` instead of ``model.keras``.
+        series: which series the snapshot belongs to; retention and ``latest`` work inside one.
+
+    Raises:
+        InvalidInputError: if there is nothing to save, or a file changes while it is read.
+        StorageError: if the operating system refuses, for example because the disk is full.
+    """
+    if not isinstance(metadata, Mapping | None):
+        raise InvalidInputError(f"metadata must be a dict. Received: {metadata!r}")
+    names = _aliases(aliases)
+    target = as_repository(repository)
+    fields = {"series": series, "metadata": dict(metadata or {})}
+    if isinstance(model_or_path, (str, os.PathLike)):
+        snapshot = save_path(target, Path(model_or_path), fields, codec=codec)
+    elif hasattr(model_or_path, "save_weights"):
+        from lamina.keras.saving.save_model import save_model
+
+        snapshot = save_model(target, model_or_path, fields, codec=codec, weights_only=weights_only)
+    else:
+        raise InvalidInputError(
+            f"expected a Keras model or a path. Received: {model_or_path!r} of type {type(model_or_path).__name__}"
+        )
+    target._name(snapshot, names)
+    return snapshot
+
+
+def _aliases(given: Any) -> list[str]:
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"aliases must be a list of names. Received: {given!r}")
+    names = [name for name in names if name != "latest"]
+    for name in names:
+        _core.check_alias(name)
+    return names
+
+
+def as_repository(value: str | os.PathLike[str] | Repository) -> Repository:
+    """The repository itself, or the one in a directory, made where it is new."""
+    return value if isinstance(value, Repository) else repository.open_or_create(value)
+
+
+def save_path(
+    target: Repository, path: Path, fields: Mapping[str, Any], *, codec: str = "auto", threads: int = 0
+) -> Snapshot:
+    """Save what stands on disk; ``fields`` are those of the snapshot."""
+    if path.is_dir() and target.path.resolve().is_relative_to(path.resolve()):
+        raise InvalidInputError(f"the repository {target.path} stands inside {path}, which is to be saved into it")
+    plans = h5.plan_source(path)
+    known = {"kind": kind_of(plan.path for _, plan in plans), "training": keras_archive.training(path)}
+    text = body(known | dict(fields))
+    core = target._core.save_files(text, [file_argument(p) for _, p in plans], [f for f, _ in plans], codec, threads)
+    return Snapshot(core, repository=target)
+
+
+def file_argument(plan: FilePlan) -> Any:
+    """A plan as the engine takes it."""
+    return plan.path, plan.size, [(t.name, t.dtype, t.shape, t.role, t.offset) for t in plan.tensors]
+
+
+def body(fields: Mapping[str, Any]) -> str:
+    """The JSON text of a snapshot's fields."""
+    everything = {"created_at": now(), "software": software()} | dict(fields)
+    return json.dumps(plain(everything), allow_nan=False)
+
+
+_versions: dict[str, str] = {}
+
+
+def software() -> dict[str, str]:
+    """Versions of the packages that decide what a checkpoint looks like."""
+    for name in ("lamina", "keras", "h5py", "numpy"):
+        if name not in _versions:
+            try:
+                _versions[name] = packages.version(name)
+            except packages.PackageNotFoundError:
+                continue
+    return dict(_versions)
+
+
+def restore(source: Source, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
+    """Put a snapshot's weights into a model; verified, in parallel, without a temporary file.
+
+    A compiled model is made ready to go on training, from ``snapshot.next_epoch``: its optimizer, the random seeds and
+    the factors of LoRA layers come back as well. Without them (inference, fine-tuning): ``optimizer=False``.
+    On torch, ``fit`` draws from torch's own generator before its first step: there give dropout a seed of its own, or
+    let a callback do it with ``resume=True``.
+
+    Args:
+        source: see `lamina.sources.resolve`.
+        model: a built Keras model with the same variables.
+        optimizer: ``"auto"`` restores the optimizer of a compiled model if the snapshot has a fitting one and warns
+            otherwise; True demands it; False leaves it alone.
+        skip_mismatch: leave variables alone that the snapshot lacks or has in another shape (a new head).
+
+    Raises:
+        InvalidInputError: if the variables do not match; it names each, and the model is unchanged.
+        CorruptDataError: if stored bytes are damaged; the model is unchanged.
+    """
+    from lamina.keras.restoring.restore import restore as into
+
+    return into(resolve(source), model, optimizer=optimizer, skip_mismatch=skip_mismatch)
+
+
+def load_model(source: Source, **load_model_kwargs: Any) -> Any:
+    """Load the whole model of a snapshot (a ``.keras`` or ``.h5`` file); arguments as `keras.models.load_model`.
+
+    Raises:
+        InvalidInputError: if the snapshot holds weights only.
+    """
+    from lamina.keras.restoring.load_model import load_model as load
+
+    return load(resolve(source), **load_model_kwargs)
+
+
+def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
+    """Write the original files of a snapshot into a directory, byte for byte, verified; existing ones are replaced."""
+    return resolve(source).content.export(Path(directory))
+
+
+def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+    """Read tensors of a snapshot by name, all without ``names``; only what is asked for is fetched.
+
+    Raises:
+        NotFoundError: if there is no tensor of a name.
+    """
+    return resolve(source).content.read_named([names] if isinstance(names, str) else names)
+
+
+def threads_or_default(threads: int | None) -> int:
+    """Checks the argument ``threads``; 0 stands for the engine's default."""
+    if threads is None:
+        return 0
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise InvalidInputError(f"threads must be a whole number of at least 1. Received: {threads!r}")
+    return min(threads, 4 * _core.default_threads() + 64)

@@ -1,0 +1,251 @@
+"""Finds the tensors in .h5, .weights.h5 and .keras files; the only importer of h5py.
+
+Reading never fails on what a file holds: whatever is damaged, foreign or merely unusual stays literal bytes.
+A tensor is a dataset whose bytes stand in the file in one piece: contiguous, unfiltered, neither external nor
+virtual, allocated, and of a dtype that docs/format.md knows. Of datasets that share bytes (hard links, or a
+hostile file) the one that begins first, and of these the first by name, is the tensor; the others are not
+listed.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
+
+from lamina.errors import InvalidInputError, StorageError
+from lamina.files.keras_archive import Window, stored_weights
+from lamina.files.listing import file_status, source_files
+from lamina.files.plan import FilePlan, Tensor
+
+# What a snapshot may hold (docs/format.md §10); a file with more links is one opaque file.
+MAX_LINKS = 1 << 24
+# Longer paths are not Keras's; the limit also bounds the nesting of groups.
+MAX_NAME = 4096
+MAX_RANK = 64
+
+_DTYPE = re.compile(r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|24|32)|\|V[1-9][0-9]{0,8}")
+
+
+def plan_file(file: Path, path: str) -> FilePlan:
+    """Plan ``file`` under the name ``path``; only a file that cannot be read at all is an error."""
+    status = file_status(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidInputError(f"{file} is not a regular file")
+    try:
+        raw = file.open("rb", buffering=0)
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
+    with raw:
+        return FilePlan(path, status.st_size, _tensors_of(file, raw, path.lower(), status.st_size))
+
+
+def plan_source(source: Path) -> list[tuple[Path, FilePlan]]:
+    """Plan what a user means by ``source``: a file, a sharded checkpoint (by its index), or a directory."""
+    return [(file, plan_file(file, name)) for file, name in source_files(source)]
+
+
+def _tensors_of(file: Path, raw: io.FileIO, name: str, size: int) -> tuple[Tensor, ...]:
+    try:
+        if name.endswith((".h5", ".hdf5")):
+            with _opened(file, raw, size) as h5:
+                return _disjoint(_tensors(h5, 0, size))
+        if name.endswith(".keras") and (found := stored_weights(raw, size)) is not None:
+            start, length = found
+            with h5py.File(Window(raw, start, length), "r") as h5:
+                return _disjoint(_tensors(h5, start, start + length))
+    except Exception:
+        # h5py and zipfile answer damage with almost any exception; what they cannot read is opaque.
+        pass
+    return ()
+
+
+def _opened(file: Path, raw: io.FileIO, size: int) -> h5py.File:
+    """Open without a lock, which would make a file unreadable on some network file systems; nothing is written."""
+    try:
+        return h5py.File(file, "r", locking=False)
+    except OSError:
+        # HDF5 opens a file that this process has open with a lock only with one; through Python it does not notice.
+        return h5py.File(Window(raw, 0, size), "r")
+
+
+def plan_image(image: BinaryIO, size: int, path: str) -> FilePlan:
+    """Plan an HDF5 file that is open, or in memory."""
+    with h5py.File(image, "r") as h5:
+        return FilePlan(path, size, _disjoint(_tensors(h5, 0, size)))
+
+
+@functools.cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The name of docs/format.md §5.1 for the elements that h5py writes for a numpy dtype."""
+    if dtype.name == "bfloat16":
+        return "bfloat16"
+    # h5py knows no other dtype of ml_dtypes and writes opaque bytes.
+    native = dtype.kind in "biufcV" and dtype.isbuiltin != 2
+    return str(dtype.str) if native else f"|V{dtype.itemsize}"
+
+
+def create_sparse(group: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Create the dataset as Keras does, but write one element; HDF5 allocates all of them."""
+    marked = dtype.name == "bfloat16"
+    dataset = group.create_dataset(key if marked else None, shape=shape, dtype=dtype)
+    if shape and 0 not in shape:
+        one = (1,) * len(shape)
+        space = dataset.id.get_space()
+        space.select_hyperslab((0,) * len(shape), one)
+        dataset.id.write(h5s.create_simple(one), space, np.zeros(one, dtype))
+    else:
+        dataset.id.write(h5s.ALL, h5s.ALL, np.zeros(shape, dtype))
+    if marked:
+        dataset.attrs["dtype"] = "bfloat16"
+    else:
+        group[key] = dataset
+
+
+def write_vectors(file: Path, vectors: Iterable[np.ndarray[Any, Any]]) -> None:
+    """A new file of these, each under a name as a Keras layer's."""
+    with h5py.File(file, "x") as h5:
+        for number, vector in enumerate(vectors):
+            h5.create_dataset(f"layers/dense_{number}/vars/0", data=vector)
+
+
+def _tensors(h5: h5py.File, start: int, end: int) -> Iterator[Tensor]:
+    """Yield the tensors of an HDF5 file that stands in its file from ``start`` to ``end``, in no order."""
+    dtypes: dict[bytes, str | None] = {}
+    for name, dataset in _datasets(h5.id):
+        try:
+            tensor = _tensor(name, dataset, start, end, dtypes)
+        except Exception:
+            continue  # one odd dataset is literal bytes; the others need not suffer
+        if tensor is not None:
+            yield tensor
+
+
+def _datasets(file_id: Any) -> Iterator[tuple[str, Any]]:
+    """Visit each dataset by its hard links, with a stack of our own: HDF5's recursion has no limit."""
+    pending: list[tuple[Any, bytes, str]] = [(file_id, b"/", "")]
+    groups = {h5o.get_info(file_id).addr}
+    links = 0
+    while pending:
+        parent, link, prefix = pending.pop()
+        group = h5g.open(parent, link)
+        children = _hard_links(group, MAX_LINKS - links)
+        links += len(children)
+        for child, address in children:
+            found = _open(group, child, prefix)
+            if found is None:
+                continue
+            name, opened = found
+            if isinstance(opened, h5d.DatasetID):
+                yield name, opened
+            elif isinstance(opened, h5g.GroupID) and address not in groups:
+                groups.add(address)
+                pending.append((group, child, name + "/"))
+
+
+def _hard_links(group: Any, limit: int) -> list[tuple[bytes, int]]:
+    """The names and object addresses of a group's hard links; soft and external ones are never followed."""
+    links: list[tuple[bytes, int]] = []
+
+    def visit(name: bytes, info: Any) -> None:
+        if len(links) >= limit:
+            raise ValueError(f"more than {MAX_LINKS} links")
+        if info.type == h5l.TYPE_HARD:
+            links.append((name, info.u))
+
+    group.links.iterate(visit, info=True)
+    return links
+
+
+def _open(group: Any, link: bytes, prefix: str) -> tuple[str, Any] | None:
+    if len(prefix) + len(link) > MAX_NAME:
+        return None
+    try:
+        return prefix + link.decode(), h5o.open(group, link)
+    except Exception:
+        return None  # a name that is not text, or a damaged object
+
+
+def _tensor(name: str, dataset: Any, start: int, end: int, dtypes: dict[bytes, str | None]) -> Tensor | None:
+    properties = dataset.get_create_plist()
+    if properties.get_layout() != h5d.CONTIGUOUS or properties.get_nfilters() or properties.get_external_count():
+        return None
+    dtype = _dtype(dataset, dtypes)
+    shape = dataset.shape
+    if dtype is None or len(shape) > MAX_RANK:
+        return None
+    stored = dataset.get_storage_size()
+    if stored != math.prod(shape) * dataset.get_type().get_size():
+        return None
+    if stored == 0:
+        return Tensor(name, dtype, shape, role(name, shape), 0, 0)
+    offset = dataset.get_offset()  # counted from byte 0 of the HDF5 file, a user block included
+    if offset is None or start + offset + stored > end:
+        return None
+    return Tensor(name, dtype, shape, role(name, shape), start + offset, stored)
+
+
+def _dtype(dataset: Any, known: dict[bytes, str | None]) -> str | None:
+    kind = dataset.get_type()
+    key = kind.encode()
+    if key not in known:
+        known[key] = _numpy_name(kind)
+    if known[key] == "|V2" and _is_bfloat16(dataset):
+        return "bfloat16"
+    return known[key]
+
+
+def _numpy_name(kind: Any) -> str | None:
+    """The name of docs/format.md for an HDF5 type, if numpy lays out its elements in the very same way."""
+    opaque = kind.get_class() == h5t.OPAQUE
+    if not opaque and kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.ENUM, h5t.COMPOUND):
+        return None
+    if kind.get_class() == h5t.COMPOUND and kind.get_nmembers() != 2:
+        return None
+    dtype = kind.dtype
+    if dtype.itemsize != kind.get_size() or not _DTYPE.fullmatch(dtype.str) or dtype.fields or dtype.subdtype:
+        return None
+    if kind.get_class() == h5t.ENUM and dtype.kind != "b":
+        return None
+    return dtype.str if opaque or kind.equal(h5t.py_create(dtype, logical=1)) else None
+
+
+def _is_bfloat16(dataset: Any) -> bool:
+    """Keras marks bfloat16, which h5py writes as two opaque bytes, with a string attribute ``dtype``.
+
+    The mark is believed unread: strings stand in HDF5's global heap, and the library may never return from a
+    damaged one.
+    """
+    if not h5a.exists(dataset, b"dtype"):
+        return False
+    kind = h5a.open(dataset, b"dtype").get_type()
+    return bool(kind.get_class() == h5t.STRING and kind.is_variable_str())
+
+
+def role(name: str, shape: tuple[int, ...]) -> str:
+    """What a tensor is to training, by Keras's names; scalars of an optimizer count steps or set rates."""
+    if name.partition("/")[0] not in ("optimizer", "optimizer_weights"):
+        return "weights"
+    return "optimizer" if shape else "counters"
+
+
+def _disjoint(tensors: Iterator[Tensor]) -> tuple[Tensor, ...]:
+    kept: list[Tensor] = []
+    empty: list[Tensor] = []
+    end = 0
+    for tensor in sorted(tensors, key=lambda t: (t.offset, t.name)):
+        if tensor.nbytes == 0:
+            empty.append(tensor)
+        elif tensor.offset >= end:
+            kept.append(tensor)
+            end = tensor.offset + tensor.nbytes
+    return (*kept, *empty)

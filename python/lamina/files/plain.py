@@ -1,0 +1,141 @@
+"""A checkpoint file as a source: it carries no digests, so nothing can be verified but its form."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lamina import _core
+from lamina.errors import NotFoundError, StorageError
+from lamina.files import h5, keras_archive
+from lamina.files.plan import FilePlan
+from lamina.repository import memory
+from lamina.repository.content import Empty, by_name
+from lamina.repository.dtypes import as_bytes, to_numpy
+from lamina.repository.snapshot import Snapshot, TensorInfo
+from lamina.sources import Opened
+
+
+class PlainContent:
+    """Files on disk with the interface of `lamina.repository.content.Content`."""
+
+    def __init__(self, plans: list[tuple[Path, FilePlan]]) -> None:
+        self._plans = plans
+        self.training: dict[str, TensorInfo] = {}
+
+    @cached_property
+    def files(self) -> dict[str, int]:
+        """Path → bytes."""
+        return {plan.path: plan.size for _, plan in self._plans}
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Tensors of all files by name, or ``FILE:NAME`` where names repeat; offsets are those in the file."""
+        found = [
+            TensorInfo(t.name, t.dtype, t.shape, t.role, plan.path, t.offset)
+            for _, plan in self._plans
+            for t in plan.tensors
+        ]
+        return by_name(found)
+
+    def read(
+        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = memory.empty
+    ) -> list[np.ndarray[Any, Any]]:
+        """Read tensors, each into fresh memory that ``empty`` gives."""
+        paths = {plan.path: path for path, plan in self._plans}
+        arrays = []
+        for tensor in tensors:
+            array = empty(tensor.shape, to_numpy(tensor.dtype))
+            if array.size:
+                _fill(paths[tensor.file or ""], tensor.offset, as_bytes(array))
+            arrays.append(array)
+        return arrays
+
+    def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+        """Read the tensors of these names, or all."""
+        wanted = list(self.tensors if names is None else names)
+        for name in wanted:
+            if name not in self.tensors:
+                raise NotFoundError(f"no tensor {name!r}; there are {len(self.tensors)}")
+        return dict(zip(wanted, self.read(self.tensors[name] for name in wanted), strict=True))
+
+    def open(self, path: str) -> BinaryIO:
+        """Open one of the files for reading."""
+        return next(place for place, plan in self._plans if plan.path == path).open("rb")
+
+    def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
+        """Copy the files; each is there whole or not at all."""
+        written = []
+        for path, plan in self._plans:
+            target = directory / plan.path
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not (target.exists() and os.path.samefile(path, target)):
+                    _copy(path, target)
+            except OSError as error:
+                raise StorageError(f"cannot copy {path} to {target}: {error.strerror or error}") from error
+            written.append(target)
+        return written
+
+
+def _copy(path: Path, target: Path) -> None:
+    held = _core.Temporary(target.parent)
+    try:
+        shutil.copyfile(path, held.path / target.name)
+        os.replace(held.path / target.name, target)
+    finally:
+        held.remove()
+
+
+def _fill(path: Path, offset: int, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            if file.readinto(buffer.data) != buffer.nbytes:
+                raise StorageError(f"{path} ends inside a tensor")
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error}") from error
+
+
+class _FileSnapshot:
+    """What a file tells of a snapshot: its name, and a model's optimizer."""
+
+    id = ""
+    number = 0
+    file_bytes = 0
+
+    def __init__(self, path: Path, kind: str, total: int) -> None:
+        empty: dict[str, Any] = dict.fromkeys(
+            ["run", "epoch", "batch", "step", "next_epoch", "monitor", "mode", "value"]
+        )
+        empty |= {"logs": {}, "metadata": {}, "training": keras_archive.training(path), "software": {}, "best": False}
+        empty |= {"created_at": "", "series": path.name, "kind": kind, "blocked_seconds": 0.0}
+        self._body = json.dumps(empty | {"bytes_total": total, "bytes_new": 0, "bytes_stored": 0})
+
+    def body(self) -> str:
+        return self._body
+
+
+def open_plain(path: Path) -> Opened:
+    """Open a checkpoint file, a sharded one by its index, or a directory of files."""
+    plans = h5.plan_source(path)
+    content = PlainContent(plans)
+    core: Any = _FileSnapshot(path, kind_of(plan.path for _, plan in plans), sum(content.files.values()))
+    return Opened(content, Snapshot(core, content=content))  # type: ignore[arg-type]
+
+
+def kind_of(paths: Iterable[str]) -> str:
+    """The kind of a snapshot of these files."""
+    names = list(paths)
+    if len(names) == 1 and names[0].endswith((".keras", ".h5")):
+        return "weights" if names[0].endswith(".weights.h5") else "model"
+    if any(name.endswith(".weights.json") for name in names) and len(names) > 1:
+        return "weights"
+    return "files"

@@ -1,0 +1,142 @@
+"""Tables of ground truth and of predictions as W&B artifacts: the base class of users' callbacks."""
+
+import abc
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from lamina.errors import InvalidInputError
+from lamina.keras.callbacks.active_run import active_run, mark_feature
+from lamina.keras.media.table_artifact import DataTable, add_table, use_table
+
+
+class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc]
+    """Base class for callbacks that log a model's predictions as W&B Tables.
+
+    Implement ``add_ground_truth`` (called once, at the start of training; fill ``self.data_table``) and
+    ``add_model_predictions`` (called after each epoch; fill ``self.pred_table``). The ground truth is stored
+    once: take its cells from ``self.data_table_ref`` and the predictions only refer to them::
+
+        class Predictions(WandbEvalCallback):
+            def __init__(self, x, y):
+                super().__init__(["idx", "image", "label"], ["epoch", "idx", "image", "label", "pred"])
+                self.x, self.y = x, y
+
+            def add_ground_truth(self, logs=None):
+                for i, (image, label) in enumerate(zip(self.x, self.y)):
+                    self.data_table.add_data(i, wandb.Image(image), label)
+
+            def add_model_predictions(self, epoch, logs=None):
+                predicted = self.model.predict(self.x, verbose=0).argmax(axis=-1)
+                for i in self.data_table_ref.get_index():
+                    self.pred_table.add_data(epoch, *self.data_table_ref[i], predicted[i])
+
+    Both may leave out ``logs``, and the second may be called ``add_model_prediction``. Override
+    ``on_train_begin``, ``on_epoch_end`` or ``on_train_batch_end`` to log at other times.
+
+    Args:
+        data_table_columns: names of the columns of ``data_table``.
+        pred_table_columns: names of the columns of ``pred_table``.
+    """
+
+    data_table: Any
+    pred_table: Any
+    data_table_ref: DataTable
+
+    def __init__(self, data_table_columns: list[str], pred_table_columns: list[str]) -> None:
+        super().__init__()
+        self.data_table_columns = _columns("data_table_columns", data_table_columns)
+        self.pred_table_columns = _columns("pred_table_columns", pred_table_columns)
+        run = active_run(type(self).__name__)
+        mark_feature(run, "keras_wandb_eval_callback")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # the documentation calls the method by both names; whichever the class has stands for the other
+        if "add_model_prediction" in cls.__dict__ and "add_model_predictions" not in cls.__dict__:
+            cls.add_model_predictions = _plural  # type: ignore[method-assign]
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Log the ground truth."""
+        self.init_data_table(column_names=self.data_table_columns)
+        _call(self.add_ground_truth, logs)
+        self.log_data_table()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Log the predictions of this epoch's model."""
+        self.init_pred_table(column_names=self.pred_table_columns)
+        _call(self.add_model_predictions, epoch, logs)
+        self.log_pred_table()
+
+    @abc.abstractmethod
+    def add_ground_truth(self, logs: dict[str, Any] | None = None) -> None:
+        """Fill ``self.data_table``: one ``add_data`` per example."""
+        raise NotImplementedError(f"{type(self).__name__}.add_ground_truth")
+
+    @abc.abstractmethod
+    def add_model_predictions(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Fill ``self.pred_table``: one ``add_data`` per prediction."""
+        raise NotImplementedError(f"{type(self).__name__}.add_model_predictions")
+
+    def add_model_prediction(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """The documentation's other name of ``add_model_predictions``."""
+        _call(self.add_model_predictions, epoch, logs)
+
+    def init_data_table(self, column_names: list[str]) -> None:
+        """Start an empty ``self.data_table``."""
+        import wandb
+
+        self.data_table = wandb.Table(columns=list(column_names), allow_mixed_types=True)
+
+    def init_pred_table(self, column_names: list[str]) -> None:
+        """Start an empty ``self.pred_table``."""
+        import wandb
+
+        self.pred_table = wandb.Table(columns=list(column_names))
+
+    def log_data_table(self, name: str = "val", type: str = "dataset", table_name: str = "val_data") -> None:
+        """Log ``self.data_table`` as an artifact that the run uses, and set ``self.data_table_ref``."""
+        import wandb
+
+        run = active_run(self.__class__.__name__)
+        artifact = wandb.Artifact(name, type=type)
+        self.data_table_ref = use_table(run, artifact, self.data_table, table_name)
+
+    def log_pred_table(
+        self, type: str = "evaluation", table_name: str = "eval_data", aliases: list[str] | None = None
+    ) -> None:
+        """Log ``self.pred_table`` as the next version of the artifact ``run_<id>_pred``."""
+        import wandb
+
+        run = active_run(self.__class__.__name__)
+        if run.disabled:
+            return
+        artifact = wandb.Artifact(f"run_{run.id}_pred", type=type)
+        add_table(artifact, self.pred_table, table_name, getattr(self, "data_table_ref", None))
+        run.log_artifact(artifact, aliases=aliases or ["latest"])
+
+
+def _plural(self: WandbEvalCallback, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    _call(self.add_model_prediction, epoch, logs)
+
+
+def _call(method: Callable[..., None], *arguments: Any) -> None:
+    """Call with as many of the arguments as the method takes: the documented examples leave out ``logs``."""
+    signature = inspect.signature(method)
+    for count in range(len(arguments), 0, -1):
+        try:
+            signature.bind(*arguments[:count])
+        except TypeError:
+            continue
+        return method(*arguments[:count])
+    return method()
+
+
+def _columns(argument: str, value: object) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(type(name) in (str, int) for name in value):
+        raise InvalidInputError(f"`{argument}` must be a list of column names. Received: {value!r}")
+    if len(set(value)) < len(value):
+        raise InvalidInputError(f"`{argument}` must name each column once. Received: {value!r}")
+    return list(value)

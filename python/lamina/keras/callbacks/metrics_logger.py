@@ -1,0 +1,145 @@
+"""Every metric of training in the history of the W&B run, with its own x axis."""
+
+from operator import index
+from typing import Any, Literal
+
+import keras
+
+from lamina.errors import InvalidInputError
+from lamina.keras.callbacks.active_run import active_run, mark_feature
+from lamina.keras.callbacks.learning_rate import learning_rate
+
+#: Keras 3.10 tells hooks the first batch of an execution, later releases the last.
+_TELLS_FIRST = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 11)
+
+
+class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
+    """Log the metrics of ``fit`` and the learning rate to the active W&B run.
+
+    Each entry of ``logs`` goes to ``epoch/<name>`` at the end of an epoch, against ``epoch/epoch``. With
+    ``log_freq="batch"`` or a number of batches, also to ``batch/<name>``, against ``batch/batch_step``: the
+    0-based number of the last training step that the values cover, counted over all epochs. W&B adds the
+    system metrics (CPU, GPU, TPU) by itself.
+
+    Args:
+        log_freq: ``"epoch"``, ``"batch"``, or an int N: the first batch of each epoch and every N-th after.
+            Where ``steps_per_execution`` hides single batches, the execution that holds such a batch counts.
+        initial_global_step: the training steps that were taken before this ``fit``
+            (steps per epoch × ``initial_epoch``); ``batch/batch_step`` goes on from there.
+    """
+
+    def __init__(self, log_freq: Literal["epoch", "batch"] | int = "epoch", initial_global_step: int = 0) -> None:
+        super().__init__()
+        self.log_freq = _batches_between(log_freq)
+        self._ahead = 0
+        self.logging_batch_wise = self.log_freq is not None
+        self.global_step = _step(initial_global_step)
+        self._steps_before_epoch = self.global_step
+        self._steps_in_epoch = 0
+        self._run_of_axes: str | None = None
+        run = active_run(type(self).__name__)
+        mark_feature(run, "keras_metrics_logger")
+        self._define_axes(run)
+
+    @property
+    def async_safe(self) -> bool:
+        """Whether Keras may go on with the next batch without waiting for this callback."""
+        hooks = ("on_train_batch_end", "on_batch_end")
+        untouched = all(getattr(type(self), hook) is getattr(WandbMetricsLogger, hook) for hook in hooks)
+        return untouched and not self.logging_batch_wise
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        run = active_run(type(self).__name__)
+        if run.id != self._run_of_axes:
+            self._define_axes(run)
+        if _TELLS_FIRST:  # asked here: in a hook of a batch, `model` would fetch the state that JAX is working on
+            self._ahead = (getattr(self.model, "steps_per_execution", None) or 1) - 1
+        self._close_epoch()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Log the metrics of the epoch."""
+        self._log("epoch", logs, "epoch", epoch)
+        if self.async_safe:  # the calls of the batches may have come in any order
+            self._steps_in_epoch = (self.params or {}).get("steps") or self._steps_in_epoch
+        self._close_epoch()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Log the metrics of the batch, if its turn has come."""
+        self.on_batch_end(batch, logs)
+
+    def on_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """An alias of ``on_train_batch_end``."""
+        if self.log_freq is None:
+            self._steps_in_epoch = self._last_taken(batch) + 1
+            return
+        if batch < self._steps_in_epoch:
+            self._close_epoch()
+        previous = self._steps_in_epoch - 1
+        batch = self._last_taken(batch)
+        self._steps_in_epoch = batch + 1
+        self.global_step = self._steps_before_epoch + self._steps_in_epoch
+        if batch // self.log_freq > previous // self.log_freq:
+            self._log("batch", logs, "batch_step", self.global_step - 1)
+
+    def _last_taken(self, batch: int) -> int:
+        """Keras counts whole executions, beyond the end of an epoch that they do not divide."""
+        batch += self._ahead
+        steps = (self.params or {}).get("steps")
+        return batch if steps is None else min(batch, steps - 1)
+
+    def _close_epoch(self) -> None:
+        self._steps_before_epoch += self._steps_in_epoch
+        self._steps_in_epoch = 0
+        self.global_step = self._steps_before_epoch
+
+    def _define_axes(self, run: Any) -> None:
+        for group, axis in (("epoch", "epoch"), ("batch", "batch_step")):
+            if group == "epoch" or self.logging_batch_wise:
+                run.define_metric(f"{group}/{axis}")
+                run.define_metric(f"{group}/*", step_metric=f"{group}/{axis}")
+        self._run_of_axes = run.id
+
+    def _log(self, group: str, logs: dict[str, Any] | None, axis: str, position: int) -> None:
+        row = {f"{group}/{name}": value for name, value in (logs or {}).items()}
+        row[f"{group}/{axis}"] = position
+        rate = self._get_lr()
+        if rate is not None:
+            row[f"{group}/learning_rate"] = rate
+        active_run(type(self).__name__).log(row)
+
+    def _get_lr(self) -> float | None:
+        try:
+            return learning_rate(self)
+        except Exception as error:  # a rate that cannot be read must not end the training
+            import wandb
+
+            wandb.termwarn(f"Unable to log the learning rate: {error}", repeat=False)
+            return None
+
+
+def _batches_between(log_freq: object) -> int | None:
+    """How many batches lie between two rows; None where only epochs are logged."""
+    if log_freq in ("epoch", "batch"):
+        return None if log_freq == "epoch" else 1
+    count = _integer(log_freq)
+    if count is None or count < 1:
+        raise InvalidInputError(
+            f'`log_freq` must be "epoch", "batch" or a positive number of batches. Received: {log_freq!r}'
+        )
+    return count
+
+
+def _step(initial_global_step: object) -> int:
+    step = _integer(initial_global_step)
+    if step is None or step < 0:
+        raise InvalidInputError(f"`initial_global_step` must be an int of 0 or more. Received: {initial_global_step!r}")
+    return step
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None

@@ -1,0 +1,375 @@
+"""`WandbModelCheckpoint`: each save also becomes a version of a W&B artifact, without training waiting for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras.src.utils import file_utils
+
+from lamina.api import software
+from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
+from lamina.keras import arguments
+from lamina.keras.callbacks.active_run import active_run, mark_feature
+from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
+from lamina.keras.saving.commit import Commit
+from lamina.keras.schedule.monitoring import scalar
+from lamina.keras.schedule.processes import is_first
+from lamina.repository.keep import Keep
+from lamina.repository.snapshot import Snapshot
+
+#: Of each checkpoint; their sums are in the summary.
+_FIGURES = ("blocked_seconds", "bytes_total", "bytes_stored")
+#: After SIGTERM: what has not been handed to the run by then is left to `lamina push`.
+ENDING_SECONDS = 5.0
+
+
+class WandbModelCheckpoint(ModelCheckpoint):
+    """`lamina.keras.ModelCheckpoint`, and each save is a version of the artifact ``run_<id>_model``.
+
+    Aliases are ``latest``, ``epoch_N`` or ``epoch_N_batch_B`` (both from 0), and ``best``, which moves to a version
+    whose monitored value improved. Trouble with W&B never ends training, unless ``on_error="raise"``.
+
+    Args:
+        layout: ``"file"`` uploads the plain file each time, as wandb's own callback does; ``"packs"`` uploads what
+            has changed, compressed. Its snapshots stand in ``repository``, by default ``.lamina`` beside the files.
+        name: the artifact collection.
+        artifact: of each version: ``tags``, ``ttl``, ``description``, ``metadata``, more ``aliases``, ``type``.
+        on_error: what happens when W&B fails: ``"warn"`` once, also by `run.alert`, or ``"raise"`` at the next hook.
+        log_stats: log what each checkpoint cost to the history, besides the summary and the version's metadata.
+        options: stands before ``initial_value_threshold`` in wandb's documentation, and both orders are understood.
+
+    The other arguments are those of `lamina.keras.ModelCheckpoint`. ``keep`` also holds for the versions on the
+    server; one with a foreign alias or a link stays. To change the artifacts, override `make_artifact` and
+    `make_aliases`.
+
+    Raises:
+        wandb.Error: without ``wandb.init()``; in further processes of a distributed training no run is needed.
+    """
+
+    #: How long the end of training waits at most until the run has taken all versions.
+    accept_seconds = 60.0
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int = "epoch",
+        initial_value_threshold: Any = None,
+        *documented_threshold: float | None,
+        layout: str = "file",
+        name: str | None = None,
+        artifact: Mapping[str, Any] | None = None,
+        on_error: str = "warn",
+        log_stats: bool = False,
+        options: Any = None,
+        **more: Any,
+    ) -> None:
+        options, threshold = _ordered(initial_value_threshold, documented_threshold, options)
+        run = active_run("WandbModelCheckpoint", required=is_first())
+        from lamina.wandb import description
+
+        self.layout = description.layout_or_error(layout)
+        self.name = name
+        self.artifact = description.artifact_options(artifact)
+        self.on_error = arguments.choice("on_error", on_error, ("warn", "raise"))
+        self.log_stats = arguments.flag("log_stats", log_stats)
+        if self.layout == "packs" and more.get("repository") is None:
+            more["repository"] = default_repository(os.fspath(filepath)).absolute()
+        more["options"] = options
+        super().__init__(
+            filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, threshold, **more
+        )
+        self._run: Any = run
+        self._troubles: list[ArtifactError] = []
+        self._alerted = False
+        self._stats: list[dict[str, float]] = []
+        self._logged_at: int | None = None
+        if run is not None:
+            self._check_artifact()
+            mark_feature(run, "keras_model_checkpoint")
+        elif self.resume and name is None:
+            raise InvalidInputError("resume=True in a process without a run needs `name`: which series to continue")
+
+    def _check_arguments(self) -> None:
+        if self.keep is None or self.repository is not None or not isinstance(self.keep, Keep):
+            super()._check_arguments()
+            return
+        keep, self.keep = self.keep, None  # only the versions on the server are pruned
+        super()._check_arguments()
+        self.keep = keep
+
+    def _check_artifact(self) -> None:
+        """Let wandb refuse now what it would refuse at the first save."""
+        from lamina.wandb.upload.draft import new_draft
+
+        new_draft(self._describe({}))
+
+    @property
+    def is_old_tf_keras_version(self) -> bool:
+        """Of wandb's own callback; Keras 3 is no old version."""
+        return False
+
+    # What a subclass may change.
+
+    def make_artifact(self, commit: Commit) -> Any:
+        """The `wandb.Artifact` for a save, still without the checkpoint's files, which lamina adds to it.
+
+        Override it, and change what ``super().make_artifact(commit)`` returns: add files, metadata, a description; or
+        return None, and this save is not uploaded. It is called on the thread that saves.
+        """
+        from lamina.wandb.upload.draft import new_draft
+
+        return new_draft(self._describe(self._metadata(commit)))
+
+    def make_aliases(self, commit: Commit) -> list[str]:
+        """The aliases of the version for a save."""
+        from lamina.wandb import description
+
+        usual = description.aliases_of(commit.epoch, commit.batch, best=commit.best)
+        return list(dict.fromkeys([*usual, *self.artifact.get("aliases", ())]))
+
+    # What Keras calls.
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        import wandb
+
+        run = wandb.run or self._run
+        if run is not self._run:
+            self._run, self._alerted, self._logged_at = run, False, None
+        if self._uploads():
+            from lamina.wandb.upload.publisher import publisher_of
+
+            publisher_of(self._run).attend(self._finish_saves)
+            if self.log_stats:  # the summary has the sums
+                for name in _FIGURES:
+                    self._run.define_metric(f"checkpoint/{name}", summary="none")
+        super().on_train_begin(logs)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._report()
+        super().on_train_batch_begin(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._report()
+        super().on_epoch_end(epoch, logs)
+
+    # What `ModelCheckpoint` calls.
+
+    def _resume_from(self) -> Snapshot | None:
+        """The newest snapshot in the repository; on a new machine, the newest version on the server."""
+        found = super()._resume_from()
+        if found is not None or self.layout != "packs" or not self._uploads() or self._run.offline:
+            return found
+        from lamina import wandb
+        from lamina.wandb.upload.publisher import publisher_of
+
+        try:
+            newest = publisher_of(self._run).server.artifact(f"{self._qualified()}:latest")
+        except NotFoundError:
+            return None
+        return wandb.pull(newest, self._repository())
+
+    def _qualified(self) -> str:
+        from lamina.wandb.upload.publisher import publisher_of
+
+        return publisher_of(self._run).server.qualified(self._collection())
+
+    def _series_name(self) -> str:
+        return self._collection()
+
+    def _run_id(self) -> str | None:
+        return None if self._run is None else self._run.id
+
+    def _committed(self, commit: Commit) -> None:
+        """On the thread that saves: put aside what the version needs; the network is another thread's business."""
+        if not self._uploads():
+            return
+        try:
+            self._publish(commit)
+        except Exception as error:
+            self._trouble(ArtifactError(f"the save at epoch {commit.epoch} is not on its way to W&B: {error}"))
+        self._note_stats(commit)
+
+    def _summary(self) -> str:
+        return super()._summary() + (self._tally.as_packs() if self.layout == "file" else "")
+
+    def _finish(self) -> None:
+        if not self._uploads():
+            return
+        from lamina.wandb.upload.publisher import publisher_of
+
+        publisher = publisher_of(self._run)
+        if not publisher.drain(self.accept_seconds):
+            where = self._open_repository.path if self.layout == "packs" and self._open_repository else "the run"
+            self._trouble(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
+        self._report()
+        stats, self._stats = self._stats, []
+        publisher.log_at_end(stats)
+
+    def _finish_saves(self, limit: float) -> None:
+        """The run ends; `fit` may have ended by an exception, with saves still on their way to the disk."""
+        self._pipeline.wait(limit)
+
+    def _ending(self) -> None:
+        if self._uploads():
+            from lamina.wandb.upload.publisher import publisher_of
+
+            publisher_of(self._run).drain(ENDING_SECONDS)
+
+    # The way to W&B.
+
+    def _uploads(self) -> bool:
+        """Whether there is a run to upload to: a further process of a distributed training has none."""
+        return self._run is not None and not self._run.disabled
+
+    def _publish(self, commit: Commit) -> None:
+        from lamina.wandb import description
+        from lamina.wandb.upload.draft import file_version, packs_version
+        from lamina.wandb.upload.publisher import publisher_of
+
+        draft = self.make_artifact(commit)
+        if draft is None:
+            return
+        what = description.Description(
+            draft.name,
+            draft.type,
+            tuple(self.make_aliases(commit)),
+            dict(draft.metadata),
+            draft.description,
+            tuple(self.artifact.get("tags", ())),
+            self.artifact.get("ttl"),
+        )
+        if self.layout == "packs" and commit.snapshot is not None:
+            version = packs_version(self._run, draft, what, self._repository(), commit.snapshot)
+        else:
+            version = file_version(self._run, draft, what, self._file_name(commit), _writer(commit))
+        version.on_trouble = self._trouble
+        version.on_committed = self._arrived
+        publisher_of(self._run).submit(version)
+
+    def _arrived(self, artifact: Any) -> None:
+        """On the upload thread, once the server has committed a version."""
+        if self.keep is not None:
+            from lamina.wandb.upload.publisher import publisher_of
+            from lamina.wandb.upload.retention import apply
+
+            apply(self.keep, artifact, publisher_of(self._run))
+
+    def _file_name(self, commit: Commit) -> str:
+        return os.path.basename(self.filepath if commit.path is None else commit.path)
+
+    def _collection(self) -> str:
+        from lamina.wandb import description
+
+        if self.name is None and self._run is None:  # a further process: what it saves is not uploaded
+            return super()._series_name()
+        return self.name or description.default_name(self._run)
+
+    def _describe(self, metadata: Mapping[str, Any]) -> Any:
+        from lamina.wandb import description
+
+        return description.Description(
+            self._collection(),
+            self.artifact.get("type", "model"),
+            metadata={**metadata, **self.artifact.get("metadata", {})},
+            description=self.artifact.get("description"),
+            ttl=self.artifact.get("ttl"),
+        )
+
+    def _metadata(self, commit: Commit) -> dict[str, Any]:
+        names = ("epoch", "batch", "step", "monitor", "mode", "value", "best", "blocked_seconds")
+        metadata = {name: getattr(commit, name) for name in names}
+        logs = {name: scalar(value) for name, value in commit.logs.items()}
+        metadata["logs"] = {name: value for name, value in logs.items() if value is not None}
+        metadata |= {"bytes_total": commit.bytes, "layout": self.layout, "software": software()}
+        if commit.snapshot is not None:
+            snapshot = commit.snapshot
+            metadata |= {"snapshot": snapshot.id, "series": snapshot.series, "kind": snapshot.kind}
+            metadata |= {"bytes_new": snapshot.bytes_new, "bytes_stored": snapshot.bytes_stored}
+            metadata |= snapshot.metadata
+        return metadata
+
+    # Figures and trouble.
+
+    def _note_stats(self, commit: Commit) -> None:
+        figures = {"blocked_seconds": commit.blocked_seconds, "bytes_total": commit.bytes}
+        if commit.snapshot is not None:
+            figures["bytes_stored"] = commit.snapshot.bytes_stored
+        if self.log_stats:
+            self._stats.append({f"checkpoint/{name}": value for name, value in figures.items()})
+        from lamina.wandb.upload import totals
+
+        with contextlib.suppress(Exception):  # a run that has ended
+            totals.add(self._run, {"versions": 1, "bytes_stored": 0} | figures)
+
+    def _report(self) -> None:
+        """On the training thread: history rows made on another one would overtake the user's own."""
+        with contextlib.suppress(Exception):
+            # With each row of the user's one of ours: the next one would take its place.
+            if self._stats and self._run.step != self._logged_at:
+                self._logged_at = self._run.step
+                self._run.log(self._stats.pop(0), commit=False)
+        if self.on_error == "raise" and self._troubles:
+            troubles, self._troubles = self._troubles, []
+            raise troubles[0]
+
+    def _trouble(self, error: Exception) -> None:
+        """On any thread: W&B has failed; training goes on."""
+        self._troubles.append(error if isinstance(error, ArtifactError) else ArtifactError(str(error)))
+        if self._alerted or self.on_error == "raise":
+            return
+        self._alerted = True
+        with contextlib.suppress(Exception):  # warnings may be errors, and the run may be over
+            self._run.alert("Checkpoint not uploaded", str(error), level="WARN")
+        with contextlib.suppress(Exception):
+            warnings.warn(f"{error}; training goes on", stacklevel=2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return state | {"_run": None, "_troubles": [], "_stats": [], "_logged_at": None}
+
+
+def default_repository(filepath: str) -> Path:
+    """``.lamina`` beside the longest parent of the path that has no placeholder."""
+    if file_utils.is_remote_path(filepath):
+        raise InvalidInputError(
+            "layout='packs' builds on a repository, a directory on this machine, and filepath is on another one: "
+            f"pass repository=DIRECTORY. Received: {filepath!r}"
+        )
+    folder = Path()
+    for part in Path(filepath).parent.parts:
+        if "{" in part:
+            break
+        folder /= part
+    return folder / ".lamina"
+
+
+def _writer(commit: Commit) -> Any:
+    """Makes a plain file that no later save writes to."""
+    from lamina.wandb.copies import reflink
+
+    def write(target: Path) -> None:
+        if not isinstance(commit.path, Path) or not reflink(commit.path, target):
+            commit.copy_to(target)
+
+    return write
+
+
+def _ordered(eighth: Any, ninth: tuple[Any, ...], options: Any) -> tuple[Any, float | None]:
+    """(options, threshold) from both documented orders."""
+    if len(ninth) > 1:
+        raise TypeError(f"WandbModelCheckpoint takes 9 positional arguments at most. Received: {8 + len(ninth)}")
+    if ninth:
+        return eighth if options is None else options, ninth[0]
+    if eighth is None or isinstance(eighth, (int, float)) or hasattr(eighth, "__float__"):
+        return options, eighth
+    return eighth, None

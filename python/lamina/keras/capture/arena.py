@@ -1,0 +1,110 @@
+"""Memory for captures: fresh pages cost more than the copy, so it is touched once and used again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lamina.keras.saving.pipeline import yield_to_training
+
+Bytes = npt.NDArray[np.uint8]
+#: Every tensor begins on a cache line.
+_ALIGNMENT = 64
+#: Less than this is touched while a thread would start.
+_WORTH_A_THREAD = 16 << 20
+#: What a save may hold besides variables, such as the states of random generators.
+_MORE = 1 << 20
+
+
+class Arena:
+    """One block of memory, cut into a buffer per tensor; ``block`` is used if it suits."""
+
+    def __init__(self, sizes: Sequence[int], block: Bytes | None = None) -> None:
+        self.sizes = tuple(sizes)
+        self.nbytes = needed(sizes)
+        if block is None or not self.nbytes <= block.nbytes <= 2 * self.nbytes:
+            block = _touched(self.nbytes)
+        memory = block.data
+        self.buffers: list[Bytes] = []
+        offset = 0
+        for size in sizes:
+            # A view of its own each: the engine tells arrays with a common base apart only slowly.
+            self.buffers.append(np.frombuffer(memory[offset : offset + size], np.uint8))
+            offset += _aligned(size)
+
+
+class Arenas:
+    """Arenas that are free; how many are in use is the pipeline's concern."""
+
+    def __init__(self) -> None:
+        self._free: list[Arena] = []
+        self._coming: _Coming | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self, nbytes: int) -> None:
+        """Touch the memory of the first arena while training goes on."""
+        with self._lock:
+            if nbytes < _WORTH_A_THREAD or self._free or self._coming is not None:
+                return
+            coming = _Coming(nbytes + nbytes // 64 + _MORE)
+            with contextlib.suppress(RuntimeError):  # no thread to be had: the first capture touches it
+                coming.start()
+                self._coming = coming
+
+    def take(self, sizes: Sequence[int]) -> Arena:
+        """A free arena of this form, or a new one."""
+        with self._lock:
+            wanted = tuple(sizes)
+            fitting = [arena for arena in self._free if arena.sizes == wanted]
+            self._free = fitting[:-1]  # those of another form will not be asked for again
+            coming, self._coming = self._coming, None
+        if fitting:
+            return fitting[-1]
+        return Arena(sizes, None if coming is None else coming.block())
+
+    def give_back(self, arena: Arena) -> None:
+        with self._lock:
+            self._free.append(arena)
+
+    def clear(self) -> None:
+        """Return the memory to the system."""
+        with self._lock:
+            self._free.clear()
+            self._coming = None
+
+
+class _Coming(threading.Thread):
+    """Touches a block. In a forked child, which has no such thread, there is none to wait for and no block."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(name="lamina-memory")
+        self._nbytes = nbytes
+        self._block: Bytes | None = None
+
+    def run(self) -> None:
+        yield_to_training()
+        with contextlib.suppress(MemoryError):  # the capture tries again, and tells
+            self._block = _touched(self._nbytes)
+
+    def block(self) -> Bytes | None:
+        self.join()
+        return self._block
+
+
+def needed(sizes: Iterable[int]) -> int:
+    """The size of an arena of buffers of these sizes."""
+    return sum(_aligned(size) for size in sizes)
+
+
+def _touched(nbytes: int) -> Bytes:
+    block = np.zeros(nbytes, np.uint8)
+    block[::4096] = 1  # the first write to a page is what costs
+    return block
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,189 @@
+"""The moment in which one step's tensors become ours; all that training waits for.
+
+TensorFlow's variables are held: TensorFlow copies a variable before it changes one that somebody holds. JAX
+takes the memory of its arrays for the next step, and torch writes into it, so these are copied, into memory
+that is used again. Arrays on other devices than the CPU are brought to the host, except TensorFlow's on a GPU,
+which are held there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from keras.src import backend
+
+from lamina import _core
+from lamina.errors import InvalidInputError
+from lamina.keras.capture.arena import Arena, Arenas, Bytes
+from lamina.repository.dtypes import as_bytes
+
+
+class StructureChangedError(Exception):
+    """A value has another size than its plan says."""
+
+
+class Captured:
+    """The values of one step; `arrays` may be asked for on any thread."""
+
+    def __init__(self, held: list[Any], release: Callable[[], None]) -> None:
+        self._held: list[Any] | None = held
+        self._release = release
+
+    def arrays(self) -> list[Bytes]:
+        """The bytes of each value."""
+        assert self._held is not None
+        self._held = [value if _is_bytes(value) else _bytes(value) for value in self._held]
+        return self._held
+
+    def release(self) -> None:
+        """Let go of the memory; nothing may use the arrays any more."""
+        if self._held is not None:
+            self._held = None
+            self._release()
+
+
+def capture(values: Sequence[Any], sizes: Sequence[int], arenas: Arenas, threads: int) -> Captured:
+    """Take ``values``: variables, tensors, arrays or Python numbers, of these ``sizes`` in bytes.
+
+    Raises:
+        StructureChangedError: if one has another size.
+    """
+    take = _BACKENDS.get(backend.backend(), _own)
+    held = [_arrived(value) for value in [take(value) for value in values]]
+    for value, size in zip(held, sizes, strict=True):
+        if _size(value) not in (size, None):
+            raise StructureChangedError
+    copied = [i for i, value in enumerate(held) if isinstance(value, _Lent)]
+    if not copied:
+        return Captured(held, lambda: None)
+    arena = arenas.take([sizes[i] for i in copied])
+    _copy([held[i].memory for i in copied], arena, threads)
+    for i, buffer in zip(copied, arena.buffers, strict=True):
+        held[i] = buffer
+    return Captured(held, lambda: arenas.give_back(arena))
+
+
+def copied_sizes(variables: Iterable[Any]) -> list[int]:
+    """The sizes in bytes of those of these variables that `capture` copies into an arena."""
+    lends = _LENDS.get(backend.backend(), lambda value: True)
+    return [value.nbytes for value in (variable.value for variable in variables) if lends(value)]
+
+
+def _copy(sources: list[Bytes], arena: Arena, threads: int) -> None:
+    _core.copy_into(list(zip(sources, arena.buffers, strict=True)), threads)
+
+
+class _Lent:
+    """Memory of a tensor that the next step changes."""
+
+    __slots__ = ("memory", "owner")
+
+    def __init__(self, memory: Bytes, owner: Any) -> None:
+        self.memory = memory
+        self.owner = owner
+
+
+def _of_tensorflow(value: Any) -> Any:
+    if not isinstance(value, backend.Variable):
+        return value if backend.is_tensor(value) else _own(value)
+    variable = value.value
+    if not variable.device.rpartition("device:")[2].startswith(("CPU", "GPU")) and variable.device:
+        return _own(value)  # a pluggable device need not copy before it writes
+    if type(variable).__name__ == "ResourceVariable":
+        from tensorflow import raw_ops
+
+        return raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    return variable.read_value()
+
+
+def _of_jax(value: Any) -> Any:
+    array = value.value if isinstance(value, backend.Variable) else value
+    if not backend.is_tensor(array):
+        return _own(value)
+    if array.is_fully_replicated:
+        array = array.addressable_data(0)
+    if not array.is_fully_addressable:
+        raise _sharded(value)
+    if array.nbytes == 0 or len(array.sharding.device_set) > 1:
+        return _own(array)
+    if next(iter(array.sharding.device_set)).platform != "cpu":
+        return _OnItsWay(array)
+    array.block_until_ready()
+    # JAX keeps an array that numpy has looked at from being updated in place, so numpy sees an address only.
+    block = (ctypes.c_uint8 * array.nbytes).from_address(array.unsafe_buffer_pointer())
+    return _Lent(np.frombuffer(block, np.uint8), array)
+
+
+def _sharded(value: Any) -> InvalidInputError:
+    what = getattr(value, "path", None) or f"an array of the shape {value.shape}"
+    return InvalidInputError(
+        f"lamina saves from one process, and {what} is sharded over several: replicate it over the processes, "
+        "or shard it over the devices of one process"
+    )
+
+
+def _of_torch(value: Any) -> Any:
+    tensor = value.value if isinstance(value, backend.Variable) else value
+    if not backend.is_tensor(tensor):
+        return _own(value)
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.device.type == "cpu":
+        flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+        return _Lent(flat.numpy(), flat)
+    return tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+
+
+_BACKENDS: dict[str, Callable[[Any], Any]] = {
+    "tensorflow": _of_tensorflow,
+    "jax": _of_jax,
+    "torch": _of_torch,
+}
+
+
+#: Whether the memory of a variable's value is lent, so that it is copied into an arena.
+_LENDS: dict[str, Callable[[Any], bool]] = {
+    "tensorflow": lambda value: False,
+    "jax": lambda value: (
+        next(iter(value.sharding.device_set)).platform == "cpu"
+        and (value.is_fully_replicated or len(value.sharding.device_set) == 1)
+    ),
+    "torch": lambda value: value.device.type == "cpu",
+}
+
+
+class _OnItsWay:
+    """A JAX array whose way to the host has begun."""
+
+    def __init__(self, array: Any) -> None:
+        array.copy_to_host_async()
+        self.array = array
+
+
+def _arrived(value: Any) -> Any:
+    return _bytes(value.array) if isinstance(value, _OnItsWay) else value
+
+
+def _own(value: Any) -> Any:
+    """What is not in one device's memory, or is no tensor at all."""
+    if isinstance(value, np.ndarray):
+        return _Lent(as_bytes(np.ascontiguousarray(value)), value)
+    return as_bytes(np.array(backend.convert_to_numpy(value), order="C", copy=True))
+
+
+def _bytes(value: Any) -> Bytes:
+    return as_bytes(np.ascontiguousarray(np.asarray(value)))
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 1
+
+
+def _size(value: Any) -> int | None:
+    if isinstance(value, _Lent):
+        return value.memory.nbytes
+    return value.nbytes if isinstance(value, np.ndarray) else None

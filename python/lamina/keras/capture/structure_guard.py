@@ -1,0 +1,98 @@
+"""Whether a model still has the very variables that a plan was learnt from."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from keras.src.saving import saving_lib
+
+from lamina.keras.capture.walk import walking
+
+#: What Keras saved, and under which path.
+Visited = list[tuple[Any, str]]
+
+
+class Guard:
+    """Remembers a model by identity: names and shapes are the same in a second fold, its variables are not."""
+
+    def __init__(self, model: Any) -> None:
+        self._objects = [weakref.ref(item) for item in _objects(model)]
+        self._names = _names(model)
+        self._forms = [(v.shape, v.dtype) for v in saved_variables(model)]
+
+    def holds(self, model: Any) -> bool:
+        objects = _objects(model)
+        return (
+            len(objects) == len(self._objects)
+            and all(ref() is item for ref, item in zip(self._objects, objects, strict=True))
+            and self._names == _names(model)
+            and self._forms == [(v.shape, v.dtype) for v in saved_variables(model)]
+        )
+
+
+def guard(model: Any, values: list[Any], visited: Visited) -> Guard | None:
+    """A guard, where what Keras saves are these variables as they are as long as they are the same ones."""
+    # An optimizer besides the model's own may be built late, or exchanged, and no list of the model's tells.
+    seen = {id(variable) for variable in saved_variables(model)}
+    if not all(id(value) in seen for value in values):
+        return None
+    if not all(_known(saveable) for saveable, _ in visited):
+        return None
+    return Guard(model)
+
+
+@contextmanager
+def visits() -> Iterator[Visited]:
+    """Note every object whose state Keras saves meanwhile in this thread."""
+    visited: Visited = []
+    with walking:
+        save_state = saving_lib._save_state
+        saving_lib._save_state = _noting(save_state, visited, threading.get_ident())
+        try:
+            yield visited
+        finally:
+            saving_lib._save_state = save_state
+
+
+def _noting(save_state: Callable[..., None], visited: Visited, thread: int) -> Callable[..., None]:
+    @wraps(save_state)
+    def noting(
+        saveable: Any, weights_store: Any, assets_store: Any, inner_path: str, visited_saveables: set[int]
+    ) -> None:
+        if id(saveable) not in visited_saveables and threading.get_ident() == thread:
+            visited.append((saveable, inner_path))
+        save_state(saveable, weights_store, assets_store, inner_path=inner_path, visited_saveables=visited_saveables)
+
+    return noting
+
+
+def _known(saveable: Any) -> bool:
+    """Whether Keras's own code says what is saved of it."""
+    save = getattr(type(saveable), "save_own_variables", None)
+    return save is None or save.__module__.startswith(("keras.src.", "lamina.keras."))
+
+
+def _objects(model: Any) -> list[Any]:
+    optimizer = getattr(model, "optimizer", None)
+    return [
+        model,
+        *([] if optimizer is None else [optimizer]),
+        *model._flatten_layers(),
+        *saved_variables(model),
+    ]
+
+
+def saved_variables(model: Any) -> list[Any]:
+    """Those of the model and its optimizer."""
+    optimizer = getattr(model, "optimizer", None)
+    return [*model.variables, *([] if optimizer is None else optimizer.variables)]
+
+
+def _names(model: Any) -> list[str]:
+    optimizer = getattr(model, "optimizer", None)
+    return [layer.name for layer in model._flatten_layers()] + [getattr(optimizer, "name", "")]

@@ -1,0 +1,143 @@
+"""Learns the HDF5 file that Keras would write for a model, without its weights.
+
+Keras's own store makes the file, with the same calls in the same order but one element per tensor: so HDF5
+puts every tensor where it would stand, and all bytes outside the tensors are those of Keras's file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras.src.saving import saving_lib
+
+from lamina.errors import LaminaError, StorageError
+from lamina.files import h5
+from lamina.files.plan import FilePlan
+from lamina.keras.capture.sparse_image import SparseImage
+from lamina.keras.capture.walk import Entry, Notes, NotPlannable, Walk, enumerate_variables, save_state, walk
+
+__all__ = ["Entry", "NotPlannable", "Template", "Walk", "enumerate_variables", "learn", "walk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The HDF5 file of every model of this ``structure``."""
+
+    plan: FilePlan
+    values: list[Any]  # what Keras set, in the order of the plan's tensors
+    literals: bytes  # all other bytes, in the file's order
+    structure: Hashable
+
+
+def learn(model: Any, *, embedded: bool) -> Template:
+    """Learn the ``.weights.h5`` file of a model, or with ``embedded`` the one inside its ``.keras`` file.
+
+    The two differ, because HDF5 places data by the driver it writes through.
+    """
+    if not model.built:
+        raise NotPlannable("the model has not been built")
+    if embedded:
+        image = SparseImage()
+        store = _Sparse(image)
+        _fill(model, store)
+        plan = h5.plan_image(image, image.size, saving_lib._VARS_FNAME_H5)
+        return _template(store, plan, b"".join(image.pieces(plan.literal_runs())))
+    try:
+        with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
+            return _learn_in(Path(folder), model)
+    except LaminaError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write a small file in {tempfile.gettempdir()}: {error}") from error
+
+
+def _learn_in(folder: Path, model: Any) -> Template:
+    file = folder / "model.weights.h5"
+    store = _Sparse(file)
+    _fill(model, store)
+    plan = h5.plan_file(file, file.name)
+    with file.open("rb") as stream:
+        return _template(store, plan, b"".join(_pieces(stream, plan)))
+
+
+def _pieces(stream: Any, plan: FilePlan) -> Iterator[bytes]:
+    for offset, length in plan.literal_runs():
+        stream.seek(offset)
+        yield stream.read(length)
+
+
+def _fill(model: Any, store: _Sparse) -> None:
+    try:
+        save_state(model, store)
+    finally:
+        store.finish()
+
+
+def _template(store: _Sparse, plan: FilePlan, literals: bytes) -> Template:
+    values = {entry.name: entry for entry in store.entries}
+    planned = {tensor.name: tensor for tensor in plan.tensors}
+    if len(values) != len(store.entries) or values.keys() != planned.keys():
+        odd = sorted(values.keys() ^ planned.keys())[:3]
+        raise NotPlannable(f"the file does not hold what Keras set: {', '.join(odd)}")
+    for name, tensor in planned.items():
+        if (tensor.dtype, tensor.shape) != (values[name].dtype, values[name].shape):
+            raise NotPlannable(f"{name} stands in the file as {tensor.dtype} {tensor.shape}")
+    return Template(plan, [values[t.name].value for t in plan.tensors], literals, tuple(store.steps))
+
+
+class _Sparse(Notes):
+    """A store that makes Keras's file with one element per tensor; the groups are Keras's own work."""
+
+    def __init__(self, target: Path | SparseImage) -> None:
+        super().__init__()
+        self._own = True
+        self._file: Any = None
+        self._group: Any = None
+        saving_lib.H5IOStore.__init__(self, target, mode="w")
+        self._own = False
+
+    def make(self, path: str, metadata: dict[str, Any] | None = None) -> _Sparse:
+        super().make(path, metadata)
+        with self._as_keras():
+            saving_lib.H5IOStore.make(self, path, metadata)
+        return self
+
+    def _create(self, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        with self._as_keras():
+            if not self._h5_entry_initialized:
+                self._create_h5_group(self._h5_entry_path)
+            h5.create_sparse(self._h5_entry_group, key, dtype, shape)
+
+    def finish(self) -> None:
+        self._file.close()
+
+    @contextmanager
+    def _as_keras(self) -> Iterator[None]:
+        """Let the inherited code at the file, which nothing else may touch."""
+        self._own = True
+        try:
+            yield
+        finally:
+            self._own = False
+
+    @property
+    def h5_file(self) -> Any:
+        return self._file if self._own else self._refuse("uses the HDF5 file")
+
+    @h5_file.setter
+    def h5_file(self, file: Any) -> None:
+        self._file = file
+
+    @property
+    def _h5_entry_group(self) -> Any:
+        return self._group if self._own else self._refuse("uses the HDF5 group")
+
+    @_h5_entry_group.setter
+    def _h5_entry_group(self, group: Any) -> None:
+        self._group = group

@@ -1,0 +1,1 @@
+"""Pictures, tables and graphs that `WandbCallback` logs."""

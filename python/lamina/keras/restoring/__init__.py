@@ -1,0 +1,1 @@
+"""A snapshot back into a model."""

@@ -1,0 +1,127 @@
+"""Makes the whole model of a snapshot: Keras builds it from its configuration, the engine reads its weights.
+
+Keras's own way fills every variable with random numbers first, and reads the archive into memory and then tensor by
+tensor. It stays the way for everything but a ``.keras`` file whose tensors are known.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras.src.saving import saving_lib
+
+from lamina.errors import InvalidInputError
+from lamina.keras.capture.walk import NotPlannable, walk
+from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
+from lamina.keras.restoring.restore import OPTIMIZER, by_folder, hand_over, put_training_state, stored_tensors
+from lamina.keras.restoring.skip_init import Blanks, blank_variables
+from lamina.keras.restoring.zero_copy import adoptable
+from lamina.sources import Opened
+
+#: What Keras 3 takes for a ``.keras`` file; anything else is left to it.
+_ARGUMENTS = {"custom_objects", "compile", "safe_mode"}
+#: A configuration longer than this is not read into memory on the word of its archive.
+_MAX_CONFIG = 1 << 30
+
+
+def load_model(opened: Opened, **load_model_kwargs: Any) -> Any:
+    """Load the whole model of an opened source."""
+    name = _model_file(opened)
+    with damage_told(name):
+        return _load_model(opened, name, **load_model_kwargs)
+
+
+def _load_model(opened: Opened, name: str, **load_model_kwargs: Any) -> Any:
+    if name.endswith(".keras") and load_model_kwargs.keys() <= _ARGUMENTS:
+        try:
+            return _load(opened, name, **load_model_kwargs)
+        except NotPlannable:
+            pass  # something in it loads in a way of its own
+    with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
+        files = opened.content.export(Path(folder))
+        path = next(file for file in files if file.name == Path(name).name)
+        refuse_no_archive(path)
+        return keras.models.load_model(path, **load_model_kwargs)
+
+
+def _model_file(opened: Opened) -> str:
+    names = [name for name in opened.content.files if name.endswith((".keras", ".h5"))]
+    names = [name for name in names if not name.endswith(".weights.h5")]
+    if len(names) == 1:
+        return names[0]
+    if "saved_model.pb" in opened.content.files:
+        raise InvalidInputError(
+            "this is a SavedModel, for inference, and Keras loads none: lamina.export(source, DIRECTORY), then "
+            "tf.saved_model.load(DIRECTORY) or keras.layers.TFSMLayer"
+        )
+    raise InvalidInputError(
+        "load_model needs a snapshot of a whole model (a .keras or .h5 file); this one holds "
+        f"{', '.join(opened.content.files) or 'nothing'}. Build the model and use lamina.restore(source, model)"
+    )
+
+
+def _load(opened: Opened, name: str, custom_objects: Any = None, compile: bool = True, safe_mode: bool = True) -> Any:
+    """As `keras.saving.saving_lib.load_model` does it.
+
+    Raises:
+        NotPlannable: if Keras must load it.
+    """
+    stored = stored_tensors(opened)
+    if not stored:
+        raise NotPlannable("its tensors are not known")
+    with opened.content.open(name) as file, _archive(file) as archive:
+        config = _config(archive)
+        with blank_variables() as blanks:
+            model = saving_lib._model_from_config(config, custom_objects, compile, safe_mode)
+        assets = any(member.startswith(f"{saving_lib._ASSETS_DIRNAME}/") for member in archive.namelist())
+        if not assets:
+            _fill(opened, model, stored, blanks, None)
+        else:
+            with closing(saving_lib.DiskIOStore(saving_lib._ASSETS_DIRNAME, archive=archive, mode="r")) as store:
+                _fill(opened, model, stored, blanks, store)
+    return model
+
+
+def _archive(file: Any) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise NotPlannable("no archive") from error  # Keras will say so
+
+
+def _config(archive: zipfile.ZipFile) -> bytes:
+    try:
+        info = archive.getinfo(saving_lib._CONFIG_FILENAME)
+    except KeyError as error:
+        raise NotPlannable("no configuration") from error
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > _MAX_CONFIG:
+        raise NotPlannable("not as Keras writes it")
+    return archive.read(info)
+
+
+def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, assets: Any) -> None:
+    if not model.built:
+        raise NotPlannable("built only when it is called")
+    entries = _walk(model)
+    with_optimizer = getattr(model, "optimizer", None) is not None
+    wanted = [tensor for tensor in stored.values() if with_optimizer or not tensor.name.startswith(OPTIMIZER)]
+    if {entry.name: tuple(entry.shape) for entry in entries} != {tensor.name: tensor.shape for tensor in wanted}:
+        raise NotPlannable("Keras knows what to do, or what to say")
+    folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
+    with blanks.loading():
+        hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
+        put_training_state(opened, model, "auto")
+
+
+def _walk(model: Any) -> Any:
+    try:
+        return walk(model).entries
+    except NotPlannable:
+        raise
+    except Exception as error:  # a layer that cannot be saved before it has been loaded
+        raise NotPlannable(str(error)) from error

@@ -1,0 +1,1 @@
+"""From a captured state to files that are safe."""

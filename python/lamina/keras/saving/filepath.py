@@ -1,0 +1,149 @@
+"""What a ``filepath`` stands for: a file of Keras or a SavedModel, on this machine or elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from keras.src import backend
+from keras.src.utils import file_utils
+
+from lamina.errors import InvalidInputError
+from lamina.keras import arguments
+from lamina.repository.repository import Repository
+
+# A number after the last dot belongs to the name (``resnet-1.5``), and a template that ends in a placeholder has none.
+_EXTENSION = re.compile(r"\.[A-Za-z]\w*$")
+_SEPARATORS = "/" + (os.sep if os.sep != "/" else "")
+_WEIGHTS = ".weights.h5"
+
+#: Arguments of other checkpoint callbacks, and what to write in their place.
+_REPLACED = {
+    "period": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
+    "epochs": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
+    "save_format": "the end of filepath decides: .keras, .h5, .weights.h5, or none for a SavedModel",
+    "load_weights_on_restart": "repository=DIRECTORY with resume=True continues from the latest snapshot",
+    "max_to_keep": "repository=DIRECTORY with keep=lamina.Keep(last=n) keeps the n newest",
+    "save_model": "leave save_weights_only at False to save the whole model",
+    "log_model": "each save is logged; use lamina.keras.ModelCheckpoint to log none",
+    "overwrite": "a file at filepath is always replaced, whole",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ``filepath``, understood."""
+
+    filepath: str
+    saved_model: bool = False
+    options: Any = None  # tf.saved_model.SaveOptions, for a SavedModel
+
+    @property
+    def for_keras(self) -> str:
+        """A path that Keras's constructor does not refuse."""
+        return f"{self.filepath}.keras" if self.saved_model else self.filepath
+
+    @property
+    def early(self) -> bool:
+        """Whether the directory that a SavedModel would replace is known before training."""
+        return self.saved_model and "{" not in self.filepath and not file_utils.is_remote_path(self.filepath)
+
+    @property
+    def suffix(self) -> str:
+        if self.saved_model:
+            return ""
+        return _WEIGHTS if self.filepath.endswith(_WEIGHTS) else os.path.splitext(self.filepath)[1]
+
+
+def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -> Target:
+    """Understand the template by its own end: a placeholder's dots are no extension.
+
+    Raises:
+        InvalidInputError: if this backend, or this machine, cannot write there.
+    """
+    given = file_utils.path_to_string(filepath)
+    if not isinstance(given, str):
+        raise InvalidInputError(f"filepath must be a path. Received: {filepath!r}")
+    if file_utils.is_remote_path(given):
+        _need_tensorflow(f"Keras writes to {given!r} through TensorFlow, which is not installed")
+    path, saved_model = given, False
+    if not _EXTENSION.search(given):
+        path = given.rstrip(_SEPARATORS)
+        if not os.path.basename(path):
+            raise InvalidInputError(f"filepath has no name for the checkpoint. Received: {given!r}")
+        if weights_only:
+            path += _WEIGHTS
+            warnings.warn(f"{caller}: weights go into HDF5 files; filepath becomes {path!r}", stacklevel=4)
+        else:
+            saved_model = True
+            _check_backend(given)
+    kept = _options(options, saved_model=saved_model, weights_only=weights_only, caller=caller)
+    return Target(path, saved_model, kept)
+
+
+def check_repository(repository: Any, target: Target, *, resume: bool) -> None:
+    """A repository is a directory on this machine, and only files that Keras can train on continue a training."""
+    if not isinstance(repository, str | os.PathLike | Repository | None) or repository == "":
+        raise arguments.refuse("repository", "a directory", repository)
+    if not isinstance(repository, Repository | None) and file_utils.is_remote_path(str(repository)):
+        raise InvalidInputError(f"the repository must be a directory on this machine. Received: {repository!r}")
+    if target.saved_model and resume:
+        raise InvalidInputError(
+            f"resume=True needs what a SavedModel lacks: it is for inference. End filepath in .keras or {_WEIGHTS}. "
+            f"Received: {target.filepath!r}"
+        )
+
+
+def refuse_unknown(caller: str, unknown: dict[str, Any]) -> None:
+    """Say what replaces an argument that the callback has no more."""
+    for name in unknown:
+        instead = f": {_REPLACED[name]}" if name in _REPLACED else ""
+        raise TypeError(f"{caller} has no argument {name!r}{instead}")
+
+
+def check_model(model: Any, caller: str) -> None:
+    """Refuse models of the separate package ``tf_keras``, whose `fit` would call these hooks all the same."""
+    if any(base.__module__.partition(".")[0] == "tf_keras" for base in type(model).__mro__):
+        raise InvalidInputError(
+            f"{caller} is a callback of Keras 3, and this is a tf_keras model (Keras 2). "
+            "Unset TF_USE_LEGACY_KERAS and build the model with `keras`"
+        )
+
+
+def _check_backend(given: str) -> None:
+    way = "end it in `.keras` or `.weights.h5`, or train on TensorFlow"
+    if backend.backend() not in ("tensorflow", "jax"):
+        raise InvalidInputError(
+            f"a filepath without an extension stands for a SavedModel, which the {backend.backend()} backend does not "
+            f"write; {way}. Received: {given!r}"
+        )
+    _need_tensorflow(
+        f"a filepath without an extension stands for a SavedModel, and TensorFlow, which writes it, is not installed; "
+        f"{way}. Received: {given!r}"
+    )
+
+
+def _need_tensorflow(otherwise: str) -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise InvalidInputError(otherwise)
+
+
+def _options(options: Any, *, saved_model: bool, weights_only: bool, caller: str) -> Any:
+    """The options that have an effect; the others are warned of."""
+    if options is None:
+        return None
+    kind = type(options).__name__
+    if saved_model and kind == "SaveOptions":
+        return options
+    if kind == "CheckpointOptions":
+        reason = "it is for TensorFlow checkpoints, which Keras 3 does not write"
+    elif kind == "SaveOptions":
+        reason = f"it is for SavedModels, and {'weights go' if weights_only else 'the model goes'} into one file"
+    else:
+        reason = "a SavedModel takes tf.saved_model.SaveOptions, and nothing else takes options"
+    warnings.warn(f"{caller}: `options` of type {kind} has no effect: {reason}", stacklevel=5)
+    return None

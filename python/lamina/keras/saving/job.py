@@ -1,0 +1,143 @@
+"""One save on its way: what is known of it, what was captured, and how both are committed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from keras.src.utils import file_utils
+
+from lamina.errors import StorageError
+from lamina.keras.saving.commit import Commit
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+
+#: A repository save that might leave less than this free keeps only the plain file.
+RESERVE_BYTES = 1 << 30
+
+
+class Content(Protocol):
+    """A captured state that can be made into Keras's file and into a snapshot."""
+
+    nbytes: int
+
+    def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot: ...
+
+    def write(self, path: str) -> None: ...
+
+    def copy_to(self, path: Path) -> None: ...
+
+    def release(self) -> None: ...
+
+
+@dataclass
+class Facts:
+    """What training said of a save; the fields of a snapshot with the same names."""
+
+    epoch: int
+    batch: int | None
+    step: int | None
+    logs: dict[str, Any]
+    monitor: str
+    mode: str | None
+    value: float | None
+    best: bool
+    series: str
+    run: str | None
+    metadata: dict[str, Any]
+    training: dict[str, Any]
+    blocked_seconds: float = 0.0
+
+    def fields(self) -> dict[str, Any]:
+        return {**vars(self), "next_epoch": self.epoch + (self.batch is None)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where saves go."""
+
+    repository: Repository | None
+    keep_file: bool
+    codec: str
+    threads: int
+    file_stands_in: bool = True  # where a snapshot finds no room
+
+
+@dataclass
+class SaveJob:
+    """A captured save; `lamina.keras.saving.pipeline` runs it."""
+
+    path: str
+    facts: Facts
+    content: Content
+    place: Place
+    committed: Callable[[Commit], None]
+    replaced: int = 0
+    nbytes: int = field(init=False)
+    best: bool = field(init=False)
+    target: str = field(init=False)  # the path, wherever the process goes meanwhile
+
+    def __post_init__(self) -> None:
+        self.target = self.path if file_utils.is_remote_path(self.path) else os.path.abspath(self.path)
+        self.nbytes = self.content.nbytes
+        self.best = self.facts.best
+
+    def run(self) -> None:
+        try:
+            snapshot = self._store()
+            there = self.place.keep_file or snapshot is None
+            if there:
+                self.content.write(self.target)
+            # As a Path, gs:// would become gs:/.
+            path = self.path if file_utils.is_remote_path(self.path) else Path(self.path)
+            self.committed(self._commit(path if there else None, snapshot))
+        finally:
+            self.content.release()
+
+    def discard(self) -> None:
+        self.content.release()
+
+    def _store(self) -> Snapshot | None:
+        repository = self.place.repository
+        if repository is None or not self._room(repository):
+            return None
+        fields = self.facts.fields()
+        return self.content.store(repository, fields, codec=self.place.codec, threads=self.place.threads)
+
+    def _room(self, repository: Repository) -> bool:
+        try:
+            free = shutil.disk_usage(repository.path).free
+        except OSError as error:
+            raise StorageError(f"cannot look at {repository.path}: {error.strerror or error}") from error
+        wanted = RESERVE_BYTES + self.nbytes * (1 + self.place.keep_file)
+        if free >= wanted:
+            return True
+        found = f"only {free >> 20} MiB are free at {repository.path}, a save may need {wanted >> 20} with the reserve"
+        if not self.place.file_stands_in:
+            raise StorageError(f"{found}: nothing was saved; delete old snapshots (lamina prune) or make room")
+        warnings.warn(f"{found}: this save keeps the plain file {self.path} and no snapshot", stacklevel=2)
+        return False
+
+    def _commit(self, path: Path | str | None, snapshot: Snapshot | None) -> Commit:
+        facts = self.facts
+        return Commit(
+            path=path,
+            snapshot=snapshot,
+            epoch=facts.epoch,
+            batch=facts.batch,
+            step=facts.step,
+            logs=facts.logs,
+            monitor=facts.monitor,
+            mode=facts.mode,
+            value=facts.value,
+            best=facts.best,
+            blocked_seconds=facts.blocked_seconds,
+            bytes=self.nbytes,
+            replaced=self.replaced,
+            _copy=self.content.copy_to,
+        )

@@ -1,0 +1,109 @@
+"""What Keras, or a model's own `save`, has written, out of sight beside its place until it is committed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras.src.utils import file_utils
+
+from lamina import _core
+from lamina.api import body, file_argument, save_path
+from lamina.files import h5
+from lamina.files.plain import kind_of
+from lamina.keras.capture.capture import Captured
+from lamina.keras.capture.training_state import TrainingTensors
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+
+
+class KeptFile:
+    """Keras's own file, in a dot-named folder beside ``path`` under its final name."""
+
+    def __init__(
+        self,
+        model: Any,
+        path: str,
+        *,
+        weights_only: bool,
+        beside: Path,
+        training: TrainingTensors,
+        captured: Captured,
+    ) -> None:
+        self._training = training
+        self._captured = captured
+        beside.mkdir(parents=True, exist_ok=True)
+        self._temporary = _core.Temporary(beside)
+        self._folder = self._temporary.path / "made"
+        self.file = self._folder / os.path.basename(path)
+        try:
+            self._folder.mkdir()
+            save_by_keras(model, str(self.file), weights_only=weights_only)
+            self.nbytes = sum(file.stat().st_size for file in self._files())
+        except BaseException:
+            self.release()
+            raise
+
+    def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot:
+        if self._files() != [self.file]:
+            return save_path(repository, self._folder, fields, codec=codec, threads=threads)
+        if not self._training.specs:
+            return save_path(repository, self.file, fields, codec=codec, threads=threads)
+        ((file, plan),) = h5.plan_source(self.file)
+        image = np.frombuffer(np.memmap(file, np.uint8, mode="r"), np.uint8)
+        literals = [image[at : at + length] for at, length in plan.literal_runs()]
+        core = repository._core.save_memory(
+            body({"kind": kind_of([plan.path])} | dict(fields)),
+            [file_argument(plan)],
+            self._training.specs,
+            [[image[t.offset : t.offset + t.nbytes] for t in plan.tensors], self._captured.arrays()],
+            [np.concatenate(literals)],
+            codec,
+            threads,
+        )
+        return Snapshot(core, repository=repository)
+
+    def write(self, path: str) -> None:
+        """Put the file in its place, whole, and what a `save` of the model's own has written beside it."""
+        if file_utils.is_remote_path(path):
+            file_utils.copy(str(self.file), path)
+            return
+        place = Path(path).parent
+        for file in self._files():
+            target = place / file.relative_to(self._folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            flush(file)
+            os.replace(file, target)
+            flush(target.parent)
+        self.file = Path(path)
+
+    def _files(self) -> list[Path]:
+        return sorted(file for file in self._folder.rglob("*") if file.is_file())
+
+    def copy_to(self, path: Path) -> None:
+        shutil.copyfile(self.file, path)
+
+    def release(self) -> None:
+        self._captured.release()
+        self._temporary.remove()
+
+
+def save_by_keras(model: Any, path: str, *, weights_only: bool) -> None:
+    if weights_only:
+        model.save_weights(path, overwrite=True)
+    else:
+        model.save(path, overwrite=True)
+
+
+def flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle for it
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

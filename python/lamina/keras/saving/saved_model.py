@@ -1,0 +1,136 @@
+"""A TensorFlow SavedModel for inference, exported out of sight beside its place until it is committed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras.src.utils import file_utils
+
+from lamina import _core
+from lamina.api import save_path
+from lamina.errors import InvalidInputError
+from lamina.keras.saving.keras_file import flush
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+
+#: What a SavedModel consists of, written by TensorFlow 2 or Keras 2: nothing else may be replaced.
+_PARTS = {
+    "saved_model.pb",
+    "saved_model.cpb",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+    "variables",
+    "assets",
+    "assets.extra",
+    "debug",
+}
+_MARK = "saved_model.pb"  # loaders look for it, so it is written last
+# linux/fs.h and fcntl.h
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
+
+class SavedModelFolder:
+    """Content of a save: the SavedModel's files, and no training state, which it could not give back."""
+
+    def __init__(self, model: Any, path: str, *, beside: Path, options: Any) -> None:
+        beside.mkdir(parents=True, exist_ok=True)
+        self._temporary = _core.Temporary(beside)
+        self.place = self._temporary.path / os.path.basename(path)
+        try:
+            _export(model, self.place, options)
+            self.nbytes = sum(file.stat().st_size for file in _files(self.place))
+        except BaseException:
+            self.release()
+            raise
+
+    def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot:
+        return save_path(repository, self.place, fields, codec=codec, threads=threads)
+
+    def write(self, path: str) -> None:
+        """Put the SavedModel in its place, whole."""
+        check_replaceable(path)
+        if file_utils.is_remote_path(path):
+            _upload(self.place, path)
+            return
+        for file in (*_files(self.place), *_folders(self.place)):
+            flush(file)
+        target = Path(path)
+        if target.exists():
+            # The one before is where this one was, and goes with its folder.
+            _exchange(self.place, target)
+        else:
+            os.rename(self.place, target)
+        self.place = target
+        flush(target.parent)
+
+    def copy_to(self, path: Path) -> None:
+        shutil.copytree(self.place, path)
+
+    def release(self) -> None:
+        self._temporary.remove()
+
+
+def check_replaceable(path: str) -> None:
+    """Refuse to replace anything but a SavedModel or an empty directory."""
+    if not file_utils.exists(path) and not os.path.islink(path):
+        return
+    if os.path.islink(path) or not file_utils.isdir(path):
+        raise InvalidInputError(f"a SavedModel is a directory, and {path} is none")
+    if strange := {name.rstrip("/") for name in file_utils.listdir(path)} - _PARTS:
+        raise InvalidInputError(
+            f"a SavedModel would replace the directory {path}, which holds something else: {min(strange)!r}"
+        )
+
+
+def _export(model: Any, place: Path, options: Any) -> None:
+    """As `Model.export`, which takes no options."""
+    if options is None:
+        model.export(str(place), format="tf_saved_model", verbose=False)
+        return
+    from keras.src.export.export_utils import get_input_signature
+
+    archive = keras.export.ExportArchive()
+    archive.track_and_add_endpoint("serve", model, get_input_signature(model))
+    archive.write_out(str(place), options=options, verbose=False)
+
+
+def _files(place: Path) -> list[Path]:
+    return [path for path in sorted(place.rglob("*")) if path.is_file()]
+
+
+def _folders(place: Path) -> list[Path]:
+    return [*(path for path in place.rglob("*") if path.is_dir()), place]
+
+
+def _upload(place: Path, remote: str) -> None:
+    """Copy the files; while the mark is missing, nobody takes what is there for a SavedModel."""
+    if file_utils.exists(remote):
+        file_utils.rmtree(remote)
+    for file in sorted(_files(place), key=lambda file: file.name == _MARK):
+        target = file_utils.join(remote, *file.relative_to(place).parts)
+        file_utils.makedirs(os.path.dirname(target))
+        file_utils.copy(str(file), target)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Let two directories change places: at once where the system can, else with a moment without either."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+                return
+    aside = first.with_name(f"{first.name}-before")
+    os.rename(second, aside)
+    try:
+        os.rename(first, second)
+    except BaseException:
+        os.rename(aside, second)
+        raise

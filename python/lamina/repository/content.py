@@ -1,0 +1,123 @@
+"""The verified content of a snapshot: its files and tensors."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from lamina.errors import NotFoundError
+from lamina.repository import memory
+from lamina.repository.dtypes import as_bytes, to_numpy
+from lamina.repository.snapshot import TensorInfo
+from lamina.repository.stored_file import StoredFile
+
+#: Makes an array of a shape and dtype, as `numpy.empty` does.
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
+
+
+class Reader(Protocol):
+    """A reader of the engine, or one that fetches first what it reads."""
+
+    def structure(self) -> str: ...
+
+    def read(self, wants: Sequence[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]], threads: int = 0) -> None: ...
+
+    def export(self, folder: Path, threads: int = 0) -> list[Path]: ...
+
+    def chunks(self, offset: int, length: int) -> list[tuple[str, int]]: ...
+
+    def encoded(self, offset: int, length: int) -> list[int]: ...
+
+    def packs(self) -> list[str]: ...
+
+
+#: Bytes that are read at once to look at all of them; enough chunks for all threads.
+_WINDOW = 64 << 20
+
+
+class Content:
+    """What a reader of the engine has opened. Reads go straight to their destination and are verified on the way."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._structure: dict[str, Any] = json.loads(reader.structure())
+
+    @cached_property
+    def files(self) -> dict[str, int]:
+        """Path → bytes."""
+        return {file["path"]: file["size"] for file in self._structure["files"]}
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Tensors of all files by name, or ``FILE:NAME`` where names repeat."""
+        found = [_info(entry, file["path"]) for file in self._structure["files"] for entry in file["tensors"]]
+        return by_name(found)
+
+    @cached_property
+    def training(self) -> dict[str, TensorInfo]:
+        """Tensors of the training state by name."""
+        return {entry[0]: _info(entry, None) for entry in self._structure["training"]}
+
+    def read(
+        self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = memory.empty
+    ) -> list[np.ndarray[Any, Any]]:
+        """Read tensors, in parallel, each into fresh memory that ``empty`` gives."""
+        wanted = list(tensors)
+        arrays = [empty(tensor.shape, to_numpy(tensor.dtype)) for tensor in wanted]
+        self.reader.read(
+            [(tensor.offset, as_bytes(array)) for tensor, array in zip(wanted, arrays, strict=True) if array.size],
+            threads,
+        )
+        return arrays
+
+    def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+        """Read the tensors of these names, or all."""
+        wanted = list(self.tensors if names is None else names)
+        missing = [name for name in wanted if name not in self.tensors]
+        if missing:
+            raise NotFoundError(f"no tensor {missing[0]!r}; there are {len(self.tensors)}: {_some(self.tensors)}")
+        return dict(zip(wanted, self.read((self.tensors[n] for n in wanted), threads=threads), strict=True))
+
+    def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
+        """Write the files, byte for byte; each is there whole or not at all."""
+        return self.reader.export(directory, threads)
+
+    def verify(self, length: int, advance: Callable[[int], None] = lambda _: None) -> None:
+        """Read all of it, ``length`` bytes, and keep nothing; ``advance`` is told the bytes that were read."""
+        window = np.empty(min(length, _WINDOW), np.uint8)
+        for start in range(0, length, _WINDOW):
+            part = window[: min(_WINDOW, length - start)]
+            self.reader.read([(start, part)])
+            advance(part.size)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open one of the files for reading, without the rest of it."""
+        extents = next(file["extents"] for file in self._structure["files"] if file["path"] == path)
+        return io.BufferedReader(StoredFile(self.reader, extents))
+
+    def chunks(self, tensor: TensorInfo) -> list[tuple[str, int]]:
+        """Ids and lengths of the chunks that hold a tensor."""
+        return self.reader.chunks(tensor.offset, tensor.nbytes)
+
+
+def by_name(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
+    """Tensors by name, or by ``FILE:NAME`` where several files have one of a name."""
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        return {f"{tensor.file}:{tensor.name}": tensor for tensor in tensors}
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _info(entry: list[Any], file: str | None) -> TensorInfo:
+    name, dtype, shape, role, offset = entry
+    return TensorInfo(name, dtype, tuple(shape), role, file, offset)
+
+
+def _some(names: Mapping[str, Any], limit: int = 5) -> str:
+    listed = list(names)[:limit]
+    return ", ".join(map(repr, listed)) + (", …" if len(names) > limit else "")

@@ -1,0 +1,96 @@
+"""What a user means by a source: a repository, a snapshot of it, an artifact, or a checkpoint file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from lamina import _core
+from lamina.errors import InvalidInputError, NotFoundError, StorageError
+from lamina.repository import repository
+from lamina.repository.content import Content
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from lamina.files.plain import PlainContent
+
+Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source whose structure has been read."""
+
+    content: Content | PlainContent
+    snapshot: Snapshot
+
+
+def resolve(source: Source) -> Opened:
+    """Open a source: ``DIR``, ``DIR@REF``, ``DIR@SERIES:REF``, an artifact directory, a checkpoint file,
+    ``wandb:[entity/][project/]name:alias``, a ``wandb.Artifact``, a `Repository` or a `Snapshot`.
+
+    Raises:
+        NotFoundError: if it does not exist.
+        InvalidInputError: if it is none of these.
+    """
+    if isinstance(source, Snapshot):
+        return Opened(source._opened(), source)
+    if isinstance(source, Repository):
+        return _of(source.snapshot())
+    if isinstance(source, str) and source.startswith("wandb:"):
+        from lamina import wandb
+
+        return wandb.open_artifact(source.removeprefix("wandb:"))
+    if isinstance(source, (str, os.PathLike)):
+        return _path(os.fspath(source))
+    if hasattr(source, "wait") and hasattr(source, "files"):
+        from lamina import wandb
+
+        return wandb.open_artifact(source)
+    raise InvalidInputError(
+        "expected a directory, DIR@alias, a checkpoint file, 'wandb:…', a wandb.Artifact or a Snapshot. "
+        f"Received: {source!r} of type {type(source).__name__}"
+    )
+
+
+def _of(snapshot: Snapshot) -> Opened:
+    return Opened(snapshot._opened(), snapshot)
+
+
+def _path(text: str) -> Opened:
+    path = Path(text)
+    if _exists(path):
+        return _existing(path)
+    folder, at, ref = text.rpartition("@")
+    if at and _exists(Path(folder)):
+        return _of(repository.open(folder).snapshot(ref))
+    raise NotFoundError(f"{text} does not exist; expected a repository, a checkpoint file or DIR@alias")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StorageError(f"cannot look at {path}: {error.strerror or error}") from error
+
+
+def _existing(path: Path) -> Opened:
+    if repository.stands_in(path):
+        return _of(repository.open(path).snapshot())
+    if path.is_dir() and (path / "lamina.json").exists():
+        return open_artifact_directory(path)
+    from lamina.files.plain import open_plain
+
+    return open_plain(path)
+
+
+def open_artifact_directory(path: Path, packs: Path | None = None) -> Opened:
+    """Open what a W&B artifact with ``layout="packs"`` holds, after a download."""
+    snapshot = path / "lamina.json"
+    reader = _core.Reader.open_artifact(snapshot, path / "lamina.placement", packs or path / "packs")
+    content = Content(reader)
+    core = _core.parse_snapshot(snapshot.read_bytes(), str(snapshot))
+    return Opened(content, Snapshot(core, content=content))

@@ -1,0 +1,132 @@
+"""How artifact versions are called, and what their page says of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from lamina.errors import InvalidInputError
+from lamina.repository.snapshot import Snapshot, plain
+
+#: wandb's limit of top-level keys, and how many of them a save of a callback has of its own.
+MAX_METADATA, OWN_METADATA = 100, 18
+
+# What wandb allows.
+_TAG, _ALIAS = re.compile(r"[-\w]+( +[-\w]+)*"), re.compile(r"[^/:]+")
+LAYOUTS = ("file", "packs")
+_OPTIONS = ("tags", "ttl", "description", "metadata", "aliases", "type")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a version is called and what is said of it; its content comes apart."""
+
+    name: str
+    type: str = "model"
+    aliases: tuple[str, ...] = ("latest",)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    ttl: timedelta | None = None  # None: the collection's
+
+
+def default_name(run: Any) -> str:
+    return f"run_{run.id}_model"
+
+
+def aliases_of(epoch: int | None, batch: int | None, *, best: bool) -> list[str]:
+    """``latest`` and the moment, 0-based; ``best`` moves to a version that improved."""
+    names = ["latest"]
+    if epoch is not None:
+        names.append(f"epoch_{epoch}" if batch is None else f"epoch_{epoch}_batch_{batch}")
+    return [*names, "best"] if best else names
+
+
+def snapshot_metadata(snapshot: Snapshot) -> dict[str, Any]:
+    """What the page of a version with ``layout="packs"`` shows."""
+    names = ("epoch", "batch", "step", "monitor", "mode", "value", "best")
+    values = {name: getattr(snapshot, name) for name in names}
+    sizes = {name: getattr(snapshot, name) for name in ("bytes_total", "bytes_new", "bytes_stored")}
+    more = {
+        "logs": snapshot.logs,
+        "blocked_seconds": snapshot.blocked_seconds,
+        "snapshot": snapshot.id,
+        "series": snapshot.series,
+        "kind": snapshot.kind,
+        "software": snapshot.software,
+        "layout": "packs",
+    }
+    return values | sizes | more | snapshot.metadata
+
+
+def metadata_for_wandb(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what W&B refuses: numbers that are not finite (as text) and nothing for None."""
+    metadata: dict[str, Any] = plain({key: value for key, value in values.items() if value is not None})
+    if len(metadata) > MAX_METADATA:
+        raise InvalidInputError(f"W&B takes {MAX_METADATA} keys of metadata at most. Received: {len(metadata)}")
+    return metadata
+
+
+def stamped(what: Description, saved: Mapping[str, Any]) -> Description:
+    """With what tells later which of two versions is the newer one, unless the user's keys leave no room."""
+    metadata = {**what.metadata, "saved": dict(saved)}
+    return what if len(metadata) > MAX_METADATA else replace(what, metadata=metadata)
+
+
+def artifact_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Checks the argument ``artifact``."""
+    if not isinstance(given, Mapping | None):
+        raise InvalidInputError(f"artifact takes a dict with {', '.join(_OPTIONS)}. Received: {given!r}")
+    options = dict(given or {})
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise InvalidInputError(f"artifact takes {', '.join(_OPTIONS)}. Received: {unknown[0]!r}")
+    _check_metadata(options.get("metadata", {}))
+    options["tags"] = tags_or_error(options.get("tags") or ())
+    options["aliases"] = aliases_or_error(options.get("aliases") or ())
+    ttl_or_error(options.get("ttl"))
+    return options
+
+
+def _check_metadata(values: Any) -> None:
+    if not isinstance(values, Mapping):
+        raise InvalidInputError(f"metadata must be a dict. Received: {values!r}")
+    room = MAX_METADATA - OWN_METADATA
+    if len(values) > room:
+        raise InvalidInputError(
+            f"W&B takes {MAX_METADATA} keys of metadata, and a checkpoint needs {OWN_METADATA} for itself. "
+            f"Received: {len(values)}"
+        )
+
+
+def aliases_or_error(aliases: str | Iterable[str]) -> list[str]:
+    """One alias, or several, as a list."""
+    return _listed("aliases", _ALIAS, aliases)
+
+
+def tags_or_error(tags: str | Iterable[str]) -> list[str]:
+    """One tag, or several, as a list."""
+    return _listed("tags", _TAG, tags)
+
+
+def ttl_or_error(ttl: Any) -> timedelta | None:
+    """How long a version lives, if anybody says."""
+    if not isinstance(ttl, timedelta | None) or (ttl is not None and ttl < timedelta(seconds=1)):
+        raise InvalidInputError(f"ttl must be a datetime.timedelta of a second or more. Received: {ttl!r}")
+    return ttl
+
+
+def _listed(what: str, pattern: re.Pattern[str], values: str | Iterable[str]) -> list[str]:
+    listed = [values] if isinstance(values, str) else list(values)
+    if wrong := [value for value in listed if not (isinstance(value, str) and pattern.fullmatch(value))]:
+        raise InvalidInputError(f"W&B does not take {wrong[0]!r} as one of the {what}")
+    return listed
+
+
+def layout_or_error(layout: Any) -> str:
+    if layout not in LAYOUTS:
+        raise InvalidInputError(f"layout must be 'file' or 'packs'. Received: {layout!r}")
+    return str(layout)

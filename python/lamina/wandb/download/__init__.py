@@ -1,0 +1,1 @@
+"""From the server: artifacts opened, files fetched."""

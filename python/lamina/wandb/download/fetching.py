@@ -1,0 +1,279 @@
+"""Reads of a snapshot in an artifact: what they need is fetched first, into sparse files, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from lamina import _core
+from lamina.errors import CorruptDataError
+from lamina.wandb.copies import immutable_copy
+from lamina.wandb.download.transfer import Range, Transfer, make_sparse
+
+#: A pack is fetched whole where this share of it is wanted, or where it is as small as this.
+WHOLE_SHARE, WHOLE_BYTES = 0.6, 1 << 20
+#: Bytes between two ranges that cost less than a second request.
+GAP_BYTES = 128 << 10
+# docs/format.md §6
+_ENTRY, _TAIL = struct.Struct("<32sIIBBH"), 80
+_HEAD, _PACK = 8, struct.Struct("<32sQQ")
+_DELTA, _NODE = 3, 1
+_MAX_PACK = 1 << 40
+Span: TypeAlias = tuple[int, int]  # from, to
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chunk stands."""
+
+    pack: str
+    offset: int
+    length: int
+    base: str | None
+    kind: int
+
+
+Places: TypeAlias = "tuple[dict[str, int], dict[str, bytes], dict[str, list[Place]]]"
+
+
+def places_of(placement: bytes, what: str) -> Places:
+    """Of ``lamina.placement``: the packs' lengths and ends, and all places of each chunk."""
+    try:
+        return _places_of(placement)
+    except (struct.error, IndexError, ValueError) as error:
+        raise CorruptDataError(f"{what} is damaged: {error}") from error
+
+
+def _places_of(data: bytes) -> Places:
+    magic, _, count = struct.unpack_from("<8sII", data)
+    if magic != b"LAMINAPL":
+        raise ValueError("it is no placement")
+    packs: dict[str, int] = {}
+    tails: dict[str, bytes] = {}
+    chunks: dict[str, list[Place]] = {}
+    at = 16
+    for _ in range(count):
+        digest, length, tail = _PACK.unpack_from(data, at)
+        at += _PACK.size
+        if not _TAIL <= tail <= length <= _MAX_PACK or at + tail > len(data):
+            raise ValueError(f"pack {digest.hex()} cannot have {length} bytes, {tail} of them behind its chunks")
+        footer = data[at : at + tail - _TAIL]
+        (entries,) = struct.unpack_from("<I", data, at + tail - _TAIL + 4)
+        packs[digest.hex()] = length
+        tails[digest.hex()] = data[at : at + tail]
+        _add_entries(chunks, digest.hex(), footer, entries, length)
+        at += tail
+    return packs, tails, chunks
+
+
+def _add_entries(chunks: dict[str, list[Place]], pack: str, footer: bytes, count: int, length: int) -> None:
+    if count * _ENTRY.size > len(footer):
+        raise ValueError(f"the footer of pack {pack} is too short")
+    bases = (footer[at : at + 32].hex() for at in range(count * _ENTRY.size, len(footer), 32))
+    offset = _HEAD
+    for number in range(count):
+        chunk, encoded, _, codec, kind, _ = _ENTRY.unpack_from(footer, number * _ENTRY.size)
+        base = next(bases, None) if codec == _DELTA else None
+        if offset + encoded > length:
+            raise ValueError(f"a chunk stands outside of pack {pack}")
+        chunks.setdefault(chunk.hex(), []).append(Place(pack, offset, encoded, base, kind))
+        offset += encoded
+
+
+def _merged(spans: Iterable[Span], gap: int) -> list[Span]:
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start - found[-1][1] <= gap:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def _without(spans: list[Span], there: list[Span]) -> list[Span]:
+    """``spans`` without the bytes that are there; both ascend and do not overlap."""
+    found = []
+    for start, end in spans:
+        for have, until in there:
+            if until <= start or have >= end:
+                continue
+            if have > start:
+                found.append((start, have))
+            start = max(start, until)
+        if start < end:
+            found.append((start, end))
+    return found
+
+
+class PackStore:
+    """Pack files in a folder, as far as they have been fetched."""
+
+    def __init__(self, folder: Path, transfer: Transfer, placement: bytes, lenders: Sequence[Path], what: str) -> None:
+        self.folder = folder
+        self._transfer = transfer
+        self._what = what
+        self._sizes, self._tails, self._chunks = places_of(placement, f"lamina.placement of {what}")
+        self._lenders = lenders
+        self._borrowed: set[str] = set()
+        self._there: dict[str, list[Span]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in self._sizes:
+            self._borrow(name)
+
+    def _borrow(self, name: str) -> None:
+        """Use the pack of a local repository or cache."""
+        for lender in self._lenders:
+            source = lender / f"{name}.pack"
+            if source.is_file() and source.stat().st_size == self._sizes[name]:
+                immutable_copy(source, self._path(name))
+                self._borrowed.add(name)
+                return
+
+    def give_up_borrowed(self) -> bool:
+        """Distrust what was not fetched; False if there is nothing of that kind."""
+        borrowed, self._borrowed = self._borrowed, set()
+        for name in borrowed:
+            self._path(name).unlink(missing_ok=True)
+        return bool(borrowed)
+
+    def metadata(self, state: Mapping[str, Any]) -> set[str]:
+        """Chunks that must be read before the content is known."""
+        found = {chunk for chunk, _ in state["structure"]}
+        if state["depth"] > 0:
+            found |= {chunk for chunk, _ in state["root"]}
+        if state["depth"] > 1:
+            found |= {c for c, places in self._chunks.items() if any(p.kind == _NODE for p in places)}
+        return found
+
+    def need(self, chunks: Iterable[str]) -> None:
+        """Fetch what is not here yet of these chunks and of their bases."""
+        wanted: dict[str, list[Span]] = {}
+        seen = set(chunks)
+        left = list(seen)
+        while left:
+            for place in self._readable(left.pop()):
+                if place.base is not None and place.base not in seen:  # damage may lead around in a circle
+                    seen.add(place.base)
+                    left.append(place.base)
+                wanted.setdefault(place.pack, []).append((place.offset, place.offset + place.length))
+        missing = {pack: self._missing(pack, spans) for pack, spans in wanted.items() if pack not in self._borrowed}
+        self._transfer.fetch(
+            Range(f"packs/{pack}.pack", start, end - start, self._path(pack))
+            for pack, spans in missing.items()
+            for start, end in spans
+        )
+        for pack, spans in missing.items():
+            self._check_frame(pack, spans)
+            self._there[pack] = _merged([*self._there.get(pack, ()), *spans], 0)
+
+    def need_packs(self, without: Set[str]) -> None:
+        """Fetch whole packs."""
+        wanted = {pack: [(0, size)] for pack, size in self._sizes.items() if pack not in without}
+        for pack, spans in wanted.items():
+            missing = self._missing(pack, spans)
+            self._transfer.fetch(
+                Range(f"packs/{pack}.pack", start, end - start, self._path(pack)) for start, end in missing
+            )
+            self._there[pack] = spans
+
+    def _readable(self, chunk: str) -> list[Place]:
+        """From where the engine reads a chunk: if it stands whole somewhere, no delta is wanted."""
+        places = self._chunks.get(chunk, [])
+        return [place for place in places if place.base is None] or places
+
+    def _check_frame(self, pack: str, spans: list[Span]) -> None:
+        """The engine verifies chunks; what stands before and behind them is compared here where it was fetched."""
+        tail = self._tails[pack]
+        for expected, at in ((b"LAMINAPK", 0), (tail, self._sizes[pack] - len(tail))):
+            if any(start <= at and at + len(expected) <= end for start, end in spans):
+                with self._path(pack).open("rb") as file:
+                    file.seek(at)
+                    found = file.read(len(expected))
+                if found != expected:
+                    raise CorruptDataError(f"packs/{pack}.pack of the artifact {self._what} arrived damaged")
+
+    def _missing(self, pack: str, spans: list[Span]) -> list[Span]:
+        size, path = self._sizes[pack], self._path(pack)
+        if not path.exists():
+            make_sparse(path, size)
+        there = self._there.get(pack, [])
+        if size <= WHOLE_BYTES or sum(end - start for start, end in spans) >= WHOLE_SHARE * size:
+            spans = [(0, size)]
+        return _merged(_without(_merged(spans, 0), there), GAP_BYTES if not there else 0)
+
+    def _path(self, pack: str) -> Path:
+        return self.folder / f"{pack}.pack"
+
+
+class FetchingReader:
+    """A reader of the engine that finds what it reads, as `lamina.repository.content.Content` wants it."""
+
+    def __init__(self, folder: Path, store: PackStore, what: str) -> None:
+        self._folder = folder
+        self._store = store
+        self._what = what
+        body = _core.unseal("snapshot", (folder / "lamina.json").read_bytes(), f"lamina.json of {what}")
+        self._state = json.loads(body)["state"]
+        try:
+            self._reader = self._opened()
+        except CorruptDataError:
+            if not self._store.give_up_borrowed():
+                raise
+            self._reader = self._opened()
+
+    def _opened(self) -> _core.Reader:
+        self._store.need(self._store.metadata(self._state))
+        folder = self._folder
+        return _core.Reader.open_artifact(folder / "lamina.json", folder / "lamina.placement", self._store.folder)
+
+    @property
+    def folder(self) -> Path:
+        """What stands here has the form of an artifact directory; its packs have holes."""
+        return self._folder
+
+    def fetch_packs(self, without: Set[str]) -> None:
+        """Fetch the packs whole that are not in ``without``."""
+        self._store.need_packs(without)
+
+    def structure(self) -> str:
+        return self._reader.structure()
+
+    def chunks(self, offset: int, length: int) -> list[tuple[str, int]]:
+        return self._reader.chunks(offset, length)
+
+    def encoded(self, offset: int, length: int) -> list[int]:
+        return self._reader.encoded(offset, length)
+
+    def packs(self) -> list[str]:
+        return self._reader.packs()
+
+    def read(self, wants: Sequence[tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]], threads: int = 0) -> None:
+        spans = [(offset, buffer.nbytes) for offset, buffer in wants]
+        self._verified(spans, lambda: self._reader.read(wants, threads))
+
+    def export(self, folder: Path, threads: int = 0) -> list[Path]:
+        exported: list[Path] = self._verified(
+            [(0, self._state["length"])], lambda: self._reader.export(folder, threads)
+        )
+        return exported
+
+    def _verified(self, spans: Iterable[tuple[int, int]], read: Any) -> Any:
+        listed = list(spans)
+        self._fetch(listed)
+        try:
+            return read()
+        except CorruptDataError:
+            if not self._store.give_up_borrowed():
+                raise
+        self._reader = self._opened()  # the packs of a local repository are damaged; those of the server may not be
+        self._fetch(listed)
+        return read()
+
+    def _fetch(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._store.need({chunk for span in spans for chunk, _ in self._reader.chunks(*span)})

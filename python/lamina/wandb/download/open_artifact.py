@@ -1,0 +1,197 @@
+"""Opening an artifact as a source: for `lamina.restore`, `load_model`, `export` and `read_tensors`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import unicodedata
+import warnings
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from lamina import _core
+from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError
+from lamina.files.listing import is_portable
+from lamina.files.plain import open_plain
+from lamina.repository.content import Content
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+from lamina.sources import Opened
+from lamina.wandb.download.fetching import FetchingReader, PackStore
+from lamina.wandb.download.transfer import Range, Transfer, make_sparse
+from lamina.wandb.manifest import as_base64
+from lamina.wandb.server import Server
+
+_SMALL = ("lamina.json", "lamina.placement")
+_UNSAFE = {"", ".", ".."}
+#: Letters that turn others around: with them a name shows another ending than it has.
+_TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+#: Bytes of one file; W&B takes less, and no file system makes a sparse file of any size.
+_MAX_FILE = 1 << 43
+
+
+def open_artifact(
+    name_or_artifact: Any,
+    *,
+    use: bool | None = None,
+    repository: str | os.PathLike[str] | Repository | None = None,
+) -> Opened:
+    """Open a version of an artifact, of either layout; only what is read of it is fetched, and it is verified.
+
+    Args:
+        name_or_artifact: ``[wandb:][entity/][project/]name[:alias]``, or a `wandb.Artifact`. Without an alias it is
+            ``latest``; entity and project are those of the active run, or of the user's settings.
+        use: note in the active run that it uses the artifact; without it, yes, unless the environment variable
+            ``LAMINA_LINEAGE`` is ``0``.
+        repository: a repository whose packs need not be fetched.
+
+    What is fetched stands below ``LAMINA_CACHE_DIR``, or the user's cache directory, as long as the result lives.
+
+    Raises:
+        NotFoundError: if there is no such version.
+        ArtifactError: if W&B cannot be reached, or the artifact holds no files.
+        CorruptDataError: if what arrives is not what was logged.
+    """
+    artifact = find(name_or_artifact)
+    _note_use(artifact, use)
+    entries = _files_of(artifact)
+    held = new_folder()
+    folder = held.path
+    try:
+        if "lamina.json" in entries:
+            opened = _open_packs(artifact, entries, folder, _lenders(repository))
+        else:
+            opened = _open_files(artifact, entries, folder)
+    except BaseException:
+        held.remove()
+        raise
+    weakref.finalize(opened.content, held.remove)
+    return opened
+
+
+def find(name_or_artifact: Any) -> Any:
+    """The logged artifact that is meant."""
+    if isinstance(name_or_artifact, str):
+        name = name_or_artifact.removeprefix("wandb:")
+        return _server().artifact(name if ":" in name else f"{name}:latest")
+    if not hasattr(name_or_artifact, "wait"):  # not "manifest", which would be fetched to look
+        raise InvalidInputError(f"expected an artifact or its name. Received: {name_or_artifact!r}")
+    try:
+        return name_or_artifact.wait()
+    except Exception as error:
+        raise ArtifactError(f"the artifact {name_or_artifact.name} is not on the server: {error}") from error
+
+
+def _server() -> Server:
+    """Where the active run is, as `run.use_artifact` has it; without one, where the user's settings say."""
+    run = wandb.run
+    return Server() if run is None or run.disabled else Server.of_run(run)
+
+
+def _note_use(artifact: Any, use: bool | None) -> None:
+    run = wandb.run
+    wanted = use if use is not None else os.environ.get("LAMINA_LINEAGE", "1") != "0"
+    if not wanted or run is None or run.offline or run.disabled:
+        return
+    try:
+        run.use_artifact(artifact)
+    except Exception as error:  # lineage is no reason not to restore
+        warnings.warn(f"the run does not show that it uses {artifact.name}: {error}", stacklevel=3)
+
+
+def _files_of(artifact: Any) -> dict[str, Any]:
+    try:
+        entries = {str(path): entry for path, entry in artifact.manifest.entries.items() if entry.ref is None}
+    except Exception as error:
+        raise ArtifactError(f"W&B did not give the list of files of {artifact.name}: {error}") from error
+    if not entries:
+        raise ArtifactError(f"the artifact {artifact.name} holds no files")
+    for path, entry in entries.items():
+        if not _safe(path):
+            raise CorruptDataError(f"the artifact {artifact.name} holds a file with the path {path!r}")
+        if type(entry.size) is not int or not 0 <= entry.size <= _MAX_FILE:
+            raise CorruptDataError(f"the artifact {artifact.name} says that {path!r} has {entry.size!r} bytes")
+    _refuse_collisions(entries, artifact.name)
+    return entries
+
+
+def _safe(path: str) -> bool:
+    """Whether a path stays in its folder, on every system, and reads as it stands there."""
+    turned = _TURNS & set(map(unicodedata.bidirectional, path))
+    return is_portable(path) and not turned and not set(path.split("/")) & _UNSAFE
+
+
+def _refuse_collisions(paths: Iterable[str], what: str) -> None:
+    """No file may stand where another one, or its folder, stands; letter case is ignored."""
+    folded = [path.lower() for path in paths]
+    folders = {path[:at] for path in folded for at, letter in enumerate(path) if letter == "/"}
+    seen: set[str] = set()
+    for path in folded:
+        if path in seen or path in folders:
+            raise CorruptDataError(f"two files of the artifact {what} are in each other's way: {path!r}")
+        seen.add(path)
+
+
+def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: list[Path]) -> Opened:
+    if "lamina.placement" not in entries:
+        raise CorruptDataError(f"the artifact {artifact.name} has no file lamina.placement")
+    transfer = Transfer(artifact)
+    download(transfer, entries, _SMALL, folder, artifact.name)
+    # First: it checks what is then read of the snapshot.
+    core = _core.parse_snapshot((folder / "lamina.json").read_bytes(), f"lamina.json of {artifact.name}")
+    placement = (folder / "lamina.placement").read_bytes()
+    store = PackStore(folder / "packs", transfer, placement, lenders, artifact.name)
+    content = Content(FetchingReader(folder, store, artifact.name))
+    return Opened(content, Snapshot(core, content=content))
+
+
+def _open_files(artifact: Any, entries: dict[str, Any], folder: Path) -> Opened:
+    files = folder / "files"
+    download(Transfer(artifact), entries, entries, files, artifact.name)
+    return open_plain(files / next(iter(entries)) if len(entries) == 1 else files)
+
+
+def download(transfer: Transfer, entries: dict[str, Any], names: Iterable[str], folder: Path, what: str) -> None:
+    """Download whole files, and compare them with the digests that the artifact's manifest has."""
+    wanted = [(name, folder / name) for name in names]
+    for name, path in wanted:
+        make_sparse(path, entries[name].size)
+    transfer.fetch(Range(name, 0, entries[name].size, path) for name, path in wanted if entries[name].size)
+    # Another algorithm than MD5 is only found where someone asked for it; the engine verifies our own files anyhow.
+    checked = [(name, path) for name, path in wanted if "alg" not in entries[name].extra]
+    digests = _core.md5_files([path for _, path in checked]) if checked else []
+    for (name, path), digest in zip(checked, digests, strict=True):
+        if as_base64(digest) != entries[name].digest:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise CorruptDataError(f"{name} of the artifact {what} arrived damaged: its MD5 digest is another one")
+
+
+def cache_root() -> Path:
+    """Where downloads go: ``LAMINA_CACHE_DIR``, or ``lamina`` in the user's cache directory."""
+    if given := os.environ.get("LAMINA_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamina"
+
+
+def new_folder() -> _core.Temporary:
+    """A folder in the cache that nobody else reads, for one download; the next one removes what a kill left of it."""
+    try:
+        cache_root().mkdir(parents=True, exist_ok=True)
+        held = _core.Temporary(cache_root())
+    except OSError:
+        held = _core.Temporary(Path(tempfile.gettempdir()))
+    held.path.chmod(0o700)
+    return held
+
+
+def _lenders(repository: str | os.PathLike[str] | Repository | None) -> list[Path]:
+    if repository is None:
+        return []
+    root = repository.path if isinstance(repository, Repository) else Path(repository)
+    return [root / "packs"]

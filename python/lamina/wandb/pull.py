@@ -1,0 +1,97 @@
+"""`pull`: a version of an artifact as a snapshot of a local repository."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lamina import _core
+from lamina.api import as_repository, save_path
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+from lamina.wandb.download.fetching import FetchingReader
+from lamina.wandb.download.open_artifact import find, new_folder, open_artifact
+
+_COMPUTED = ("required", "optional", "session", "state", "bytes_total", "bytes_new", "bytes_stored")
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull has brought. ``new`` is False where the snapshot was there, and nothing was changed."""
+
+    snapshot: Snapshot
+    new: bool
+    bytes: int  # that the repository has grown by
+
+
+def pull(
+    source: Any,
+    repository: str | os.PathLike[str] | Repository,
+    *,
+    series: str | None = None,
+    aliases: Iterable[str] = (),
+) -> Snapshot:
+    """Bring a version of an artifact into a repository: the very snapshot, with its id, under the next number there.
+
+    Only packs that the repository lacks are fetched, and each chunk is verified before the snapshot appears. One that
+    is there already is only given the ``aliases``. A version that holds plain files, which know no snapshot, is saved.
+
+    Args:
+        source: as for `lamina.wandb.open_artifact`.
+        repository: a directory; made where it is new.
+        series: another series than the snapshot has; its id is another one, then.
+        aliases: names for it in the repository.
+
+    Raises:
+        CorruptDataError: if anything that arrives, or that the repository has of it, is damaged; there is no snapshot.
+    """
+    return bring(source, repository, series=series, aliases=aliases).snapshot
+
+
+def bring(
+    source: Any,
+    repository: str | os.PathLike[str] | Repository,
+    *,
+    series: str | None = None,
+    aliases: Iterable[str] = (),
+) -> Pulled:
+    """`pull`, and what it cost."""
+    names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
+    for name in names:
+        _core.check_alias(name)
+    artifact = find(source)  # before a new repository would be made for nothing
+    target = as_repository(repository)
+    opened = open_artifact(artifact, repository=target)
+    reader = getattr(opened.content, "reader", None)
+    if isinstance(reader, FetchingReader):
+        pulled = _import(target, reader, opened.snapshot.id, series)
+    else:
+        pulled = _save(target, opened, source, series)
+    target._name(pulled.snapshot, names)
+    return pulled
+
+
+def _import(target: Repository, reader: FetchingReader, snapshot_id: str, series: str | None) -> Pulled:
+    if series is not None or all(snapshot.id != snapshot_id for snapshot in target._core.snapshots()):
+        reader.fetch_packs({path.stem for path in (target.path / "packs").glob("*.pack")})
+    core, new, grown = target._core.import_snapshot(reader.folder, series)
+    return Pulled(Snapshot(core, repository=target), new, grown)
+
+
+def _save(target: Repository, opened: Any, source: Any, series: str | None) -> Pulled:
+    fields = {key: value for key, value in json.loads(opened.snapshot._core.body()).items() if key not in _COMPUTED}
+    if series is not None:
+        fields["series"] = series
+    if isinstance(source, str):
+        fields["metadata"] = {**fields["metadata"], "pulled_from": source}
+    held = new_folder()
+    try:
+        files = held.path / "files"
+        opened.content.export(files)
+        snapshot = save_path(target, files, fields)
+    finally:
+        held.remove()
+    return Pulled(snapshot, True, snapshot.bytes_stored)

@@ -1,0 +1,301 @@
+"""`push`: what did not reach W&B reaches it now, from this machine or from another one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from lamina import _core, sources
+from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
+from lamina.files.listing import source_files
+from lamina.repository import repository
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+from lamina.wandb.description import Description, aliases_or_error, layout_or_error
+from lamina.wandb.log import FILE_LAYOUT, log_checkpoint
+from lamina.wandb.manifest import refer
+from lamina.wandb.server import Server, full_name, reason
+from lamina.wandb.upload import late_aliases
+from lamina.wandb.upload.draft import new_draft, packs_version
+from lamina.wandb.upload.journal import Record, records
+from lamina.wandb.upload.publisher import Version, publisher_of
+from lamina.wandb.upload.staging import Place
+
+#: The server may take a moment to show what it has committed.
+QUESTIONS = 4
+
+
+def push(
+    source: str | os.PathLike[str] | Repository | Snapshot,
+    *,
+    entity: str | None = None,
+    project: str | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> list[str]:
+    """Send to W&B what waits in the directory of a run or in a repository, or log a checkpoint as a new version.
+
+    Args:
+        source: the directory of a run (of an offline one, the whole run is synced); a repository, whose journal is
+            sent; a checkpoint file, ``DIR@alias`` or a snapshot, which is logged in a run of its own.
+        entity: where the run belongs; without it, where it was meant to, or the user's default.
+        project: the same.
+        name: for a file or a snapshot: the collection.
+        options: for a file or a snapshot: more arguments of `log_checkpoint`.
+
+    Returns:
+        Full names of the versions that are now on the server.
+
+    Raises:
+        ArtifactError: if a file is missing or damaged (then nothing was sent), or a version did not arrive.
+        CorruptDataError: if a snapshot is damaged; nothing was sent.
+    """
+    if isinstance(source, Snapshot):
+        return [_log(source, entity, project, name, options)]
+    if isinstance(source, Repository):
+        source = source.path
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidInputError(f"push takes a path, a repository or a snapshot. Received: {source!r}")
+    path = Path(source)
+    if os.path.isdir(path) and list(path.glob("run-*.wandb")):
+        return _push_run(path, entity, project)
+    if os.path.isdir(path) and (runs := sorted(run.parent for run in path.glob("*run-*/run-*.wandb"))):
+        raise InvalidInputError(f"{path} holds directories of runs; push one of them, such as {runs[-1]}")
+    if os.path.isdir(path) and os.path.exists(path / "config.json"):
+        return _resend(Place.of_repository(repository.open(path)), entity, project)
+    if os.path.isfile(path):
+        source_files(path)  # refuses what an index may not name
+        return [_log(path, entity, project, name, options)]
+    snapshot = sources.resolve(os.fspath(source)).snapshot
+    return [_log(snapshot, entity, project, name, options)]
+
+
+def _log(source: Any, entity: str | None, project: str | None, name: str | None, options: dict[str, Any]) -> str:
+    _check_what_is_logged(source, name, options)
+    with _run(entity=entity, project=project, job_type="lamina-push") as run:
+        artifact = log_checkpoint(source, run=run, name=name, **options)
+        return _arrived(artifact)
+
+
+def _check_what_is_logged(source: Any, name: str | None, options: dict[str, Any]) -> None:
+    """Refuse what cannot be logged before there is a run that would stay empty."""
+    new_draft(Description(name or "model", options.get("type", "model")))
+    aliases_or_error(options.get("aliases", ()))
+    layout = layout_or_error(options.get("layout", "packs"))
+    if isinstance(source, Snapshot):
+        if source._repository is None:
+            raise InvalidInputError("push takes the directory of a run, a repository, DIR@alias or a checkpoint file")
+        if layout == "file":
+            raise InvalidInputError(FILE_LAYOUT)
+        source._opened().verify(int(source._body["state"]["length"]))  # damage must not travel
+
+
+def _arrived(artifact: Any) -> str:
+    try:
+        return full_name(artifact.wait())
+    except Exception as error:
+        raise ArtifactError(f"W&B did not take {artifact.name}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _run(**arguments: Any) -> Iterator[Any]:
+    """A run of its own, beside one that may be active."""
+    try:
+        run = wandb.init(reinit="create_new", mode="online", **arguments)
+    except Exception as error:
+        raise ArtifactError(f"cannot start a W&B run: {reason(error)}") from error
+    try:
+        yield run
+    except Exception:
+        run.finish(exit_code=1)
+        raise
+    # Not after Ctrl-C: wandb would first upload all that it was given. The run ends with the process.
+    run.finish()
+
+
+# What was left in a journal.
+
+
+def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
+    waiting = _claimed(place)
+    try:
+        for number, version in enumerate(waiting):
+            waiting[number] = _completed(version, place)
+        _check([version.record for version in waiting])
+        return _sent(waiting, entity, project)
+    finally:
+        for version in waiting:
+            version.release()
+
+
+def _claimed(place: Place) -> list[Version]:
+    """What waits, without that which a living process is sending, a training or another push."""
+    free, busy = [], 0
+    for record in records(place):
+        claim = place.claim(record.key)
+        if claim is None:
+            busy += 1
+        elif record.waits:
+            free.append(Version(None, record, claim=claim))
+        else:  # it has arrived meanwhile
+            place.remove(record.key)
+    if busy:
+        warnings.warn(f"{busy} versions in {place.root} are left to the process that is sending them", stacklevel=5)
+    return free
+
+
+def _sent(waiting: list[Version], entity: str | None, project: str | None) -> list[str]:
+    sent: list[str] = []
+    watcher = _core.watcher() or _core.Progress()
+    watcher.begin("sending", sum(_here(version.record) for version in waiting))
+    for version in waiting:
+        record = version.record
+        server = Server(entity or record.run["entity"], project or record.run["project"])
+        found = server.find(record) if record.digest else None
+        sent.append(_again(version, server) if found is None else full_name(found))
+        record.remove()
+        watcher.advance(_here(record))
+    return sent
+
+
+def _again(version: Version, server: Server) -> str:
+    record = version.record
+    held = late_aliases.held_by_others(server, record.what)
+    what = late_aliases.without(record.what, held)
+    draft = new_draft(what)
+    refer(draft, record.references)
+    with _run_of(record, server) as run:
+        found = publisher_of(run).log_now(replace(version, artifact=draft, record=replace(record, what=what)))
+        name = _arrived(found)
+        publisher_of(run).settle(QUESTIONS)
+    late_aliases.put_back(server, what, held)
+    return name
+
+
+def _run_of(record: Record, server: Server) -> contextlib.AbstractContextManager[Any]:
+    """The run that made it, which may be the active one."""
+    run, name = wandb.run, record.run["id"]
+    if run is None or run.offline or run.disabled or (run.id, run.project) != (name, server.project):
+        return _run(entity=server.entity, project=server.project, id=name, resume="allow")
+    return contextlib.nullcontext(run)
+
+
+def _here(record: Record) -> int:
+    """Bytes that were put aside; of some the server may say that it has them."""
+    return sum(entry.size for entry in record.entries if entry.at is not None)
+
+
+def _completed(version: Version, place: Place) -> Version:
+    """Put aside what the process that made the record had no time for."""
+    record = version.record
+    if record.complete:
+        return version
+    home = repository.open(place.root)
+    found = [snapshot for snapshot in home.snapshots() if snapshot.id in record.snapshots]
+    if not found:
+        raise NotFoundError(f"the snapshot {record.snapshots[0]} of an unfinished upload is gone from {place.root}")
+    again = packs_version(_Facts(record), new_draft(record.what), record.what, home, found[0])
+    version.release()
+    record.remove()
+    return again
+
+
+class _Facts:
+    """As much of a run as a record has."""
+
+    def __init__(self, record: Record) -> None:
+        self.id, self.entity, self.project = (record.run[key] for key in ("id", "entity", "project"))
+        self.offline = False
+        self.dir = "files"
+
+
+def _check(waiting: list[Record]) -> None:
+    missing = [path for record in waiting for path in record.missing()]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ArtifactError(f"nothing was sent, because a file is not what it was: {missing[0]}{more}")
+
+
+# An offline run.
+
+
+def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str]:
+    place = Place(folder.resolve(), folder.resolve() / "lamina")
+    waiting = list(records(place))
+    if waiting and not waiting[0].run["offline"]:
+        return _resend(place, entity, project)
+    if not waiting and _is_there(place.root) and not (entity or project):
+        return []  # sent once more, its versions would take names back from newer ones
+    _check(waiting)
+    said = _sync(place.root, waiting, entity, project)
+    found = _find(waiting, entity, project)
+    lost = [record.what.name for record in waiting if record.key not in found]
+    if lost:
+        for marker in place.root.glob("*.wandb.synced"):
+            marker.unlink()
+        raise ArtifactError(
+            f"{len(lost)} of {len(waiting)} versions of {lost[0]} did not reach W&B; wandb says: {said}"
+        )
+    for record in waiting:
+        record.remove(files=False)  # the run's log still names them
+    return [full_name(found[record.key]) for record in waiting]
+
+
+def _is_there(root: Path) -> bool:
+    """Whether the server has the run, as wandb tells it: it was online, or it was synced."""
+    return root.name.startswith("run-") or any(root.glob("*.wandb.synced"))
+
+
+def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | None) -> str:
+    """Let wandb replay the run, from where the paths in its log are right."""
+    options = [*(["--entity", entity] if entity else []), *(["--project", project] if project else [])]
+    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", "--include-online", *options, str(root)]
+    shown = next((record.run["shown"] for record in waiting), f"{root.parent.name}/{root.name}")
+    with tempfile.TemporaryDirectory(prefix="lamina-push-") as elsewhere:
+        here = Path(elsewhere)
+        if shown == f"{root.parent.name}/{root.name}":
+            here = root.parent.parent
+        else:  # it was renamed when it was copied
+            (here / shown).parent.mkdir(parents=True)
+            (here / shown).symlink_to(root, target_is_directory=True)
+        environment = {**os.environ, "WANDB_MODE": "online", "WANDB_SILENT": "false"}
+        environment.pop("WANDB_SERVICE", None)  # the service of a run of this process has another working directory
+        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    said = _complaint(done.stdout + done.stderr)
+    if done.returncode != 0 or not list(root.glob("*.wandb.synced")):  # it ends with 0 without a network, too
+        raise ArtifactError(f"wandb sync failed: {said}")
+    return said
+
+
+def _complaint(output: str) -> str:
+    """The line in which wandb says what is wrong, if it does."""
+    lines = [line.removeprefix("wandb: ").removeprefix("ERROR ") for line in output.strip().splitlines()]
+    return ([line for line in lines if "error" in line.lower()] or lines or ["nothing"])[-1]
+
+
+def _find(waiting: list[Record], entity: str | None, project: str | None) -> dict[str, Any]:
+    """The versions that are there now, by the keys of their records."""
+    found: dict[str, Any] = {}
+    for number in range(QUESTIONS):
+        if number:
+            time.sleep(1)
+        for record in waiting:
+            if record.digest is not None and record.key not in found:
+                server = Server(entity or record.run["entity"], project or record.run["project"])
+                version = server.find(record)
+                if version is not None:
+                    found[record.key] = version
+        if len(found) == len(waiting):
+            break
+    return found

@@ -1,0 +1,1 @@
+"""To the server: versions journaled, staged and logged."""

@@ -1,0 +1,131 @@
+"""From a saved state to a version that a publisher can hand over."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from lamina import _core
+from lamina.errors import InvalidInputError
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+from lamina.wandb.copies import own_copy
+from lamina.wandb.description import Description, metadata_for_wandb, stamped
+from lamina.wandb.manifest import FileEntry, measured, references_of
+from lamina.wandb.upload.journal import Record
+from lamina.wandb.upload.publisher import Version
+from lamina.wandb.upload.staging import Place
+
+_numbers = itertools.count(time.time_ns())
+#: Repository → MD5 digests of its packs by path in the artifact; packs never change.
+_digests: dict[tuple[str, str], dict[str, str]] = {}
+
+
+def new_draft(what: Description) -> Any:
+    """An artifact without files.
+
+    Raises:
+        InvalidInputError: if W&B has no such names.
+    """
+    metadata = metadata_for_wandb(what.metadata)
+    try:
+        draft = wandb.Artifact(what.name, what.type, description=what.description, metadata=metadata)
+        if what.ttl is not None:
+            draft.ttl = what.ttl
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"W&B does not take such an artifact: {error}") from error
+    return draft
+
+
+def file_version(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Version:
+    """A version with ``layout="file"``; ``write`` makes a plain file that nobody else has."""
+    place, key = Place.of_run(run), _new_key()
+    with _claimed(run, place, key) as claim:
+        what = _stamp(draft, what, {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
+        return _version(run, draft, what, place, key, claim, place.stage_file(key, name, write), ())
+
+
+def packs_version(run: Any, draft: Any, what: Description, repository: Repository, snapshot: Snapshot) -> Version:
+    """A version with ``layout="packs"``; offline it holds its own names of the packs."""
+    place = Place.of_run(run) if run.offline else Place.of_repository(repository)
+    key = _new_key()
+    saved = {"repository": repository._core.id, "number": snapshot.number, "at": snapshot.created_at}
+    what = _stamp(draft, what, saved)
+    listed = repository._core.packs_of(snapshot._core)
+    packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in listed)
+    with _claimed(run, place, key) as claim:
+        # Before anything else: from here on retention holds the snapshot and its packs.
+        if not run.offline:
+            Record(key, _run_facts(run), what, packs, (snapshot.id,), place=place).write()
+        known = _digests.setdefault((str(place.root), repository._core.id), {})
+        entries = place.stage_packs(key, repository, snapshot, known)
+        return _version(run, draft, what, place, key, claim, entries, (snapshot.id,))
+
+
+@contextlib.contextmanager
+def _claimed(run: Any, place: Place, key: str) -> Iterator[_core.Claim | None]:
+    """The claim of a version, given back if it does not come about; of an offline run's, `push` alone sends any."""
+    claim = None if run.offline else place.claim(key)
+    try:
+        yield claim
+    except BaseException:
+        if claim is not None:
+            claim.release()
+        raise
+
+
+def _stamp(draft: Any, what: Description, saved: dict[str, Any]) -> Description:
+    """What goes into the record is what goes to W&B: of the user's own values it could not hold some."""
+    what = stamped(what, saved)
+    draft.metadata = metadata_for_wandb(what.metadata)
+    return replace(what, metadata=dict(draft.metadata))
+
+
+def _version(
+    run: Any,
+    draft: Any,
+    what: Description,
+    place: Place,
+    key: str,
+    claim: _core.Claim | None,
+    entries: list[FileEntry],
+    snapshots: tuple[str, ...],
+) -> Version:
+    everything = (*entries, *_own_entries(draft, place, key))
+    facts, links = _run_facts(run), references_of(draft)
+    record = Record(key, facts, what, everything, snapshots, links, next(_numbers), None, place)
+    record.write()
+    return Version(draft, record, claim=claim)
+
+
+def _own_entries(draft: Any, place: Place, key: str) -> list[FileEntry]:
+    """Files that the user has added to the draft travel with it, also on a second attempt."""
+    files = []
+    for number, (path, entry) in enumerate(list(draft.manifest.entries.items())):
+        if entry.ref is not None:
+            continue
+        if not entry.local_path or str(path) in ("lamina.json", "lamina.placement"):
+            raise InvalidInputError(f"the artifact's file {str(path)!r} cannot travel with a checkpoint")
+        target = place.new_folder(key) / f"own-{number}"
+        own_copy(Path(entry.local_path), target)
+        files.append((str(path), target))
+        draft.manifest.remove_entry(entry)
+    return measured(files, place.root)
+
+
+def _new_key() -> str:
+    return os.urandom(16).hex()
+
+
+def _run_facts(run: Any) -> dict[str, Any]:
+    facts = {"id": run.id, "entity": run.entity or None, "project": run.project, "offline": bool(run.offline)}
+    return facts | {"shown": Place.of_run(run).shown}

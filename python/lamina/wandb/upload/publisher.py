@@ -1,0 +1,313 @@
+"""One thread per run that hands versions to it, so that nothing else waits for the network."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lamina import _core
+from lamina.errors import ArtifactError
+from lamina.repository import upload_times
+from lamina.wandb import releases
+from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
+from lamina.wandb.server import Server
+from lamina.wandb.upload.journal import Record
+from lamina.wandb.upload.staging import Place
+
+#: While training ends, a version waits this long for the one before it, to carry its packs over; after that it is
+#: handed over with all packs, and the server recognises those that it has.
+HURRY_SECONDS = 1.0
+#: How long the end of training waits until the run has taken every version.
+ACCEPT_SECONDS = 60.0
+#: How long the end of a run waits here for its uploads; after that wandb itself goes on waiting for them, but its
+#: answers are lost, and the server is asked.
+SETTLE_SECONDS = 30.0
+#: How often the server is asked, one second apart.
+QUESTIONS = 5
+_SLICE = 0.25
+_PENDING = Exception("the server has not answered yet")
+
+
+def _nothing(*_: Any) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass
+class Version:
+    """A version on its way: the draft, and what is written down of it."""
+
+    artifact: Any
+    record: Record
+    on_committed: Callable[[Any], None] = field(default=_nothing)
+    on_trouble: Callable[[Exception], None] = field(default=_nothing)
+    claim: _core.Claim | None = None  # a `push` leaves the version alone meanwhile
+    outcome: Exception | None = _PENDING  # None: the server has committed it
+    settled: bool = False  # and everybody has been told
+    begun: float = 0.0  # when it was handed over
+    seconds: float | None = None  # from then until the server had it, where we were there to see it
+
+    @property
+    def has_packs(self) -> bool:
+        """Whether it may carry packs over from the version before it."""
+        return any(entry.path.startswith("packs/") for entry in self.record.entries)
+
+    def release(self) -> None:
+        """Leave it to `push`, or to nobody: it has arrived."""
+        if self.claim is not None:
+            self.claim.release()
+
+
+class Publisher:
+    """Hands versions to a run in their order, and keeps their records until the server has them."""
+
+    def __init__(self, run: Any) -> None:
+        releases.check()
+        Place.of_run(run)  # from the working directory of now
+        self.run = run
+        self.server = Server.of_run(run)
+        self._changed = threading.Condition()
+        self._waiting: deque[Version] = deque()
+        self._logging = False
+        self._unsettled: deque[Version] = deque()
+        self._elsewhere: list[Version] = []  # sent by other threads
+        self._newest: dict[str, str] = {}  # collection → version that we know to be committed
+        self._hurry_at: float | None = None
+        self._thread: threading.Thread | None = None
+        self._turn = threading.Lock()
+        self.accepted = 0
+        self._rows: list[dict[str, float]] = []
+        self._sources: list[weakref.WeakMethod[Callable[[float], object]]] = []
+        _at_teardown(run, self)
+
+    # Called by others.
+
+    def submit(self, version: Version) -> None:
+        """Take a version; returns at once."""
+        with self._changed:
+            self._waiting.append(version)
+            self._hurry_at = None
+            self._changed.notify_all()
+            self._start()
+
+    def log_now(self, version: Version) -> Any:
+        """Hand a version over on this thread, after those that are waiting; errors are raised."""
+        self.drain(None)
+        try:
+            artifact = self._log(version)
+        except BaseException:
+            version.release()
+            raise
+        with self._changed:
+            self._changed.notify_all()
+            self._start()
+        return artifact
+
+    def drain(self, limit: float | None) -> bool:
+        """Wait until the run has taken (or refused) every version; False if that takes longer."""
+        with self._changed:
+            self._hurry_at = time.monotonic() + HURRY_SECONDS
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._waiting and not self._logging, limit)
+
+    def settle(self, limit: float | None) -> bool:
+        """Wait until the server has answered about every version; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._waiting and not self._logging and not self._unsettled, limit
+            )
+
+    def unsettled(self) -> list[Version]:
+        """Versions about which the server has not answered."""
+        with self._changed:
+            under_way = (*self._unsettled, *self._waiting, *self._elsewhere)
+            return [version for version in under_way if not version.settled]
+
+    @contextlib.contextmanager
+    def sending(self, version: Version) -> Iterator[None]:
+        """A version that the caller sends by itself; it has arrived when the block ends without an error."""
+        version.begun = time.monotonic()
+        with self._changed:
+            self._elsewhere.append(version)
+        try:
+            yield
+            version.seconds = time.monotonic() - version.begun
+            self.accepted += 1
+            self._settled(version, None)
+        finally:
+            version.release()
+            with self._changed:
+                self._elsewhere.remove(version)
+
+    def attend(self, finish: Callable[[float], object]) -> None:
+        """Before the run ends, call this method with a limit: its object may still have versions to submit."""
+        self._sources.append(weakref.WeakMethod(finish))
+
+    def log_at_end(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Rows of the history that no row of the user's takes along."""
+        self._rows += map(dict, rows)
+
+    def end(self) -> None:
+        """The run is about to end: hand over what waits, and learn what has arrived."""
+        for source in self._sources:
+            finish = source()
+            if finish is not None:
+                finish(ACCEPT_SECONDS)
+        if self.drain(ACCEPT_SECONDS):
+            self.settle(SETTLE_SECONDS)
+        for row in self._rows:
+            self.run.log(row, step=self.run.step + 1)  # without it, they would be one
+
+    # The thread.
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="lamina-upload", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            self._settle_those_before()
+            with self._changed:
+                if not self._waiting:
+                    if self._unsettled:
+                        continue
+                    # An idle thread would keep the run in memory.
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                version = self._waiting.popleft()
+                self._logging = True
+            try:
+                self._log(version)
+            except Exception as error:
+                version.release()
+                version.on_trouble(self._explained(error, version))
+            finally:
+                with self._changed:
+                    self._logging = False
+                    self._changed.notify_all()
+
+    def _settle_those_before(self) -> None:
+        while self._unsettled:
+            version = self._unsettled[0]
+            with self._changed:
+                while version.outcome is _PENDING:
+                    if self._need_not_wait():
+                        return
+                    self._changed.wait(_SLICE)
+            self._settled(version, version.outcome)
+            with self._changed:
+                self._unsettled.popleft()
+                self._changed.notify_all()
+
+    def _need_not_wait(self) -> bool:
+        """The run itself sends the versions of a name one after the other."""
+        if not self._waiting:
+            return False
+        in_a_hurry = self._hurry_at is not None and time.monotonic() > self._hurry_at
+        return in_a_hurry or not self._waiting[0].has_packs
+
+    def _await(self, version: Version) -> None:
+        """On a thread of its own: a wait with a time limit would cancel the upload when the time is over."""
+        outcome = None
+        try:
+            version.artifact.wait()
+            version.seconds = time.monotonic() - version.begun
+        except Exception as error:
+            outcome = error
+        with self._changed:
+            version.outcome = outcome
+            self._changed.notify_all()
+
+    def _settled(self, version: Version, error: Exception | None) -> None:
+        record, artifact = version.record, version.artifact
+        version.settled = True
+        if type(error).__name__ == "HandleAbandonedError":  # the run ended before it could tell
+            artifact = self._asked(record)
+        elif error is not None:
+            artifact = None
+        version.release()
+        if artifact is None:
+            version.on_trouble(self._explained(error or ArtifactError("no answer"), version))
+            return
+        self._newest[record.what.name] = artifact.version
+        try:
+            record.remove()
+            if version.seconds is not None and record.place is not None:
+                for snapshot in record.snapshots:
+                    upload_times.note(record.place.root, snapshot, version.seconds)
+            version.on_committed(artifact)
+        except Exception as failure:
+            version.on_trouble(failure)
+
+    def _asked(self, record: Record) -> Any | None:
+        for number in range(QUESTIONS):
+            if number:
+                time.sleep(1)
+            if (found := self.server.find(record)) is not None:
+                return found
+        return None
+
+    def _explained(self, error: Exception, version: Version) -> ArtifactError:
+        place = version.record.place
+        where = f"; it is kept, and `lamina push {place.root}` sends it" if place is not None else ""
+        name = version.record.what.name
+        explained = ArtifactError(f"W&B did not take a version of {name}: {str(error) or repr(error)}{where}")
+        explained.__cause__ = error
+        return explained
+
+    # Handing over.
+
+    def _log(self, version: Version) -> Any:
+        with self._turn:
+            record, version.begun = version.record, time.monotonic()
+            assert record.place is not None
+            entries = list(record.entries)
+            if not self.run.offline and version.has_packs:
+                entries = self._carry(record.what.name, entries)
+            fill(version.artifact, entries, record.place.root, record.place.shown)
+            version.record = record.sent_as(version.artifact.digest, entries)
+            version.record.write()
+            artifact = self.run.log_artifact(
+                version.artifact, aliases=list(record.what.aliases), tags=list(record.what.tags) or None
+            )
+            self.accepted += 1
+            if not self.run.offline:
+                with self._changed:
+                    self._unsettled.append(version)
+                threading.Thread(target=self._await, args=(version,), name="lamina-wait", daemon=True).start()
+            return artifact
+
+    def _carry(self, name: str, entries: list[FileEntry]) -> list[FileEntry]:
+        """Entries of packs that the server has need no file; one request has confirmed that it has them."""
+        base = self.server.committed(name, self._newest.get(name, "latest"))
+        return entries if base is None else carried(entries, known_entries(base))
+
+
+def _at_teardown(run: Any, publisher: Publisher) -> None:
+    """While a run ends, hand over what waits, and note what has arrived; ``fit`` may have ended by an exception."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
+
+        run._teardown_hooks += [
+            TeardownHook(publisher.end, TeardownStage.EARLY),
+            TeardownHook(lambda: publisher.settle(QUESTIONS) and None, TeardownStage.LATE),
+        ]
+
+
+_making = threading.Lock()
+
+
+def publisher_of(run: Any) -> Publisher:
+    """The publisher of a run; one, so that all its versions keep their order."""
+    with _making:
+        publisher = run.__dict__.get("_lamina_publisher")
+        if publisher is None:
+            publisher = run.__dict__["_lamina_publisher"] = Publisher(run)  # lives as long as the run
+        return publisher  # type: ignore[no-any-return]

@@ -1,0 +1,206 @@
+"""Sending a version with other processes: shares are upserted, and one process finishes, checks and describes it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+from lamina.errors import ArtifactError, InvalidInputError
+from lamina.repository.repository import Repository
+from lamina.repository.snapshot import Snapshot
+from lamina.wandb.description import Description, metadata_for_wandb
+from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
+from lamina.wandb.server import reason
+from lamina.wandb.upload.draft import new_draft, packs_version
+from lamina.wandb.upload.publisher import Publisher, Version, publisher_of
+from lamina.wandb.upload.writers import Plan, Writers
+
+
+def log_together(run: Any, what: Description, home: Repository, snapshot: Snapshot, writers: Writers) -> Any | None:
+    """Every process calls it; the version is committed and checked when it returns.
+
+    Returns:
+        The artifact in the process that finished it; None in the others.
+    """
+    if run is None or run.offline or run.disabled:
+        _attend(writers)
+        return None
+    try:
+        publisher = publisher_of(run)
+        publisher.drain(None)
+        version = packs_version(run, new_draft(what), what, home, snapshot)
+    except Exception:
+        _attend(writers)  # the others send all of it
+        raise
+    try:
+        return _agreed(publisher, version, writers)
+    finally:
+        version.release()
+
+
+def _agreed(publisher: Publisher, version: Version, writers: Writers) -> Any | None:
+    try:
+        plan = writers.agree(_identity(publisher, version), _newest(publisher, version.record.what.name))
+    except InvalidInputError:
+        version.record.remove()
+        raise
+    except ArtifactError as error:
+        raise _kept(version, str(error)) from error
+    if plan.finishes:
+        return _finish_with(publisher, version, writers, plan)
+    # The one that finishes has a record of the whole; a second one would be sent a second time.
+    version.record.remove(files=False)
+    try:
+        _contribute(publisher, version, writers, plan)
+    finally:
+        version.record.remove()
+    return None
+
+
+def _attend(writers: Writers) -> None:
+    """Without a run: the collectives need every process."""
+    plan = writers.agree(None)
+    for _ in range(2):
+        if failed := writers.all_did(plan, True):
+            raise _failed(failed)
+
+
+def _contribute(publisher: Publisher, version: Version, writers: Writers, plan: Plan) -> None:
+    _upsert(publisher, version, writers, plan)
+    if failed := writers.all_did(plan, True):
+        raise _failed(failed)
+
+
+def _finish_with(publisher: Publisher, version: Version, writers: Writers, plan: Plan) -> Any:
+    error: Exception | None = None
+    with publisher.sending(version):
+        entries = _upsert(publisher, version, writers, plan)
+        try:
+            version.artifact = _commit(publisher, version, plan, entries)
+        except Exception as failure:
+            error = failure
+        # Whether the others hear of it does not change what the server has.
+        with contextlib.suppress(ArtifactError):
+            writers.all_did(plan, error is None)
+        if error is not None:
+            raise _kept(version, reason(error)) from error
+    return version.artifact
+
+
+def _upsert(publisher: Publisher, version: Version, writers: Writers, plan: Plan) -> list[FileEntry]:
+    """Send this process's share; when it returns, all have sent theirs."""
+    unfinished, error = None, None
+    entries: list[FileEntry] = []
+    try:
+        entries = _carry(publisher, version, plan)
+        if plan.finishes:
+            version.record = version.record.sent_as(_digest_of(version, entries), entries)
+            version.record.write()
+        if share := plan.share(entries):
+            unfinished = publisher.run.upsert_artifact(
+                _filled(version, share), aliases=["latest"], distributed_id=plan.distributed_id
+            )
+            unfinished.wait()
+    except Exception as failure:
+        error = failure
+    try:
+        failed = writers.all_did(plan, error is None)
+    except ArtifactError as missing:
+        raise _left(version, plan, f"{missing}{_name_of(unfinished)}") from missing
+    if error is not None:
+        raise _left(version, plan, reason(error)) from error
+    if failed:
+        raise _left(version, plan, f"{_failed(failed)}{_name_of(unfinished)}")
+    return entries
+
+
+def _carry(publisher: Publisher, version: Version, plan: Plan) -> list[FileEntry]:
+    """The same in every process, because all look at the same base."""
+    entries = list(version.record.entries)
+    if plan.base is None:
+        return entries
+    base = publisher.server.committed(version.record.what.name, f"v{plan.base}")
+    if base is None:
+        raise ArtifactError(f"W&B does not give {version.record.what.name}:v{plan.base}, which was there a moment ago")
+    return carried(entries, known_entries(base))
+
+
+def _commit(publisher: Publisher, version: Version, plan: Plan, entries: list[FileEntry]) -> Any:
+    what = version.record.what
+    draft = _filled(version, plan.rest(entries))
+    finished = publisher.run.finish_artifact(draft, aliases=list(what.aliases), distributed_id=plan.distributed_id)
+    finished.wait()
+    _check(publisher, finished, entries)
+    # wandb drops the tags of such versions, and does not say whose metadata it takes.
+    finished.metadata = metadata_for_wandb(what.metadata)
+    finished.description = what.description
+    finished.tags = list(what.tags)
+    if what.ttl is not None:
+        finished.ttl = what.ttl
+    finished.save()
+    return finished
+
+
+def _check(publisher: Publisher, finished: Any, entries: Iterable[FileEntry]) -> None:
+    """Whether the server holds the whole; what it merges is its own business, and half a version is none."""
+    name = f"{finished.name.split(':')[0]}:{finished.version}"
+    there = publisher.server.artifact(publisher.server.qualified(name)).manifest.entries
+    lost = [entry.path for entry in entries if not _is_there(entry, there.get(entry.path))]
+    if lost:
+        with contextlib.suppress(Exception):  # nobody may take it for the latest one
+            finished.delete(delete_aliases=True)
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise ArtifactError(f"{name} lacks {lost[0]}{more}; it was deleted")
+
+
+def _is_there(entry: FileEntry, other: Any) -> bool:
+    return other is not None and (entry.digest, entry.size) == (other.digest, other.size)
+
+
+def _filled(version: Version, entries: list[FileEntry]) -> Any:
+    place = version.record.place
+    assert place is not None
+    draft = new_draft(version.record.what)
+    fill(draft, entries, place.root)
+    return draft
+
+
+def _digest_of(version: Version, entries: list[FileEntry]) -> str:
+    """Of the whole manifest, as one process would send it."""
+    return str(_filled(version, entries).digest)
+
+
+def _identity(publisher: Publisher, version: Version) -> str:
+    """What the processes must have in common: the files, and where they go."""
+    record, server = version.record, publisher.server
+    files = sorted((entry.path, entry.digest, entry.size) for entry in record.entries)
+    return repr((server.base_url, server.entity, server.project, record.what.name, record.what.type, files))
+
+
+def _newest(publisher: Publisher, name: str) -> int | None:
+    found = publisher.server.committed(name, "latest")
+    return None if found is None else int(found.version[1:])
+
+
+def _failed(ranks: list[int]) -> ArtifactError:
+    return ArtifactError(f"W&B did not take the version: it failed in process {', '.join(map(str, ranks))}")
+
+
+def _left(version: Version, plan: Plan, why: str) -> ArtifactError:
+    return _kept(version, why) if plan.finishes else ArtifactError(f"W&B did not take the version: {why}")
+
+
+def _kept(version: Version, why: str) -> ArtifactError:
+    place = version.record.place
+    assert place is not None
+    name = version.record.what.name
+    where = f"it is kept, and `lamina push {place.root}` sends it"
+    return ArtifactError(f"W&B did not take a version of {name}: {why}; {where}")
+
+
+def _name_of(unfinished: Any) -> str:
+    """The version that stays without a number, for who looks for it on the server."""
+    with contextlib.suppress(Exception):
+        return f"; the unfinished version has the id {unfinished.id}"
+    return ""

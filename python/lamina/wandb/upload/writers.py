@@ -1,0 +1,148 @@
+"""`Writers`: several processes send one version together, each its share of the packs.
+
+wandb merges what they upsert into a draft that they share, and commits it when one of them finishes it. It tells no
+process about the others; that is what `gather` is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lamina.errors import ArtifactError, InvalidInputError
+from lamina.wandb.manifest import FileEntry
+
+#: Whether this process sends or has sent; its base version, from 1, or 0; what it means to send; something unique.
+_MESSAGE = struct.Struct("<?I32s16s")
+
+
+@dataclass(frozen=True)
+class Writers:
+    """The processes that send one version together; each passes its own rank.
+
+    Args:
+        rank: of this process, from 0.
+        count: of all processes.
+        gather: gives each process the messages of all, in the order of their ranks. All messages are `bytes` of the
+            same length. It has to raise when a process does not come: set the time limit of your own collective.
+
+    `of_jax` and `of_torch` make one for a training that runs.
+    """
+
+    rank: int
+    count: int
+    gather: Callable[[bytes], Sequence[bytes]]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.count:
+            raise InvalidInputError(f"rank must be from 0 to count - 1. Received: {self.rank} of {self.count}")
+
+    @classmethod
+    def of_jax(cls) -> Writers:
+        """The processes of ``jax.distributed``."""
+        import jax
+        import numpy as np
+        from jax.experimental.multihost_utils import process_allgather
+
+        def gather(message: bytes) -> list[bytes]:
+            rows = np.asarray(process_allgather(np.frombuffer(message, np.uint8)))
+            return [row.tobytes() for row in rows.reshape(jax.process_count(), -1)]
+
+        return cls(jax.process_index(), jax.process_count(), gather)
+
+    @classmethod
+    def of_torch(cls, group: Any = None) -> Writers:
+        """The processes of ``torch.distributed``; a group of the gloo backend needs no GPU for this."""
+        import torch.distributed
+
+        distributed = torch.distributed
+
+        def gather(message: bytes) -> list[bytes]:
+            messages: list[Any] = [b""] * distributed.get_world_size(group)
+            distributed.all_gather_object(messages, message, group)
+            return messages
+
+        return cls(distributed.get_rank(group), distributed.get_world_size(group), gather)
+
+    def agree(self, identity: str | None, base: int | None = None) -> Plan:
+        """Learn who sends; ``identity`` is None where there is no run, ``base`` the version that is there already.
+
+        Raises:
+            InvalidInputError: in every process, if none has a run, or they do not mean the same version.
+            ArtifactError: if a process does not answer.
+        """
+        wanted = hashlib.sha256((identity or "").encode()).digest()
+        number = 0 if base is None else base + 1
+        said = self._gathered(_MESSAGE.pack(identity is not None, number, wanted, os.urandom(16)))
+        senders = [rank for rank, (sends, *_) in enumerate(said) if sends]
+        if not senders:
+            raise InvalidInputError("none of the processes has a W&B run that is online")
+        _, number, wanted, unique = said[senders[0]]
+        if other := [rank for rank in senders if said[rank][2] != wanted]:
+            raise InvalidInputError(
+                f"processes {senders[0]} and {other[0]} mean different versions: pass the same snapshot of the same "
+                "repository, the same name=, and runs of one project"
+            )
+        # Unique, so that what an earlier attempt left unfinished is not mixed in.
+        name = hashlib.sha256(wanted + unique).hexdigest()[:32]
+        return Plan(f"lamina-{name}", tuple(senders), self.rank, number - 1 if number else None)
+
+    def all_did(self, plan: Plan, done: bool) -> list[int]:
+        """Ranks of the senders that failed.
+
+        Raises:
+            ArtifactError: if a process does not answer.
+        """
+        said = self._gathered(_MESSAGE.pack(done, 0, b"", b""))
+        return [rank for rank in plan.senders if not said[rank][0]]
+
+    def _gathered(self, message: bytes) -> list[tuple[Any, ...]]:
+        try:
+            messages = list(self.gather(message))
+        except Exception as error:
+            raise ArtifactError(f"not every process came: {str(error) or repr(error)}") from error
+        if len(messages) != self.count or any(len(each) != _MESSAGE.size for each in messages):
+            raise InvalidInputError(f"gather must give {self.count} messages of {_MESSAGE.size} bytes each")
+        return [_MESSAGE.unpack(each) for each in messages]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the processes have agreed upon."""
+
+    distributed_id: str
+    senders: tuple[int, ...]  # ranks
+    rank: int  # of this process
+    base: int | None  # version whose files need not be sent again
+
+    @property
+    def sends(self) -> bool:
+        return self.rank in self.senders
+
+    @property
+    def finishes(self) -> bool:
+        return self.rank == self.senders[0]
+
+    def share(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
+        """The packs that this process sends: the largest first, each to who has the least; all agree without asking."""
+        loads = dict.fromkeys(self.senders, 0)
+        mine = []
+        fresh = [entry for entry in entries if is_pack(entry) and entry.birth is None]
+        for entry in sorted(fresh, key=lambda entry: (-entry.size, entry.path)):
+            sender = min(self.senders, key=lambda rank: (loads[rank], rank))
+            loads[sender] += entry.size
+            if sender == self.rank:
+                mine.append(entry)
+        return mine
+
+    def rest(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
+        """What the one that finishes adds: all that makes the packs a checkpoint, and packs that the server has."""
+        return [entry for entry in entries if not is_pack(entry) or entry.birth is not None]
+
+
+def is_pack(entry: FileEntry) -> bool:
+    return entry.path.startswith("packs/")
