@@ -5,11 +5,10 @@ BIN    := $(VENV)/bin
 TORCH  := .venv-torch
 WHEEL  := .venv-wheel
 DIST   := target/wheels
-QUICK  := $(addprefix tests/test_,package.py codec.py api.py golden.py progress.py cli.py)
-FIT    := $(addprefix tests/test_,capture.py model_checkpoint.py restoring.py resume.py wandb_checkpoint.py)
-WANDB  := $(wildcard tests/test_wandb_*.py) $(addprefix tests/test_,metrics_logger.py eval_callback.py report_wandb.py)
-KERAS  := $(FIT) $(addprefix tests/test_,h5.py template.py loading.py keras_own.py keras_damage.py checkpointer.py ends.py \
-	pipeline.py checkpoint_targets.py metrics_logger.py eval_callback.py wandb_callback.py)
+QUICK  := $(addprefix tests/,$(addprefix repository/test_,package.py codec.py api.py golden.py) $(addprefix cli/test_,progress.py cli.py))
+FIT    := $(addprefix tests/keras/test_,capture.py model_checkpoint.py restoring.py resume.py) tests/wandb/test_wandb_checkpoint.py
+WANDB  := tests/wandb tests/report/test_report_wandb.py
+KERAS  := tests/keras tests/files tests/wandb/test_metrics_logger.py tests/wandb/test_eval_callback.py tests/wandb/test_wandb_callback.py
 PYTHONS ?= 3.10 3.11 3.12 3.13
 MATRIX := .venv-matrix
 PYMATRIX := .venv-matrix-python
@@ -64,10 +63,10 @@ test-python-matrix:
 
 # Each release in an environment that takes all else from .venv. After a failure the others run all the same.
 test-wandb-matrix: $(VENV)/test.stamp
-	KERAS_BACKEND=tensorflow $(BIN)/python tests/matrix.py --folder $(MATRIX) wandb 0.30 $(PARALLEL) $(WANDB)
+	KERAS_BACKEND=tensorflow $(BIN)/python tests/helpers/matrix.py --folder $(MATRIX) wandb 0.30 $(PARALLEL) $(WANDB)
 
 test-keras-matrix: $(VENV)/test.stamp
-	KERAS_BACKEND=tensorflow $(BIN)/python tests/matrix.py --folder $(MATRIX) --minors keras 3.10 $(PARALLEL) $(KERAS)
+	KERAS_BACKEND=tensorflow $(BIN)/python tests/helpers/matrix.py --folder $(MATRIX) --minors keras 3.10 $(PARALLEL) $(KERAS)
 
 check: $(VENV)/test.stamp
 	cargo fmt --all --check
@@ -82,11 +81,11 @@ bench: $(VENV)/test.stamp
 
 # Faults by chance: in training for so many minutes, in the engine for a third of that, and the stress tests at length.
 soak: $(VENV)/test.stamp
-	KERAS_BACKEND=tensorflow $(BIN)/python tests/soak.py $(MINUTES)
-	KERAS_BACKEND=jax $(BIN)/python tests/soak.py $(MINUTES)
+	KERAS_BACKEND=tensorflow $(BIN)/python tests/helpers/soak.py $(MINUTES)
+	KERAS_BACKEND=jax $(BIN)/python tests/helpers/soak.py $(MINUTES)
 	LAMINA_SOAK_SECONDS=$$(($(MINUTES) * 20)) cargo test --release -p lamina-core --test crash -- --nocapture
-	LAMINA_SOAK=1 KERAS_BACKEND=tensorflow $(PYTEST) -o timeout=3600 tests/test_stress.py tests/test_wandb_trouble.py
-	LAMINA_SOAK=1 KERAS_BACKEND=jax $(PYTEST) -o timeout=3600 tests/test_ends.py -k kills
+	LAMINA_SOAK=1 KERAS_BACKEND=tensorflow $(PYTEST) -o timeout=3600 tests/repository/test_stress.py tests/wandb/test_wandb_trouble.py
+	LAMINA_SOAK=1 KERAS_BACKEND=jax $(PYTEST) -o timeout=3600 tests/keras/test_ends.py -k kills
 
 # What would be published, tested in an environment that has nothing else. zig links against the old C library that
 # manylinux_2_28 promises, whatever this machine has.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 #: It stands with the tests, as do readers of what W&B recorded.
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 
 @contextlib.contextmanager

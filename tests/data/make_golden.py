@@ -1,6 +1,6 @@
 """Writes the golden repository and artifact, once; every later release reads them as they are.
 
-    PYTHONPATH=python:tests python tests/data/make_golden.py
+    PYTHONPATH=python:tests/helpers python tests/data/make_golden.py
 
 It refuses to write where they exist. A later version of the format gets golden files beside these.
 """

@@ -1,6 +1,6 @@
 """Writes the golden repository with delta chunks, once; every later release reads it as it is.
 
-    PYTHONPATH=python:tests python tests/data/make_golden_delta.py
+    PYTHONPATH=python:tests/helpers python tests/data/make_golden_delta.py
 
 It refuses to write where it exists.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from data.make_golden import file_digests, sha256
+
 from engine_repositories import File, Saved, Tensor, save_memory
 from lamina.repository import repository
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_api import weights
 from typer.testing import CliRunner
 
 import lamina
@@ -27,7 +28,7 @@ from lamina.cli.command import EXIT_CODES
 from lamina.cli.page import page
 from lamina.compare import distance
 from lamina.repository.repository import Repository
-from test_api import weights
+from places import ROOT
 from travel_writer import make_envelope
 from wandb_server import Server
 
@@ -110,7 +111,7 @@ def flip(path: Path, at: int = 100) -> None:
 
 
 def test_the_page_is_up_to_date() -> None:
-    written = Path(__file__).parent.parent / "docs" / "cli.md"
+    written = ROOT / "docs" / "cli.md"
     assert written.read_text() == page(), "python -m lamina.cli.page > docs/cli.md"
 
 

@@ -21,6 +21,7 @@ import lamina
 from lamina.keras import ModelCheckpoint
 from lamina.keras.capture.planned_file import PlannedFile
 from lamina.keras.saving import sigterm
+from places import HELPERS
 
 pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore:os.fork")]
 
@@ -244,7 +245,7 @@ def test_kills_at_any_moment_leave_what_was_reported(backend: str, tmp_path: Pat
         pytest.importorskip("jax")  # which it needs
     kills = 200 if os.environ.get("LAMINA_SOAK") else 40 if backend == "numpy" else 3
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed_saver.py")), str(tmp_path), str(kills), "1"],
+        [sys.executable, str(HELPERS / "killed_saver.py"), str(tmp_path), str(kills), "1"],
         capture_output=True,
         text=True,
         timeout=1800 if kills > 40 else 300,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ _PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 import keras
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from test_resume import checkpoint, network, state, train
 
 class Killed(keras.callbacks.Callback):
@@ -135,7 +136,7 @@ print("same", all((a == b).all() for a, b in zip(state(model), state(straight), 
 
 def test_a_process_goes_on_where_a_killed_one_was(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent), str(tmp_path), *arguments]
+        command = [sys.executable, "-c", _PROGRAM, os.pathsep.join(sys.path), str(tmp_path), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     assert run("killed").returncode == -signal.SIGKILL

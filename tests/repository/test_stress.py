@@ -17,9 +17,10 @@ import pytest
 import busy_process
 import lamina
 from lamina.repository import repository
+from places import HELPERS
 from stopped_process import stop_within
 
-_SCRIPT = Path(__file__).with_name("busy_process.py")
+_SCRIPT = HELPERS / "busy_process.py"
 _ROUNDS = 500 if os.environ.get("LAMINA_SOAK") else 12
 
 
@@ -113,7 +114,7 @@ def test_a_worker_of_a_killed_saver_stops_nobody(repo: Path) -> None:
 
 def test_a_soak_of_seconds() -> None:
     """Each fault once, beside real training; ``make soak`` goes on with them."""
-    script = Path(__file__).with_name("soak.py")
+    script = HELPERS / "soak.py"
     done = subprocess.run([sys.executable, str(script), "0"], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_travel import ENCODED, FORBIDDEN, HOLLOW, PACKS, STRUCTURES
 
 import lamina
 from engine_repositories import File, Saved, Tensor, save_memory, write_artifact
@@ -21,7 +22,6 @@ from lamina.repository import repository
 from lamina.repository.content import Content
 from lamina.sources import open_artifact_directory
 from peak_memory import PEAK
-from test_travel import ENCODED, FORBIDDEN, HOLLOW, PACKS, STRUCTURES
 from travel_writer import (
     Chunk,
     Sample,

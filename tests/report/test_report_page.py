@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_cli import ok
 
 import chromium
 import lamina
 from peak_memory import PEAK
 from report_history import known, moving, save, thousand
-from test_cli import ok
 
 pytest.importorskip("plotly", reason="no plotly here: pip install plotly")
 needs_browser = pytest.mark.skipif(

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import lamina
-
-ROOT = Path(__file__).resolve().parent.parent
+from places import ROOT
 
 
 @pytest.mark.parametrize("name", ["lamina", "lamina.cli"])

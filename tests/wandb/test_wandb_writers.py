@@ -24,6 +24,7 @@ import lamina
 import lamina.wandb
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.wandb.upload.writers import Writers
+from places import HELPERS, ROOT
 from wandb_server import Server
 from wandb_training import clean_machine
 
@@ -94,8 +95,7 @@ class Processes:
     def __init__(self, server: Server, folder: Path, *more: Sequence[str]) -> None:
         self.meeting = folder / f"meeting-{time.monotonic_ns()}"
         self.meeting.mkdir()
-        here = Path(__file__).parent
-        paths = os.pathsep.join([str(here.parent / "python"), str(here)])
+        paths = os.pathsep.join([str(ROOT / "python"), str(HELPERS)])
         inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
         self.outputs = [self.meeting / f"output-{rank}" for rank in range(COUNT)]
         self.children = []

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data.make_golden import file_digests, sha256
+from data.make_golden_delta import EXPECTED, GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lamina
-from data.make_golden import file_digests, sha256
-from data.make_golden_delta import EXPECTED, GOLDEN
 from engine_repositories import File, Saved, Tensor, check_saved, check_with_travel, format_name, save_memory
 from lamina.errors import CorruptDataError
 from lamina.repository import repository

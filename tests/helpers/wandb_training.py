@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 import lamina
+from places import HELPERS, ROOT
 
 
 def frozen_model(frozen: tuple[int, int] = (1200, 1600), trainable: int = 60) -> Any:
@@ -99,8 +100,7 @@ def restored(name: str, like: Callable[[], Any]) -> Any:
 
 def run_python(code: str, environment: dict[str, str], cwd: Path, *arguments: object) -> str:
     """A process of its own, with the same packages."""
-    here = Path(__file__).parent
-    paths = os.pathsep.join([str(here.parent / "python"), str(here)])
+    paths = os.pathsep.join([str(ROOT / "python"), str(HELPERS)])
     inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     with tempfile.TemporaryFile("w+") as output:  # not a pipe: wandb's service would keep it open
         status = subprocess.call(

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_api import weights
+from test_cli import flip, no_lines_on_a_slow_machine, tree  # noqa: F401
 from typer.testing import CliRunner
 
 import lamina
 from lamina.cli import app
-from test_api import weights
-from test_cli import flip, no_lines_on_a_slow_machine, tree  # noqa: F401
 from travel_writer import Chunk, make_envelope, make_pack
 
 #: What each verb is called with, in this order.

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 import wandb
+from test_api import weights
+from test_cli import COMMAND, no_lines_on_a_slow_machine, refused, tree  # noqa: F401
+from test_cli_hostile import HOSTILE
+from test_cli_states import RUNNER, STATES
 from typer.testing import CliRunner
 
 import lamina
 import lamina.wandb
 from lamina.cli import app
-from test_api import weights
-from test_cli import COMMAND, no_lines_on_a_slow_machine, refused, tree  # noqa: F401
-from test_cli_hostile import HOSTILE
-from test_cli_states import RUNNER, STATES
 from wandb_server import Server
 from wandb_server.server import client_environment
 

@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from test_api import weights
+from test_cli import terminal, tree
 
 import lamina
 import lamina.api
@@ -15,8 +17,6 @@ from lamina import _core
 from lamina.cli import output
 from lamina.repository.repository import Repository
 from lamina.units import duration
-from test_api import weights
-from test_cli import terminal, tree
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import zstandard
 
-SCRIPT = Path(__file__).parents[1] / "python" / "lamina" / "wandb" / "travel" / "restore.py"
+from places import ROOT
+
+SCRIPT = ROOT / "python" / "lamina" / "wandb" / "travel" / "restore.py"
 
 
 def _load() -> ModuleType:

@@ -1,4 +1,4 @@
-"""``python tests/matrix.py PACKAGE OLDEST TESTS…``: the same tests with each release of one package.
+"""``python tests/helpers/matrix.py PACKAGE OLDEST TESTS…``: the same tests with each release of one package.
 
 Everything else stays as it is in the environment that runs this: each release gets a small environment of its own that
 falls back on this one. It goes on after a release that fails; the exit code tells.
@@ -18,7 +18,7 @@ import venv
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _KNOWS = "import importlib.metadata, sys, {0}; print({0}.__version__, importlib.metadata.version('{0}'))"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.make_golden import EXPECTED, GOLDEN, described, file_digests, sha256
 
 import lamina
-from data.make_golden import EXPECTED, GOLDEN, described, file_digests, sha256
 from engine_repositories import File, Saved, check_with_travel, save_memory
 from lamina.repository.snapshot import Snapshot
 from lamina.sources import open_artifact_directory

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_api import weights
+from test_cli import flip, parsed, refused
 
 import lamina
 from engine_repositories import write_artifact
@@ -23,8 +25,6 @@ from lamina.report.layer_names import layer_of
 from lamina.repository import upload_times
 from lamina.repository.snapshot import TensorInfo
 from report_history import BIG, known, save
-from test_api import weights
-from test_cli import flip, parsed, refused
 
 NAN, INF, NONE = math.nan, math.inf, NO_DISTANCE
 MOVED = {

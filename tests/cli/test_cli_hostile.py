@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_api import weights
+from test_cli import COMMAND, no_lines_on_a_slow_machine, refused, tree  # noqa: F401
 from typer.testing import CliRunner
 
 import lamina
 from lamina.cli import app
-from test_api import weights
-from test_cli import COMMAND, no_lines_on_a_slow_machine, refused, tree  # noqa: F401
 
 _DONE, _REFUSED = 0, (2, 3, 4, 5, 6)
 _NOISE = random.Random(0).randbytes(5000)

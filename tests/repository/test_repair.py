@@ -340,8 +340,8 @@ def test_a_running_prune_is_not_disturbed(repo: Repository) -> None:
 
 
 SAVER = """
-import sys, numpy as np
-sys.path.insert(0, sys.argv[2])
+import os, sys, numpy as np
+sys.path[:0] = sys.argv[2].split(os.pathsep)
 from lamina.repository import repository
 from test_repair import _saved
 import lamina
@@ -355,7 +355,7 @@ for epoch in range(25):
 
 def test_saves_go_on_while_it_runs(repo: Repository, backup: Repository) -> None:
     saver = subprocess.Popen(
-        [sys.executable, "-c", SAVER, str(repo.path), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SAVER, str(repo.path), os.pathsep.join(sys.path)], stdout=subprocess.PIPE, text=True
     )
     assert saver.stdout is not None
     assert saver.stdout.readline() == "ready\n"

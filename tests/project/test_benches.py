@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import lamina
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(ROOT))
 
 from benches import __main__ as command
 from benches import chart, commit, delta, histories, peers, scale, state, stored

@@ -1,4 +1,4 @@
-"""Train, save, prune and restore for minutes, with faults by chance: ``python tests/soak.py MINUTES [SEED]``.
+"""Train, save, prune and restore for minutes, with faults by chance: ``python tests/helpers/soak.py MINUTES [SEED]``.
 
 Prints what was done and how memory, descriptors and threads of this process went, and fails where they grew, where a
 version that was reported is not there as it was, or where an error is none of `lamina.errors`.
