@@ -188,7 +188,7 @@ def test_interrupted(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(lamina.api, "save", interrupted)
-    assert refused(130, "save", tmp_path / "m.weights.h5", repo) == "interrupted; what was committed stays"
+    assert refused(130, "save", tmp_path / "m.weights.h5", repo) == "interrupted; everything committed stays"
 
 
 def test_a_full_disk_behind_a_redirection(repo: Path) -> None:
@@ -441,7 +441,7 @@ def test_export_replaces_only_on_demand(repo: Path, tmp_path: Path) -> None:
     out.mkdir()
     (out / "m.weights.h5").write_bytes(b"mine")
     (out / "other").write_bytes(b"stays")
-    assert "exists; --force" in refused(2, "export", repo, out)
+    assert "pass --force" in refused(2, "export", repo, out)
     assert tree(out) == {"m.weights.h5": b"mine", "other": b"stays"}
     ok("restore", repo, out, "--force")
     assert tree(out) == {"m.weights.h5": (tmp_path / "m.weights.h5").read_bytes(), "other": b"stays"}
@@ -456,7 +456,7 @@ def test_verify_what_is_whole(repo: Path, tmp_path: Path) -> None:
     assert (quick["ok"], quick["full"], quick["snapshots"], quick["bytes"]) == (True, False, 4, 0)
     assert (full["ok"], full["full"], full["problems"]) == (True, True, [])
     assert full["bytes"] > 0
-    assert "is whole: 4 snapshots" in ok("verify", repo, "--full")
+    assert "is intact: 4 snapshots" in ok("verify", repo, "--full")
     one = parsed("verify", f"{repo}@1")
     assert (one["ok"], one["bytes"], set(one)) == (True, one["bytes"], set(full))
     assert "no digests" in refused(2, "verify", tmp_path / "m.weights.h5")
@@ -471,9 +471,9 @@ def test_verify_lists_every_problem(repo: Path) -> None:
     done = lamina_command("verify", repo, "--full")
     assert (done.returncode, done.stderr) == (4, f"lamina: {repo} is damaged: {expected} problems found\n")
     lines = done.stdout.splitlines()
-    hit = [line for line in lines if line.startswith("not whole: snapshot ")]
+    hit = [line for line in lines if line.startswith("damaged: snapshot ")]
     assert (len(lines) - len(hit), len(hit)) == (expected, 4)
-    assert hit[3].startswith("not whole: snapshot 4 (s, epoch 3): tensors m.weights.h5:layers/dense_0/vars/0")
+    assert hit[3].startswith("damaged: snapshot 4 (s, epoch 3): tensors m.weights.h5:layers/dense_0/vars/0")
     done = lamina_command("verify", repo, "--full", "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, found["ok"], len(found["problems"])) == (4, False, expected)
@@ -499,7 +499,7 @@ def test_verify_a_sample(repo: Path, tmp_path: Path) -> None:
     assert "--seed" in refused(2, "verify", repo, "--seed", 1)
     assert "seed" in refused(2, "verify", repo, "--sample", "1", "--seed", -1)
     assert "exclude" in refused(2, "verify", repo, "--sample", "1", "--full")
-    assert "every byte" in refused(2, "verify", f"{repo}@1", "--sample", "1")
+    assert "repositories only" in refused(2, "verify", f"{repo}@1", "--sample", "1")
 
 
 def test_damaged_contents_are_not_exported(repo: Path, tmp_path: Path) -> None:
@@ -629,7 +629,7 @@ def test_a_terminal_sees_the_work(repo: Path, tmp_path: Path) -> None:
     assert "\x1b[?25h" in session.seen  # the cursor is there again
     with terminal("verify", f"{repo}@1") as session:
         assert session.code() == 0
-    assert "is whole" in session.seen
+    assert "is intact" in session.seen
 
 
 HOSTILE = "[bold]x[/bold]\x1b[31m\u202e\n\x07[/]"
@@ -698,7 +698,7 @@ def test_stats_of_an_empty_repository(tmp_path: Path) -> None:
     assert parsed("stats", tmp_path / "r")["series"] == []
     assert "snapshots" in ok("stats", tmp_path / "r")
     assert parsed("ls", tmp_path / "r") == {"source": str(tmp_path / "r"), "snapshots": []}
-    assert ok("verify", tmp_path / "r", "--full").startswith(f"{tmp_path}/r is whole")
+    assert ok("verify", tmp_path / "r", "--full").startswith(f"{tmp_path}/r is intact")
     refused(3, "show", tmp_path / "r")
 
 
@@ -783,7 +783,7 @@ def test_doctor_says_what_would_be_slow() -> None:
         "disks": [disk, {**disk, "use": "cache", "free": 1e12, "writable": True}],
     }
     said = "\n".join(doctor.advice(found))
-    for word in ("one thread", "AVX2", "jax", "3.9.2", "0.28.0", "nfs4", "1.00 GB", "written"):
+    for word in ("one thread", "AVX2", "jax", "3.9.2", "0.28.0", "nfs4", "1.00 GB", "not writable"):
         assert word in said
     found |= {"engine": {"loads": False, "error": "why", "threads": None, "level": None}, "disks": []}
     assert "why" in doctor.advice(found)[0]
@@ -850,7 +850,10 @@ def test_push_pull_and_promote(online: Server, repo: Path, tmp_path: Path) -> No
     promoted = run_json("promote", "wandb:digits:good", "lamina-tests/models", "--alias", "production")
     assert promoted["target"] == "lamina-tests/models"
     assert online.store.file_bytes("models:production", "m.weights.h5") == (tmp_path / "out/m.weights.h5").read_bytes()
-    assert lamina_command("push", repo).stdout == f"nothing waits in {repo}; lamina push DIR@ALIAS logs a snapshot\n"
+    assert (
+        lamina_command("push", repo).stdout
+        == f"nothing to upload in {repo}; to log a snapshot, use lamina push DIR@ALIAS\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ def test_ctrl_c_does_not_wait_for_the_server(what: str, wandb_online: Server, re
             process.kill()
         said.seek(0)
         text = said.read()
-    assert text.splitlines()[-1] == "lamina: interrupted; what was committed stays"
+    assert text.splitlines()[-1] == "lamina: interrupted; everything committed stays"
     assert "Traceback" not in text
     assert not list((tmp_path / "cache").glob("*")), "a download is left"
     assert _own(repo) == before

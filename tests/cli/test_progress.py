@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
         session.until("of 2.15 GB")
         session.type("\x03")
         assert session.code() == 130, session.seen[-500:]
-    assert "lamina: interrupted; what was committed stays" in session.seen
+    assert "lamina: interrupted; everything committed stays" in session.seen
     assert "Traceback" not in session.seen
     assert lamina.open(repo).snapshots() == []
     assert set(tree(repo)) <= {"config.json", ".gitignore"}

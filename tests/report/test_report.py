@@ -181,7 +181,7 @@ def test_a_single_version_is_a_report(repo: Path, tmp_path: Path) -> None:
         found = gathered(source)
         assert len(found.versions) == 1
         assert (found.moved == NONE).all()
-        assert found.notes[0].startswith("There is one version only")
+        assert found.notes[0].startswith("There is only one version")
         assert all(layer.bytes_stored is not None for layer in found.layers)
 
 
@@ -191,19 +191,17 @@ def test_a_bare_file_says_what_it_cannot_tell(tmp_path: Path) -> None:
     assert (version.id, version.created_at, version.bytes_new, version.blocked_seconds) == (None, None, None, None)
     assert [(layer.name, layer.bytes) for layer in found.layers][:2] == [("dense_0", 58_080), ("dense_1", 58_080)]
     assert found.layers[0].dedup is None
-    assert found.notes == [
-        "A bare file tells neither when it was saved nor what that cost, and there is nothing to compare it with."
-    ]
+    assert found.notes == ["A plain file has no save time, no cost and no earlier version to compare with."]
 
 
 def test_notes_tell_what_is_missing(repo: Path, tmp_path: Path) -> None:
-    assert [note.split(":")[0] for note in gathered(repo).notes] == ["No upload time is known"]
+    assert [note.split(":")[0] for note in gathered(repo).notes] == ["No upload time"]
     assert gathered(repo, distances=False).notes[0] == "Distances were not measured (--no-distances)."
     bare = tmp_path / "bare"
     for seed in range(2):
         lamina.save(weights(tmp_path / "m.weights.h5", seed), bare)
     starts = [note.split(":")[0] for note in gathered(bare).notes]
-    assert starts == ["No version has a monitored value", "No blocked time is known", "No upload time is known"]
+    assert starts == ["No version has a monitored value", "No blocked time", "No upload time"]
 
 
 def test_upload_times_that_were_noted_are_known(repo: Path) -> None:
@@ -284,7 +282,7 @@ def test_the_command_refuses_in_a_sentence(repo: Path, tmp_path: Path) -> None:
     refused(3, "report", tmp_path / "none", "-o", page)
     refused(3, "report", f"{repo}@none", "-o", page)
     assert "does not exist" in refused(3, "report", repo, "-o", tmp_path / "gone" / "r.html")
-    assert "is there and no page" in refused(2, "report", repo, "-o", other)
+    assert "exists and is not a lamina report" in refused(2, "report", repo, "-o", other)
     refused(2, "report", repo, "-o", tmp_path)
     assert other.read_bytes() == b"weights"
     refused(6, "report", repo, "-o", tmp_path / ("long" * 100))

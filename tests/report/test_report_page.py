@@ -137,7 +137,7 @@ def test_what_is_missing_leaves_no_empty_chart(page: chromium.Page, tmp_path: Pa
     shown = "[...document.querySelectorAll('.chart')].filter((c) => c.offsetParent).map((c) => c.id).join(' ')"
     page.open(drawn(f"{repo}@1", tmp_path / "one.html"))
     assert page.eval(shown) == "size compression"
-    assert text(page, "#notes li") == "There is one version only, so nothing has moved yet."
+    assert text(page, "#notes li") == "There is only one version, so nothing has changed yet."
     lamina.export(f"{repo}@1", tmp_path / "out")
     (tmp_path / "out" / "m.weights.h5").rename(tmp_path / "out" / "a.bin")
     page.open(drawn(tmp_path / "out" / "a.bin", tmp_path / "file.html"))

@@ -413,7 +413,7 @@ def test_the_command(repo: Repository, backup: Repository) -> None:
     assert "lost: snapshot 2 (s, epoch 1): tensors m.weights.h5:a/kernel; files m.weights.h5" in done.stdout
     done = run.invoke(app, ["verify", str(repo.path), "--repair", "--from", str(backup.path)])
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "everything is whole" in done.stdout
+    assert "the repository is intact" in done.stdout
     done = run.invoke(app, ["verify", str(repo.path), "--from", str(backup.path)])
     assert (done.exit_code, done.stdout) == (2, "")
     done = run.invoke(app, ["verify", f"{repo.path}@1", "--repair"])

@@ -1,4 +1,4 @@
-"""`lamina bench`: how fast lamina is here, with your own checkpoint."""
+"""`lamina bench`: speed of lamina on this machine, with your own checkpoint."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _LEAST = 4_000_000
 def bench(
     file: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[FILE]", help="A checkpoint file; without one, random weights are used.", show_default=False
-        ),
+        typer.Argument(metavar="[FILE]", help="A checkpoint file; default: random weights.", show_default=False),
     ] = None,
-    size: Annotated[str, typer.Option("--size", metavar="SIZE", help="Of the random weights: 200MB, 1GB.")] = "200MB",
+    size: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help="Size of the random weights, such as 200MB or 1GB.")
+    ] = "200MB",
     repeats: Annotated[
-        int, typer.Option("--repeats", metavar="N", min=1, help="Runs of each that count; their median is shown.")
+        int, typer.Option("--repeats", metavar="N", min=1, help="Counted runs of each row; the median is shown.")
     ] = 3,
     folder: Annotated[
-        str, typer.Option("--folder", metavar="DIR", help="Where to write; on the disk that is to be measured.")
+        str, typer.Option("--folder", metavar="DIR", help="Where to write: a folder on the disk to measure.")
     ] = ".",
     as_json: AsJson = False,
 ) -> None:
-    """Measure save, verify, export and the codec beside a memory copy, a hash and a write that waits for the disk.
+    """Measure save, verify, export and the codec beside a memory copy, a hash, and a write with fsync.
 
-    A run counts only if its result is right. Everything stands in a temporary folder that is removed in the end.
+    A run counts only if its result is correct. All files are in a temporary folder, which is removed at the end.
     """
     from lamina import _core, benchmark
 
@@ -59,7 +59,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix=".lamina-bench-", dir=folder) as made:
         place = Path(made)
         path = Path(file) if file is not None else place / "random.weights.h5"
-        with progress("measuring", 0):  # what the engine tells would change all the time
+        with progress("measuring", 0):  # the engine's own phases would change all the time
             if file is None:
                 benchmark.random_checkpoint(path, nbytes)
             results = benchmark.measure(path, place, repeats)
@@ -75,7 +75,7 @@ def _bytes(text: str) -> int:
         raise InvalidInputError(f"--size takes a size such as 200MB. Received: {text!r}")
     nbytes = int(float(found[1]) * _SIZES[found[2].lower()])
     if nbytes < _LEAST:
-        raise InvalidInputError(f"--size is at least {human(_LEAST)}. Received: {text!r}")
+        raise InvalidInputError(f"--size must be at least {human(_LEAST)}. Received: {text!r}")
     return nbytes
 
 

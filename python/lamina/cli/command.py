@@ -20,18 +20,18 @@ from lamina.errors import LaminaError, StorageError
 #: Exit code → meaning; those of errors are the ``exit_code`` of `lamina.errors`.
 EXIT_CODES = {
     0: "done",
-    1: "the answer was no, or an error that lamina does not expect",
+    1: "cancelled at the prompt, or an unexpected error",
     2: "wrong usage or input; nothing was changed",
     3: "a repository, snapshot, alias or file does not exist",
     4: "damaged data",
     5: "the data needs a newer lamina",
     6: "the operating system refused: disk full, no permission, …",
     7: "W&B refused or was not reachable",
-    130: "stopped by Ctrl-C; what was committed stays",
+    130: "stopped by Ctrl-C; everything committed stays",
 }
 INTERRUPTED = 130
 SOURCES = (
-    "DIR, DIR@ALIAS, DIR@SERIES:ALIAS (a number, id, latest, best or epoch_N will do as well), "
+    "DIR, DIR@ALIAS, DIR@SERIES:ALIAS (ALIAS may be a number, an id, latest, best or epoch_N), "
     "a checkpoint file, an artifact directory, or wandb:ENTITY/PROJECT/NAME:ALIAS."
 )
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _leave() -> None:
-    """End now: at a usual end Python and wandb wait for transfers that nobody wants any more."""
+    """Exit at once: a normal exit would wait for Python's and wandb's transfers, which Ctrl-C has cancelled."""
     gc.collect()  # temporary folders go with their owners
     _flush_or_discard()
     os._exit(INTERRUPTED)
@@ -112,7 +112,7 @@ def _lamina(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Checkpoints of Keras models: look at them, move them, check them, thin them out."""
+    """Inspect, move, verify and prune Keras checkpoints."""
 
 
 def _guarded(function: Callable[..., None]) -> Callable[..., None]:
@@ -120,7 +120,7 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         with _reporting():
             function(*args, **kwargs)
-            sys.stdout.flush()  # so that a full disk behind a redirection is an error, too
+            sys.stdout.flush()  # so that a full disk behind a redirection is an error
 
     return run
 
@@ -134,7 +134,7 @@ def _reporting() -> Iterator[None]:
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            _fail("interrupted; what was committed stays", INTERRUPTED)
+            _fail("interrupted; everything committed stays", INTERRUPTED)
         except Exception as error:
             _fail(*_sentence(error))
 
@@ -149,7 +149,7 @@ def _sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, ModuleNotFoundError) and error.name in ("wandb", "keras", "requests"):
         return f"this needs the package {error.name}: pip install {error.name}", LaminaError.exit_code
     if isinstance(error, ImportError) and (error.name or "").startswith("lamina"):
-        return f"lamina is not installed completely: {error}", LaminaError.exit_code
+        return f"lamina is not fully installed: {error}", LaminaError.exit_code
     unexpected = f"unexpected {type(error).__name__}: {error} (LAMINA_DEBUG=1 shows where)"
     return unexpected, LaminaError.exit_code
 

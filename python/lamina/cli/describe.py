@@ -1,4 +1,4 @@
-"""Snapshots and sources as the verbs show them."""
+"""Snapshots and sources as the commands show them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def snapshot_json(snapshot: Snapshot, aliases: list[str] | None = None) -> dict[
 
 
 def tensor_json(tensor: TensorInfo) -> dict[str, Any]:
-    """What is known of a tensor without reading it."""
+    """Description of a tensor, without its data."""
     return {
         "name": tensor.name,
         "dtype": tensor.dtype,
@@ -45,12 +45,12 @@ def shape_of(tensor: TensorInfo) -> str:
 
 
 def time_of(snapshot: Snapshot) -> str:
-    """When it was saved, to the second, UTC."""
+    """Save time in UTC, to the second."""
     return snapshot.created_at[:19].replace("T", " ")
 
 
 def moment(snapshot: Snapshot) -> str | None:
-    """Epoch, and batch if it was saved inside of one."""
+    """Epoch, and batch if it was saved within an epoch."""
     if snapshot.epoch is None:
         return None
     return f"{snapshot.epoch}" if snapshot.batch is None else f"{snapshot.epoch}, batch {snapshot.batch}"

@@ -1,4 +1,4 @@
-"""`lamina diff`: which tensors changed between two sources, and how far they moved."""
+"""`lamina diff`: which tensors changed between two sources, and by how much."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Order(str, Enum):
-    """What the tensors are sorted by, the largest first."""
+    """Sort order of the tensors, largest first."""
 
     l2 = "l2"
     max = "max"
@@ -36,12 +36,12 @@ class Order(str, Enum):
 )
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help=SOURCES, show_default=False)],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Same forms as A.", show_default=False)],
     sort: Annotated[
         Order,
         typer.Option("--sort", metavar="ORDER", help="l2 (relative distance), max, bytes (changed ones) or name."),
     ] = Order.l2,
-    everything: Annotated[bool, typer.Option("--all", help="List the tensors that did not change, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also list unchanged tensors.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show which tensors changed from A to B: changed bytes, relative L2 distance, largest change of an element."""
@@ -78,7 +78,7 @@ def _key(change: Change, order: Order) -> tuple[Any, ...]:
     if order is Order.name:
         return (change.name,)
     value = change.changed_bytes if order is Order.bytes else getattr(change, order.value)
-    # What has no distance, or one that is not a number, is what people look for.
+    # Tensors without a distance, or with NaN, come first: people look for them.
     size = math.inf if value is None or math.isnan(value) else float(value)
     return (change.status == "same", -size, change.name)
 

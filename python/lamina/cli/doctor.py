@@ -1,4 +1,4 @@
-"""`lamina doctor`: what is here, and what of it would be slow or go wrong."""
+"""`lamina doctor`: what is installed, and what would be slow or fail."""
 
 from __future__ import annotations
 
@@ -29,16 +29,13 @@ _KEYS = (
 
 @verb("doctor", example="lamina doctor runs/a --measure", keys=_KEYS)
 def doctor(
-    folder: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="Where repositories are to be.", show_default=False)
-    ] = ".",
+    folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Folder for repositories.", show_default=False)] = ".",
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure the engine and, with a temporary file of 64 MiB, the disk.")
+        bool, typer.Option("--measure", help="Measure the engine, and the disk with a 64 MiB temporary file.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show versions, processor, backend, W&B settings (no secrets) and room on the disks,
-    and say what would be slow."""
+    """Show versions, processor, backend, W&B settings (no secrets) and free disk space, and report problems."""
     if not os.path.isdir(folder):
         raise NotFoundError(f"{folder} is not a directory")
     found = _found(folder)
@@ -67,14 +64,14 @@ def _found(folder: str) -> dict[str, Any]:
 
 
 def advice(found: dict[str, Any]) -> list[str]:
-    """Sentences on what would be slow, or not work at all."""
+    """Sentences on what would be slow or fail."""
     return [*_of_machine(found), *_of_packages(found), *_of_disks(found["disks"])]
 
 
 def _of_machine(found: dict[str, Any]) -> list[str]:
     engine, said = found["engine"], []
     if not engine["loads"]:
-        said.append(f"the engine does not load, so nothing will work: {engine['error']}")
+        said.append(f"the engine does not load; nothing will work: {engine['error']}")
     elif engine["error"]:
         said.append(f"every save will fail: {engine['error']}")
     if engine["level"] == "portable":
@@ -106,13 +103,13 @@ def _of_disks(disks: list[dict[str, Any]]) -> list[str]:
         where = f"{disk['path']} ({disk['use']})"
         kind = str(disk["file_system"])
         if not disk["writable"]:
-            said.append(f"{where} cannot be written")
+            said.append(f"{where} is not writable")
         if disk["free"] < _LITTLE_ROOM:
             said.append(f"{where} has only {human(disk['free'])} left")
         if disk["use"] == "folder" and kind.startswith(_REMOTE):
-            said.append(f"{where} is on {kind}: saves wait for it, and without file locks prune refuses to delete")
+            said.append(f"{where} is on {kind}: saves are slower, and prune refuses to delete without file locks")
         if disk["use"] == "folder" and kind in ("tmpfs", "ramfs"):
-            said.append(f"{where} is in memory: checkpoints take memory and are gone after a restart")
+            said.append(f"{where} is in memory: checkpoints use memory and are lost at a restart")
     return said
 
 
@@ -167,4 +164,4 @@ def _print(found: dict[str, Any]) -> None:
     for line in found["advice"]:
         print_fields([("!", line)])
     if not found["advice"]:
-        print("nothing here would be slow")
+        print("no problems found")

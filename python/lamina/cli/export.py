@@ -14,7 +14,7 @@ from lamina.errors import InvalidInputError
 
 _Target = Annotated[
     str,
-    typer.Argument(metavar="DIRECTORY", help="Where the files go; made if it is new.", show_default=False),
+    typer.Argument(metavar="DIRECTORY", help="Target directory; created if missing.", show_default=False),
 ]
 _Force = Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")]
 _KEYS = "source, directory, files (path, bytes)"
@@ -28,7 +28,7 @@ def export(source: Source, directory: _Target, force: _Force = False, as_json: A
 
 @verb("restore", example="lamina restore runs/a@epoch_3 out", keys=_KEYS)
 def restore(source: Source, directory: _Target, force: _Force = False, as_json: AsJson = False) -> None:
-    """The same as lamina export. To restore into a model, use lamina.restore(SOURCE, model) in Python."""
+    """Same as lamina export. To restore into a model, call lamina.restore(SOURCE, model) in Python."""
     _export(source, directory, force, as_json)
 
 
@@ -38,7 +38,9 @@ def _export(source: str, directory: str, force: bool, as_json: bool) -> None:
     content = resolve(source).content
     there = [path for path in content.files if os.path.lexists(Path(directory, path))]
     if there and not force:
-        raise InvalidInputError(f"{Path(directory, there[0])} exists; --force replaces it, nothing was written")
+        raise InvalidInputError(
+            f"{Path(directory, there[0])} exists and nothing was written; pass --force to replace it"
+        )
     with progress("exporting"):
         written = content.export(Path(directory))
     files = [{"path": str(path), "bytes": path.stat().st_size} for path in written]

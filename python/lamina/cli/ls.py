@@ -21,9 +21,9 @@ def ls(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the snapshots of a repository, from the oldest to the newest; a star marks what was best when it was saved.
+    """List the snapshots of a repository, oldest first; a star marks those that were the best when saved.
 
-    Of any other source, its one snapshot is listed.
+    For any other source, its one snapshot is listed.
     """
     found = _listed(source, series)
     if as_json:
@@ -41,13 +41,13 @@ def _listed(source: str, series: str | None) -> list[tuple[Any, list[str]]]:
         return [(one, one.aliases)] if series in (None, one.series) else []
     found = repository.snapshots(series)
     if series is not None and not found:
-        repository.snapshot(series=series)  # says which series there are
+        repository.snapshot(series=series)  # raises an error that lists the series
     named = repository._core.aliases()
     return [(s, named.get(s.number or 0, [])) for s in found]
 
 
 def _row(s: Any, aliases: list[str]) -> list[object]:
-    # A bare file has no id, and nothing tells what it cost.
+    # A plain file has no id and no recorded cost.
     costs = [human(size) if s.id else None for size in (s.bytes_new, s.bytes_stored)]
     names = ", ".join(aliases)
     return [s.number, s.id[:12], s.series, time_of(s), moment(s), metric(s), human(s.bytes_total), *costs, names]

@@ -1,4 +1,4 @@
-"""What `lamina doctor` finds out about a machine. Nothing here imports Keras, a backend or wandb."""
+"""What `lamina doctor` reports of a machine. Imports neither Keras nor a backend nor wandb."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = (
     *("wandb", "numpy", "ml_dtypes", "h5py", "typer", "rich"),
 )
 BACKENDS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax",), "torch": ("torch",)}
-#: Nothing of these is secret.
+#: None of these is secret.
 VARIABLES = ("LAMINA_THREADS", "LAMINA_CPU", "LAMINA_CACHE_DIR", "LAMINA_LINEAGE", "LAMINA_DEBUG")
 _WANDB = ("mode", "base_url", "entity", "project", "dir", "cache_dir", "data_dir")
 _DEFAULT_URL = "https://api.wandb.ai"
@@ -34,7 +34,7 @@ def versions() -> dict[str, str | None]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package."""
+    """Installed version of a package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -51,7 +51,7 @@ def engine() -> dict[str, Any]:
     for name, ask in (("threads", _core.default_threads), ("level", _core.cpu_level)):
         try:
             found[name] = ask()
-        except InvalidInputError as error:  # a variable that makes every save fail
+        except InvalidInputError as error:  # an invalid variable makes every save fail
             found |= {name: None, "error": str(error)}
     return found
 
@@ -66,14 +66,14 @@ def cpu() -> dict[str, Any]:
 
 
 def memory() -> dict[str, int | None]:
-    """Bytes of memory, all and what is free."""
+    """Total and available memory in bytes."""
     lines = (line.split() for line in _read(Path("/proc/meminfo")).splitlines())
     sizes = {parts[0]: int(parts[1]) * 1024 for parts in lines if len(parts) > 1 and parts[1].isdigit()}
     return {"total": sizes.get("MemTotal:"), "available": sizes.get("MemAvailable:")}
 
 
 def backend() -> dict[str, Any]:
-    """The backend that Keras would choose, as Keras finds it out, without importing it."""
+    """The backend that Keras would choose, by Keras's own rules, without importing it."""
     name = os.environ.get("KERAS_BACKEND", "")
     origin = "KERAS_BACKEND"
     if not name:
@@ -87,7 +87,7 @@ def backend() -> dict[str, Any]:
 
 
 def wandb() -> dict[str, Any]:
-    """Settings of wandb that are no secrets, from the environment and its settings files."""
+    """Non-secret settings of wandb, from the environment and its settings files."""
     found: dict[str, str | None] = dict(_wandb_files())
     found |= {name: value for name in _WANDB if (value := os.environ.get(f"WANDB_{name.upper()}"))}
     try:
@@ -101,7 +101,7 @@ def wandb() -> dict[str, Any]:
 
 
 def disks(folder: str) -> list[dict[str, Any]]:
-    """Room where lamina writes: the folder, temporary files, and the cache."""
+    """Disk space where lamina writes: the folder, temporary files and the cache."""
     cache = os.environ.get("LAMINA_CACHE_DIR") or Path(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lamina"
     )
@@ -124,7 +124,7 @@ def _disk(path: Path) -> dict[str, Any]:
 
 
 def _file_system(path: Path) -> str | None:
-    """Type of the file system that holds a path, where the system tells."""
+    """Type of the file system that holds a path, or None if unknown."""
     best, kind = -1, None
     real = os.path.realpath(path)
     for line in _read(Path("/proc/self/mountinfo")).splitlines():

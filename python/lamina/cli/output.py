@@ -1,4 +1,4 @@
-"""What people see: tables and progress on a terminal, aligned plain lines in a pipe, JSON for programs."""
+"""Output: tables and progress bars on a terminal, aligned plain lines in a pipe, JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lamina.units import human as human
 if TYPE_CHECKING:
     from lamina import _core
 
-#: In a pipe something is said when work takes this long, and again each time.
+#: In a pipe, a progress line is printed each time this many seconds have passed.
 LINE_SECONDS = 5.0
 _BAR_SECONDS = 0.1
 
 
 def clean(text: object) -> str:
-    """Text from files on one line: what a terminal would obey, or not show, is written as an escape."""
+    """Text from files on one line; control and unprintable characters are escaped."""
     shown = str(text)
     if shown.isprintable():
         return shown
@@ -31,7 +31,7 @@ def clean(text: object) -> str:
 
 
 def number(value: object) -> str:
-    """A metric, or a dash where there is none."""
+    """A metric, or a dash if it is None."""
     return "-" if value is None else f"{value:.5g}" if isinstance(value, float) else clean(value)
 
 
@@ -48,7 +48,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table; a title that begins with ``>`` has its column aligned to the right."""
+    """Print a table; a column whose title begins with ``>`` is right-aligned."""
     from rich.console import Console
 
     titles = [title.removeprefix(">") for title in columns]
@@ -62,7 +62,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
-    """Names and values, one pair a line; pairs without a value are left out."""
+    """Print names and values, one pair per line; pairs without a value are skipped."""
     from rich.console import Console
     from rich.text import Text
 
@@ -79,10 +79,10 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show on stderr how far something is: a bar on a terminal, in a pipe a line every few seconds.
+    """Show progress on stderr: a bar on a terminal, a line every few seconds in a pipe.
 
-    With ``total`` (0 where nobody knows it) the function given takes bytes done; without it the engine and transfers
-    tell what they do.
+    With ``total`` (0 if unknown) the caller reports bytes through the yielded function; without it, the engine and
+    transfers report their own progress.
     """
     from lamina import _core
 
@@ -103,7 +103,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
 
 def _read(what: str, meter: _core.Progress) -> tuple[str, int, int, str]:
-    """What goes on, bytes done, bytes in all (0 where nobody knows), and these in words."""
+    """Current phase, bytes done, total bytes (0 if unknown), and the same as text."""
     phase, done, total, seconds = meter.read()
     name = what if what.startswith(phase) else f"{what}: {phase}"
     return name, done, total, _figures(done, total, seconds)

@@ -1,4 +1,4 @@
-"""`lamina prune`: delete what no rule holds."""
+"""`lamina prune`: delete old snapshots and unused packs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lamina.errors import InvalidInputError
 if TYPE_CHECKING:
     from lamina.repository.repository import PruneReport
 
-#: So many snapshots are named; of more, the rest is counted.
+#: At most this many snapshots are listed; the rest are only counted.
 _NAMED = 20
 
 
 @verb(
     "prune",
     example="lamina prune runs/a --keep-last 3 --keep-best 1 --dry-run",
-    keys="repository, dry_run, snapshots (numbers), packs, bytes, packs_waiting (for saves that are under way)",
+    keys="repository, dry_run, snapshots (numbers), packs, bytes, packs_waiting (for running saves)",
 )
 def prune(
     repository: Directory,
@@ -34,22 +34,24 @@ def prune(
     keep_every: Annotated[
         int | None, typer.Option("--keep-every", metavar="N", min=1, help="Keep the end of every Nth epoch.")
     ] = None,
-    series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Look at this series only.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would be deleted.")] = False,
+    series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Prune this series only.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show what would be deleted and delete nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the snapshots that no rule holds, and packs that nothing needs.
+    """Delete the snapshots that no rule keeps, and packs that no snapshot needs.
 
-    Without a rule no snapshot is deleted. Snapshots with an alias of yours are always kept. Without --yes it asks;
-    where nobody can answer, it demands --yes or --dry-run.
+    Without a rule, no snapshot is deleted. Snapshots with a user alias are always kept. Without --yes it asks first;
+    without a terminal, --yes or --dry-run is required.
     """
     from lamina import Keep
     from lamina import open as open_repository
 
     asks = not (yes or dry_run)
     if asks and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidInputError("prune deletes and nobody can be asked: give --yes, or --dry-run to look first")
+        raise InvalidInputError("no terminal to confirm on; pass --yes to delete or --dry-run to look first")
     rules = (keep_last, keep_best, keep_every)
     keep = None if rules == (None, None, None) else Keep(*rules)
     opened = open_repository(repository)
@@ -68,7 +70,7 @@ def prune(
 
 def _agreed() -> bool:
     print("Delete? [y/N] ", end="", file=sys.stderr, flush=True)
-    # Not typer's question, which takes Ctrl-C for a no.
+    # Not typer's prompt: it treats Ctrl-C as a no.
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -76,9 +78,7 @@ def _sentence(report: PruneReport, verb: str) -> str:
     named = ", ".join(map(str, report.snapshots[:_NAMED]))
     more = f" and {len(report.snapshots) - _NAMED} more" if len(report.snapshots) > _NAMED else ""
     which = f" (number {named}{more})" if named else ""
-    waiting = (
-        f"; {count(report.waiting, 'pack')} more once the saves that are under way have ended" if report.waiting else ""
-    )
+    waiting = f"; {count(report.waiting, 'pack')} more after the running saves end" if report.waiting else ""
     return (
         f"{verb} {count(len(report.snapshots), 'snapshot')}{which} and {count(report.packs, 'pack')}, "
         f"{human(report.bytes)}{waiting}"

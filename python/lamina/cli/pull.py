@@ -1,4 +1,4 @@
-"""`lamina pull`: a version of an artifact into a repository."""
+"""`lamina pull`: copy an artifact version into a repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lamina.cli.output import clean, human, print_json, progress
 @verb(
     "pull",
     example="lamina pull wandb:team/project/run_abc_model:best runs/a --alias theirs",
-    keys="source, repository, new (false: it was there), bytes (that the repository has grown by), snapshot (see "
+    keys="source, repository, new (false if it was already there), bytes (added to the repository), snapshot (see "
     "lamina show)",
 )
 def pull(
@@ -26,10 +26,12 @@ def pull(
     ],
     repository: NewDirectory,
     alias: Aliases = None,
-    series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Another series than it has.")] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="NAME", help="Put it into this series instead of its own.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a version of an artifact into a repository, with its id; only packs that it does not have are fetched."""
+    """Copy an artifact version into a repository, with its id; only missing packs are fetched."""
     from lamina.wandb.pull import bring
 
     with progress("pulling"):

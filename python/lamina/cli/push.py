@@ -1,4 +1,4 @@
-"""`lamina push`: what waits, or a checkpoint, to W&B."""
+"""`lamina push`: upload pending versions, or a checkpoint, to W&B."""
 
 from __future__ import annotations
 
@@ -14,36 +14,38 @@ from lamina.errors import InvalidInputError
 @verb(
     "push",
     example="lamina push wandb/offline-run-20260101_120000-abc",
-    keys="source, versions (full names of those that are on the server now)",
+    keys="source, versions (full names of those now on the server)",
 )
 def push(
     source: Annotated[
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="The directory of a run (an offline one is synced whole), a repository (what its journal holds), "
-            "or DIR@ALIAS or a checkpoint file (logged in a run of its own).",
+            help="A run directory (an offline run is synced whole), a repository (its pending uploads), "
+            "or DIR@ALIAS or a checkpoint file (logged in its own run).",
             show_default=False,
         ),
     ],
     entity: Annotated[
-        str | None, typer.Option("--entity", metavar="NAME", help="Where to; else where it was meant to go.")
+        str | None, typer.Option("--entity", metavar="NAME", help="Target entity; default: the one it was meant for.")
     ] = None,
-    project: Annotated[str | None, typer.Option("--project", metavar="NAME", help="The same.")] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="NAME", help="Target project; default: the one it was meant for.")
+    ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Collection of a checkpoint that is logged.")
+        str | None, typer.Option("--name", metavar="NAME", help="Collection for the logged checkpoint.")
     ] = None,
     alias: Annotated[
-        list[str] | None, typer.Option("--alias", metavar="NAME", help="An alias for it; may be repeated.")
+        list[str] | None, typer.Option("--alias", metavar="NAME", help="An alias for it; can be repeated.")
     ] = None,
     layout: Annotated[
-        str | None, typer.Option("--layout", metavar="LAYOUT", help="Log it as packs (what changed) or as the file.")
+        str | None, typer.Option("--layout", metavar="LAYOUT", help="packs (only what changed) or file.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send to W&B what did not get there, from this machine or another one, or log a checkpoint as a new version."""
+    """Upload pending versions to W&B, also from another machine, or log a checkpoint as a new version."""
     if layout not in (None, "packs", "file"):
-        raise InvalidInputError(f"--layout is packs or file. Received: {layout!r}")
+        raise InvalidInputError(f"--layout must be packs or file. Received: {layout!r}")
     from lamina import wandb
 
     options: dict[str, Any] = {"aliases": alias} if alias else {}
@@ -57,4 +59,4 @@ def push(
         for version in versions:
             print(clean(version))
     else:
-        print(f"nothing waits in {clean(source)}; lamina push DIR@ALIAS logs a snapshot")
+        print(f"nothing to upload in {clean(source)}; to log a snapshot, use lamina push DIR@ALIAS")

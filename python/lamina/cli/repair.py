@@ -1,4 +1,4 @@
-"""`lamina verify --repair`: what was brought back, and what is lost."""
+"""`lamina verify --repair`: what was restored, and what is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def repair(source: str, sources: list[str], as_json: bool) -> None:
-    """Repair a repository from other copies, and tell what became of it."""
+    """Repair a repository from other copies and print the result."""
     from lamina.repository.repairing import repair_at
 
     with progress("repairing"):
@@ -25,7 +25,7 @@ def repair(source: str, sources: list[str], as_json: bool) -> None:
     else:
         _print_repair(report)
     if not report.ok:
-        say(f"lamina: {clean(source)} is not whole: {count(len(report.lost), 'snapshot')} with losses")
+        say(f"lamina: {clean(source)} is still damaged: {count(len(report.lost), 'snapshot')} with losses")
         raise typer.Exit(CorruptDataError.exit_code)
 
 
@@ -35,11 +35,11 @@ def _print_repair(report: RepairReport) -> None:
     for path in report.restored:
         print(f"restored: {clean(path)}")
     if report.chunks_rescued or report.chunks_fetched:
-        rescued = f"{count(report.chunks_rescued, 'whole chunk')} of damaged packs stored anew"
+        rescued = f"{count(report.chunks_rescued, 'intact chunk')} of damaged packs saved again"
         print(f"{rescued}, {report.chunks_fetched} fetched from other copies")
     for lost in report.lost:
         print(clean(f"lost: {lost}"))
     for problem in report.problems:
         print(clean(problem))
     if report.ok:
-        print("everything is whole")
+        print("the repository is intact")

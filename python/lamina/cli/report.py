@@ -16,10 +16,10 @@ _DEFAULT = "report.html"
 _KEYS = (
     "source, series, run, best (number), versions (number, id, created_at, epoch, batch, step, monitor, mode, value, "
     "best_so_far, aliases, logs, bytes_total, bytes_new, bytes_stored, blocked_seconds, upload_seconds, moved: "
-    "relative L2 distance from the version before of each tensor that moved, null where there is none), "
+    "relative L2 distance to the previous version for each tensor that moved, null if undefined), "
     "tensors (name, layer, role, dtype, shape, bytes), "
     "layers (name, bytes, bytes_total, bytes_distinct, bytes_stored, dedup, compression), "
-    "notes; the page is written only where -o is given"
+    "notes; with --json, the page is written only with -o"
 )
 
 
@@ -29,20 +29,23 @@ def report(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help=f"The page; a page that is there is replaced. {_DEFAULT} without it."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=f"File to write; an existing report is replaced. Default: {_DEFAULT}.",
         ),
     ] = None,
     series: Annotated[
-        str | None, typer.Option("--series", metavar="NAME", help="The series, where there are several.")
+        str | None, typer.Option("--series", metavar="NAME", help="The series, if there are several.")
     ] = None,
     no_distances: Annotated[
-        bool, typer.Option("--no-distances", help="Read no tensor: quick, and without the heat map.")
+        bool, typer.Option("--no-distances", help="Skip reading tensors: faster, without the heat map.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the history of a series on one page: values, sizes, times, how far each tensor moved, what layers cost.
+    """Write the history of a series as one page: values, sizes, times, tensor changes and cost per layer.
 
-    The page needs no network. DIR@ALIAS tells the history up to that version; a source that is no repository has one
+    The page works offline. DIR@ALIAS shows the history up to that version; a source that is not a repository has one
     version.
     """
     if as_json:

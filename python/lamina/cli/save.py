@@ -31,13 +31,11 @@ def save(
     ],
     repository: NewDirectory,
     alias: Aliases = None,
-    series: Annotated[
-        str | None, typer.Option("--series", metavar="NAME", help="The series that it belongs to.")
-    ] = None,
+    series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Series of the snapshot.")] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(
-            "--metadata", metavar="KEY=VALUE", help="Kept with the snapshot; JSON, else text; may be repeated."
+            "--metadata", metavar="KEY=VALUE", help="Stored with the snapshot, as JSON or text; can be repeated."
         ),
     ] = None,
     codec: Annotated[
@@ -45,7 +43,7 @@ def save(
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Save a checkpoint into a repository; only what it does not have yet takes room."""
+    """Save a checkpoint into a repository; only new data takes space."""
     from lamina import api
 
     given = _pairs(metadata or [])

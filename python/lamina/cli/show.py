@@ -27,7 +27,7 @@ def show(
     tensors: Annotated[bool, typer.Option("--tensors", "-t", help="List the tensors.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a snapshot: where it comes from, what it holds, what it cost."""
+    """Show a snapshot: origin, contents and cost."""
     from lamina.sources import resolve
 
     opened = resolve(source)
@@ -64,7 +64,7 @@ def _fields(opened: Opened) -> list[tuple[str, object]]:
     software = ", ".join(f"{clean(name)} {clean(version)}" for name, version in s.software.items())
     better = f" ({s.mode})" if s.mode else ""
     monitored = s.value is not None
-    saved = bool(s.id)  # a bare file knows nothing of itself
+    saved = bool(s.id)  # a plain file has no metadata
     return [
         ("snapshot", s.id),
         ("number", s.number),

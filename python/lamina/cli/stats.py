@@ -1,4 +1,4 @@
-"""`lamina stats`: what a repository holds, and what that costs."""
+"""`lamina stats`: size of a repository and its series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEYS = (
 
 @verb("stats", example="lamina stats runs/a", keys=_KEYS)
 def stats(repository: Directory, as_json: AsJson = False) -> None:
-    """Show how many snapshots a repository holds, in which series, and the room they take."""
+    """Show the snapshots of a repository by series, and the disk space they use."""
     from lamina import open as open_repository
 
     opened = open_repository(repository)

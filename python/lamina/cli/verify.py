@@ -1,4 +1,4 @@
-"""`lamina verify`: is everything there, and is it what was written?"""
+"""`lamina verify`: check that a repository is complete and undamaged."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 @verb(
     "verify",
     example="lamina verify runs/a --full",
-    keys="source, ok, full, sample and seed (null without --sample), snapshots, packs, chunks (that were read; null "
-    "for a single snapshot), bytes (that were read), problems, lost (snapshot, id, series, epoch, everything, files, "
+    keys="source, ok, full, sample and seed (null without --sample), snapshots, packs, chunks (read; null "
+    "for a single snapshot), bytes (read), problems, lost (snapshot, id, series, epoch, everything, files, "
     "tensors: file and name; null for a single snapshot); with --repair: source, ok, quarantined, restored, "
     "chunks_rescued, chunks_fetched, problems, lost",
 )
 def verify(
     source: Source,
     full: Annotated[
-        bool, typer.Option("--full", help="Read every byte; without it, everything but the content of chunks.")
+        bool, typer.Option("--full", help="Read every byte; by default chunk contents are not read.")
     ] = False,
     sample: Annotated[
         str | None, typer.Option("--sample", metavar="SHARE", help="Read about this share of the chunks: 5% or 0.05.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Read the same sample again; without it, another one.")
+        int | None, typer.Option("--seed", metavar="N", help="Repeat the sample of an earlier run.")
     ] = None,
     mend: Annotated[
-        bool, typer.Option("--repair", help="Read every byte, move damaged files to quarantine/, save what is whole.")
+        bool, typer.Option("--repair", help="Read every byte, move damaged files to quarantine/, keep what is intact.")
     ] = False,
     sources: Annotated[
         list[str] | None,
@@ -50,35 +50,35 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a repository; every problem found is listed. Of another source, every byte of its snapshot is read.
+    """Check a repository and list every problem. For another source, every byte of its snapshot is read.
 
-    With --repair, what another copy still has is brought back, and what is lost for good is named.
+    --repair also restores lost data from other copies and names what is lost for good.
     """
     if sample is None and seed is not None:
-        raise InvalidInputError("--seed is for --sample")
+        raise InvalidInputError("--seed needs --sample")
     if sources and not mend:
-        raise InvalidInputError("--from says where a repair takes what is lost from; give --repair, too")
+        raise InvalidInputError("--from needs --repair")
     if mend and sample is not None:
-        raise InvalidInputError("--repair reads every byte; --sample is for looking only")
+        raise InvalidInputError("--repair reads every byte and cannot be combined with --sample")
     share = None if sample is None else _share(sample)
     drawn = random.getrandbits(32) if seed is None else seed
     if mend:
         if not is_repository(source):
-            raise InvalidInputError(f"{source} is no repository; only a repository can be repaired")
+            raise InvalidInputError(f"{source} is not a repository; only a repository can be repaired")
         repair(source, sources or [], as_json)
         return
     repository = repository_at(source)
     if repository is None and share is not None:
-        raise InvalidInputError("--sample is for repositories; of another source every byte is read")
+        raise InvalidInputError("--sample works on repositories only; other sources are always read whole")
     found = _repository(repository, full, share, drawn) if repository is not None else _snapshot(source)
     if as_json:
         lost = found["lost"] and [asdict(one) for one in found["lost"]]
         print_json({"source": source} | found | {"lost": lost})
     elif found["ok"]:
         held = f"{count(found['snapshots'], 'snapshot')}, {count(found['packs'], 'pack')}"
-        print(f"{clean(source)} is whole: {held}; {_how(found)}")
+        print(f"{clean(source)} is intact: {held}; {_how(found)}")
     else:
-        for line in [*found["problems"], *(f"not whole: {lost}" for lost in found["lost"] or [])]:
+        for line in [*found["problems"], *(f"damaged: {lost}" for lost in found["lost"] or [])]:
             print(clean(line))
     if not found["ok"]:
         say(f"lamina: {clean(source)} is damaged: {count(len(found['problems']), 'problem')} found")
@@ -133,7 +133,7 @@ def _snapshot(source: str) -> dict[str, Any]:
     try:
         opened = resolve(source)
         if not isinstance(opened.content, Content):
-            raise InvalidInputError(f"{source} carries no digests; only repositories and artifacts can be verified")
+            raise InvalidInputError(f"{source} has no digests; only repositories and artifacts can be verified")
         length, packs = int(opened.snapshot._body["state"]["length"]), len(opened.content.reader.packs())
         with progress("reading", length) as advance:
             opened.content.verify(length, advance)

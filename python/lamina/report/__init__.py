@@ -1,4 +1,4 @@
-"""The history of a series as numbers, as charts and as one page. Only `figures` imports plotly."""
+"""The history of a series as numbers, charts and one page. Only `figures` imports plotly."""
 
 from __future__ import annotations
 

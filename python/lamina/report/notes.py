@@ -1,4 +1,4 @@
-"""What a report does not know, in sentences."""
+"""Sentences on what a report lacks, and why."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from lamina.report.data import Report
 
 
 def of(report: Report) -> list[str]:
-    """A sentence for each thing that a reader would look for in vain."""
+    """One sentence for each thing that is missing."""
     versions = report.versions
     if versions[0].id is None:
-        return [
-            "A bare file tells neither when it was saved nor what that cost, and there is nothing to compare it with."
-        ]
+        return ["A plain file has no save time, no cost and no earlier version to compare with."]
     rules = [
-        (len(versions) == 1, "There is one version only, so nothing has moved yet."),
+        (len(versions) == 1, "There is only one version, so nothing has changed yet."),
         (not report.distances and len(versions) > 1, "Distances were not measured (--no-distances)."),
         (
             all(version.value is None for version in versions),
@@ -21,15 +19,15 @@ def of(report: Report) -> list[str]:
         ),
         (
             all(version.blocked_seconds is None for version in versions),
-            "No blocked time is known: these versions were not saved while a model was trained.",
+            "No blocked time: these versions were not saved during training.",
         ),
         (
             all(version.upload_seconds is None for version in versions),
-            "No upload time is known: none of these versions was sent to W&B from this repository.",
+            "No upload time: none of these versions was uploaded to W&B from this repository.",
         ),
         (
             any(tensor.bytes is None for tensor in report.tensors),
-            "Some tensors have a dtype that this lamina does not know; they are left out of sizes and distances.",
+            "Some tensors have an unknown dtype; sizes and distances omit them.",
         ),
     ]
     return [sentence for applies, sentence in rules if applies]

@@ -12,25 +12,25 @@ from lamina.report.page import BEGIN, page
 
 
 def check_target(target: str | os.PathLike[str]) -> Path:
-    """Refuse a place for the page before anything is read.
+    """Check the target before anything is read.
 
     Raises:
         NotFoundError: if its folder does not exist.
-        InvalidInputError: if something stands there that is no page.
+        InvalidInputError: if something else than a report exists there.
     """
     path = Path(target)
     try:
         if not path.absolute().parent.is_dir():
             raise NotFoundError(f"the folder {path.absolute().parent} does not exist")
         if path.is_dir() or (path.exists() and not _is_page(path)):
-            raise InvalidInputError(f"{path} is there and no page; it is not replaced")
+            raise InvalidInputError(f"{path} exists and is not a lamina report; not overwritten")
     except OSError as error:
         raise StorageError(f"cannot look at {path}: {error.strerror or error}") from error
     return path
 
 
 def write(report: Report, target: str | os.PathLike[str]) -> int:
-    """Write the page, whole or not at all; gives its size."""
+    """Write the page atomically; returns its size in bytes."""
     path = check_target(target)
     data = page(report).encode()
     temporary = path.with_name(f".{path.name}-{os.urandom(4).hex()}")
