@@ -9,7 +9,7 @@ use crate::chunks::placement::{Location, Placement};
 use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
-use crate::format::pack::{Codec, Entry};
+use crate::format::pack::{self, Codec, Entry};
 use crate::format::tree::ChunkRef;
 use crate::storage;
 
@@ -31,7 +31,7 @@ impl PackFiles {
 
     /// Path of a pack.
     pub fn path(&self, name: &PackName) -> PathBuf {
-        self.folder.join(format!("{}.pack", name.hex()))
+        self.folder.join(pack::file_name(name))
     }
 
     fn file(&self, name: &PackName) -> Result<Arc<File>> {

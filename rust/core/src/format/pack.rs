@@ -23,6 +23,16 @@ const ENTRY: usize = 44;
 /// Required feature bits that this engine knows: bit 0 is `delta`.
 const KNOWN_BITS: u64 = 1;
 
+/// Name of the file of a pack.
+pub fn file_name(name: &Digest) -> String {
+    format!("{}.pack", name.hex())
+}
+
+/// The name of the pack that a file of this name holds, if it holds one.
+pub fn name_of(file: &str) -> Option<Digest> {
+    Digest::from_hex(file.strip_suffix(".pack")?)
+}
+
 /// How a chunk is stored; the value is the tag on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]

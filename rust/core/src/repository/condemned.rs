@@ -1,7 +1,6 @@
 //! Condemned packs: those that a prune will delete once the saves that may know them have ended (docs/format.md §9).
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -13,17 +12,8 @@ use crate::repository::Repository;
 use crate::storage;
 
 impl Repository {
-    pub(super) fn condemned_path(&self) -> PathBuf {
-        self.root.join("condemned.json")
-    }
-
-    /// Only the holder of the prune lock writes it.
-    pub(super) fn condemned_temp(&self) -> PathBuf {
-        self.root.join(".condemned.tmp")
-    }
-
     pub(super) fn read_condemned(&self) -> Result<Option<BTreeMap<PackName, Option<Vec<String>>>>> {
-        let path = self.condemned_path();
+        let path = self.paths.condemned();
         let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { return Ok(None) };
         let what = path.display().to_string();
         let (_, body) = envelope::unseal(&bytes, "condemned", &what)?;
@@ -49,8 +39,8 @@ impl Repository {
     pub(super) fn write_condemned(&self, condemned: &BTreeMap<PackName, Option<Vec<String>>>) -> Result<()> {
         let packs: Map<String, Value> = condemned.iter().map(|(n, s)| (n.hex(), Value::from(s.clone()))).collect();
         storage::write_atomic(
-            &self.condemned_temp(),
-            &self.condemned_path(),
+            &self.paths.condemned_temp(),
+            &self.paths.condemned(),
             &envelope::seal("condemned", &envelope::body([("packs", packs.into())]))?,
         )
     }

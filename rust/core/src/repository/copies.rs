@@ -1,7 +1,6 @@
 //! Copies: other repositories and artifact directories that may hold what a repository has lost.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::chunks::placement::{Pack, Placement};
 use crate::chunks::read::PackFiles;
@@ -11,11 +10,12 @@ use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::format::{envelope, pack};
 use crate::repository::Repository;
+use crate::repository::paths::{Paths, small_files, snapshot_number};
 use crate::storage;
 
 /// A folder that may hold what the repository has lost: another repository, or an artifact directory.
 pub(crate) struct Source {
-    pub(crate) folder: PathBuf,
+    pub(crate) paths: Paths,
     pub(super) id: Option<String>,
     pub(crate) placement: Placement,
     pub(crate) packs: PackFiles,
@@ -24,8 +24,10 @@ pub(crate) struct Source {
 impl Source {
     /// Reads what can be read; a source may be damaged too.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
+        let paths = Paths::new(folder);
         let mut placement = Placement::default();
-        for (name, path) in pack_files(&folder.join("packs"))? {
+        for name in paths.pack_names()? {
+            let path = paths.pack(&name);
             match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
                 Ok((length, entries, salt)) => placement.insert(Pack { name, length, entries, salt }),
                 Err(e) if e.kind() == ErrorKind::Io => return Err(e),
@@ -33,19 +35,20 @@ impl Source {
             }
         }
         let id = Repository::open(folder).ok().map(|r| r.id().to_owned());
-        Ok(Self { folder: folder.to_owned(), id, placement, packs: PackFiles::new(folder.join("packs")) })
+        let packs = PackFiles::new(paths.packs());
+        Ok(Self { paths, id, placement, packs })
     }
 
     /// The bytes of the snapshot file with this digest, or of that number if this is a copy of the repository `id`.
     fn snapshot(&self, digest: Option<Digest>, number: u64, id: &str) -> Result<Option<Vec<u8>>> {
-        let folder = self.folder.join("snapshots");
         let same = self.id.as_deref() == Some(id);
-        let mut paths = vec![self.folder.join("lamina.json")];
-        paths.extend(storage::list(&folder)?.iter().filter(|n| n.ends_with(".json")).map(|n| folder.join(n)));
+        let numbered = self.paths.snapshot(number);
+        let mut paths = vec![self.paths.artifact()];
+        paths.extend(small_files(&self.paths.snapshots())?);
         for path in paths {
             let Ok(bytes) = storage::read_small(&path, MAX_JSON) else { continue };
             let Ok((found, _)) = envelope::unseal(&bytes, "snapshot", "") else { continue };
-            let counterpart = same && path.file_name() == Some(format!("{number:010}.json").as_ref());
+            let counterpart = same && path == numbered;
             if Some(found) == digest || counterpart {
                 return Ok(Some(bytes));
             }
@@ -53,14 +56,13 @@ impl Source {
         Ok(None)
     }
 
-    /// The file of the snapshot with this id: its bytes, and its path in the repository.
-    pub(super) fn file_of(&self, id: &str) -> Option<(Vec<u8>, String)> {
-        let names = storage::list(&self.folder.join("snapshots")).ok()?;
-        names.iter().find_map(|name| {
-            let (number, path) = (number_of(name)?, format!("snapshots/{name}"));
-            let bytes = storage::read_small(&self.folder.join(&path), MAX_JSON).ok()?;
-            let found = Snapshot::parse(&bytes, number, &path).ok()?;
-            (found.id == id).then_some((bytes, path))
+    /// The file of the snapshot with this id: its bytes and its number.
+    pub(super) fn file_of(&self, id: &str) -> Option<(Vec<u8>, u64)> {
+        let names = storage::list(&self.paths.snapshots()).ok()?;
+        names.iter().filter_map(|name| snapshot_number(name)).find_map(|number| {
+            let bytes = storage::read_small(&self.paths.snapshot(number), MAX_JSON).ok()?;
+            let found = Snapshot::parse(&bytes, number, "").ok()?;
+            (found.id == id).then_some((bytes, number))
         })
     }
 }
@@ -72,17 +74,6 @@ pub(super) fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id:
         }
     }
     Ok(None)
-}
-
-pub(super) fn pack_files(folder: &Path) -> Result<BTreeMap<PackName, PathBuf>> {
-    let names = storage::list(folder)?;
-    let packs = names.iter().filter_map(|n| Some((PackName::from_hex(n.strip_suffix(".pack")?)?, folder.join(n))));
-    Ok(packs.collect())
-}
-
-pub(super) fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".json")?;
-    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
 /// The digest that stands in the first line of a snapshot file, which may be damaged behind it.

@@ -16,6 +16,7 @@ use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
 use crate::repository::copies::{Source, copy};
+use crate::repository::paths::Paths;
 use crate::repository::rescue::Rescue;
 use crate::repository::save::Saving;
 use crate::restore::reader::Reader;
@@ -64,7 +65,7 @@ impl Repository {
         }
         let source = Source::open(folder)?;
         let placement = Arc::new(source.placement.clone());
-        let reader = Reader::open(placement, PackFiles::new(folder.join("packs")), &snapshot)?;
+        let reader = Reader::open(placement, PackFiles::new(source.paths.packs()), &snapshot)?;
         let saving = self.begin_save()?;
         let import = Import { repository: self, saving: &saving, source: &source, threads, interrupt };
         let (packs, copied) = import.bring_packs(&reader.packs())?;
@@ -77,7 +78,7 @@ impl Repository {
 
 /// The bytes of the snapshot file that is to be committed.
 fn file_of(folder: &Path, series: Option<&str>) -> Result<(Vec<u8>, Snapshot)> {
-    let path = folder.join("lamina.json");
+    let path = Paths::new(folder).artifact();
     let what = path.display().to_string();
     let bytes = storage::read_small(&path, MAX_JSON)?;
     let mut snapshot = Snapshot::parse(&bytes, 0, &what)?;
@@ -107,7 +108,7 @@ impl Import<'_> {
         progress::begin("importing", lengths.sum());
         let deltas = Deltas {
             placement: Arc::new(self.source.placement.clone()),
-            packs: PackFiles::new(self.source.folder.join("packs")),
+            packs: PackFiles::new(self.source.paths.packs()),
         };
         let mut names = names.into_iter();
         let next = || {
@@ -119,20 +120,20 @@ impl Import<'_> {
             let vouched = self.copy_verified(&name, &temp, &deltas, decoder, scratch)?;
             Ok((name, temp, vouched))
         };
-        let folder = self.repository.root().join("packs");
+        let paths = &self.repository.paths;
         let (mut new, mut bytes) = (HashSet::new(), 0);
         pipeline::run(self.threads, 4, next, Default::default, work, |(name, temp, vouched): (_, PathBuf, _)| {
             let length = storage::rough_length(&temp);
             progress::advance(length);
             if vouched {
-                storage::rename(&temp, &folder.join(format!("{}.pack", name.hex())))?;
+                storage::rename(&temp, &paths.pack(&name))?;
                 new.insert(name);
                 bytes += length;
                 return Ok(());
             }
             storage::remove_file(&temp)
         })?;
-        storage::sync_dir(&folder)?;
+        storage::sync_dir(&paths.packs())?;
         Ok((new, bytes))
     }
 
@@ -177,7 +178,7 @@ impl Import<'_> {
                 return Err(Error::corrupt(format!(
                     "chunk {} of {} is damaged; nothing was imported",
                     id.hex(),
-                    self.source.folder.display()
+                    self.source.paths.root().display()
                 )));
             }
         }
@@ -188,7 +189,7 @@ impl Import<'_> {
     /// Reads the chunks that the repository had before: a snapshot is not built on damage.
     fn check(&self, wanted: &HashSet<ChunkId>, verified: &HashSet<PackName>) -> Result<()> {
         let known = self.repository.refresh()?;
-        let packs = PackFiles::new(self.repository.root().join("packs"));
+        let packs = PackFiles::new(self.repository.paths.packs());
         let mut wanted = wanted.iter();
         let next = || {
             (self.interrupt)()?;

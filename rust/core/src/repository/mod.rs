@@ -5,6 +5,7 @@ mod copies;
 pub mod import;
 pub mod lost;
 pub mod names;
+mod paths;
 pub mod prune;
 pub mod repair;
 mod rescue;
@@ -16,7 +17,7 @@ pub mod verify;
 pub mod verify_sample;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +30,7 @@ use crate::format::digest::PackName;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::format::{envelope, pack};
+use crate::repository::paths::Paths;
 use crate::repository::session::Session;
 use crate::restore::reader::{self, Reader};
 use crate::storage;
@@ -37,7 +39,7 @@ use crate::storage::names::random_name;
 /// An open repository. Safe to use from several threads; other processes may use the same folder at once.
 #[derive(Debug)]
 pub struct Repository {
-    root: PathBuf,
+    paths: Paths,
     id: String,
     placement: Mutex<Known>,
     snapshots: Mutex<BTreeMap<u64, Arc<Snapshot>>>,
@@ -60,7 +62,7 @@ impl Repository {
     /// # Errors
     /// `NotFound` where there is none, `Corrupt` or `Unsupported` where its config is.
     pub fn open(root: &Path) -> Result<Self> {
-        let path = root.join("config.json");
+        let path = Paths::new(root).config();
         let bytes = storage::read_small(&path, MAX_JSON).map_err(|e| match e.kind() {
             ErrorKind::NotFound => {
                 Error::not_found(format!("{} is not a lamina repository: it has no config.json", root.display()))
@@ -74,7 +76,7 @@ impl Repository {
     /// The repository in this folder, whatever its config says.
     pub(crate) fn at(root: &Path, id: &str) -> Self {
         Self {
-            root: root.to_owned(),
+            paths: Paths::new(root),
             id: id.to_owned(),
             placement: Mutex::default(),
             snapshots: Mutex::default(),
@@ -102,8 +104,9 @@ impl Repository {
                 root.display()
             )));
         }
-        for folder in ["packs", "snapshots", "sessions"] {
-            storage::create_dir(&root.join(folder))?;
+        let paths = Paths::new(root);
+        for folder in [paths.packs(), paths.snapshots(), paths.sessions()] {
+            storage::create_dir(&folder)?;
         }
         let session = Session::begin(root)?;
         let ignore = root.join(".gitignore");
@@ -111,7 +114,7 @@ impl Repository {
             storage::write_atomic(&session.temp("gitignore"), &ignore, b"*\n")?;
         }
         // Another process may do the same now; the one who renames last wins, and both open what then stands there.
-        let config = root.join("config.json");
+        let config = paths.config();
         if !storage::exists(&config)? {
             storage::write_atomic(&session.temp("config"), &config, &Self::new_config(created_at)?)?;
         }
@@ -120,16 +123,12 @@ impl Repository {
 
     /// Its folder.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.paths.root()
     }
 
     /// Its random id.
     pub fn id(&self) -> &str {
         &self.id
-    }
-
-    fn packs_dir(&self) -> PathBuf {
-        self.root.join("packs")
     }
 
     /// Forgets what has been read: the next look is at the files.
@@ -141,8 +140,8 @@ impl Repository {
     /// Flushes the names that everything else stands under; who made them may have been killed before it did. Once is enough.
     fn settle(&self) -> Result<()> {
         if !self.settled.load(Ordering::Acquire) {
-            storage::sync_dir(&storage::parent(&self.root))?;
-            storage::sync_dir(&self.root)?;
+            storage::sync_dir(&storage::parent(self.root()))?;
+            storage::sync_dir(self.root())?;
             self.settled.store(true, Ordering::Release);
         }
         Ok(())
@@ -150,9 +149,7 @@ impl Repository {
 
     /// Reads the footers of packs that have come, forgets packs that have gone.
     pub fn refresh(&self) -> Result<Arc<Placement>> {
-        let folder = self.packs_dir();
-        let names: HashSet<PackName> =
-            storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
+        let names: HashSet<PackName> = self.paths.pack_names()?.into_iter().collect();
         let mut known = lock(&self.placement);
         let gone: Vec<_> = known.placement.packs().map(|p| p.name).filter(|n| !names.contains(n)).collect();
         let come: Vec<_> = names
@@ -166,7 +163,7 @@ impl Repository {
         }
         let mut read = vec![];
         for name in come {
-            let path = folder.join(format!("{}.pack", name.hex()));
+            let path = self.paths.pack(&name);
             match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
                 Ok((length, entries, salt)) => read.push(Pack { name, length, entries, salt }),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -204,8 +201,8 @@ impl Repository {
     /// A reader of one snapshot.
     pub fn reader(&self, snapshot: &Snapshot) -> Result<Reader> {
         let placement = self.refresh()?;
-        let (path, number) = (self.snapshot_path(snapshot.number), snapshot.number);
-        match Reader::open_partly(placement, PackFiles::new(self.packs_dir()), snapshot) {
+        let (path, number) = (self.paths.snapshot(snapshot.number), snapshot.number);
+        match Reader::open_partly(placement, PackFiles::new(self.paths.packs()), snapshot) {
             Ok(reader) => Ok(reader.of_file(path, number, |e| self.explain(e))),
             Err(e) => Err(reader::told(self.explain(e), &path, number)),
         }
@@ -228,8 +225,8 @@ impl Repository {
     /// The packs that serve a snapshot, and the placement that they were found in: a second look may find others.
     fn serving(&self, snapshot: &Snapshot) -> Result<(Arc<Placement>, HashSet<PackName>)> {
         let placement = self.refresh()?;
-        let reader = Reader::open(Arc::clone(&placement), PackFiles::new(self.packs_dir()), snapshot);
-        let told = |e| reader::told(self.explain(e), &self.snapshot_path(snapshot.number), snapshot.number);
+        let reader = Reader::open(Arc::clone(&placement), PackFiles::new(self.paths.packs()), snapshot);
+        let told = |e| reader::told(self.explain(e), &self.paths.snapshot(snapshot.number), snapshot.number);
         Ok((placement, reader.map_err(told)?.packs()))
     }
 }

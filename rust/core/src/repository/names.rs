@@ -1,17 +1,17 @@
 //! Names of snapshots: the aliases that are computed, and those of the user.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::format::digest::Digest;
 use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
+use crate::repository::paths::small_files;
 use crate::repository::retention::ranking;
 use crate::repository::session::{PruneLock, Session};
 use crate::storage;
@@ -34,13 +34,13 @@ impl Repository {
         {
             return Err(Error::not_found(format!(
                 "{} has no series {wanted:?}; it has {names:?}",
-                self.root.display()
+                self.root().display()
             )));
         }
         let inside: Vec<&Snapshot> =
             all.iter().map(|s| &**s).filter(|s| series.is_none_or(|n| s.body.series == n)).collect();
         if inside.is_empty() {
-            return Err(Error::not_found(format!("{} holds no snapshot yet", self.root.display())));
+            return Err(Error::not_found(format!("{} holds no snapshot yet", self.root().display())));
         }
         let found = match series.or(if names.len() == 1 { names.first().copied() } else { None }) {
             Some(one) => self.named(one, reference, &inside)?.or_else(|| by_id(reference, &inside)),
@@ -49,7 +49,7 @@ impl Repository {
                 None => {
                     return Err(Error::invalid(format!(
                         "{} holds several series; say which: DIR@SERIES:{reference} with one of {names:?}",
-                        self.root.display()
+                        self.root().display()
                     )));
                 }
             },
@@ -57,7 +57,7 @@ impl Repository {
         let number = found.ok_or_else(|| {
             Error::not_found(format!(
                 "no snapshot {reference:?} in {}; expected an alias, latest, best, epoch_N, a number or an id",
-                self.root.display()
+                self.root().display()
             ))
         })?;
         all.iter()
@@ -67,7 +67,7 @@ impl Repository {
     }
 
     fn named(&self, series: &str, reference: &str, inside: &[&Snapshot]) -> Result<Option<u64>> {
-        if let Some((_, id)) = self.read_alias(&self.alias_path(series, reference))? {
+        if let Some((_, id)) = self.read_alias(&self.paths.alias(series, reference))? {
             let target = inside.iter().find(|s| s.id == id);
             return target
                 .map(|s| Some(s.number))
@@ -122,11 +122,6 @@ impl Repository {
         Ok(out)
     }
 
-    fn alias_path(&self, series: &str, alias: &str) -> PathBuf {
-        let key = [series.as_bytes(), b"\0", alias.as_bytes()].concat();
-        self.root.join("aliases").join(format!("{}.json", &Digest::of(&key).hex()[..32]))
-    }
-
     fn read_alias(&self, path: &Path) -> Result<Option<(String, String)>> {
         let Some(bytes) = storage::read_small_if_any(path, MAX_JSON)? else { return Ok(None) };
         let what = path.display().to_string();
@@ -136,7 +131,7 @@ impl Repository {
             value.ok_or_else(|| Error::corrupt(format!("{what} is damaged: it has no {name:?}")))
         };
         let (series, alias, snapshot) = (field("series")?, field("alias")?, field("snapshot")?);
-        if self.alias_path(&series, &alias).file_name() != path.file_name() {
+        if self.paths.alias(&series, &alias).file_name() != path.file_name() {
             return Err(Error::corrupt(format!(
                 "{what} is damaged: it holds the alias {alias:?} of {series:?}, its name is that of another"
             )));
@@ -145,10 +140,9 @@ impl Repository {
     }
 
     pub(super) fn user_aliases(&self) -> Result<Vec<(String, String)>> {
-        let folder = self.root.join("aliases");
         let mut aliases = vec![];
-        for name in storage::list(&folder)?.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')) {
-            aliases.extend(self.read_alias(&folder.join(name))?);
+        for path in small_files(&self.paths.aliases())? {
+            aliases.extend(self.read_alias(&path)?);
         }
         aliases.sort();
         Ok(aliases)
@@ -157,23 +151,22 @@ impl Repository {
     /// Lets a user alias name a snapshot of its series; it moves if it exists.
     pub fn set_alias(&self, snapshot: &Snapshot, alias: &str) -> Result<()> {
         check_alias(alias)?;
-        let folder = self.root.join("aliases");
-        storage::create_dir(&folder)?;
+        storage::create_dir(&self.paths.aliases())?;
         let fields = [("series", snapshot.body.series.as_str()), ("alias", alias), ("snapshot", snapshot.id.as_str())];
         let bytes = envelope::seal("alias", &envelope::body(fields.map(|(k, v)| (k, v.into()))))?;
         self.flush_names()?;
         // A prune either sees the alias or is over: else it would delete what the alias has just come to name.
-        let _lock = PruneLock::share(&self.root)?;
-        if !storage::exists(&self.snapshot_path(snapshot.number))? {
+        let _lock = PruneLock::share(self.root())?;
+        if !storage::exists(&self.paths.snapshot(snapshot.number))? {
             return Err(Error::not_found(format!("snapshot {} is gone: a prune has deleted it", snapshot.number)));
         }
-        let session = Session::begin(&self.root)?;
-        storage::write_atomic(&session.temp("alias"), &self.alias_path(&snapshot.body.series, alias), &bytes)
+        let session = Session::begin(self.root())?;
+        storage::write_atomic(&session.temp("alias"), &self.paths.alias(&snapshot.body.series, alias), &bytes)
     }
 
     /// Deletes a user alias; `false` if there was none.
     pub fn remove_alias(&self, series: &str, alias: &str) -> Result<bool> {
-        let path = self.alias_path(series, alias);
+        let path = self.paths.alias(series, alias);
         let there = storage::exists(&path)?;
         storage::remove_file(&path)?;
         self.sync_aliases()?;
@@ -181,7 +174,7 @@ impl Repository {
     }
 
     pub(super) fn sync_aliases(&self) -> Result<()> {
-        storage::sync_dir_if_any(&self.root.join("aliases"))
+        storage::sync_dir_if_any(&self.paths.aliases())
     }
 }
 

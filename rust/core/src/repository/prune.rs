@@ -12,9 +12,9 @@ use crate::format::digest::PackName;
 use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
+use crate::repository::paths::{claim_number, small_files};
 use crate::repository::retention::Keep;
 use crate::repository::session::{self, PruneLock};
-use crate::repository::snapshots::parse_number;
 use crate::repository::{Repository, lock};
 use crate::storage;
 
@@ -38,9 +38,9 @@ impl Repository {
         if let Some(keep) = keep {
             keep.check()?;
         }
-        let _lock = PruneLock::take(&self.root)?;
+        let _lock = PruneLock::take(self.root())?;
         if !dry_run {
-            storage::remove_file(&self.condemned_temp())?;
+            storage::remove_file(&self.paths.condemned_temp())?;
             // What is seen and was not flushed, because its writer was killed, must not come or go once things are deleted.
             self.settle()?;
             self.sync_aliases()?;
@@ -64,7 +64,7 @@ impl Repository {
             });
             return Ok(pruned);
         }
-        session::sweep(&self.root)?;
+        session::sweep(self.root())?;
         self.delete_snapshots(&doomed)?;
         self.delete_packs(&needed, &mut pruned)?;
         Ok(pruned)
@@ -92,7 +92,7 @@ impl Repository {
         if let Some(name) = series
             && groups.is_empty()
         {
-            return Err(Error::not_found(format!("{} has no series {name:?}", self.root.display())));
+            return Err(Error::not_found(format!("{} has no series {name:?}", self.root().display())));
         }
         let mut doomed = BTreeSet::new();
         for inside in groups.values() {
@@ -105,7 +105,7 @@ impl Repository {
     }
 
     fn delete_snapshots(&self, doomed: &BTreeSet<u64>) -> Result<()> {
-        let folder = self.root.join("snapshots");
+        let folder = self.paths.snapshots();
         // Also where nothing is doomed: a prune that was killed may have deleted snapshots whose packs are deleted now.
         storage::sync_dir(&folder)?;
         if doomed.is_empty() {
@@ -113,16 +113,16 @@ impl Repository {
         }
         let (_, highest) = self.numbers()?;
         if doomed.contains(&highest) {
-            storage::claim(&self.claim_path(highest))?;
+            storage::claim(&self.paths.claim(highest))?;
             storage::sync_dir(&folder)?;
         }
         for &number in doomed {
-            storage::remove_file(&self.snapshot_path(number))?;
+            storage::remove_file(&self.paths.snapshot(number))?;
             lock(&self.snapshots).remove(&number);
         }
         for name in storage::list(&folder)? {
             // A claim below the highest number guards nothing any more: its number is never drawn again.
-            if name.strip_suffix(".claim").and_then(parse_number).is_some_and(|n| n < highest) {
+            if claim_number(&name).is_some_and(|n| n < highest) {
                 storage::remove_file(&folder.join(name))?;
             }
         }
@@ -132,7 +132,7 @@ impl Repository {
     /// The packs that snapshots or uploads under way need.
     fn needed(&self, snapshots: &[Arc<Snapshot>]) -> Result<HashSet<PackName>> {
         let placement = self.refresh()?;
-        let files = PackFiles::new(self.packs_dir());
+        let files = PackFiles::new(self.paths.packs());
         let mut nodes = Nodes::new();
         let mut needed = self.journal()?.1;
         for snapshot in snapshots {
@@ -148,10 +148,8 @@ impl Repository {
 
     /// Snapshot ids and packs that uploads under way need.
     fn journal(&self) -> Result<(HashSet<String>, HashSet<PackName>)> {
-        let folder = self.root.join("journal");
         let (mut ids, mut packs) = (HashSet::new(), HashSet::new());
-        for name in storage::list(&folder)?.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')) {
-            let path = folder.join(name);
+        for path in small_files(&self.paths.journal())? {
             let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { continue };
             let (_, body) = envelope::unseal(&bytes, "journal", &path.display().to_string())?;
             let strings = |field: &str| {
@@ -177,18 +175,18 @@ impl Repository {
             condemned.entry(pack.name).or_insert(None);
         }
         if condemned.is_empty() {
-            return storage::remove_file(&self.condemned_path());
+            return storage::remove_file(&self.paths.condemned());
         }
         self.write_condemned(&condemned)?;
         // Only now: a save that could have missed the list is alive now, or has ended.
-        let alive = session::alive(&self.root)?;
+        let alive = session::alive(self.root())?;
         for sessions in condemned.values_mut() {
             sessions.get_or_insert_with(|| alive.clone());
         }
         self.write_condemned(&condemned)?;
         let due: Vec<_> = condemned
             .iter()
-            .filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(&self.root, n)))
+            .filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(self.root(), n)))
             .map(|(n, _)| *n)
             .collect();
         // These sessions have ended, so what they committed can be seen now.
@@ -197,14 +195,14 @@ impl Repository {
             if !needed.contains(&name) {
                 pruned.packs += 1;
                 pruned.bytes += known.pack(&name).map_or(0, |p| p.length);
-                storage::remove_file(&self.packs_dir().join(format!("{}.pack", name.hex())))?;
+                storage::remove_file(&self.paths.pack(&name))?;
             }
             condemned.remove(&name);
         }
         pruned.waiting = condemned.len();
-        storage::sync_dir(&self.packs_dir())?;
+        storage::sync_dir(&self.paths.packs())?;
         if condemned.is_empty() {
-            storage::remove_file(&self.condemned_path())
+            storage::remove_file(&self.paths.condemned())
         } else {
             self.write_condemned(&condemned)
         }

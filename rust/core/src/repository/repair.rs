@@ -16,14 +16,12 @@ use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
-use crate::repository::copies::{Source, copy, copy_pack, digest_in, find_snapshot, number_of, pack_files};
+use crate::repository::copies::{Source, copy, copy_pack, digest_in, find_snapshot};
 use crate::repository::lost::{Lost, Search};
+use crate::repository::paths::{Paths, small_files, snapshot_number};
 use crate::repository::rescue::Rescue;
 use crate::repository::session::{PruneLock, Session};
 use crate::storage;
-
-/// Where damaged files go, under the path that they had in the repository.
-pub const QUARANTINE: &str = "quarantine";
 
 /// What a repair did, and what it could not do.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -56,34 +54,32 @@ impl Repository {
     /// # Errors
     /// `NotFound` where nothing speaks for a repository, `Io` where a prune is running.
     pub fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str) -> Result<Repaired> {
-        let mut done = Repaired::default();
+        let (paths, mut done) = (Paths::new(root), Repaired::default());
         match Self::open(root) {
             Err(e) if e.kind() == ErrorKind::Corrupt => {}
-            Err(e) if e.kind() == ErrorKind::NotFound && storage::exists(&root.join("snapshots"))? => {}
+            Err(e) if e.kind() == ErrorKind::NotFound && storage::exists(&paths.snapshots())? => {}
             other => return other.map(|_| done),
         }
         let repository = Self::at(root, "");
         let _lock = PruneLock::take(root)?;
         let session = Session::begin(root)?;
         // Another repository may hold the same snapshots; a copy of this one is who has an id that stands in the damaged file.
-        let damaged =
-            storage::read_small_if_any(&root.join("config.json"), MAX_JSON).ok().flatten().unwrap_or_default();
+        let damaged = storage::read_small_if_any(&paths.config(), MAX_JSON).ok().flatten().unwrap_or_default();
         let is_copy = |other: &Self| damaged.windows(other.id().len().max(1)).any(|part| part == other.id().as_bytes());
         let copy = sources.iter().filter_map(|folder| Self::open(folder).ok()).find(is_copy);
         let bytes = match copy {
-            Some(copy) => storage::read_small(&copy.root().join("config.json"), MAX_JSON)?,
+            Some(copy) => storage::read_small(&copy.paths.config(), MAX_JSON)?,
             None => Self::new_config(created_at)?,
         };
         let temp = session.temp("restored");
         storage::write_synced(&temp, &bytes)?;
-        repository.replace(&temp, "config.json", &mut done)?;
+        repository.replace(&temp, &paths.config(), &mut done)?;
         Ok(done)
     }
 
     /// The packs that are damaged: every byte of every pack is read.
     pub fn damaged_packs(&self, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Vec<PackName>> {
-        let names: Vec<_> = pack_files(&self.root().join("packs"))?.into_keys().collect();
-        self.damaged_among(names, threads, interrupt)
+        self.damaged_among(self.paths.pack_names()?, threads, interrupt)
     }
 
     /// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.
@@ -110,7 +106,7 @@ impl Repository {
         done.lost.extend(gone);
         done.lost.sort_by_key(|lost| lost.snapshot);
         for name in &damaged {
-            self.quarantine(&format!("packs/{}.pack", name.hex()), &mut done)?;
+            self.quarantine(&self.paths.pack(name), &mut done)?;
         }
         self.repair_small_files(&sources, &session, &mut done)?;
         done.problems = self.verify(false, threads, interrupt)?.problems;
@@ -129,8 +125,7 @@ impl Repository {
             let temp = session.folder().join("restored.tmp");
             for source in sources.iter().filter(|s| s.placement.pack(&name).is_some()) {
                 if copy_pack(&source.packs.path(&name), &temp, name)? {
-                    let path = format!("packs/{}.pack", name.hex());
-                    self.replace(&temp, &path, done)?;
+                    self.replace(&temp, &self.paths.pack(&name), done)?;
                     damaged.remove(&name);
                     break;
                 }
@@ -148,7 +143,7 @@ impl Repository {
         done: &mut Repaired,
     ) -> Result<()> {
         let all = self.refresh()?;
-        let packs = PackFiles::new(self.root().join("packs"));
+        let packs = PackFiles::new(self.paths.packs());
         let condemned = self.condemned_for_save()?.unwrap_or_default();
         let untrusted: HashSet<_> = damaged.iter().copied().chain(condemned.iter().copied()).collect();
         let mut rescue = Rescue::new(self, session, condemned);
@@ -175,7 +170,7 @@ impl Repository {
     ) -> Result<()> {
         let mut whole = (*self.refresh()?).clone();
         damaged.iter().for_each(|name| whole.remove(name));
-        let packs = PackFiles::new(self.root().join("packs"));
+        let packs = PackFiles::new(self.paths.packs());
         let (mut rescue, mut fetched) = (Rescue::new(self, session, self.condemned_for_save()?.unwrap_or_default()), 0);
         let mut fetch = |id: &ChunkId| {
             let found = rescue.fetch(id, sources)?;
@@ -196,15 +191,14 @@ impl Repository {
     fn repair_snapshots(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<Vec<Lost>> {
         let mut lost = vec![];
         let mut numbers = BTreeSet::new();
-        for folder in [self.root().join("snapshots"), self.root().join(QUARANTINE).join("snapshots")] {
-            numbers.extend(storage::list(&folder)?.iter().filter_map(|n| number_of(n)));
+        for folder in [self.paths.snapshots(), self.paths.quarantine().snapshots()] {
+            numbers.extend(storage::list(&folder)?.iter().filter_map(|name| snapshot_number(name)));
         }
         for number in numbers {
-            let path = format!("snapshots/{number:010}.json");
-            let place = self.root().join(&path);
+            let place = self.paths.snapshot(number);
             let (aside, damaged) = match storage::read_small_if_any(&place, MAX_JSON) {
-                Ok(None) => (true, storage::read_small(&self.root().join(QUARANTINE).join(&path), MAX_JSON)?),
-                Ok(Some(bytes)) => match Snapshot::parse(&bytes, number, &path) {
+                Ok(None) => (true, storage::read_small(&self.paths.quarantine().snapshot(number), MAX_JSON)?),
+                Ok(Some(bytes)) => match Snapshot::parse(&bytes, number, "") {
                     Err(e) if e.kind() == ErrorKind::Corrupt => (false, bytes),
                     _ => continue,
                 },
@@ -214,13 +208,13 @@ impl Repository {
             if let Some(bytes) = find_snapshot(sources, &damaged, number, self.id())? {
                 let temp = session.folder().join("restored.tmp");
                 storage::write_synced(&temp, &bytes)?;
-                self.replace(&temp, &path, done)?;
+                self.replace(&temp, &place, done)?;
                 continue;
             }
             if !aside {
                 // The number is not used again (docs/format.md §8).
-                storage::claim(&self.root().join(format!("snapshots/{number:010}.claim")))?;
-                self.quarantine(&path, done)?;
+                storage::claim(&self.paths.claim(number))?;
+                self.quarantine(&place, done)?;
             }
             let id = digest_in(&damaged).map(|digest| digest.hex()[..32].to_owned());
             lost.push(Lost { snapshot: number, id, everything: true, ..Lost::default() });
@@ -234,11 +228,12 @@ impl Repository {
         let there: HashSet<String> = self.readable_snapshots()?.iter().map(|s| s.id.clone()).collect();
         for id in self.alias_targets()?.difference(&there) {
             let copies = sources.iter().filter(|s| s.id.as_deref() == Some(self.id()));
-            for (bytes, path) in copies.filter_map(|s| s.file_of(id)) {
-                if storage::is_free(&self.root().join(&path))? {
+            for (bytes, number) in copies.filter_map(|s| s.file_of(id)) {
+                let place = self.paths.snapshot(number);
+                if storage::is_free(&place)? {
                     let temp = session.temp("restored");
                     storage::write_synced(&temp, &bytes)?;
-                    self.replace(&temp, &path, done)?;
+                    self.replace(&temp, &place, done)?;
                     break;
                 }
             }
@@ -248,32 +243,27 @@ impl Repository {
 
     /// Ids of the snapshots that aliases name, as far as these can be read.
     fn alias_targets(&self) -> Result<HashSet<String>> {
-        let folder = self.root().join("aliases");
-        let names = storage::list(&folder)?;
-        let body = |name: &String| {
-            let bytes = storage::read_small(&folder.join(name), MAX_JSON).ok()?;
-            envelope::unseal(&bytes, "alias", name).ok()
+        let body = |path: PathBuf| {
+            let bytes = storage::read_small(&path, MAX_JSON).ok()?;
+            envelope::unseal(&bytes, "alias", "").ok()
         };
-        let bodies = names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.')).filter_map(body);
+        let bodies = small_files(&self.paths.aliases())?.into_iter().filter_map(body);
         Ok(bodies.filter_map(|(_, body)| Some(body.get("snapshot")?.as_str()?.to_owned())).collect())
     }
 
     /// Damaged aliases, journal entries and the list of condemned packs hinder prune: they are moved aside. An alias
     /// comes back from a copy of this repository.
     fn repair_small_files(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
-        let mut files = vec![("condemned", "condemned.json".to_owned())];
-        for (kind, folder) in [("alias", "aliases"), ("journal", "journal")] {
-            let names = storage::list(&self.root().join(folder))?;
-            let ours = names.iter().filter(|n| n.ends_with(".json") && !n.starts_with('.'));
-            files.extend(ours.map(|n| (kind, format!("{folder}/{n}"))));
-        }
+        let mut files = vec![("condemned", self.paths.condemned())];
+        files.extend(small_files(&self.paths.aliases())?.into_iter().map(|path| ("alias", path)));
+        files.extend(small_files(&self.paths.journal())?.into_iter().map(|path| ("journal", path)));
         for (kind, path) in files {
-            if !is_damaged(&self.root().join(&path), kind)? {
+            if !is_damaged(&path, kind)? {
                 continue;
             }
             let copies = sources.iter().filter(|s| kind == "alias" && s.id.as_deref() == Some(self.id()));
             let whole = |p: &PathBuf| storage::exists(p).unwrap_or(false) && !is_damaged(p, kind).unwrap_or(true);
-            let copy = copies.map(|s| s.folder.join(&path)).find(whole);
+            let copy = copies.map(|s| s.paths.root().join(self.paths.shown(&path))).find(whole);
             match copy {
                 Some(copy) => {
                     let temp = session.temp("restored");
@@ -286,37 +276,35 @@ impl Repository {
         Ok(())
     }
 
-    /// Puts `temp` where the damaged file at `path` stands, which is kept in the quarantine; the name is never without a file.
-    fn replace(&self, temp: &Path, path: &str, done: &mut Repaired) -> Result<()> {
-        let place = self.root().join(path);
-        if storage::exists(&place)? {
-            let aside = self.free_place(path)?;
-            if storage::link(&place, &aside).is_err() {
-                copy(&place, &aside)?;
+    /// Puts `temp` where the damaged file `place` stands, which is kept in the quarantine; the name is never without a file.
+    fn replace(&self, temp: &Path, place: &Path, done: &mut Repaired) -> Result<()> {
+        if storage::exists(place)? {
+            let aside = self.free_place(place)?;
+            if storage::link(place, &aside).is_err() {
+                copy(place, &aside)?;
             }
             storage::sync_dir(&storage::parent(&aside))?;
-            done.quarantined.push(path.to_owned());
+            done.quarantined.push(self.paths.shown(place));
         }
-        storage::rename(temp, &place)?;
-        storage::sync_dir(&storage::parent(&place))?;
-        done.restored.push(path.to_owned());
+        storage::rename(temp, place)?;
+        storage::sync_dir(&storage::parent(place))?;
+        done.restored.push(self.paths.shown(place));
         Ok(())
     }
 
-    fn quarantine(&self, path: &str, done: &mut Repaired) -> Result<()> {
-        let place = self.root().join(path);
-        let aside = self.free_place(path)?;
-        storage::rename(&place, &aside)?;
+    fn quarantine(&self, place: &Path, done: &mut Repaired) -> Result<()> {
+        let aside = self.free_place(place)?;
+        storage::rename(place, &aside)?;
         // Its new name first: a crash between the two may leave both, but not neither.
         storage::sync_dir(&storage::parent(&aside))?;
-        storage::sync_dir(&storage::parent(&place))?;
-        done.quarantined.push(path.to_owned());
+        storage::sync_dir(&storage::parent(place))?;
+        done.quarantined.push(self.paths.shown(place));
         Ok(())
     }
 
     /// A name in the quarantine that nothing has.
-    fn free_place(&self, path: &str) -> Result<PathBuf> {
-        let place = self.root().join(QUARANTINE).join(path);
+    fn free_place(&self, damaged: &Path) -> Result<PathBuf> {
+        let place = self.paths.quarantine().root().join(self.paths.shown(damaged));
         storage::create_dir(&storage::parent(&place))?;
         let mut free = place.clone();
         for n in 1u32.. {

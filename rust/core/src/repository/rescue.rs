@@ -35,7 +35,7 @@ impl<'a> Rescue<'a> {
     pub(crate) fn new(repository: &Repository, session: &'a Session, avoid: HashSet<PackName>) -> Self {
         Self {
             session,
-            packs: repository.root().join("packs"),
+            packs: repository.paths.packs(),
             avoid,
             bytes: vec![],
             entries: vec![],
@@ -111,7 +111,7 @@ impl<'a> Rescue<'a> {
             if !self.avoid.contains(&name) {
                 let temp = self.session.folder().join("rescued.tmp");
                 storage::write_synced(&temp, &self.bytes)?;
-                storage::rename(&temp, &self.packs.join(format!("{}.pack", name.hex())))?;
+                storage::rename(&temp, &self.packs.join(pack::file_name(&name)))?;
                 storage::sync_dir(&self.packs)?;
                 self.written += self.bytes.len() as u64;
                 break;

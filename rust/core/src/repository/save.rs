@@ -61,10 +61,10 @@ impl Repository {
         let settings = Options { codec: options.codec, threads, expected_new };
         let bases = newest.filter(|_| options.codec.delta_share().is_some()).and_then(|newest| {
             // Damage of an earlier version must not keep this one from being saved.
-            Bases::find(&known, PackFiles::new(self.packs_dir()), &newest, layout, &condemned).ok()
+            Bases::find(&known, PackFiles::new(self.paths.packs()), &newest, layout, &condemned).ok()
         });
         let writer = Writer::new(layout, source, &known, &condemned, bases.as_ref(), settings, options.interrupt);
-        let written = writer.write(session.folder(), &self.packs_dir())?;
+        let written = writer.write(session.folder(), &self.paths.packs())?;
         drop(bases);
         drop(known);
         if written.deltas {
@@ -84,12 +84,12 @@ impl Repository {
 
     /// Begins what ends in a commit: from now on no pack goes that is not condemned already.
     pub(crate) fn begin_save(&self) -> Result<Saving> {
-        let session = Session::begin(&self.root)?;
+        let session = Session::begin(self.root())?;
         if session.locks_work() {
-            session::sweep(&self.root)?;
+            session::sweep(self.root())?;
         }
         self.settle()?;
-        storage::create_dir(&self.packs_dir())?;
+        storage::create_dir(&self.paths.packs())?;
         let condemned = self.condemned_for_save()?;
         let known = self.refresh()?;
         let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());

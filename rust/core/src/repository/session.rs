@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::repository::paths::Paths;
 use crate::storage::lock::{LockFile, dead, hold, try_lock};
 use crate::storage::names::{is_random_name, random_name};
 use crate::storage::{self, Lockable, Node};
@@ -20,7 +21,7 @@ pub struct Session {
 impl Session {
     /// Begins a session: the folder gets its name only once its lock is held.
     pub fn begin(repository: &Path) -> Result<Self> {
-        let sessions = repository.join("sessions");
+        let sessions = Paths::new(repository).sessions();
         storage::create_dir(&sessions)?;
         // Another process that sweeps may take the folder for a dead one before its lock is held; then draw again.
         (0..8)
@@ -73,7 +74,7 @@ impl Drop for Session {
 
 /// Sessions of a repository that another process holds, or may hold.
 pub fn alive(repository: &Path) -> Result<Vec<String>> {
-    let sessions = repository.join("sessions");
+    let sessions = Paths::new(repository).sessions();
     let mut names: Vec<_> = storage::list(&sessions)?.into_iter().filter(|n| !n.starts_with('.')).collect();
     names.retain(|name| is_alive(repository, name));
     names.sort();
@@ -82,14 +83,14 @@ pub fn alive(repository: &Path) -> Result<Vec<String>> {
 
 /// Whether the session may still be under way; yes where the system cannot tell.
 pub fn is_alive(repository: &Path, name: &str) -> bool {
-    let lock = repository.join("sessions").join(name).join("lock");
+    let lock = Paths::new(repository).session_lock(name);
     // A folder without a lock file is being removed by its owner, who needs it no more.
     storage::exists(&lock).unwrap_or(true) && try_lock(&lock).0 != Lockable::Free
 }
 
 /// Removes the folders of sessions whose process is gone, as far as it can. Only where locks work.
 pub fn sweep(repository: &Path) -> Result<()> {
-    let sessions = repository.join("sessions");
+    let sessions = Paths::new(repository).sessions();
     for name in storage::list(&sessions)?.iter().filter(|name| is_ours(name)) {
         let folder = sessions.join(name);
         // A link is none of ours, and what it leads to even less.
@@ -152,7 +153,7 @@ impl PruneLock {
     }
 
     fn try_take(repository: &Path) -> Result<Self> {
-        let path = repository.join("prune.lock");
+        let path = Paths::new(repository).prune_lock();
         let file = storage::open_lock(&path, true)?;
         match storage::try_lock(&file, &path) {
             Lockable::Free if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: LockFile::new(file) }),

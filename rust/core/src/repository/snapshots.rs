@@ -1,12 +1,12 @@
 //! The snapshots of a repository: their files, and how one gets its number (docs/format.md §8).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::{Body, Snapshot};
+use crate::repository::paths::{claim_number, snapshot_number};
 use crate::repository::session::Session;
 use crate::repository::{Repository, lock};
 use crate::storage;
@@ -17,32 +17,19 @@ type Readable = (Vec<Arc<Snapshot>>, Option<(u64, Error)>);
 impl Repository {
     pub(super) fn numbers(&self) -> Result<(BTreeSet<u64>, u64)> {
         let (mut numbers, mut highest) = (BTreeSet::new(), 0);
-        for name in storage::list(&self.root.join("snapshots"))? {
-            let Some((digits, ending)) = name.split_once('.') else { continue };
-            let Some(number) = parse_number(digits) else { continue };
-            if ending == "json" {
-                numbers.insert(number);
-            }
-            if ending == "json" || ending == "claim" {
-                highest = highest.max(number);
-            }
+        for name in storage::list(&self.paths.snapshots())? {
+            let number = snapshot_number(&name);
+            numbers.extend(number);
+            highest = number.or_else(|| claim_number(&name)).unwrap_or(0).max(highest);
         }
         Ok((numbers, highest))
-    }
-
-    pub(crate) fn snapshot_path(&self, number: u64) -> PathBuf {
-        self.root.join("snapshots").join(format!("{number:010}.json"))
-    }
-
-    pub(super) fn claim_path(&self, number: u64) -> PathBuf {
-        self.root.join("snapshots").join(format!("{number:010}.claim"))
     }
 
     pub(super) fn load(&self, number: u64) -> Result<Arc<Snapshot>> {
         if let Some(snapshot) = lock(&self.snapshots).get(&number) {
             return Ok(Arc::clone(snapshot));
         }
-        let path = self.snapshot_path(number);
+        let path = self.paths.snapshot(number);
         let bytes = storage::read_small(&path, MAX_JSON)?;
         let snapshot = Arc::new(Snapshot::parse(&bytes, number, &path.display().to_string())?);
         lock(&self.snapshots).insert(number, Arc::clone(&snapshot));
@@ -83,7 +70,7 @@ impl Repository {
 
     /// The bytes of a snapshot file, for an artifact.
     pub fn snapshot_bytes(&self, number: u64) -> Result<Vec<u8>> {
-        storage::read_small(&self.snapshot_path(number), MAX_JSON)
+        storage::read_small(&self.paths.snapshot(number), MAX_JSON)
     }
 
     /// The newest snapshot of a series that can be read.
@@ -95,7 +82,7 @@ impl Repository {
     /// Flushes the names of the snapshots that are seen: their saver may have been killed before it did.
     pub(crate) fn flush_names(&self) -> Result<()> {
         self.settle()?;
-        storage::sync_dir(&self.root.join("snapshots"))
+        storage::sync_dir(&self.paths.snapshots())
     }
 
     pub(super) fn commit(&self, body: &Body, session: &Session) -> Result<Arc<Snapshot>> {
@@ -104,16 +91,16 @@ impl Repository {
 
     /// Gives a snapshot file its number.
     pub(crate) fn commit_bytes(&self, bytes: &[u8], session: &Session) -> Result<Arc<Snapshot>> {
-        let folder = self.root.join("snapshots");
+        let folder = self.paths.snapshots();
         storage::create_dir(&folder)?;
         let temp = session.temp("snapshot");
         storage::write_synced(&temp, bytes)?;
         let number = self.claim_number()?;
-        let path = self.snapshot_path(number);
+        let path = self.paths.snapshot(number);
         storage::rename(&temp, &path)?;
         storage::sync_dir(&folder)?;
         // The snapshot is committed; a claim that stays does no harm.
-        let _ = storage::remove_file(&self.claim_path(number));
+        let _ = storage::remove_file(&self.paths.claim(number));
         let snapshot = Arc::new(Snapshot::parse(bytes, number, &path.display().to_string())?);
         lock(&self.snapshots).insert(number, Arc::clone(&snapshot));
         Ok(snapshot)
@@ -125,23 +112,19 @@ impl Repository {
             if number > LAST_NUMBER {
                 return Err(Error::corrupt(format!(
                     "{} holds a file with the number {LAST_NUMBER}, behind which there is none for a new snapshot",
-                    self.root.join("snapshots").display()
+                    self.paths.snapshots().display()
                 )));
             }
-            if !storage::claim(&self.claim_path(number))? {
+            if !storage::claim(&self.paths.claim(number))? {
                 continue;
             }
-            if !storage::exists(&self.snapshot_path(number))? {
+            if !storage::exists(&self.paths.snapshot(number))? {
                 return Ok(number);
             }
-            storage::remove_file(&self.claim_path(number))?;
+            storage::remove_file(&self.paths.claim(number))?;
         }
     }
 }
 
 /// Numbers have ten digits.
 const LAST_NUMBER: u64 = 9_999_999_999;
-
-pub(super) fn parse_number(digits: &str) -> Option<u64> {
-    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
-}

@@ -8,11 +8,12 @@ use crate::chunks::check_pack::{Deltas, PackReport, verify_pack};
 use crate::chunks::read::{PackFiles, Scratch};
 use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::digest::{ChunkId, Digest, PackName};
+use crate::format::digest::{ChunkId, PackName};
 use crate::format::limits::MAX_JSON;
 use crate::format::{envelope, pack};
 use crate::repository::Repository;
 use crate::repository::lost::{Lost, Search};
+use crate::repository::paths::small_files;
 use crate::restore::reader::Reader;
 use crate::storage;
 use crate::task::{pipeline, progress};
@@ -57,7 +58,7 @@ impl Repository {
         damaged: &HashSet<(PackName, ChunkId)>,
         interrupt: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Vec<Lost>> {
-        let (placement, packs) = (self.refresh()?, PackFiles::new(self.root().join("packs")));
+        let (placement, packs) = (self.refresh()?, PackFiles::new(self.paths.packs()));
         let mut nowhere = |_: &ChunkId| Ok(None);
         let mut search = Search::new(&placement, &packs, damaged, &mut nowhere);
         let mut found = vec![];
@@ -65,7 +66,7 @@ impl Repository {
             interrupt()?;
             // Prune may have been faster.
             if let Some(lost) = search.lost(&snapshot)?
-                && storage::exists(&self.snapshot_path(snapshot.number))?
+                && storage::exists(&self.paths.snapshot(snapshot.number))?
             {
                 found.push(lost);
             }
@@ -74,17 +75,9 @@ impl Repository {
     }
 
     fn verify_small_files(&self, report: &mut Report) -> Result<()> {
-        let root = self.root();
-        let mut files = vec![("config", root.join("config.json")), ("condemned", root.join("condemned.json"))];
-        for (kind, folder) in [("alias", "aliases"), ("journal", "journal")] {
-            let names = storage::list(&root.join(folder))?;
-            files.extend(
-                names
-                    .iter()
-                    .filter(|n| n.ends_with(".json") && !n.starts_with('.'))
-                    .map(|n| (kind, root.join(folder).join(n))),
-            );
-        }
+        let mut files = vec![("config", self.paths.config()), ("condemned", self.paths.condemned())];
+        files.extend(small_files(&self.paths.aliases())?.into_iter().map(|path| ("alias", path)));
+        files.extend(small_files(&self.paths.journal())?.into_iter().map(|path| ("journal", path)));
         let mut targets = vec![];
         for (kind, path) in files {
             let Some(bytes) = note(report, storage::read_small_if_any(&path, MAX_JSON))?.flatten() else { continue };
@@ -97,8 +90,7 @@ impl Repository {
             note(report, self.snapshots())?.into_iter().flatten().map(|s| s.id.clone()).collect();
         for (path, body) in targets {
             let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let name = Digest::of(&[text("series").as_bytes(), b"\0", text("alias").as_bytes()].concat()).hex();
-            if path.file_stem().and_then(|s| s.to_str()) != Some(&name[..32]) {
+            if path != self.paths.alias(&text("series"), &text("alias")) {
                 report.problems.push(format!(
                     "{} has the name of another alias than {:?}",
                     path.display(),
@@ -123,13 +115,10 @@ impl Repository {
         interrupt: &(dyn Fn() -> Result<()> + Sync),
         report: &mut Report,
     ) -> Result<HashSet<(PackName, ChunkId)>> {
-        let folder = self.root().join("packs");
-        let mut names: Vec<_> =
-            storage::list(&folder)?.iter().filter_map(|n| PackName::from_hex(n.strip_suffix(".pack")?)).collect();
-        names.sort();
+        let names = self.paths.pack_names()?;
         report.packs = names.len();
         if full {
-            let length = |n: &PackName| storage::rough_length(&folder.join(format!("{}.pack", n.hex())));
+            let length = |n: &PackName| storage::rough_length(&self.paths.pack(n));
             progress::begin("verifying", names.iter().map(length).sum());
         }
         let mut names = names.into_iter();
@@ -137,9 +126,9 @@ impl Repository {
             interrupt()?;
             Ok(names.next())
         };
-        let deltas = Deltas { placement: self.refresh()?, packs: PackFiles::new(folder.clone()) };
+        let deltas = Deltas { placement: self.refresh()?, packs: PackFiles::new(self.paths.packs()) };
         let work = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
-            let path = folder.join(format!("{}.pack", name.hex()));
+            let path = self.paths.pack(&name);
             let file = match storage::open(&path) {
                 // Prune may have been faster.
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok((name, PackReport::default())),
@@ -175,14 +164,13 @@ impl Repository {
         threads: usize,
         interrupt: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Vec<PackName>> {
-        let folder = self.root().join("packs");
         let mut names = names.into_iter();
         let source = || {
             interrupt()?;
             Ok(names.next())
         };
         let work = |decoder: &mut Decoder, name: PackName| {
-            let path = folder.join(format!("{}.pack", name.hex()));
+            let path = self.paths.pack(&name);
             // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
             let verified = storage::open(&path).and_then(|file| verify_pack(&file, &path, name, decoder, |_, _| None));
             match verified {
@@ -201,15 +189,14 @@ impl Repository {
     }
 
     fn verify_snapshots(&self, interrupt: &(dyn Fn() -> Result<()> + Sync), report: &mut Report) -> Result<()> {
-        let numbers = storage::list(&self.root().join("snapshots"))?;
-        report.snapshots = numbers.iter().filter(|n| n.ends_with(".json")).count();
+        report.snapshots = small_files(&self.paths.snapshots())?.len();
         let Some(placement) = note(report, self.refresh())? else { return Ok(()) };
         for snapshot in note(report, self.snapshots())?.into_iter().flatten() {
             interrupt()?;
-            let open = |placement| Reader::open(placement, PackFiles::new(self.root().join("packs")), &snapshot);
+            let open = |placement| Reader::open(placement, PackFiles::new(self.paths.packs()), &snapshot);
             let Err(_) = open(placement.clone()) else { continue };
             // It may be newer than what was read of the packs, or a prune may have been faster.
-            if storage::exists(&self.snapshot_path(snapshot.number))? {
+            if storage::exists(&self.paths.snapshot(snapshot.number))? {
                 let reader = self.refresh().and_then(open);
                 note(report, reader.map_err(|e| e.context(format!("snapshot {}", snapshot.number))))?;
             }

@@ -27,7 +27,7 @@ impl Repository {
         }
         let mut report = self.verify(false, threads, interrupt)?;
         let placement = self.refresh()?;
-        let packs = PackFiles::new(self.root().join("packs"));
+        let packs = PackFiles::new(self.paths.packs());
         let mut sorted: Vec<_> = placement.packs().collect();
         sorted.sort_by_key(|pack| pack.name);
         let all = sorted.iter().flat_map(|&pack| pack.entries.iter().map(move |entry| Location { pack, entry }));

@@ -124,7 +124,7 @@ impl Filler {
         let temp = open.path.clone();
         let (file, pack) = open.finish(&self.avoid)?;
         self.join()?;
-        let path = self.packs_dir.join(format!("{}.pack", pack.name.hex()));
+        let path = self.packs_dir.join(pack::file_name(&pack.name));
         self.packs.push(pack);
         let flush = move || {
             storage::sync(&file, &temp)?;
