@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use lamina_core::chunks::placement::{Pack, Placement};
-use lamina_core::chunks::read::PackFiles;
+use lamina_core::chunks::read::Chunks;
 use lamina_core::codec::{CodecChoice, Decoder, Encoder};
 use lamina_core::error::{ErrorKind, Result};
 use lamina_core::format::digest::{ChunkId, Digest, PackName};
@@ -444,7 +444,7 @@ fn a_tree_that_repeats_itself() {
     for (length, bound) in [(5000, 4 * bytes.len() + (1 << 20)), (1 << 26, 160 << 20)] {
         body.state.length = length;
         let snapshot = Snapshot::parse(&body.seal().unwrap(), 1, "it").unwrap();
-        let (result, held) = peak(|| Reader::open(Arc::clone(&placement), PackFiles::new(packs.clone()), &snapshot));
+        let (result, held) = peak(|| Reader::open(Chunks::new(Arc::clone(&placement), packs.clone()), &snapshot));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
         assert!(held < bound, "{held} bytes for {}", bytes.len());
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lamina_core::chunks::placement::Placement;
-use lamina_core::chunks::read::PackFiles;
+use lamina_core::chunks::read::Chunks;
 use lamina_core::format::limits::MAX_JSON;
 use lamina_core::format::snapshot;
 use lamina_core::restore::reader as core;
@@ -33,7 +33,7 @@ impl Reader {
             let parsed = snapshot::Snapshot::parse(&bytes, 0, &snapshot.display().to_string())?;
             let bytes = storage::read_small(&placement, 1 << 32)?;
             let known = Placement::parse(&bytes, &placement.display().to_string())?;
-            core::Reader::open(Arc::new(known), PackFiles::new(packs), &parsed)
+            core::Reader::open(Chunks::new(Arc::new(known), packs), &parsed)
         })?;
         Ok(Self { inner })
     }

@@ -3,42 +3,32 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::chunks::placement::Placement;
-use crate::chunks::read::{PackFiles, Scratch, read_chunk};
+use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::pack::{self, Codec, Entry};
 use crate::storage;
 
-/// What it takes to decode deltas.
-pub(crate) struct Deltas {
-    pub(crate) placement: Arc<Placement>,
-    pub(crate) packs: PackFiles,
-}
-
-impl Deltas {
-    /// Decodes a delta of a pack. `None` where its base is gone: that is damage only if a snapshot needs the chunk, and those
-    /// are looked at too.
-    pub(crate) fn read(
-        &self,
-        pack: PackName,
-        entry: &Entry,
-        scratch: &mut Scratch,
-        raw: &mut [u8],
-    ) -> Option<Result<()>> {
-        let place = self.placement.places(&entry.id).find(|p| p.pack.name == pack)?;
-        let there = |name: &PackName| storage::exists(&self.packs.path(name)).unwrap_or(true);
-        let (base, none) = (entry.base?, HashSet::new());
-        let mut bases = self.placement.whole(&base, &none).map(|p| p.pack.name).peekable();
-        bases.peek()?;
-        match read_chunk(&self.placement, &self.packs, place, scratch, raw) {
-            // Prune may have been faster.
-            Err(_) if !there(&pack) || !bases.any(|name| there(&name)) => None,
-            other => Some(other),
-        }
+/// Decodes a delta of a pack. `None` where its base is gone: that is damage only if a snapshot needs the chunk, and those
+/// are looked at too.
+pub(crate) fn read_delta(
+    chunks: &Chunks,
+    pack: PackName,
+    entry: &Entry,
+    scratch: &mut Scratch,
+    raw: &mut [u8],
+) -> Option<Result<()>> {
+    let place = chunks.placement().places(&entry.id).find(|p| p.pack.name == pack)?;
+    let there = |name: &PackName| storage::exists(&chunks.path(name)).unwrap_or(true);
+    let (base, none) = (entry.base?, HashSet::new());
+    let mut bases = chunks.placement().whole(&base, &none).map(|p| p.pack.name).peekable();
+    bases.peek()?;
+    match chunks.read_at(place, raw, scratch) {
+        // Prune may have been faster.
+        Err(_) if !there(&pack) || !bases.any(|name| there(&name)) => None,
+        other => Some(other),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::chunks::placement::Placement;
-use crate::chunks::read::{PackFiles, Scratch, read_small};
+use crate::chunks::read::{Chunks, Scratch};
 use crate::error::{Error, Result};
 use crate::format::digest::ChunkId;
 use crate::format::limits::most_chunks;
@@ -33,12 +33,12 @@ pub(crate) fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Re
 }
 
 /// What the bytes of a state mean.
-pub fn structure(placement: &Placement, packs: &PackFiles, state: &State) -> Result<Structure> {
-    check_density(placement, &state.structure)?;
+pub fn structure(chunks: &Chunks, state: &State) -> Result<Structure> {
+    check_density(chunks.placement(), &state.structure)?;
     let mut scratch = Scratch::new();
     let mut bytes = vec![];
     for chunk in &state.structure {
-        bytes.extend(read_small(placement, packs, &mut scratch, chunk)?);
+        bytes.extend(chunks.read_small(chunk, &mut scratch)?);
     }
     Structure::parse(&bytes, state.length)
 }
@@ -65,7 +65,7 @@ impl Closure {
 pub type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
 
 /// Reads the content tree of a state; `nodes` saves reading what snapshots share.
-pub fn closure(placement: &Placement, packs: &PackFiles, state: &State, nodes: &mut Nodes) -> Result<Closure> {
+pub fn closure(chunks: &Chunks, state: &State, nodes: &mut Nodes) -> Result<Closure> {
     let mut scratch = Scratch::new();
     let mut metadata: HashSet<ChunkId> = state.structure.iter().map(|c| c.id).collect();
     let mut content = state.root.clone();
@@ -76,7 +76,7 @@ pub fn closure(placement: &Placement, packs: &PackFiles, state: &State, nodes: &
             let entries = match nodes.get(&node.id) {
                 Some(entries) => Arc::clone(entries),
                 None => {
-                    let entries = ChunkRef::parse_node(&read_small(placement, packs, &mut scratch, node)?)?;
+                    let entries = ChunkRef::parse_node(&chunks.read_small(node, &mut scratch)?)?;
                     Arc::clone(nodes.entry(node.id).or_insert(Arc::new(entries)))
                 }
             };

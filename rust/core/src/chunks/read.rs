@@ -13,9 +13,137 @@ use crate::format::pack::{self, Codec, Entry};
 use crate::format::tree::ChunkRef;
 use crate::storage;
 
+/// The chunks of a folder of packs: where each one stands, and the files that it is read from.
+#[derive(Debug)]
+pub struct Chunks {
+    placement: Arc<Placement>,
+    packs: PackFiles,
+}
+
+impl Chunks {
+    /// Those of `placement`, whose packs stand in `folder`.
+    pub fn new(placement: Arc<Placement>, folder: PathBuf) -> Self {
+        Self { placement, packs: PackFiles::new(folder) }
+    }
+
+    /// Where they stand.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn shared_placement(&self) -> Arc<Placement> {
+        Arc::clone(&self.placement)
+    }
+
+    /// Path of a pack.
+    pub(crate) fn path(&self, name: &PackName) -> PathBuf {
+        self.packs.path(name)
+    }
+
+    /// Reads and verifies a chunk from any pack that holds it.
+    pub fn read(&self, id: &ChunkId, into: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+        self.read_choosing(id, None, into, scratch)
+    }
+
+    /// The same, first from the pack `chosen`; where it is damaged there, from any other.
+    pub(crate) fn read_choosing(
+        &self,
+        id: &ChunkId,
+        chosen: Option<&PackName>,
+        into: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let mut places: Vec<_> = self.placement.places(id).collect();
+        // A pack may hold it as a delta although another one has it whole: then that is the second choice.
+        places.sort_by_key(|p| (Some(&p.pack.name) != chosen, p.entry.base));
+        let mut failure = None;
+        for place in places {
+            match self.read_at(place, into, scratch) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.placement.missing(id)))
+    }
+
+    /// A chunk of metadata, verified.
+    pub(crate) fn read_small(&self, chunk: &ChunkRef, scratch: &mut Scratch) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; chunk.len as usize];
+        self.read(&chunk.id, &mut bytes, scratch)?;
+        Ok(bytes)
+    }
+
+    /// Reads and verifies the chunk at this place into `into`, which has its raw length.
+    pub(crate) fn read_at(&self, place: Location<'_>, into: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+        let Entry { id, codec, raw, encoded, base, .. } = place.entry;
+        if *raw as usize != into.len() {
+            return Err(Error::corrupt(format!("chunk {} has {raw} bytes, {} were expected", id.hex(), into.len())));
+        }
+        let what = || format!("chunk {} in pack {}", id.hex(), place.pack.name.hex());
+        if let Some(base) = base {
+            self.read_base(base, into.len(), scratch).map_err(|e| e.context(what()))?;
+        }
+        if *codec == Codec::Raw && encoded == raw {
+            self.packs.read(place, 0, into)?;
+        } else {
+            let Scratch { decoder, encoded, base: held, .. } = scratch;
+            encoded.resize(place.entry.encoded as usize, 0);
+            self.packs.read(place, 0, encoded)?;
+            let done = match base {
+                Some(_) => decoder.decode_delta_into(encoded, held, into),
+                None => decoder.decode_into(*codec, encoded, into),
+            };
+            done.map_err(|e| e.context(what()))?;
+        }
+        if Digest::of(into) == *id {
+            Ok(())
+        } else {
+            Err(Error::corrupt(format!("{} is damaged: its digest is not its name", what())))
+        }
+    }
+
+    /// Reads the base of a delta, verified, into the scratch. A base is never a delta itself, so this ends.
+    fn read_base(&self, id: &ChunkId, length: usize, scratch: &mut Scratch) -> Result<()> {
+        let mut base = std::mem::take(&mut scratch.base);
+        base.resize(length, 0);
+        let mut result = Err(Error::corrupt(format!("no pack holds its base, chunk {}", id.hex())));
+        for place in self.placement.whole(id, &HashSet::new()) {
+            result = self.read_at(place, &mut base, scratch);
+            if result.is_ok() {
+                break;
+            }
+        }
+        scratch.base = base;
+        result
+    }
+
+    /// Fills `into` with the encoded bytes of a chunk from `within` on.
+    pub(crate) fn read_encoded(&self, place: Location<'_>, within: usize, into: &mut [u8]) -> Result<()> {
+        self.packs.read(place, within, into)
+    }
+
+    /// Decodes a zstd frame that stands in an encoded chunk, `len` bytes from `within` on.
+    pub(crate) fn read_frame(
+        &self,
+        place: Location<'_>,
+        within: usize,
+        len: usize,
+        into: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        if within.saturating_add(len) > place.entry.encoded as usize {
+            return Err(Error::corrupt(format!("chunk {} is shorter than its planes", place.entry.id.hex())));
+        }
+        scratch.encoded.resize(len, 0);
+        self.packs.read(place, within, &mut scratch.encoded)?;
+        scratch.decoder.decode_into(Codec::Zstd, &scratch.encoded, into)
+    }
+}
+
 /// Open pack files of a folder.
 #[derive(Debug)]
-pub struct PackFiles {
+struct PackFiles {
     folder: PathBuf,
     open: Mutex<HashMap<PackName, Arc<File>>>,
 }
@@ -24,13 +152,11 @@ pub struct PackFiles {
 const OPEN_FILES: usize = 128;
 
 impl PackFiles {
-    /// The packs of a folder.
-    pub fn new(folder: PathBuf) -> Self {
+    fn new(folder: PathBuf) -> Self {
         Self { folder, open: Mutex::default() }
     }
 
-    /// Path of a pack.
-    pub fn path(&self, name: &PackName) -> PathBuf {
+    fn path(&self, name: &PackName) -> PathBuf {
         self.folder.join(pack::file_name(name))
     }
 
@@ -52,8 +178,7 @@ impl PackFiles {
         Ok(file)
     }
 
-    /// Fills `buffer` with the encoded bytes of a chunk from `within` on.
-    pub fn read(&self, place: Location<'_>, within: usize, buffer: &mut [u8]) -> Result<()> {
+    fn read(&self, place: Location<'_>, within: usize, buffer: &mut [u8]) -> Result<()> {
         let file = self.file(&place.pack.name)?;
         storage::read_at(&file, &self.path(&place.pack.name), buffer, place.entry.offset + within as u64)
     }
@@ -72,117 +197,10 @@ impl Scratch {
     pub fn new() -> Self {
         Self { decoder: Decoder::new(), encoded: vec![], raw: vec![], base: vec![] }
     }
-
-    /// Decodes a zstd frame that stands in an encoded chunk, `len` bytes from `within` on.
-    pub fn read_frame(
-        &mut self,
-        packs: &PackFiles,
-        place: Location<'_>,
-        within: usize,
-        len: usize,
-        dst: &mut [u8],
-    ) -> Result<()> {
-        if within.saturating_add(len) > place.entry.encoded as usize {
-            return Err(Error::corrupt(format!("chunk {} is shorter than its planes", place.entry.id.hex())));
-        }
-        self.encoded.resize(len, 0);
-        packs.read(place, within, &mut self.encoded)?;
-        self.decoder.decode_into(Codec::Zstd, &self.encoded, dst)
-    }
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Reads and verifies a chunk into `dst`, which has its raw length; the base of a delta is looked for in `placement`.
-pub fn read_chunk(
-    placement: &Placement,
-    packs: &PackFiles,
-    place: Location<'_>,
-    scratch: &mut Scratch,
-    dst: &mut [u8],
-) -> Result<()> {
-    let Entry { id, codec, raw, encoded, base, .. } = place.entry;
-    if *raw as usize != dst.len() {
-        return Err(Error::corrupt(format!("chunk {} has {raw} bytes, {} were expected", id.hex(), dst.len())));
-    }
-    let what = || format!("chunk {} in pack {}", id.hex(), place.pack.name.hex());
-    if let Some(base) = base {
-        read_base(placement, packs, base, scratch, dst.len()).map_err(|e| e.context(what()))?;
-    }
-    if *codec == Codec::Raw && encoded == raw {
-        packs.read(place, 0, dst)?;
-    } else {
-        let Scratch { decoder, encoded, base: held, .. } = scratch;
-        encoded.resize(place.entry.encoded as usize, 0);
-        packs.read(place, 0, encoded)?;
-        let done = match base {
-            Some(_) => decoder.decode_delta_into(encoded, held, dst),
-            None => decoder.decode_into(*codec, encoded, dst),
-        };
-        done.map_err(|e| e.context(what()))?;
-    }
-    if Digest::of(dst) == *id {
-        Ok(())
-    } else {
-        Err(Error::corrupt(format!("{} is damaged: its digest is not its name", what())))
-    }
-}
-
-/// Reads the base of a delta, verified, into the scratch. A base is never a delta itself, so this ends.
-fn read_base(
-    placement: &Placement,
-    packs: &PackFiles,
-    id: &ChunkId,
-    scratch: &mut Scratch,
-    length: usize,
-) -> Result<()> {
-    let mut base = std::mem::take(&mut scratch.base);
-    base.resize(length, 0);
-    let mut result = Err(Error::corrupt(format!("no pack holds its base, chunk {}", id.hex())));
-    for place in placement.whole(id, &HashSet::new()) {
-        result = read_chunk(placement, packs, place, scratch, &mut base);
-        if result.is_ok() {
-            break;
-        }
-    }
-    scratch.base = base;
-    result
-}
-
-/// A chunk of metadata, verified.
-pub(crate) fn read_small(
-    placement: &Placement,
-    packs: &PackFiles,
-    scratch: &mut Scratch,
-    chunk: &ChunkRef,
-) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; chunk.len as usize];
-    read_any(placement, packs, &chunk.id, None, scratch, &mut bytes)?;
-    Ok(bytes)
-}
-
-/// Reads and verifies a chunk, from the pack `chosen` if it is whole there, else from any other that holds it.
-pub(crate) fn read_any(
-    placement: &Placement,
-    packs: &PackFiles,
-    id: &ChunkId,
-    chosen: Option<&PackName>,
-    scratch: &mut Scratch,
-    dst: &mut [u8],
-) -> Result<()> {
-    let mut places: Vec<_> = placement.places(id).collect();
-    // A pack may hold it as a delta although another one has it whole: then that is the second choice.
-    places.sort_by_key(|p| (Some(&p.pack.name) != chosen, p.entry.base));
-    let mut failure = None;
-    for place in places {
-        match read_chunk(placement, packs, place, scratch, dst) {
-            Ok(()) => return Ok(()),
-            Err(error) => failure = failure.or(Some(error)),
-        }
-    }
-    Err(failure.unwrap_or_else(|| placement.missing(id)))
 }

@@ -1,9 +1,10 @@
 //! Copies: other repositories and artifact directories that may hold what a repository has lost.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::chunks::placement::{Pack, Placement};
-use crate::chunks::read::PackFiles;
+use crate::chunks::read::Chunks;
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{Digest, PackName};
 use crate::format::limits::MAX_JSON;
@@ -17,8 +18,7 @@ use crate::storage;
 pub(crate) struct Source {
     pub(crate) paths: Paths,
     pub(super) id: Option<String>,
-    pub(crate) placement: Placement,
-    pub(crate) packs: PackFiles,
+    pub(crate) chunks: Chunks,
 }
 
 impl Source {
@@ -35,8 +35,8 @@ impl Source {
             }
         }
         let id = Repository::open(folder).ok().map(|r| r.id().to_owned());
-        let packs = PackFiles::new(paths.packs());
-        Ok(Self { paths, id, placement, packs })
+        let chunks = Chunks::new(Arc::new(placement), paths.packs());
+        Ok(Self { paths, id, chunks })
     }
 
     /// The bytes of the snapshot file with this digest, or of that number if this is a copy of the repository `id`.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::chunks::check_pack::{Deltas, verify_pack};
-use crate::chunks::placement::Placement;
-use crate::chunks::read::{PackFiles, Scratch, read_chunk};
+use crate::chunks::check_pack::{read_delta, verify_pack};
+use crate::chunks::placement::{Location, Placement};
+use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, PackName};
@@ -64,8 +64,8 @@ impl Repository {
             return Ok(Imported { snapshot: there, new: false, packs: 0, bytes: 0 });
         }
         let source = Source::open(folder)?;
-        let placement = Arc::new(source.placement.clone());
-        let reader = Reader::open(placement, PackFiles::new(source.paths.packs()), &snapshot)?;
+        let chunks = Chunks::new(source.chunks.shared_placement(), source.paths.packs());
+        let reader = Reader::open(chunks, &snapshot)?;
         let saving = self.begin_save()?;
         let import = Import { repository: self, saving: &saving, source: &source, threads, interrupt };
         let (packs, copied) = import.bring_packs(&reader.packs())?;
@@ -104,12 +104,8 @@ impl Import<'_> {
         let lacking = |name: &&PackName| known.pack(name).is_none() && !self.saving.condemned.contains(name);
         let names: Vec<PackName> = serving.iter().filter(lacking).copied().collect();
         names.iter().try_for_each(|name| self.repository.refuse_damaged(name))?;
-        let lengths = names.iter().filter_map(|name| self.source.placement.pack(name)).map(|pack| pack.length);
+        let lengths = names.iter().filter_map(|name| self.source.chunks.placement().pack(name)).map(|pack| pack.length);
         progress::begin("importing", lengths.sum());
-        let deltas = Deltas {
-            placement: Arc::new(self.source.placement.clone()),
-            packs: PackFiles::new(self.source.paths.packs()),
-        };
         let mut names = names.into_iter();
         let next = || {
             (self.interrupt)()?;
@@ -117,7 +113,7 @@ impl Import<'_> {
         };
         let work = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
             let temp = self.saving.session.temp(&name.hex());
-            let vouched = self.copy_verified(&name, &temp, &deltas, decoder, scratch)?;
+            let vouched = self.copy_verified(&name, &temp, decoder, scratch)?;
             Ok((name, temp, vouched))
         };
         let paths = &self.repository.paths;
@@ -142,18 +138,17 @@ impl Import<'_> {
         &self,
         name: &PackName,
         temp: &Path,
-        deltas: &Deltas,
         decoder: &mut Decoder,
         scratch: &mut Scratch,
     ) -> Result<bool> {
-        let from = self.source.packs.path(name);
+        let from = self.source.chunks.path(name);
         let lies = |why: &str| Error::corrupt(format!("pack {} cannot be imported: {why}", from.display()));
         if copy(&from, temp)? != *name {
             return Err(lies("its digest is not its name"));
         }
         let vouched = AtomicBool::new(true);
         let delta = |entry: &_, raw: &mut _| {
-            let read = deltas.read(*name, entry, scratch, raw);
+            let read = read_delta(&self.source.chunks, *name, entry, scratch, raw);
             if read.is_none() {
                 vouched.store(false, Ordering::Relaxed);
             }
@@ -173,8 +168,8 @@ impl Import<'_> {
         let mut rescue = Rescue::new(self.repository, &self.saving.session, condemned.clone());
         for id in wanted.iter().filter(|id| known.stored(id, condemned).is_none()) {
             (self.interrupt)()?;
-            let place = self.source.placement.find(id)?;
-            if rescue.copy(&self.source.placement, &self.source.packs, place)?.is_none() {
+            let place = self.source.chunks.placement().find(id)?;
+            if rescue.copy(&self.source.chunks, place)?.is_none() {
                 return Err(Error::corrupt(format!(
                     "chunk {} of {} is damaged; nothing was imported",
                     id.hex(),
@@ -188,30 +183,24 @@ impl Import<'_> {
 
     /// Reads the chunks that the repository had before: a snapshot is not built on damage.
     fn check(&self, wanted: &HashSet<ChunkId>, verified: &HashSet<PackName>) -> Result<()> {
-        let known = self.repository.refresh()?;
-        let packs = PackFiles::new(self.repository.paths.packs());
+        let known = self.repository.chunks()?;
         let mut wanted = wanted.iter();
         let next = || {
             (self.interrupt)()?;
             Ok(wanted.next())
         };
         let work = |scratch: &mut Scratch, id: &ChunkId| {
-            let place = readable(&known, id, &self.saving.condemned)?;
+            let place = readable(known.placement(), id, &self.saving.condemned)?;
             if verified.contains(&place.pack.name) {
                 return Ok(());
             }
             let mut raw = vec![0; place.entry.raw as usize];
-            read_chunk(&known, &packs, place, scratch, &mut raw)
-                .map_err(|e| e.context("the repository is damaged, repair it first"))
+            known.read_at(place, &mut raw, scratch).map_err(|e| e.context("the repository is damaged, repair it first"))
         };
         pipeline::run(self.threads, 64, next, Scratch::new, work, |()| Ok(()))
     }
 }
 
-fn readable<'a>(
-    known: &'a Placement,
-    id: &ChunkId,
-    except: &HashSet<PackName>,
-) -> Result<crate::chunks::placement::Location<'a>> {
+fn readable<'a>(known: &'a Placement, id: &ChunkId, except: &HashSet<PackName>) -> Result<Location<'a>> {
     known.readable(id, except).next().ok_or_else(|| Error::corrupt(format!("no pack holds chunk {}", id.hex())))
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::chunks::closure::check_density;
-use crate::chunks::placement::{Location, Placement};
-use crate::chunks::read::{PackFiles, Scratch, read_chunk};
+use crate::chunks::placement::Location;
+use crate::chunks::read::{Chunks, Scratch};
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::limits::most_chunks;
@@ -39,8 +39,7 @@ pub(crate) type Elsewhere<'a> = dyn FnMut(&ChunkId) -> Result<Option<Vec<u8>>> +
 
 /// Whether chunks are there, and the way to them: in packs, else elsewhere.
 pub(crate) struct Search<'a> {
-    placement: &'a Placement,
-    packs: &'a PackFiles,
+    chunks: &'a Chunks,
     damaged: &'a HashSet<(PackName, ChunkId)>,
     elsewhere: &'a mut Elsewhere<'a>,
     scratch: Scratch,
@@ -49,19 +48,18 @@ pub(crate) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// In the packs of `placement`, but for the places that are known to be damaged.
+    /// Among `chunks`, but for the places that are known to be damaged.
     pub(crate) fn new(
-        placement: &'a Placement,
-        packs: &'a PackFiles,
+        chunks: &'a Chunks,
         damaged: &'a HashSet<(PackName, ChunkId)>,
         elsewhere: &'a mut Elsewhere<'a>,
     ) -> Self {
         let (known, nodes) = (HashMap::new(), HashMap::new());
-        Self { placement, packs, damaged, elsewhere, scratch: Scratch::new(), known, nodes }
+        Self { chunks, damaged, elsewhere, scratch: Scratch::new(), known, nodes }
     }
 
     fn places(&self, id: &ChunkId) -> Vec<Location<'a>> {
-        self.placement.places(id).filter(|p| !self.damaged.contains(&(p.pack.name, p.entry.id))).collect()
+        self.chunks.placement().places(id).filter(|p| !self.damaged.contains(&(p.pack.name, p.entry.id))).collect()
     }
 
     /// Whether the chunk is there, or has been found elsewhere now.
@@ -91,7 +89,7 @@ impl<'a> Search<'a> {
         let mut raw = vec![0; chunk.len as usize];
         let mut found = None;
         for place in self.places(&chunk.id) {
-            match read_chunk(self.placement, self.packs, place, &mut self.scratch, &mut raw) {
+            match self.chunks.read_at(place, &mut raw, &mut self.scratch) {
                 Ok(()) => {
                     found = Some(raw);
                     break;
@@ -139,7 +137,7 @@ impl<'a> Search<'a> {
 
     fn structure(&mut self, snapshot: &Snapshot) -> Result<Option<Structure>> {
         let chunks = &snapshot.body.state.structure;
-        if check_density(self.placement, chunks).is_err() {
+        if check_density(self.chunks.placement(), chunks).is_err() {
             return Ok(None);
         }
         let mut bytes = vec![];

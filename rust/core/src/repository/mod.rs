@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 use crate::chunks::placement::{Pack, Placement};
-use crate::chunks::read::PackFiles;
+use crate::chunks::read::Chunks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::PackName;
 use crate::format::limits::MAX_JSON;
@@ -179,6 +179,11 @@ impl Repository {
         Ok(Arc::clone(&known.placement))
     }
 
+    /// The chunks that stand in packs now.
+    pub(crate) fn chunks(&self) -> Result<Chunks> {
+        Ok(Chunks::new(self.refresh()?, self.paths.packs()))
+    }
+
     /// Refuses where a damaged file has the name of this pack.
     pub(crate) fn refuse_damaged(&self, name: &PackName) -> Result<()> {
         match lock(&self.placement).damaged.get(name) {
@@ -200,9 +205,8 @@ impl Repository {
 
     /// A reader of one snapshot.
     pub fn reader(&self, snapshot: &Snapshot) -> Result<Reader> {
-        let placement = self.refresh()?;
         let (path, number) = (self.paths.snapshot(snapshot.number), snapshot.number);
-        match Reader::open_partly(placement, PackFiles::new(self.paths.packs()), snapshot) {
+        match Reader::open_partly(self.chunks()?, snapshot) {
             Ok(reader) => Ok(reader.of_file(path, number, |e| self.explain(e))),
             Err(e) => Err(reader::told(self.explain(e), &path, number)),
         }
@@ -224,8 +228,9 @@ impl Repository {
 
     /// The packs that serve a snapshot, and the placement that they were found in: a second look may find others.
     fn serving(&self, snapshot: &Snapshot) -> Result<(Arc<Placement>, HashSet<PackName>)> {
-        let placement = self.refresh()?;
-        let reader = Reader::open(Arc::clone(&placement), PackFiles::new(self.paths.packs()), snapshot);
+        let chunks = self.chunks()?;
+        let placement = chunks.shared_placement();
+        let reader = Reader::open(chunks, snapshot);
         let told = |e| reader::told(self.explain(e), &self.paths.snapshot(snapshot.number), snapshot.number);
         Ok((placement, reader.map_err(told)?.packs()))
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::chunks::closure::{Closure, Nodes, closure};
-use crate::chunks::read::PackFiles;
 use crate::error::{Error, Result};
 use crate::format::digest::PackName;
 use crate::format::envelope;
@@ -131,13 +130,12 @@ impl Repository {
 
     /// The packs that snapshots or uploads under way need.
     fn needed(&self, snapshots: &[Arc<Snapshot>]) -> Result<HashSet<PackName>> {
-        let placement = self.refresh()?;
-        let files = PackFiles::new(self.paths.packs());
+        let chunks = self.chunks()?;
         let mut nodes = Nodes::new();
         let mut needed = self.journal()?.1;
         for snapshot in snapshots {
-            let ids = closure(&placement, &files, &snapshot.body.state, &mut nodes).map(Closure::ids);
-            let serving = ids.and_then(|ids| placement.serve(&ids));
+            let ids = closure(&chunks, &snapshot.body.state, &mut nodes).map(Closure::ids);
+            let serving = ids.and_then(|ids| chunks.placement().serve(&ids));
             let serving = serving.map_err(|e| {
                 self.explain(e).context(format!("snapshot {} is not complete, nothing was deleted", snapshot.number))
             })?;

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::chunks::placement::Location;
-use crate::chunks::read::PackFiles;
+use crate::chunks::read::Chunks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::envelope;
@@ -123,8 +124,8 @@ impl Repository {
     ) -> Result<()> {
         for name in damaged.clone() {
             let temp = session.folder().join("restored.tmp");
-            for source in sources.iter().filter(|s| s.placement.pack(&name).is_some()) {
-                if copy_pack(&source.packs.path(&name), &temp, name)? {
+            for source in sources.iter().filter(|s| s.chunks.placement().pack(&name).is_some()) {
+                if copy_pack(&source.chunks.path(&name), &temp, name)? {
                     self.replace(&temp, &self.paths.pack(&name), done)?;
                     damaged.remove(&name);
                     break;
@@ -142,8 +143,8 @@ impl Repository {
         interrupt: &(dyn Fn() -> Result<()> + Sync),
         done: &mut Repaired,
     ) -> Result<()> {
-        let all = self.refresh()?;
-        let packs = PackFiles::new(self.paths.packs());
+        let chunks = self.chunks()?;
+        let all = chunks.placement();
         let condemned = self.condemned_for_save()?.unwrap_or_default();
         let untrusted: HashSet<_> = damaged.iter().copied().chain(condemned.iter().copied()).collect();
         let mut rescue = Rescue::new(self, session, condemned);
@@ -151,7 +152,7 @@ impl Repository {
             for entry in &pack.entries {
                 interrupt()?;
                 if all.stored(&entry.id, &untrusted).is_none() && !rescue.stored.contains(&entry.id) {
-                    let found = rescue.copy(&all, &packs, Location { pack, entry })?;
+                    let found = rescue.copy(&chunks, Location { pack, entry })?;
                     done.chunks_rescued += u64::from(found.is_some());
                 }
             }
@@ -170,7 +171,7 @@ impl Repository {
     ) -> Result<()> {
         let mut whole = (*self.refresh()?).clone();
         damaged.iter().for_each(|name| whole.remove(name));
-        let packs = PackFiles::new(self.paths.packs());
+        let whole = Chunks::new(Arc::new(whole), self.paths.packs());
         let (mut rescue, mut fetched) = (Rescue::new(self, session, self.condemned_for_save()?.unwrap_or_default()), 0);
         let mut fetch = |id: &ChunkId| {
             let found = rescue.fetch(id, sources)?;
@@ -178,7 +179,7 @@ impl Repository {
             Ok(found)
         };
         let none = HashSet::new();
-        let mut search = Search::new(&whole, &packs, &none, &mut fetch);
+        let mut search = Search::new(&whole, &none, &mut fetch);
         for snapshot in self.readable_snapshots()? {
             interrupt()?;
             done.lost.extend(search.lost(&snapshot)?);

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use crate::chunks::placement::{Location, Placement};
-use crate::chunks::read::{PackFiles, Scratch, read_chunk};
+use crate::chunks::placement::Location;
+use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::{CodecChoice, Encoder};
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
@@ -47,20 +47,15 @@ impl<'a> Rescue<'a> {
     }
 
     /// Stores a chunk anew if it is whole where it stands, and gives its bytes.
-    pub(crate) fn copy(
-        &mut self,
-        placement: &Placement,
-        packs: &PackFiles,
-        place: Location<'_>,
-    ) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn copy(&mut self, chunks: &Chunks, place: Location<'_>) -> Result<Option<Vec<u8>>> {
         let mut raw = vec![0; place.entry.raw as usize];
-        match read_chunk(placement, packs, place, &mut self.scratch, &mut raw) {
+        match chunks.read_at(place, &mut raw, &mut self.scratch) {
             Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Cancelled) => return Err(e),
             Err(_) => return Ok(None),
             Ok(()) => {}
         }
         if self.stored.insert(place.entry.id) {
-            self.store(packs, place, &raw)?;
+            self.store(chunks, place, &raw)?;
         }
         Ok(Some(raw))
     }
@@ -68,8 +63,8 @@ impl<'a> Rescue<'a> {
     /// Stores a chunk anew from the first source that has it whole, and gives its bytes.
     pub(super) fn fetch(&mut self, id: &ChunkId, sources: &[Source]) -> Result<Option<Vec<u8>>> {
         for source in sources {
-            for place in source.placement.places(id) {
-                if let Some(raw) = self.copy(&source.placement, &source.packs, place)? {
+            for place in source.chunks.placement().places(id) {
+                if let Some(raw) = self.copy(&source.chunks, place)? {
                     return Ok(Some(raw));
                 }
             }
@@ -78,7 +73,7 @@ impl<'a> Rescue<'a> {
     }
 
     /// As it is encoded already; but a delta, whose base may be lost, as a chunk of its own.
-    fn store(&mut self, packs: &PackFiles, place: Location<'_>, raw: &[u8]) -> Result<()> {
+    fn store(&mut self, chunks: &Chunks, place: Location<'_>, raw: &[u8]) -> Result<()> {
         if self.bytes.is_empty() {
             self.bytes.extend_from_slice(pack::MAGIC);
         }
@@ -88,9 +83,8 @@ impl<'a> Rescue<'a> {
             self.bytes.extend_from_slice(encoded);
             codec
         } else {
-            let path = packs.path(&place.pack.name);
             self.bytes.resize(offset + place.entry.encoded as usize, 0);
-            storage::read_at(&storage::open(&path)?, &path, &mut self.bytes[offset..], place.entry.offset)?;
+            chunks.read_encoded(place, 0, &mut self.bytes[offset..])?;
             place.entry.codec
         };
         let encoded = (self.bytes.len() - offset) as u32;

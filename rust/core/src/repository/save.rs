@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::chunks::read::PackFiles;
 use crate::codec::CodecChoice;
 use crate::error::{Error, Result};
 use crate::format::digest::PackName;
@@ -53,7 +52,7 @@ impl Repository {
             return Err(Error::invalid("a snapshot needs the name of its series"));
         }
         let Saving { session, condemned } = self.begin_save()?;
-        let known = self.refresh()?;
+        let known = self.chunks()?;
         let threads = pipeline::threads_or_default(options.threads)?;
         let newest = self.newest(&body.series);
         // What the newest save found new; the whole state for a first one.
@@ -61,9 +60,10 @@ impl Repository {
         let settings = Options { codec: options.codec, threads, expected_new };
         let bases = newest.filter(|_| options.codec.delta_share().is_some()).and_then(|newest| {
             // Damage of an earlier version must not keep this one from being saved.
-            Bases::find(&known, PackFiles::new(self.paths.packs()), &newest, layout, &condemned).ok()
+            Bases::find(&known, &newest, layout, &condemned).ok()
         });
-        let writer = Writer::new(layout, source, &known, &condemned, bases.as_ref(), settings, options.interrupt);
+        let writer =
+            Writer::new(layout, source, known.placement(), &condemned, bases.as_ref(), settings, options.interrupt);
         let written = writer.write(session.folder(), &self.paths.packs())?;
         drop(bases);
         drop(known);

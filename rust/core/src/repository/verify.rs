@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::chunks::check_pack::{Deltas, PackReport, verify_pack};
-use crate::chunks::read::{PackFiles, Scratch};
+use crate::chunks::check_pack::{PackReport, read_delta, verify_pack};
+use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
@@ -58,9 +58,9 @@ impl Repository {
         damaged: &HashSet<(PackName, ChunkId)>,
         interrupt: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Vec<Lost>> {
-        let (placement, packs) = (self.refresh()?, PackFiles::new(self.paths.packs()));
+        let chunks = self.chunks()?;
         let mut nowhere = |_: &ChunkId| Ok(None);
-        let mut search = Search::new(&placement, &packs, damaged, &mut nowhere);
+        let mut search = Search::new(&chunks, damaged, &mut nowhere);
         let mut found = vec![];
         for snapshot in self.readable_snapshots()? {
             interrupt()?;
@@ -126,7 +126,7 @@ impl Repository {
             interrupt()?;
             Ok(names.next())
         };
-        let deltas = Deltas { placement: self.refresh()?, packs: PackFiles::new(self.paths.packs()) };
+        let chunks = self.chunks()?;
         let work = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
             let path = self.paths.pack(&name);
             let file = match storage::open(&path) {
@@ -137,7 +137,9 @@ impl Repository {
                 other => other?,
             };
             let found = match full {
-                true => verify_pack(&file, &path, name, decoder, |entry, raw| deltas.read(name, entry, scratch, raw)),
+                true => verify_pack(&file, &path, name, decoder, |entry, raw| {
+                    read_delta(&chunks, name, entry, scratch, raw)
+                }),
                 false => pack::read_footer(&file, &path).map(|_| PackReport::default()),
             };
             match found {
@@ -193,7 +195,7 @@ impl Repository {
         let Some(placement) = note(report, self.refresh())? else { return Ok(()) };
         for snapshot in note(report, self.snapshots())?.into_iter().flatten() {
             interrupt()?;
-            let open = |placement| Reader::open(placement, PackFiles::new(self.paths.packs()), &snapshot);
+            let open = |placement| Reader::open(Chunks::new(placement, self.paths.packs()), &snapshot);
             let Err(_) = open(placement.clone()) else { continue };
             // It may be newer than what was read of the packs, or a prune may have been faster.
             if storage::exists(&self.paths.snapshot(snapshot.number))? {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::chunks::placement::Location;
-use crate::chunks::read::{PackFiles, Scratch, read_chunk};
+use crate::chunks::read::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest};
 use crate::repository::Repository;
@@ -26,8 +26,8 @@ impl Repository {
             return Err(Error::invalid(format!("the share of a sample is between 0 and 1. Received: {share}")));
         }
         let mut report = self.verify(false, threads, interrupt)?;
-        let placement = self.refresh()?;
-        let packs = PackFiles::new(self.paths.packs());
+        let chunks = self.chunks()?;
+        let placement = chunks.placement();
         let mut sorted: Vec<_> = placement.packs().collect();
         sorted.sort_by_key(|pack| pack.name);
         let all = sorted.iter().flat_map(|&pack| pack.entries.iter().map(move |entry| Location { pack, entry }));
@@ -46,10 +46,10 @@ impl Repository {
         let work = |(scratch, raw): &mut (Scratch, Vec<u8>), place: Location<'_>| {
             raw.resize(place.entry.raw as usize, 0);
             let bytes = u64::from(place.entry.encoded);
-            match read_chunk(&placement, &packs, place, scratch, raw) {
+            match chunks.read_at(place, raw, scratch) {
                 Ok(()) => Ok((bytes, None)),
                 // Prune may have been faster.
-                Err(_) if !packs.path(&place.pack.name).exists() => Ok((bytes, None)),
+                Err(_) if !chunks.path(&place.pack.name).exists() => Ok((bytes, None)),
                 Err(e) if e.kind() == ErrorKind::Io => Err(e),
                 Err(e) => Ok((bytes, Some(((place.pack.name, place.entry.id), e.message().to_owned())))),
             }

@@ -2,11 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::chunks::closure::{Closure, closure, structure};
-use crate::chunks::placement::Placement;
-use crate::chunks::read::{PackFiles, Scratch, read_any};
+use crate::chunks::read::{Chunks, Scratch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::snapshot::Snapshot;
@@ -35,8 +33,7 @@ pub(crate) fn told(error: Error, path: &Path, number: u64) -> Error {
 /// A snapshot whose content list and structure have been read.
 #[derive(Debug)]
 pub struct Reader {
-    placement: Arc<Placement>,
-    packs: PackFiles,
+    chunks: Chunks,
     pub(super) content: Vec<ChunkRef>,
     pub(super) starts: Vec<u64>,
     pack_of: HashMap<ChunkId, PackName>,
@@ -51,16 +48,16 @@ pub struct Reader {
 
 impl Reader {
     /// Reads content list and structure of a snapshot, every chunk of which stands in a pack.
-    pub fn open(placement: Arc<Placement>, packs: PackFiles, snapshot: &Snapshot) -> Result<Self> {
-        let reader = Self::open_partly(placement, packs, snapshot)?;
+    pub fn open(chunks: Chunks, snapshot: &Snapshot) -> Result<Self> {
+        let reader = Self::open_partly(chunks, snapshot)?;
         reader.gone.clone().map_or(Ok(reader), Err)
     }
 
     /// The same, also where no pack holds some chunks of the content: what needs none of them can be read.
-    pub fn open_partly(placement: Arc<Placement>, packs: PackFiles, snapshot: &Snapshot) -> Result<Self> {
+    pub fn open_partly(chunks: Chunks, snapshot: &Snapshot) -> Result<Self> {
         let state = &snapshot.body.state;
-        let structure = structure(&placement, &packs, state)?;
-        let Closure { content, metadata } = closure(&placement, &packs, state, &mut HashMap::new())?;
+        let structure = structure(&chunks, state)?;
+        let Closure { content, metadata } = closure(&chunks, state, &mut HashMap::new())?;
         let mut starts = Vec::with_capacity(content.len());
         let mut at = 0u64;
         for c in &content {
@@ -69,14 +66,14 @@ impl Reader {
         }
         let mut ids: HashSet<_> = content.iter().map(|c| c.id).chain(metadata).collect();
         let (length, pack_of) = (state.length, HashMap::new());
-        let mut reader = Self { placement, packs, content, starts, pack_of, length, gone: None, file: None, structure };
-        let serving = reader.placement.serve(&ids).or_else(|e| {
+        let mut reader = Self { chunks, content, starts, pack_of, length, gone: None, file: None, structure };
+        let serving = reader.chunks.placement().serve(&ids).or_else(|e| {
             let lost = reader.nowhere();
             for &index in &lost {
                 ids.remove(&reader.content[index].id);
             }
             reader.gone = Some(reader.name(e, lost));
-            reader.placement.serve(&ids)
+            reader.chunks.placement().serve(&ids)
         })?;
         reader.pack_of = serving.pack_of;
         Ok(reader)
@@ -99,7 +96,8 @@ impl Reader {
 
     /// Indices of the chunks of the content that no pack holds.
     fn nowhere(&self) -> Vec<usize> {
-        let is_gone = |&index: &usize| self.placement.stored(&self.content[index].id, &HashSet::new()).is_none();
+        let is_gone =
+            |&index: &usize| self.chunks.placement().stored(&self.content[index].id, &HashSet::new()).is_none();
         (0..self.content.len()).filter(is_gone).collect()
     }
 
@@ -126,7 +124,7 @@ impl Reader {
     /// Bytes that a chunk takes in the pack that serves it.
     pub fn encoded(&self, id: &ChunkId) -> Option<u32> {
         let chosen = self.pack_of.get(id)?;
-        self.placement.places(id).find(|p| p.pack.name == *chosen).map(|p| p.entry.encoded)
+        self.chunks.placement().places(id).find(|p| p.pack.name == *chosen).map(|p| p.entry.encoded)
     }
 
     /// All chunks that the snapshot needs, those of its structure and content tree and the bases of deltas included.
@@ -142,8 +140,7 @@ impl Reader {
     /// Reads and verifies a chunk of the content; where its pack is damaged, from any other that holds it.
     pub(super) fn chunk(&self, index: usize, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
         let id = &self.content[index].id;
-        read_any(&self.placement, &self.packs, id, self.pack_of.get(id), scratch, dst)
-            .map_err(|e| self.name(e, vec![index]))
+        self.chunks.read_choosing(id, self.pack_of.get(id), dst, scratch).map_err(|e| self.name(e, vec![index]))
     }
 
     /// Refuses before anything is read where one of these chunks is in no pack.

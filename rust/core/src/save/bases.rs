@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::chunks::closure::{Closure, Nodes, closure, structure};
-use crate::chunks::placement::{Location, Placement, Stored};
-use crate::chunks::read::{self, PackFiles, read_chunk};
+use crate::chunks::placement::{Location, Stored};
+use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::{self, CodecChoice, Glimpse};
 use crate::error::Result;
 use crate::format::digest::{ChunkId, Digest, PackName};
@@ -43,8 +43,7 @@ pub struct Candidate {
 /// The bases of one save.
 #[derive(Debug)]
 pub struct Bases<'a> {
-    known: &'a Placement,
-    packs: PackFiles,
+    chunks: &'a Chunks,
     /// Packs that may be deleted, or that would stay for these bases only.
     avoid: HashSet<PackName>,
     /// For each piece, what the newest snapshot has in its place.
@@ -53,16 +52,10 @@ pub struct Bases<'a> {
 
 impl<'a> Bases<'a> {
     /// Finds the bases that `newest` offers for a save of `layout`.
-    pub fn find(
-        known: &'a Placement,
-        packs: PackFiles,
-        newest: &Snapshot,
-        layout: &Layout,
-        condemned: &HashSet<PackName>,
-    ) -> Result<Self> {
+    pub fn find(chunks: &'a Chunks, newest: &Snapshot, layout: &Layout, condemned: &HashSet<PackName>) -> Result<Self> {
         let state = &newest.body.state;
-        let Closure { content, metadata } = closure(known, &packs, state, &mut Nodes::new())?;
-        let places = Places::of(layout, newest, known, &packs)?;
+        let Closure { content, metadata } = closure(chunks, state, &mut Nodes::new())?;
+        let places = Places::of(layout, newest, chunks)?;
         let mut starts = Vec::with_capacity(content.len());
         let mut at = 0;
         for chunk in &content {
@@ -75,15 +68,16 @@ impl<'a> Bases<'a> {
             (u64::from(chunk.len) == piece.len()).then_some(chunk)
         };
         let before = layout.pieces.iter().enumerate().map(before).collect();
+        let known = chunks.placement();
         let serving = known.serve(&Closure { content, metadata }.ids())?;
         let avoid = known.sparse(&serving).map(|(pack, _)| pack.name).chain(condemned.iter().copied()).collect();
-        Ok(Self { known, packs, avoid, before })
+        Ok(Self { chunks, avoid, before })
     }
 
     /// The base of a piece, if it has one.
     pub fn of(&self, piece: usize) -> Option<Candidate> {
         let before = self.before.get(piece).copied().flatten()?;
-        let (id, age) = match self.known.stored(&before.id, &HashSet::new())? {
+        let (id, age) = match self.chunks.placement().stored(&before.id, &HashSet::new())? {
             Stored::Whole => (before.id, 1),
             Stored::Delta(base) => (base, self.age(&before.id)?.checked_add(1)?),
         };
@@ -92,17 +86,17 @@ impl<'a> Bases<'a> {
     }
 
     fn whole(&self, id: &ChunkId) -> Option<Location<'_>> {
-        self.known.whole(id, &self.avoid).min_by_key(|p| p.pack.name)
+        self.chunks.placement().whole(id, &self.avoid).min_by_key(|p| p.pack.name)
     }
 
     /// How many versions the base of a delta has served.
     fn age(&self, id: &ChunkId) -> Option<u8> {
-        let place = self.known.readable(id, &HashSet::new()).min_by_key(|p| p.pack.name)?;
+        let place = self.chunks.placement().readable(id, &HashSet::new()).min_by_key(|p| p.pack.name)?;
         let mut head = [0; codec::DELTA_HEAD];
         if place.entry.encoded < head.len() as u32 {
             return None;
         }
-        self.packs.read(place, 0, &mut head).ok()?;
+        self.chunks.read_encoded(place, 0, &mut head).ok()?;
         Some(codec::delta_age(head))
     }
 
@@ -114,7 +108,7 @@ impl<'a> Bases<'a> {
         raw: &[u8],
         element: Element,
         choice: CodecChoice,
-        scratch: &mut read::Scratch,
+        scratch: &mut Scratch,
         buffer: &mut Vec<u8>,
     ) -> bool {
         let Some(place) = self.whole(&base.id) else { return false };
@@ -122,7 +116,7 @@ impl<'a> Bases<'a> {
             return false;
         }
         buffer.resize(raw.len(), 0);
-        read_chunk(self.known, &self.packs, place, scratch, buffer).is_ok()
+        self.chunks.read_at(place, buffer, scratch).is_ok()
     }
 
     /// Whether a glimpse of the base, without decoding more than one of its planes, shows that the chunk has hardly anything in
@@ -132,7 +126,7 @@ impl<'a> Bases<'a> {
         place: Location<'_>,
         raw: &[u8],
         element: Element,
-        scratch: &mut read::Scratch,
+        scratch: &mut Scratch,
         plane: &mut Vec<u8>,
     ) -> Option<bool> {
         if place.entry.codec != Codec::Planes || place.entry.raw as usize != raw.len() {
@@ -140,11 +134,11 @@ impl<'a> Bases<'a> {
         }
         let mut header = [0; Glimpse::HEADER];
         let header = &mut header[..Glimpse::HEADER.min(place.entry.encoded as usize)];
-        self.packs.read(place, 0, header).ok()?;
+        self.chunks.read_encoded(place, 0, header).ok()?;
         let glimpse = Glimpse::new(header, raw.len(), element.width)?;
         if glimpse.coded {
             plane.resize(glimpse.plane_len, 0);
-            scratch.read_frame(&self.packs, place, glimpse.offset, glimpse.encoded, plane).ok()?;
+            self.chunks.read_frame(place, glimpse.offset, glimpse.encoded, plane, scratch).ok()?;
         }
         let (mut seen, mut kept) = (0, 0);
         let mut bytes = [0; Glimpse::RUN];
@@ -152,7 +146,7 @@ impl<'a> Bases<'a> {
             let run = if glimpse.coded {
                 &plane[first..][..len]
             } else {
-                self.packs.read(place, glimpse.offset + first, &mut bytes[..len]).ok()?;
+                self.chunks.read_encoded(place, glimpse.offset + first, &mut bytes[..len]).ok()?;
                 &bytes[..len]
             };
             kept += glimpse.equal(raw, first, run);
@@ -172,14 +166,14 @@ enum Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    fn of(layout: &'a Layout, newest: &Snapshot, known: &Placement, packs: &PackFiles) -> Result<Self> {
+    fn of(layout: &'a Layout, newest: &Snapshot, chunks: &Chunks) -> Result<Self> {
         let state = &newest.body.state;
         let bytes = layout.structure.to_bytes()?;
         let cut = cut(&bytes, METADATA_CDC);
         if cut.iter().map(|c| Digest::of(c)).eq(state.structure.iter().map(|c| c.id)) {
             return Ok(Self::Same);
         }
-        let before = structure(known, packs, state)?;
+        let before = structure(chunks, state)?;
         let files = before.files.into_iter().enumerate().map(|(file, entry)| (Some(file), entry.tensors));
         let places = files
             .chain([(None, before.training)])
