@@ -33,7 +33,7 @@ COPIES = 5
 
 
 @dataclass(frozen=True)
-class Job:
+class Case:
     """One thing to measure. ``prepare`` and ``right`` are not timed; ``right`` says whether the result is."""
 
     name: str
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass
 class Result:
-    """What was measured of a job; ``failure`` says why there is nothing."""
+    """What was measured of a case; ``failure`` says why there is nothing."""
 
     name: str
     nbytes: int
@@ -65,12 +65,12 @@ def measure(file: Path, folder: Path, repeats: int) -> list[Result]:
     size, free = file.stat().st_size, shutil.disk_usage(folder).free
     if free < COPIES * size:
         raise StorageError(f"{folder} has {human(free)} left; {human(COPIES * size)} are needed to measure {file}")
-    jobs = [*_baselines(file, folder), *_ways(file, folder), *_codec(file)]
-    results = {job.name: Result(job.name, job.nbytes) for job in jobs}
+    cases = [*_baselines(file, folder), *_ways(file, folder), *_codec(file)]
+    results = {case.name: Result(case.name, case.nbytes) for case in cases}
     for turn in range(repeats + 1):
-        for job in jobs[turn % len(jobs) :] + jobs[: turn % len(jobs)]:
-            if results[job.name].failure is None:
-                _run(job, results[job.name], counts=turn > 0)
+        for case in cases[turn % len(cases) :] + cases[: turn % len(cases)]:
+            if results[case.name].failure is None:
+                _run(case, results[case.name], counts=turn > 0)
     return list(results.values())
 
 
@@ -81,26 +81,26 @@ def random_checkpoint(file: Path, nbytes: int) -> None:
     h5.write_vectors(file, (generator.standard_normal(size, np.float32) * np.float32(0.05) for size in sizes))
 
 
-def _run(job: Job, result: Result, *, counts: bool) -> None:
+def _run(case: Case, result: Result, *, counts: bool) -> None:
     try:
-        job.prepare()
+        case.prepare()
         start = time.perf_counter()
-        found = job.run()
+        found = case.run()
         seconds = time.perf_counter() - start
-        if not job.right(found):
+        if not case.right(found):
             raise ValueError("the result is wrong")
     except Exception as error:  # another library may raise anything; the others go on
         result.failure = f"{type(error).__name__}: {error}"
         return
-    result.stored = job.stored(found)
+    result.stored = case.stored(found)
     if counts:
         result.seconds.append(seconds)
 
 
-def _baselines(file: Path, folder: Path) -> Iterator[Job]:
+def _baselines(file: Path, folder: Path) -> Iterator[Case]:
     data = np.fromfile(file, np.uint8)
     target, written = np.zeros_like(data), folder / "written"
-    yield Job("memory copy", lambda: np.copyto(target, data), lambda _: np.array_equal(target, data), data.size)
+    yield Case("memory copy", lambda: np.copyto(target, data), lambda _: np.array_equal(target, data), data.size)
     if (hasher := _installed("blake3")) is not None:
         digests: set[bytes] = set()
 
@@ -108,7 +108,7 @@ def _baselines(file: Path, folder: Path) -> Iterator[Job]:
             digests.add(digest)
             return len(digests) == 1
 
-        yield Job("BLAKE3", lambda: hasher.blake3(data.data, max_threads=1).digest(), same, data.size)
+        yield Case("BLAKE3", lambda: hasher.blake3(data.data, max_threads=1).digest(), same, data.size)
 
     def write() -> None:
         with written.open("wb", buffering=0) as out:
@@ -117,12 +117,12 @@ def _baselines(file: Path, folder: Path) -> Iterator[Job]:
                 rest = rest[out.write(rest) :]
             os.fsync(out.fileno())
 
-    yield Job(
+    yield Case(
         "write + fsync", write, lambda _: _same(written, data), data.size, lambda: written.unlink(missing_ok=True)
     )
 
 
-def _ways(file: Path, folder: Path) -> Iterator[Job]:
+def _ways(file: Path, folder: Path) -> Iterator[Case]:
     data = np.memmap(file, np.uint8, "r")
     size, first, out = data.size, folder / "first", folder / "out"
     held = api.as_repository(folder / "held")
@@ -134,29 +134,29 @@ def _ways(file: Path, folder: Path) -> Iterator[Job]:
     def emptied(place: Path) -> Callable[[], None]:
         return lambda: shutil.rmtree(place, ignore_errors=True)
 
-    yield Job("lamina save", lambda: api.save(file, first), comes_back, size, emptied(first), _stored)
-    yield Job("lamina save, unchanged", lambda: api.save(file, held), comes_back, size, stored=_stored)
-    yield Job("lamina verify --full", lambda: repository.open(held.path).verify(full=True), bool, size)
-    yield Job(
+    yield Case("lamina save", lambda: api.save(file, first), comes_back, size, emptied(first), _stored)
+    yield Case("lamina save, unchanged", lambda: api.save(file, held), comes_back, size, stored=_stored)
+    yield Case("lamina verify --full", lambda: repository.open(held.path).verify(full=True), bool, size)
+    yield Case(
         "lamina export", lambda: api.export(snapshot, out), lambda paths: _same(paths[0], data), size, emptied(out)
     )
 
 
-def _codec(file: Path) -> Iterator[Job]:
+def _codec(file: Path) -> Iterator[Case]:
     """One thread, in memory, chunk by chunk as in a save."""
     dtype, chunks = _chunks(file)
     if not chunks:
         return
     size = sum(chunk.size for chunk in chunks)
     encoded = [_core.encode(chunk, dtype, "auto") for chunk in chunks]
-    yield Job(
+    yield Case(
         "encode, one thread",
         lambda: [_core.encode(chunk, dtype, "auto") for chunk in chunks],
         lambda found: bool(found == encoded),
         size,
         stored=lambda found: sum(len(data) for _, data in found),
     )
-    yield Job(
+    yield Case(
         "decode, one thread",
         lambda: [_core.decode(codec, data, c.size) for (codec, data), c in zip(encoded, chunks, strict=True)],
         lambda found: all(np.array_equal(np.frombuffer(b, np.uint8), c) for b, c in zip(found, chunks, strict=True)),
@@ -164,7 +164,7 @@ def _codec(file: Path) -> Iterator[Job]:
     )
     if (library := _installed("zstandard")) is not None:
         packer, unpacker = library.ZstdCompressor(level=3), library.ZstdDecompressor()
-        yield Job(
+        yield Case(
             "zstd 3, one thread",
             lambda: [packer.compress(chunk.data) for chunk in chunks],
             lambda found: all(unpacker.decompress(d) == c.tobytes() for d, c in zip(found, chunks, strict=True)),

@@ -25,7 +25,7 @@ from lamina import benchmark, errors
 from lamina.api import save_path
 from lamina.cli import app, doctor, machine, output
 from lamina.cli.command import EXIT_CODES
-from lamina.cli.page import page
+from lamina.cli.docs_page import page
 from lamina.compare import distance
 from lamina.repository.repository import Repository
 from places import ROOT
@@ -112,7 +112,7 @@ def flip(path: Path, at: int = 100) -> None:
 
 def test_the_page_is_up_to_date() -> None:
     written = ROOT / "docs" / "cli.md"
-    assert written.read_text() == page(), "python -m lamina.cli.page > docs/cli.md"
+    assert written.read_text() == page(), "python -m lamina.cli.docs_page > docs/cli.md"
 
 
 def test_every_verb_has_help_with_an_example_and_keys() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lamina.report.data import Layer
+from lamina.report.data import LayerRow
 from lamina.report.layer_names import HEADERS
-from lamina.report.state import Form, State
+from lamina.report.version_chunks import Form, VersionChunks
 
 
 class Costs:
@@ -23,7 +23,7 @@ class Costs:
         self._seen: set[int] = set()
         self._last: tuple[Form, _Parts] | None = None
 
-    def add(self, state: State) -> None:
+    def add(self, state: VersionChunks) -> None:
         """The next version."""
         parts = self._parts(state.form)
         fresh = np.zeros(len(state.ids), np.bool_)
@@ -44,10 +44,10 @@ class Costs:
             for layer, size in parts.sums(raw * rate[parts.chunk]):
                 self._stored[layer] += size
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[LayerRow]:
         """What they come to."""
         found = [
-            Layer(name, size, self._total[name], self._distinct[name], round(self._stored[name]))
+            LayerRow(name, size, self._total[name], self._distinct[name], round(self._stored[name]))
             for name, size in self._newest.items()
         ]
         return largest_first(found)
@@ -58,7 +58,7 @@ class Costs:
         return self._last[1]
 
 
-def largest_first(layers: list[Layer]) -> list[Layer]:
+def largest_first(layers: list[LayerRow]) -> list[LayerRow]:
     """What is in no layer stands last."""
     return sorted(layers, key=lambda layer: (layer.name == HEADERS, -layer.bytes))
 

@@ -12,7 +12,7 @@ NO_DISTANCE = -1.0
 
 
 @dataclass(frozen=True)
-class Version:
+class VersionRow:
     """One saved state; what was not recorded is None."""
 
     number: int | None
@@ -40,7 +40,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorRow:
     """A tensor as the newest version that has it knows it."""
 
     name: str
@@ -52,7 +52,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerRow:
     """What a layer costs."""
 
     name: str
@@ -79,10 +79,10 @@ class Report:
     source: str
     series: str
     run: str | None
-    versions: list[Version]
+    versions: list[VersionRow]
     best: int | None  # index of the best version
-    tensors: list[Tensor]
-    layers: list[Layer]
+    tensors: list[TensorRow]
+    layers: list[LayerRow]
     # Relative L2 distance from the version before, tensors × versions.
     moved: np.ndarray[Any, np.dtype[np.float32]]
     distances: bool = True  # whether they were measured

@@ -10,7 +10,7 @@ import numpy as np
 
 from lamina.errors import LaminaError
 from lamina.report import heat
-from lamina.report.data import NO_DISTANCE, Layer, Report
+from lamina.report.data import NO_DISTANCE, LayerRow, Report
 from lamina.report.theme import LIGHT, Theme, axis, layout
 
 try:
@@ -173,7 +173,7 @@ def _bar(report: Report, values: list[Any], name: str, colour: str, form: str, w
     return go.Bar(x=_labels(report), y=values, name=name, marker=marker, hovertemplate=form, width=wide)
 
 
-def _bars_of(layers: list[Layer]) -> list[Layer]:
+def _bars_of(layers: list[LayerRow]) -> list[LayerRow]:
     """The largest layers, and the others as one."""
     if len(layers) <= _BARS + 1:
         return layers
@@ -183,10 +183,10 @@ def _bars_of(layers: list[Layer]) -> list[Layer]:
         for field in ("bytes_distinct", "bytes_stored")
     }
     size, total = sum(layer.bytes for layer in others), sum(layer.bytes_total for layer in others)
-    return [*layers[:_BARS], Layer(f"{len(others)} others", size, total, **sums)]
+    return [*layers[:_BARS], LayerRow(f"{len(others)} others", size, total, **sums)]
 
 
-def _bars(layers: list[Layer], theme: Theme, values: list[Any], colour: str, form: str, unit: str, what: str) -> Any:
+def _bars(layers: list[LayerRow], theme: Theme, values: list[Any], colour: str, form: str, unit: str, what: str) -> Any:
     names = [layer.name for layer in layers]
     room = max((value for value in values if value is not None), default=1) * 1.22
     figure = go.Figure(

@@ -12,10 +12,10 @@ import numpy as np
 from lamina.files.plain import PlainContent
 from lamina.report import notes
 from lamina.report.costs import Costs, largest_first
-from lamina.report.data import NO_DISTANCE, Layer, Report, Tensor, Version
+from lamina.report.data import NO_DISTANCE, LayerRow, Report, TensorRow, VersionRow
 from lamina.report.layer_names import HEADERS, layer_of
 from lamina.report.movement import Movement
-from lamina.report.state import State
+from lamina.report.version_chunks import VersionChunks
 from lamina.repository import repository, upload_times
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
@@ -63,9 +63,9 @@ def gather(found: History, *, distances: bool = True, advance: Callable[[int], N
     if isinstance(found.content, PlainContent):
         return _of_file(found, found.content, versions)
     costs, movement, tensors = Costs(), Movement(len(versions)), dict[str, TensorInfo]()
-    before: State | None = None
+    before: VersionChunks | None = None
     for number, snapshot in enumerate(found.snapshots):
-        state = State(found.content or _opened(snapshot), before)
+        state = VersionChunks(found.content or _opened(snapshot), before)
         costs.add(state)
         movement.add(number, before if distances else None, state, advance)
         tensors |= state.form.tensors
@@ -108,16 +108,16 @@ def _shown(source: Source) -> str:
     return getattr(source, "name", None) or repr(source)
 
 
-def _versions(found: History) -> list[Version]:
+def _versions(found: History) -> list[VersionRow]:
     home = found.snapshots[0]._repository
     aliases = {} if home is None else home._core.aliases()
     times = {} if home is None else upload_times.known(home.path)
     return [_version(s, aliases.get(s.number or 0, []), times.get(s.id)) for s in found.snapshots]
 
 
-def _version(s: Snapshot, aliases: list[str], upload: float | None) -> Version:
+def _version(s: Snapshot, aliases: list[str], upload: float | None) -> VersionRow:
     kept = bool(s.id)  # a bare file knows nothing of itself
-    return Version(
+    return VersionRow(
         number=s.number,
         id=s.id or None,
         created_at=s.created_at or None,
@@ -138,7 +138,7 @@ def _version(s: Snapshot, aliases: list[str], upload: float | None) -> Version:
     )
 
 
-def _best(versions: list[Version]) -> int | None:
+def _best(versions: list[VersionRow]) -> int | None:
     """What the alias says; where it leads outside these versions, the newest that was best when it was saved."""
     named = [i for i, version in enumerate(versions) if "best" in version.aliases]
     marked = [i for i, version in enumerate(versions) if version.best_so_far]
@@ -146,17 +146,18 @@ def _best(versions: list[Version]) -> int | None:
     return found[-1] if found else None
 
 
-def _tensors(tensors: dict[str, TensorInfo]) -> list[Tensor]:
+def _tensors(tensors: dict[str, TensorInfo]) -> list[TensorRow]:
     return [
-        Tensor(name, layer_of(name, t), t.role, t.dtype, list(t.shape), tensor_bytes(t)) for name, t in tensors.items()
+        TensorRow(name, layer_of(name, t), t.role, t.dtype, list(t.shape), tensor_bytes(t))
+        for name, t in tensors.items()
     ]
 
 
 def _report(
     found: History,
-    versions: list[Version],
-    tensors: list[Tensor],
-    layers: list[Layer],
+    versions: list[VersionRow],
+    tensors: list[TensorRow],
+    layers: list[LayerRow],
     moved: np.ndarray[Any, np.dtype[np.float32]],
     distances: bool = True,
 ) -> Report:
@@ -168,12 +169,12 @@ def _report(
     return report
 
 
-def _of_file(found: History, content: PlainContent, versions: list[Version]) -> Report:
+def _of_file(found: History, content: PlainContent, versions: list[VersionRow]) -> Report:
     tensors = _tensors(content.tensors)
     sizes: dict[str, int] = {}
     for tensor in tensors:
         sizes[tensor.layer] = sizes.get(tensor.layer, 0) + (tensor.bytes or 0)
     sizes[HEADERS] = sum(content.files.values()) - sum(sizes.values())
-    layers = [Layer(name, size, size, None, None) for name, size in sizes.items()]
+    layers = [LayerRow(name, size, size, None, None) for name, size in sizes.items()]
     moved = np.full((len(tensors), 1), NO_DISTANCE, np.float32)
     return _report(found, versions, tensors, largest_first(layers), moved)

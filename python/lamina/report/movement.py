@@ -9,7 +9,7 @@ import numpy as np
 
 from lamina.compare import measured
 from lamina.report.data import NO_DISTANCE
-from lamina.report.state import State
+from lamina.report.version_chunks import VersionChunks
 from lamina.repository.snapshot import TensorInfo
 
 _Pairs: TypeAlias = list[tuple[str, TensorInfo, TensorInfo]]
@@ -22,7 +22,9 @@ class Movement:
         self.rows: dict[str, int] = {}
         self._values = np.full((0, versions), NO_DISTANCE, np.float32)
 
-    def add(self, version: int, before: State | None, after: State, advance: Callable[[int], None]) -> None:
+    def add(
+        self, version: int, before: VersionChunks | None, after: VersionChunks, advance: Callable[[int], None]
+    ) -> None:
         """Measure a version against the one before it; ``advance`` is told the bytes of the version."""
         column, pairs = self._known(before, after)
         done = after.length
@@ -43,7 +45,9 @@ class Movement:
         """One row for each of ``rows``."""
         return self._values[: len(self.rows)]
 
-    def _known(self, before: State | None, after: State) -> tuple[np.ndarray[Any, np.dtype[np.float32]], _Pairs]:
+    def _known(
+        self, before: VersionChunks | None, after: VersionChunks
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], _Pairs]:
         """What chunks tell, and the pairs that must be read."""
         self._make_room(after)
         column = np.full(len(self._values), NO_DISTANCE, np.float32)
@@ -61,7 +65,7 @@ class Movement:
                 pairs.append((name, old, new))
         return column, pairs
 
-    def _make_room(self, state: State) -> None:
+    def _make_room(self, state: VersionChunks) -> None:
         for name in state.form.tensors:
             self.rows.setdefault(name, len(self.rows))
         if len(self.rows) > len(self._values):

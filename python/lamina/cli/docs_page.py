@@ -1,4 +1,4 @@
-"""docs/cli.md, made from what the commands say of themselves: ``python -m lamina.cli.page > docs/cli.md``."""
+"""docs/cli.md, made from what the commands say of themselves: ``python -m lamina.cli.docs_page > docs/cli.md``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lamina.cli.command import EXIT_CODES, app
 
 _HEAD = """# The `lamina` command
 
-<!-- Made by `python -m lamina.cli.page > docs/cli.md`; a test compares the two. -->
+<!-- Made by `python -m lamina.cli.docs_page > docs/cli.md`; a test compares the two. -->
 
 On a terminal, tables and progress bars are drawn; in a pipe, output is plain aligned lines. Sizes are decimal (1 MB =
 1,000,000 bytes). With `--json`, each command prints one JSON object whose keys stay, with exact sizes in bytes and

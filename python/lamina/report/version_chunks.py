@@ -12,7 +12,7 @@ from lamina.repository.content import Content
 from lamina.repository.snapshot import tensor_bytes
 
 _Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-Place: TypeAlias = tuple[tuple[str, ...], int]
+ChunkSpan: TypeAlias = tuple[tuple[str, ...], int]
 
 
 class Form:
@@ -56,10 +56,10 @@ class Form:
         return int(self.ends[chunk - 1]) if chunk else 0
 
 
-class State:
+class VersionChunks:
     """The chunks of a version; ``before`` is that of another one, whose form may fit."""
 
-    def __init__(self, content: Content, before: State | None = None) -> None:
+    def __init__(self, content: Content, before: VersionChunks | None = None) -> None:
         chunks = content.reader.chunks(0, (1 << 63) - 1)
         ends = np.cumsum([size for _, size in chunks], dtype=np.int64)
         self.content = content
@@ -77,7 +77,7 @@ class State:
         """Bytes that each chunk takes in its pack."""
         return np.array(self.content.reader.encoded(0, self.length), np.int64)
 
-    def same_as(self, before: State) -> list[bool]:
+    def same_as(self, before: VersionChunks) -> list[bool]:
         """Of each tensor, whether the same chunks tell that it has the same bytes as the one of its name before."""
         if before.form is self.form:
             differ = [new != old for new, old in zip(self.ids, before.ids, strict=True)]
@@ -85,11 +85,11 @@ class State:
             first, last = self.form.spans
             same: list[bool] = (changes[last] == changes[first]).tolist()
             return same
-        old = before.places
-        return [place == old.get(name) for name, place in self.places.items()]
+        old = before.spans_by_name
+        return [place == old.get(name) for name, place in self.spans_by_name.items()]
 
     @property
-    def places(self) -> dict[str, Place]:
+    def spans_by_name(self) -> dict[str, ChunkSpan]:
         """Tensor → the chunks that hold it, and where in the first one it begins."""
         spans = zip(*(span.tolist() for span in self.form.spans), strict=True)
         return {
