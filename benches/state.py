@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 import lamina
 from benches.measure import demand
-from lamina.api import body, file_argument
 from lamina.files.plan import FilePlan, Tensor
 from lamina.repository.dtypes import as_bytes
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import body, file_argument
 
 Floats = npt.NDArray[np.float32]
 

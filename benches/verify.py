@@ -10,7 +10,8 @@ import lamina
 from benches import baselines
 from benches.measure import Bench, Contender, Table, demand, race, times
 from lamina.errors import CorruptDataError
-from lamina.repository.repository import Repository, VerifyReport
+from lamina.repository.reports import VerifyReport
+from lamina.repository.repository import Repository
 
 
 def run(bench: Bench) -> Iterator[Table]:

@@ -22,6 +22,7 @@ from lamina.errors import StorageError
 from lamina.files import h5
 from lamina.repository import repository
 from lamina.units import human
+from lamina.writing import as_repository
 
 _Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 #: Of tensors; the engine's chunk.
@@ -125,7 +126,7 @@ def _baselines(file: Path, folder: Path) -> Iterator[Case]:
 def _ways(file: Path, folder: Path) -> Iterator[Case]:
     data = np.memmap(file, np.uint8, "r")
     size, first, out = data.size, folder / "first", folder / "out"
-    held = api.as_repository(folder / "held")
+    held = as_repository(folder / "held")
     snapshot = api.save(file, held)
 
     def comes_back(saved: Any) -> bool:

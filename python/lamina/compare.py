@@ -14,7 +14,7 @@ import numpy as np
 from lamina.files.plain import PlainContent
 from lamina.repository.content import Content
 from lamina.repository.dtypes import as_bytes
-from lamina.repository.snapshot import TensorInfo, tensor_bytes
+from lamina.repository.tensor import TensorInfo, tensor_bytes
 
 AnyContent: TypeAlias = Content | PlainContent
 _Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lamina.repository.repository import VerifyReport
+    from lamina.repository.reports import VerifyReport
 
 
 class LaminaError(Exception):

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 from lamina import _core
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
+from lamina.files.plain import Opened, open_plain
 from lamina.repository import repository
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from lamina.files.plain import PlainContent
-
 Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Any]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A source whose structure has been read."""
-
-    content: Content | PlainContent
-    snapshot: Snapshot
 
 
 def resolve(source: Source) -> Opened:
@@ -82,8 +71,6 @@ def _existing(path: Path) -> Opened:
         return _of(repository.open(path).snapshot())
     if path.is_dir() and (path / "lamina.json").exists():
         return open_artifact_directory(path)
-    from lamina.files.plain import open_plain
-
     return open_plain(path)
 
 

@@ -21,13 +21,14 @@ from typer.testing import CliRunner
 
 import lamina
 import lamina.api
+import lamina.writing
 from lamina import benchmark, errors
-from lamina.api import save_path
 from lamina.cli import app, doctor, machine, output
 from lamina.cli.command import EXIT_CODES
 from lamina.cli.docs_page import page
 from lamina.compare import distance
 from lamina.repository.repository import Repository
+from lamina.writing import save_path
 from places import ROOT
 from travel_writer import make_envelope
 from wandb_server import Server
@@ -87,7 +88,7 @@ def tree(root: Path) -> dict[str, bytes]:
 def repo(tmp_path: Path) -> Path:
     """Four epochs and an alias; the second value is the best."""
     root = tmp_path / "repo"
-    target = lamina.api.as_repository(root)
+    target = lamina.writing.as_repository(root)
     for epoch, value in enumerate([0.5, 0.25, float("nan"), 0.75]):
         path = weights(tmp_path / "m.weights.h5", epoch)
         _save(target, path, epoch, value)
@@ -694,7 +695,7 @@ def test_stats(repo: Path) -> None:
 
 
 def test_stats_of_an_empty_repository(tmp_path: Path) -> None:
-    lamina.api.as_repository(tmp_path / "r")
+    lamina.writing.as_repository(tmp_path / "r")
     assert parsed("stats", tmp_path / "r")["series"] == []
     assert "snapshots" in ok("stats", tmp_path / "r")
     assert parsed("ls", tmp_path / "r") == {"source": str(tmp_path / "r"), "snapshots": []}

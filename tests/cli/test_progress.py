@@ -13,6 +13,7 @@ from test_cli import terminal, tree
 
 import lamina
 import lamina.api
+import lamina.writing
 from lamina import _core
 from lamina.cli import output
 from lamina.repository.repository import Repository
@@ -22,8 +23,8 @@ from lamina.units import duration
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Repository, int]:
     path = weights(tmp_path / "m.weights.h5", 0)
-    target = lamina.api.as_repository(tmp_path / "repo")
-    lamina.api.save_path(target, path, {"series": "s"})
+    target = lamina.writing.as_repository(tmp_path / "repo")
+    lamina.writing.save_path(target, path, {"series": "s"})
     return target, path.stat().st_size
 
 
@@ -39,7 +40,7 @@ def meter() -> _core.Progress:
 def test_the_engine_counts_what_is_done(saved: tuple[Repository, int], meter: _core.Progress, tmp_path: Path) -> None:
     repository, size = saved
     assert meter.read()[:3] == ("", 0, 0)
-    again = lamina.api.save_path(repository, tmp_path / "m.weights.h5", {"series": "s"})
+    again = lamina.writing.save_path(repository, tmp_path / "m.weights.h5", {"series": "s"})
     assert meter.read()[:3] == ("saving", again.bytes_total, again.bytes_total)
     report = repository.verify(full=True)
     assert meter.read()[:3] == ("verifying", report.bytes, report.bytes)

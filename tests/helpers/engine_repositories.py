@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 import lamina
-from lamina.api import body
 from lamina.repository.dtypes import as_bytes
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.sources import open_artifact_directory
+from lamina.writing import body
 from travel_writer import restore, restored
 
 Array = np.ndarray[Any, Any]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import engine_repositories as engine
-from lamina.api import as_repository, body
 from lamina.repository.repository import Repository
+from lamina.writing import as_repository, body
 
 BIG = 16_384  # float32 elements: a chunk of 64 KiB of its own
 

@@ -17,13 +17,14 @@ from test_api import weights
 from test_cli import flip, parsed, refused
 
 import lamina
+import lamina.writing
 from engine_repositories import write_artifact
 from lamina import report
 from lamina.report import heat, movement
 from lamina.report.data import NO_DISTANCE
 from lamina.report.layer_names import layer_of
 from lamina.repository import upload_times
-from lamina.repository.snapshot import TensorInfo
+from lamina.repository.tensor import TensorInfo
 from report_history import BIG, known, save
 
 NAN, INF, NONE = math.nan, math.inf, NO_DISTANCE
@@ -128,7 +129,7 @@ def test_costs_add_up_where_chunks_are_encoded(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_stands_twice_in_a_version_counts_once(tmp_path: Path) -> None:
-    repository = lamina.api.as_repository(tmp_path / "repo")
+    repository = lamina.writing.as_repository(tmp_path / "repo")
     save(repository, {"a/x": np.ones(BIG), "b/x": np.ones(BIG)})
     layers = {layer.name: layer for layer in gathered(tmp_path / "repo").layers}
     assert (layers["a"].bytes_distinct, layers["b"].bytes_distinct) == (4 * BIG, 0)
@@ -286,7 +287,7 @@ def test_the_command_refuses_in_a_sentence(repo: Path, tmp_path: Path) -> None:
     refused(2, "report", repo, "-o", tmp_path)
     assert other.read_bytes() == b"weights"
     refused(6, "report", repo, "-o", tmp_path / ("long" * 100))
-    save(lamina.api.as_repository(repo), {"a": [1.0]}, series="other")
+    save(lamina.writing.as_repository(repo), {"a": [1.0]}, series="other")
     assert "run" in refused(2, "report", repo, "-o", page)
     assert not page.exists()
     assert len(parsed("report", repo, "--series", "run")["versions"]) == 4

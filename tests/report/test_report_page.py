@@ -14,6 +14,7 @@ from test_cli import ok
 
 import chromium
 import lamina
+import lamina.writing
 from peak_memory import PEAK
 from report_history import known, moving, save, thousand
 
@@ -155,7 +156,7 @@ HOSTILE = (
 
 @needs_browser
 def test_hostile_names_are_text(page: chromium.Page, tmp_path: Path) -> None:
-    repository = lamina.api.as_repository(tmp_path / "repo")
+    repository = lamina.writing.as_repository(tmp_path / "repo")
     name = f"{HOSTILE}<b>é漢\u202e%{{y}} $title".replace("/", "|")
     for number in range(3):
         fields = {"epoch": number, "monitor": HOSTILE, "mode": "min", "value": 1.0 - number / 4, "best": True}

@@ -523,11 +523,11 @@ def test_a_run_goes_on_on_another_machine(wandb_online: Server) -> None:
 
 
 def test_an_old_release_is_warned_of() -> None:
-    from lamina.wandb import releases
+    from lamina.wandb.server import check_release
 
-    releases.check()
+    check_release()
     with pytest.warns(UserWarning, match=r"0\.29\.0"):
-        releases.check("0.29.0")
+        check_release("0.29.0")
 
 
 def test_a_wandb_without_manifest_entries_gets_files(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -505,7 +505,7 @@ def test_the_rules_are_those_of_repositories(keep: lamina.Keep, held: set[int], 
         for n, v in enumerate(values)
     ]
     assert held_numbers(keep, [_Version(n, None, m) for n, m in enumerate(metadata)]) == held
-    from lamina.api import save_path
+    from lamina.writing import save_path
 
     repository = lamina.repository.repository.open_or_create(tmp_path / "r")
     (tmp_path / "f").write_bytes(b"x")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import StorageError
-from lamina.repository.snapshot import tensor_bytes
+from lamina.repository.tensor import tensor_bytes
 
 if TYPE_CHECKING:
     from lamina.repository.repository import Repository
-    from lamina.repository.snapshot import Snapshot, TensorInfo
+    from lamina.repository.snapshot import Snapshot
+    from lamina.repository.tensor import TensorInfo
 
 _SNAPSHOT = (
     *("number", "series", "run", "kind", "created_at", "epoch", "batch", "step", "next_epoch", "logs"),

@@ -12,11 +12,11 @@ import typer
 from lamina.cli.command import SOURCES, AsJson, verb
 from lamina.cli.describe import shape_of
 from lamina.cli.output import human, print_json, print_table, progress
-from lamina.repository.snapshot import tensor_bytes
+from lamina.repository.tensor import tensor_bytes
 
 if TYPE_CHECKING:
     from lamina.compare import Change
-    from lamina.repository.snapshot import TensorInfo
+    from lamina.repository.tensor import TensorInfo
 
 
 class Order(str, Enum):

@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """One object; floats that are not finite are strings, as in the format."""
-    from lamina.repository.snapshot import plain
+    from lamina.repository.json_values import plain
 
     print(json.dumps(plain(value), indent=2, allow_nan=False))
 

@@ -11,12 +11,12 @@ from lamina.cli.output import clean, count, print_json, progress, say
 from lamina.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from lamina.repository.repository import RepairReport
+    from lamina.repository.reports import RepairReport
 
 
 def repair(source: str, sources: list[str], as_json: bool) -> None:
     """Repair a repository from other copies and print the result."""
-    from lamina.repository.repairing import repair_at
+    from lamina.repository.repository import repair_at
 
     with progress("repairing"):
         report = repair_at(source, sources)

@@ -45,6 +45,7 @@ def save(
 ) -> None:
     """Save a checkpoint into a repository; only new data takes space."""
     from lamina import api
+    from lamina.writing import DEFAULT_SERIES
 
     given = _pairs(metadata or [])
     with progress("saving"):
@@ -54,7 +55,7 @@ def save(
             aliases=alias or [],
             metadata=given,
             codec=codec,
-            series=api.DEFAULT_SERIES if series is None else series,
+            series=DEFAULT_SERIES if series is None else series,
         )
     if as_json:
         print_json({"repository": repository, "snapshot": snapshot_json(snapshot)})

@@ -9,10 +9,10 @@ import typer
 from lamina.cli.command import AsJson, Source, verb
 from lamina.cli.describe import moment, shape_of, snapshot_json, tensor_json, time_of
 from lamina.cli.output import clean, human, number, print_fields, print_json, print_table
-from lamina.repository.snapshot import tensor_bytes
+from lamina.repository.tensor import tensor_bytes
 
 if TYPE_CHECKING:
-    from lamina.sources import Opened
+    from lamina.files.plain import Opened
 
 _KEYS = (
     "source, snapshot (id, number, series, run, kind, created_at, epoch, batch, step, next_epoch, logs, monitor, mode, "

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,10 +18,10 @@ from lamina.errors import NotFoundError, StorageError
 from lamina.files import h5, keras_archive
 from lamina.files.plan import FilePlan
 from lamina.repository import memory
-from lamina.repository.content import Empty, by_name
+from lamina.repository.content import Content, Empty, by_name
 from lamina.repository.dtypes import as_bytes, to_numpy
-from lamina.repository.snapshot import Snapshot, TensorInfo
-from lamina.sources import Opened
+from lamina.repository.snapshot import Snapshot
+from lamina.repository.tensor import TensorInfo
 
 
 class PlainContent:
@@ -83,6 +84,14 @@ class PlainContent:
                 raise StorageError(f"cannot copy {path} to {target}: {error.strerror or error}") from error
             written.append(target)
         return written
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source whose structure has been read."""
+
+    content: Content | PlainContent
+    snapshot: Snapshot
 
 
 def _copy(path: Path, target: Path) -> None:

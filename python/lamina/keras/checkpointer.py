@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 
-from lamina.api import DEFAULT_SERIES
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
 from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
@@ -17,6 +16,7 @@ from lamina.keras.saving.commit import Commit
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import DEFAULT_SERIES
 
 
 class Checkpointer:

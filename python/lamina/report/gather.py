@@ -19,7 +19,8 @@ from lamina.report.version_chunks import VersionChunks
 from lamina.repository import repository, upload_times
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
-from lamina.repository.snapshot import Snapshot, TensorInfo, tensor_bytes
+from lamina.repository.snapshot import Snapshot
+from lamina.repository.tensor import TensorInfo, tensor_bytes
 from lamina.sources import Source, resolve
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.repository.snapshot import TensorInfo
+from lamina.repository.tensor import TensorInfo
 
 #: What the bytes of files are called that no tensor holds.
 HEADERS = "(file headers)"

@@ -10,7 +10,7 @@ import numpy as np
 from lamina.compare import measured
 from lamina.report.data import NO_DISTANCE
 from lamina.report.version_chunks import VersionChunks
-from lamina.repository.snapshot import TensorInfo
+from lamina.repository.tensor import TensorInfo
 
 _Pairs: TypeAlias = list[tuple[str, TensorInfo, TensorInfo]]
 

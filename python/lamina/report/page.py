@@ -17,7 +17,7 @@ from lamina.report import heat
 from lamina.report.data import Report
 from lamina.report.figures import charts, get_plotlyjs, movement
 from lamina.report.theme import THEMES
-from lamina.repository.snapshot import plain
+from lamina.repository.json_values import plain
 
 #: How a page begins; a file that begins otherwise is not replaced.
 BEGIN = "<!doctype html>"

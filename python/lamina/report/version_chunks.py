@@ -9,7 +9,7 @@ import numpy as np
 
 from lamina.report.layer_names import HEADERS, layer_of
 from lamina.repository.content import Content
-from lamina.repository.snapshot import tensor_bytes
+from lamina.repository.tensor import tensor_bytes
 
 _Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 ChunkSpan: TypeAlias = tuple[tuple[str, ...], int]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
 from lamina.errors import NotFoundError
 from lamina.repository import memory
 from lamina.repository.dtypes import as_bytes, to_numpy
-from lamina.repository.snapshot import TensorInfo
-from lamina.repository.stored_file import StoredFile
+from lamina.repository.tensor import TensorInfo
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 #: Makes an array of a shape and dtype, as `numpy.empty` does.
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
@@ -99,11 +103,51 @@ class Content:
     def open(self, path: str) -> BinaryIO:
         """Open one of the files for reading, without the rest of it."""
         extents = next(file["extents"] for file in self._structure["files"] if file["path"] == path)
-        return io.BufferedReader(StoredFile(self.reader, extents))
+        return io.BufferedReader(_StoredFile(self.reader, extents))
 
     def chunks(self, tensor: TensorInfo) -> list[tuple[str, int]]:
         """Ids and lengths of the chunks that hold a tensor."""
         return self.reader.chunks(tensor.offset, tensor.nbytes)
+
+
+class _StoredFile(io.RawIOBase):
+    """The concatenation of ``extents``, runs of a snapshot's state (docs/format.md §5.1); what is read is verified."""
+
+    def __init__(self, reader: Reader, extents: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self._reader = reader
+        self._extents = extents
+        self._starts = [0, *accumulate(length for _, length in extents)]
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._at = max(0, (0, self._at, self._starts[-1])[whence] + offset)
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        array = np.frombuffer(memoryview(buffer), np.uint8)
+        wants = []
+        done = 0
+        while done < array.size and self._at < self._starts[-1]:
+            run = bisect_right(self._starts, self._at) - 1
+            offset, length = self._extents[run]
+            within = self._at - self._starts[run]
+            count = min(array.size - done, length - within)
+            wants.append((offset + within, array[done : done + count]))
+            done += count
+            self._at += count
+        if wants:
+            self._reader.read(wants, 1)
+        return done
 
 
 def by_name(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:

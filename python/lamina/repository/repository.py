@@ -4,104 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from lamina import _core
 from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError
 from lamina.repository.content import Content
+from lamina.repository.diff import TensorDiff, diff
 from lamina.repository.keep import Keep
-from lamina.repository.snapshot import Snapshot, TensorInfo
-from lamina.timestamps import now
-
-
-@dataclass(frozen=True)
-class LostContent:
-    """What a snapshot has lost. ``everything``: nothing of it can be told, or located, any more."""
-
-    snapshot: int
-    id: str | None
-    series: str | None
-    epoch: int | None
-    everything: bool
-    files: list[str]
-    tensors: list[tuple[str | None, str]]  # file, name; no file for the training state
-
-    def __str__(self) -> str:
-        where = f" ({self.series}{'' if self.epoch is None else f', epoch {self.epoch}'})" if self.series else ""
-        names = [name if file is None else f"{file}:{name}" for file, name in self.tensors]
-        parts = [f"tensors {', '.join(names)}"] * bool(names) + [f"files {', '.join(self.files)}"] * bool(self.files)
-        return f"snapshot {self.snapshot}{where}: {'all of it' if self.everything else '; '.join(parts)}"
-
-
-def losses(found: list[dict[str, Any]]) -> list[LostContent]:
-    """What the engine's report says is lost."""
-    return [LostContent(**(one | {"tensors": [tuple(t) for t in one["tensors"]]})) for one in found]
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What a verify looked at. ``chunks`` and ``bytes`` are 0 for a quick one. A repair may still bring back what is
-    ``lost``."""
-
-    snapshots: int
-    packs: int
-    chunks: int
-    bytes: int
-    problems: list[str] = field(default_factory=list)
-    lost: list[LostContent] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class RepairReport:
-    """What a repair did, and what it could not do. Paths are those in the repository."""
-
-    quarantined: list[str]
-    restored: list[str]
-    chunks_rescued: int  # whole chunks of damaged packs, stored anew
-    chunks_fetched: int  # chunks that came from another copy
-    lost: list[LostContent]
-    problems: list[str]  # that a verify still finds, contents not read
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything is whole now."""
-        return not self.lost and not self.problems
-
-
-@dataclass(frozen=True)
-class PruneReport:
-    """What prune deleted, or with ``dry_run`` would delete."""
-
-    snapshots: list[int]
-    packs: int
-    bytes: int
-    waiting: int  # packs that go once the saves that are under way have ended
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What a repository holds. All sizes in bytes."""
-
-    snapshots: int
-    series: int
-    packs: int
-    bytes_packs: int
-    bytes_total: int  # of all states, as if each had been saved on its own
-
-
-@dataclass(frozen=True)
-class TensorDiff:
-    """How a tensor of two snapshots differs: ``"added"``, ``"removed"``, ``"changed"`` or ``"same"``."""
-
-    name: str
-    status: str
-    nbytes: int
-    changed_bytes: int  # in chunks that differ
-    before: TensorInfo | None
-    after: TensorInfo | None
+from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
+from lamina.repository.snapshot import Snapshot
 
 
 class Repository:
@@ -163,9 +78,7 @@ class Repository:
     def diff(self, a: Snapshot | str | int, b: Snapshot | str | int) -> list[TensorDiff]:
         """How each tensor changed from ``a`` to ``b``, the most changed first; of large ones only names are read."""
         before, after = (self._open(s if isinstance(s, Snapshot) else self.snapshot(s)) for s in (a, b))
-        names = list(dict.fromkeys([*before.tensors, *after.tensors]))
-        moved = _changed_small(before, after)
-        return sorted((_diff(name, before, after, moved) for name in names), key=lambda d: -d.changed_bytes)
+        return diff(before, after)
 
     def verify(self, full: bool = False, *, sample: float | None = None, seed: int = 0) -> VerifyReport:
         """Check everything that can be checked without, or with ``full`` with, reading every byte.
@@ -207,9 +120,7 @@ class Repository:
             UnsupportedFormatError: where file locks do not work; nothing was changed.
             StorageError: if a prune is running; nothing was changed.
         """
-        from lamina.repository.repairing import repair
-
-        return repair(self, sources)
+        return _repair(self, sources)
 
     def prune(self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False) -> PruneReport:
         """Delete the snapshots that ``keep`` does not hold (of ``series``, or of each), and packs that nothing needs.
@@ -280,36 +191,68 @@ def _directory(path: object) -> str:
     return os.fspath(path)
 
 
+def now() -> str:
+    """RFC 3339, UTC, milliseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairReport:
+    """Repair the repository in a directory, also one that cannot be opened: its ``config.json`` comes first."""
+    folders = [_folder(source) for source in sources if not _is_remote(source)]
+    config = _report(_core.Repository.restore_config(os.fspath(path), folders, now()))
+    rest = _repair(open(path), sources)
+    quarantined, restored = config.quarantined + rest.quarantined, config.restored + rest.restored
+    return replace(rest, quarantined=quarantined, restored=restored)
+
+
+def _repair(repository: Repository, sources: Sequence[Any]) -> RepairReport:
+    """Find the damage first, so that of an artifact only the packs are fetched that are damaged or missing."""
+    local = [source for source in sources if not _is_remote(source)]
+    folders = [_folder(source) for source in local]
+    damaged = repository._core.damaged_packs()
+    held: list[Any] = []  # what was fetched is deleted with its reader
+    for source in sources:
+        if _is_remote(source):
+            held.append(_fetched(source, repository, damaged))
+            folders.append(held[-1].content.reader.folder)
+    return _report(repository._core.repair(damaged, folders))
+
+
+def _is_remote(source: Any) -> bool:
+    return (isinstance(source, str) and source.startswith("wandb:")) or hasattr(source, "manifest")
+
+
+def _folder(source: Any) -> Path:
+    if isinstance(source, Repository):
+        return source.path
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidInputError(f"expected a repository, an artifact directory or 'wandb:…'. Received: {source!r}")
+    folder = Path(source)
+    if not folder.exists():
+        raise NotFoundError(f"{folder} does not exist; expected a repository or an artifact directory")
+    if not (folder / "packs").is_dir():
+        raise InvalidInputError(f"{folder} is neither a repository nor an artifact directory: it has no packs")
+    return folder
+
+
+def _fetched(source: Any, repository: Repository, damaged: Sequence[str]) -> Any:
+    from lamina import wandb
+    from lamina.wandb.download.fetching import FetchingReader
+
+    opened = wandb.open_artifact(source.removeprefix("wandb:") if isinstance(source, str) else source)
+    reader: Any = getattr(opened.content, "reader", None)
+    if not isinstance(reader, FetchingReader):
+        raise InvalidInputError(f"{source} is a plain file; only artifacts with packs can repair a repository")
+    there = {path.stem for path in (repository.path / "packs").glob("*.pack")}
+    reader.fetch_packs(there - set(damaged))
+    return opened
+
+
+def _report(text: str) -> RepairReport:
+    found = json.loads(text)
+    return RepairReport(lost=losses(found.pop("lost")), **found)
+
+
 if hasattr(os, "register_at_fork"):
     # A worker of a data loader must not keep the lock of a save alive that its parent has begun.
     os.register_at_fork(after_in_child=_core.close_inherited_locks)
-
-
-def _small(tensor: TensorInfo) -> bool:
-    """Whether a tensor shares chunks with others, so that their ids say nothing of it alone (docs/format.md §5.2)."""
-    return tensor.nbytes < 16 << 10
-
-
-def _changed_small(before: Content, after: Content) -> set[str]:
-    """The small tensors of both whose bytes differ; these are read."""
-    both = [(before.tensors[n], after.tensors[n]) for n in before.tensors.keys() & after.tensors.keys()]
-    both = [(old, new) for old, new in both if _small(old) and (old.dtype, old.shape) == (new.dtype, new.shape)]
-    old_values, new_values = before.read(old for old, _ in both), after.read(new for _, new in both)
-    values = zip(both, old_values, new_values, strict=True)
-    return {names[1].name for names, old, new in values if old.tobytes() != new.tobytes()}
-
-
-def _diff(name: str, before: Content, after: Content, moved: set[str]) -> TensorDiff:
-    old, new = before.tensors.get(name), after.tensors.get(name)
-    if old is None or new is None:
-        there = old or new
-        assert there is not None
-        return TensorDiff(name, "removed" if new is None else "added", there.nbytes, there.nbytes, old, new)
-    if (old.dtype, old.shape) != (new.dtype, new.shape):
-        return TensorDiff(name, "changed", new.nbytes, new.nbytes, old, new)
-    if _small(new):
-        changed = new.nbytes if new.name in moved else 0
-    else:
-        pairs = zip(before.chunks(old), after.chunks(new), strict=True)
-        changed = sum(length for (was, _), (now_, length) in pairs if was != now_)
-    return TensorDiff(name, "changed" if changed else "same", new.nbytes, changed, old, new)

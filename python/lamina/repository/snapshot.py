@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import NotFoundError, UnsupportedFormatError
+from lamina.errors import NotFoundError
+from lamina.repository.json_values import number
+from lamina.repository.tensor import TensorInfo
 
 if TYPE_CHECKING:
     from lamina import _core
     from lamina.repository.content import Content
     from lamina.repository.repository import Repository
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor of a snapshot: its name is unique in its file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    role: str
-    file: str | None  # None for a tensor of the training state, which stands in no file
-    offset: int  # in the state
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes."""
-        from lamina.repository.dtypes import to_numpy
-
-        return math.prod(self.shape) * to_numpy(self.dtype).itemsize
-
-
-def tensor_bytes(tensor: TensorInfo) -> int | None:
-    """Bytes of a tensor; None if its dtype is unknown here."""
-    try:
-        return tensor.nbytes
-    except UnsupportedFormatError:
-        return None
 
 
 class Snapshot:
@@ -111,7 +84,7 @@ class Snapshot:
     @cached_property
     def logs(self) -> dict[str, Any]:
         """The metrics that Keras passed, as floats."""
-        return {name: _number(value) for name, value in self._body["logs"].items()}
+        return {name: number(value) for name, value in self._body["logs"].items()}
 
     @property
     def monitor(self) -> str | None:
@@ -211,27 +184,3 @@ class Snapshot:
 
     def __hash__(self) -> int:
         return hash(self.id)
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: numpy and tensor scalars as numbers, floats that are not finite as strings."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if hasattr(value, "shape") and tuple(value.shape) == ():
-        # A scalar of numpy or of any backend.
-        if hasattr(value, "item"):
-            return plain(value.item())
-        return plain(float(value))
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return str(value)

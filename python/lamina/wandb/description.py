@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from lamina.errors import InvalidInputError
-from lamina.repository.snapshot import Snapshot, plain
+from lamina.repository.json_values import plain
+from lamina.repository.snapshot import Snapshot
 
 #: wandb's limit of top-level keys, and how many of them a save of a callback has of its own.
 MAX_METADATA, OWN_METADATA = 100, 18

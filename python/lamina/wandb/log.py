@@ -11,7 +11,6 @@ from typing import Any
 
 import wandb
 
-from lamina.api import as_repository, save_path
 from lamina.errors import ArtifactError, InvalidInputError, LaminaError, NotFoundError
 from lamina.repository.repository import Repository, open_or_create, stands_in
 from lamina.repository.snapshot import Snapshot
@@ -30,6 +29,7 @@ from lamina.wandb.upload.draft import file_version, new_draft, packs_version
 from lamina.wandb.upload.publisher import publisher_of
 from lamina.wandb.upload.shared_upload import log_together
 from lamina.wandb.upload.writers import Writers
+from lamina.writing import as_repository, save_path
 
 #: Where the packs of files go for which no repository is named.
 DEFAULT_REPOSITORY = ".lamina"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lamina import _core
-from lamina.api import as_repository, save_path
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.wandb.download.fetching import FetchingReader
 from lamina.wandb.download.open_artifact import find, new_folder, open_artifact
+from lamina.writing import as_repository, save_path
 
 _COMPUTED = ("required", "optional", "session", "state", "bytes_total", "bytes_new", "bytes_stored")
 

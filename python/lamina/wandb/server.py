@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,9 @@ import wandb
 
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.wandb.upload.journal import Record
+
+#: Older ones re-hash every file, and their `wandb sync` deletes the files that it has sent.
+OLDEST = (0, 30)
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,15 @@ def reason(error: Exception) -> str:
 def full_name(artifact: Any) -> str:
     """``entity/project/name:vN``, however it was asked for."""
     return f"{artifact.entity}/{artifact.project}/{artifact.name.split(':')[0]}:{artifact.version}"
+
+
+def check_release(release: str | None = None) -> None:
+    """Warn of a release that lamina was not made for."""
+    release = release or wandb.__version__
+    numbers = tuple(int(part) for part in release.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST:
+        warnings.warn(
+            f"lamina needs wandb 0.30 or newer for offline runs: wandb {release} deletes or reads again the files "
+            "that it uploads. Online runs work, more slowly",
+            stacklevel=3,
+        )

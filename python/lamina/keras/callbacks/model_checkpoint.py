@@ -11,7 +11,6 @@ import keras
 from keras.src.utils import io_utils
 
 from lamina import _core
-from lamina.api import threads_or_default
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
 from lamina.keras.callbacks import resuming
@@ -24,6 +23,7 @@ from lamina.keras.saving.summary import Tally
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import threads_or_default
 
 CODECS = ("auto", "raw", "zstd", "planes", "delta")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from keras.src.utils import file_utils
 
-from lamina.api import software
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.keras import arguments
 from lamina.keras.callbacks.active_run import active_run, mark_feature
@@ -21,6 +20,7 @@ from lamina.keras.schedule.monitoring import scalar
 from lamina.keras.schedule.processes import is_first
 from lamina.repository.keep import Keep
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import software
 
 #: Of each checkpoint; their sums are in the summary.
 _FIGURES = ("blocked_seconds", "bytes_total", "bytes_stored")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from lamina import _core
-from lamina.api import body, file_argument
 from lamina.errors import NotFoundError
 from lamina.files import h5
 from lamina.files.plan import FilePlan
@@ -22,6 +21,7 @@ from lamina.keras.capture.capture import Captured
 from lamina.keras.capture.training_state import TrainingTensors
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import body, file_argument
 
 
 class PlannedFile:

@@ -21,8 +21,8 @@ from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import global_seed_generator
 
 from lamina.files import h5
+from lamina.files.plain import Opened
 from lamina.keras.capture.walk import describe
-from lamina.sources import Opened
 
 #: The generator of everything random that has no seed of its own.
 _GLOBAL_SEEDS = "global_seed_generator"

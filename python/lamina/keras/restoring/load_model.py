@@ -16,12 +16,12 @@ import keras
 from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
+from lamina.files.plain import Opened
 from lamina.keras.capture.walk import NotPlannable, walk
 from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
 from lamina.keras.restoring.restore import OPTIMIZER, by_folder, hand_over, put_training_state, stored_tensors
 from lamina.keras.restoring.skip_init import Blanks, blank_variables
 from lamina.keras.restoring.zero_copy import adoptable
-from lamina.sources import Opened
 
 #: What Keras 3 takes for a ``.keras`` file; anything else is left to it.
 _ARGUMENTS = {"custom_objects", "compile", "safe_mode"}

@@ -13,13 +13,14 @@ import keras
 from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
+from lamina.files.plain import Opened
 from lamina.keras.capture.structure_guard import Visited, visits
 from lamina.keras.capture.training_state import SavedState, optimizer_class
 from lamina.keras.capture.walk import NotPlannable, walk
 from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
 from lamina.keras.restoring.zero_copy import adoptable
-from lamina.repository.snapshot import Snapshot, TensorInfo
-from lamina.sources import Opened
+from lamina.repository.snapshot import Snapshot
+from lamina.repository.tensor import TensorInfo
 
 OPTIMIZER = "optimizer/"
 

@@ -12,13 +12,13 @@ import numpy as np
 from keras.src.utils import file_utils
 
 from lamina import _core
-from lamina.api import body, file_argument, save_path
 from lamina.files import h5
 from lamina.files.plain import kind_of
 from lamina.keras.capture.capture import Captured
 from lamina.keras.capture.training_state import TrainingTensors
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import body, file_argument, save_path
 
 
 class KeptFile:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lamina.api import save_path
 from lamina.errors import InvalidInputError
 from lamina.keras.capture.training_state import optimizer_class
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import save_path
 
 
 def save_model(

@@ -15,11 +15,11 @@ import keras
 from keras.src.utils import file_utils
 
 from lamina import _core
-from lamina.api import save_path
 from lamina.errors import InvalidInputError
 from lamina.keras.saving.keras_file import flush
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import save_path
 
 #: What a SavedModel consists of, written by TensorFlow 2 or Keras 2: nothing else may be replaced.
 _PARTS = {

@@ -13,7 +13,6 @@ from typing import Any
 import keras
 from keras.src.utils import file_utils, io_utils
 
-from lamina.api import as_repository, threads_or_default
 from lamina.errors import BusyError, UnsupportedFormatError
 from lamina.keras.capture import training_state
 from lamina.keras.capture.planner import Planner
@@ -34,6 +33,7 @@ from lamina.keras.schedule.processes import saves_here
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.writing import as_repository, threads_or_default
 
 
 class Saves(Monitoring):

@@ -17,11 +17,10 @@ import wandb
 from lamina import _core
 from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError
 from lamina.files.listing import is_portable
-from lamina.files.plain import open_plain
+from lamina.files.plain import Opened, open_plain
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.sources import Opened
 from lamina.wandb.download.fetching import FetchingReader, PackStore
 from lamina.wandb.download.transfer import Range, Transfer, make_sparse
 from lamina.wandb.manifest import as_base64

@@ -14,9 +14,8 @@ from typing import Any
 from lamina import _core
 from lamina.errors import ArtifactError
 from lamina.repository import upload_times
-from lamina.wandb import releases
 from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
-from lamina.wandb.server import Server
+from lamina.wandb.server import Server, check_release
 from lamina.wandb.upload.journal import Record
 from lamina.wandb.upload.staging import Place
 
@@ -67,7 +66,7 @@ class Publisher:
     """Hands versions to a run in their order, and keeps their records until the server has them."""
 
     def __init__(self, run: Any) -> None:
-        releases.check()
+        check_release()
         Place.of_run(run)  # from the working directory of now
         self.run = run
         self.server = Server.of_run(run)

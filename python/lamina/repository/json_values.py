@@ -1,0 +1,31 @@
+"""Values as the JSON text of a snapshot holds them, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: numpy and tensor scalars as numbers, floats that are not finite as strings."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "shape") and tuple(value.shape) == ():
+        # A scalar of numpy or of any backend.
+        if hasattr(value, "item"):
+            return plain(value.item())
+        return plain(float(value))
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)
