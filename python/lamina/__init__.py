@@ -6,8 +6,9 @@ The callbacks are in `lamina.keras`; importing `lamina` alone imports neither Ke
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from lamina.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lamina.api import export, load_model, read_tensors, restore, save
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
     from lamina.repository.repository import Repository
     from lamina.repository.repository import open as open
     from lamina.repository.snapshot import Snapshot
-
-try:
-    __version__ = version("lamina")
-except PackageNotFoundError:  # used from a source tree
-    __version__ = "0"
 
 #: Name → module; loaded when it is first used.
 _PUBLIC = {

@@ -5,10 +5,8 @@ Each class has an ``exit_code``: what the ``lamina`` command exits with when the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lamina.repository.reports import VerifyReport
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 
 class LaminaError(Exception):
@@ -36,7 +34,29 @@ class CorruptDataError(LaminaError):
     """
 
     exit_code = 4
-    report: VerifyReport | None = None
+    report: FoundDamage | None = None
+
+
+class FoundDamage(Protocol):
+    """What an error tells of a verify: a `lamina.repository.reports.VerifyReport`, which says what each number is."""
+
+    @property
+    def snapshots(self) -> int: ...
+
+    @property
+    def packs(self) -> int: ...
+
+    @property
+    def chunks(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def problems(self) -> list[str]: ...
+
+    @property
+    def lost(self) -> Sequence[Any]: ...
 
 
 class UnsupportedFormatError(LaminaError):

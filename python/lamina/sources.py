@@ -13,6 +13,7 @@ from lamina.repository import repository
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.schemes import opener_of
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Any]
 
@@ -29,16 +30,11 @@ def resolve(source: Source) -> Opened:
         return Opened(source._opened(), source)
     if isinstance(source, Repository):
         return _of(source.snapshot())
-    if isinstance(source, str) and source.startswith("wandb:"):
-        from lamina import wandb
-
-        return wandb.open_artifact(source.removeprefix("wandb:"))
+    if (opener := opener_of(source)) is not None:
+        opened: Opened = opener.open_source(source)
+        return opened
     if isinstance(source, (str, os.PathLike)):
         return _path(os.fspath(source))
-    if hasattr(source, "wait") and hasattr(source, "files"):
-        from lamina import wandb
-
-        return wandb.open_artifact(source)
     raise InvalidInputError(
         "expected a directory, DIR@alias, a checkpoint file, 'wandb:…', a wandb.Artifact or a Snapshot. "
         f"Received: {source!r} of type {type(source).__name__}"

@@ -20,6 +20,7 @@ import offline_run as offline_log
 from lamina import _core
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
+from lamina.wandb.pull import bring
 from lamina.wandb.upload.late_aliases import _newer
 from lamina.wandb.upload.publisher import publisher_of
 from lamina.wandb.upload.retention import _Version, held_numbers
@@ -417,12 +418,12 @@ def test_pull_brings_the_very_snapshot_once(wandb_online: Server) -> None:
     assert (again.id, again.number, again.aliases) == (pulled.id, 1, ["latest", "best", "epoch_2", "twice"])
     assert {path.name: path.read_bytes() for path in Path("here/packs").iterdir()} == packs
     assert len(here.snapshots()) == 1
-    assert lamina.wandb.pull.bring("digits:latest", "here").new is False
+    assert bring("digits:latest", "here").new is False
     # Of another series it is another snapshot with the same chunks.
-    other = lamina.wandb.pull.bring("digits:latest", "here", series="theirs")
+    other = bring("digits:latest", "here", series="theirs")
     assert (other.new, other.bytes, other.snapshot.series) == (True, 0, "theirs")
     assert other.snapshot.id != pulled.id
-    assert lamina.wandb.pull.bring("digits:latest", "here", series="theirs").new is False
+    assert bring("digits:latest", "here", series="theirs").new is False
     assert same_weights(lamina.load_model("here@digits:latest"), remember.weights[2])
 
 

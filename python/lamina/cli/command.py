@@ -100,7 +100,7 @@ def _leave() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from lamina import __version__
+        from lamina.version import __version__
 
         print(f"lamina {__version__}")
         raise typer.Exit

@@ -46,8 +46,8 @@ def prune(
     Without a rule, no snapshot is deleted. Snapshots with a user alias are always kept. Without --yes it asks first;
     without a terminal, --yes or --dry-run is required.
     """
-    from lamina import Keep
-    from lamina import open as open_repository
+    from lamina.repository.keep import Keep
+    from lamina.repository.repository import open as open_repository
 
     asks = not (yes or dry_run)
     if asks and not (sys.stdin.isatty() and sys.stderr.isatty()):

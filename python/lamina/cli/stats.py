@@ -16,7 +16,7 @@ _KEYS = (
 @verb("stats", example="lamina stats runs/a", keys=_KEYS)
 def stats(repository: Directory, as_json: AsJson = False) -> None:
     """Show the snapshots of a repository by series, and the disk space they use."""
-    from lamina import open as open_repository
+    from lamina.repository.repository import open as open_repository
 
     opened = open_repository(repository)
     found = opened.stats()

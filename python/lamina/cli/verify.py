@@ -12,7 +12,7 @@ from lamina.cli.command import AsJson, Source, verb
 from lamina.cli.describe import is_repository, repository_at
 from lamina.cli.output import clean, count, human, print_json, progress, say
 from lamina.cli.repair import repair
-from lamina.errors import CorruptDataError, InvalidInputError
+from lamina.errors import CorruptDataError, FoundDamage, InvalidInputError
 
 if TYPE_CHECKING:
     from lamina.repository.repository import Repository
@@ -104,6 +104,7 @@ def _how(found: dict[str, Any]) -> str:
 
 
 def _repository(repository: Repository, full: bool, share: float | None, seed: int) -> dict[str, Any]:
+    report: FoundDamage
     with progress("verifying"):
         try:
             report = repository.verify(full, sample=share, seed=seed)

@@ -49,8 +49,7 @@ def history(source: Source, series: str | None = None) -> History:
     if named is None:
         opened = resolve(source)
         return History(_shown(source), [opened.snapshot], opened.content)
-    home = named._repository
-    assert home is not None
+    home = _home(named)
     number = named.number or 0
     return History(_shown(source), [s for s in home.snapshots(named.series) if (s.number or 0) <= number])
 
@@ -94,9 +93,12 @@ def _in_repository(source: Source, series: str | None) -> Snapshot | None:
 
 def _opened(snapshot: Snapshot) -> Content:
     """Without the snapshot holding on to what was opened."""
-    home = snapshot._repository
-    assert home is not None
-    return home._open(snapshot)
+    return _home(snapshot)._open(snapshot)
+
+
+def _home(snapshot: Snapshot) -> Repository:
+    assert isinstance(snapshot._repository, Repository)
+    return snapshot._repository
 
 
 def _shown(source: Source) -> str:
@@ -111,8 +113,9 @@ def _shown(source: Source) -> str:
 
 def _versions(found: History) -> list[VersionRow]:
     home = found.snapshots[0]._repository
-    aliases = {} if home is None else home._core.aliases()
-    times = {} if home is None else upload_times.known(home.path)
+    aliases, times = dict[int, list[str]](), dict[str, float]()
+    if isinstance(home, Repository):
+        aliases, times = home._core.aliases(), upload_times.known(home.path)
     return [_version(s, aliases.get(s.number or 0, []), times.get(s.id)) for s in found.snapshots]
 
 

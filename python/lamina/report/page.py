@@ -12,12 +12,12 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from lamina import __version__
 from lamina.report import heat
 from lamina.report.data import Report
 from lamina.report.figures import charts, get_plotlyjs, movement
 from lamina.report.theme import THEMES
 from lamina.repository.json_values import plain
+from lamina.version import __version__
 
 #: How a page begins; a file that begins otherwise is not replaced.
 BEGIN = "<!doctype html>"

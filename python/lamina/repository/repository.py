@@ -17,6 +17,7 @@ from lamina.repository.diff import TensorDiff, diff
 from lamina.repository.keep import Keep
 from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
 from lamina.repository.snapshot import Snapshot
+from lamina.schemes import opener_of
 
 
 class Repository:
@@ -198,7 +199,7 @@ def now() -> str:
 
 def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairReport:
     """Repair the repository in a directory, also one that cannot be opened: its ``config.json`` comes first."""
-    folders = [_folder(source) for source in sources if not _is_remote(source)]
+    folders = [_folder(source) for source in sources if opener_of(source) is None]
     config = _report(_core.Repository.restore_config(os.fspath(path), folders, now()))
     rest = _repair(open(path), sources)
     quarantined, restored = config.quarantined + rest.quarantined, config.restored + rest.restored
@@ -207,19 +208,16 @@ def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairRep
 
 def _repair(repository: Repository, sources: Sequence[Any]) -> RepairReport:
     """Find the damage first, so that of an artifact only the packs are fetched that are damaged or missing."""
-    local = [source for source in sources if not _is_remote(source)]
-    folders = [_folder(source) for source in local]
+    folders = [_folder(source) for source in sources if opener_of(source) is None]
     damaged = repository._core.damaged_packs()
     held: list[Any] = []  # what was fetched is deleted with its reader
     for source in sources:
-        if _is_remote(source):
-            held.append(_fetched(source, repository, damaged))
-            folders.append(held[-1].content.reader.folder)
+        if (opener := opener_of(source)) is not None:
+            there = {path.stem for path in (repository.path / "packs").glob("*.pack")}
+            folder, opened = opener.fetch_packs(source, there - set(damaged))
+            folders.append(folder)
+            held.append(opened)
     return _report(repository._core.repair(damaged, folders))
-
-
-def _is_remote(source: Any) -> bool:
-    return (isinstance(source, str) and source.startswith("wandb:")) or hasattr(source, "manifest")
 
 
 def _folder(source: Any) -> Path:
@@ -233,19 +231,6 @@ def _folder(source: Any) -> Path:
     if not (folder / "packs").is_dir():
         raise InvalidInputError(f"{folder} is neither a repository nor an artifact directory: it has no packs")
     return folder
-
-
-def _fetched(source: Any, repository: Repository, damaged: Sequence[str]) -> Any:
-    from lamina import wandb
-    from lamina.wandb.download.fetching import FetchingReader
-
-    opened = wandb.open_artifact(source.removeprefix("wandb:") if isinstance(source, str) else source)
-    reader: Any = getattr(opened.content, "reader", None)
-    if not isinstance(reader, FetchingReader):
-        raise InvalidInputError(f"{source} is a plain file; only artifacts with packs can repair a repository")
-    there = {path.stem for path in (repository.path / "packs").glob("*.pack")}
-    reader.fetch_packs(there - set(damaged))
-    return opened
 
 
 def _report(text: str) -> RepairReport:

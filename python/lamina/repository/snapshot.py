@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lamina.errors import NotFoundError
 from lamina.repository.json_values import number
@@ -14,7 +14,14 @@ from lamina.repository.tensor import TensorInfo
 if TYPE_CHECKING:
     from lamina import _core
     from lamina.repository.content import Content
-    from lamina.repository.repository import Repository
+
+
+class Home(Protocol):
+    """What a snapshot asks of its repository."""
+
+    def _aliases_of(self, snapshot: Snapshot) -> list[str]: ...
+
+    def _open(self, snapshot: Snapshot) -> Content: ...
 
 
 class Snapshot:
@@ -23,9 +30,7 @@ class Snapshot:
     Attributes that are None were not known when it was saved: an epoch exists only where a training loop saved.
     """
 
-    def __init__(
-        self, core: _core.Snapshot, *, repository: Repository | None = None, content: Content | None = None
-    ) -> None:
+    def __init__(self, core: _core.Snapshot, *, repository: Home | None = None, content: Content | None = None) -> None:
         self._core = core
         self._repository = repository
         self._content = content

@@ -1,6 +1,6 @@
 """Checkpoints as W&B artifacts.
 
-In this package ``import wandb`` is the client; nothing else of lamina imports it but the callbacks.
+In this package ``import wandb`` is the client; besides it only callbacks and media that log to a run import it.
 """
 
 from __future__ import annotations

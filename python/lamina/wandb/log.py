@@ -164,7 +164,7 @@ def _for_several(source: str | os.PathLike[str] | Snapshot, layout: str) -> tupl
 
 
 def _repository_of(snapshot: Snapshot) -> Repository:
-    if snapshot._repository is None:
+    if not isinstance(snapshot._repository, Repository):
         raise InvalidInputError("the snapshot stands in no repository; its packs are not here")
     return snapshot._repository
 

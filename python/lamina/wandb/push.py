@@ -28,6 +28,7 @@ from lamina.wandb.manifest import refer
 from lamina.wandb.server import Server, full_name, reason
 from lamina.wandb.upload import late_aliases
 from lamina.wandb.upload.draft import new_draft, packs_version
+from lamina.wandb.upload.find import find
 from lamina.wandb.upload.journal import Record, records
 from lamina.wandb.upload.publisher import Version, publisher_of
 from lamina.wandb.upload.staging import Place
@@ -162,7 +163,7 @@ def _sent(waiting: list[Version], entity: str | None, project: str | None) -> li
     for version in waiting:
         record = version.record
         server = Server(entity or record.run["entity"], project or record.run["project"])
-        found = server.find(record) if record.digest else None
+        found = find(server, record) if record.digest else None
         sent.append(_again(version, server) if found is None else full_name(found))
         record.remove()
         watcher.advance(_here(record))
@@ -293,7 +294,7 @@ def _find(waiting: list[Record], entity: str | None, project: str | None) -> dic
         for record in waiting:
             if record.digest is not None and record.key not in found:
                 server = Server(entity or record.run["entity"], project or record.run["project"])
-                version = server.find(record)
+                version = find(server, record)
                 if version is not None:
                     found[record.key] = version
         if len(found) == len(waiting):

@@ -10,7 +10,6 @@ from typing import Any
 import wandb
 
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
-from lamina.wandb.upload.journal import Record
 
 #: Older ones re-hash every file, and their `wandb sync` deletes the files that it has sent.
 OLDEST = (0, 30)
@@ -60,19 +59,6 @@ class Server:
                 raise InvalidInputError(f"expected [ENTITY/][PROJECT/]NAME:ALIAS. Received: {name!r}") from error
             raise ArtifactError(f"W&B did not give the artifact {name}: {said}") from error
 
-    def find(self, record: Record) -> Any | None:
-        """The committed version that a record describes, or None, also where the server cannot say."""
-        for alias in record.what.aliases:
-            found = self.committed(record.what.name, alias)
-            if found is not None and _is(found, record):
-                return found
-        try:
-            every = self.api.artifacts(record.what.type, self.qualified(record.what.name))
-            same = (found for found in every if _is(found, record))
-            return next((found for found in same if str(found.state).endswith("COMMITTED")), None)
-        except Exception:
-            return None
-
     def committed(self, name: str, reference: str) -> Any | None:
         """A version that is alive and committed, or None, also where the server cannot say."""
         try:
@@ -80,19 +66,6 @@ class Server:
             return found if str(found.state).endswith("COMMITTED") else None
         except Exception:
             return None
-
-
-def _is(found: Any, record: Record) -> bool:
-    """Of a version that several processes sent, the server makes the digest; then the files tell."""
-    if found.digest == record.digest:
-        return True
-    try:
-        if dict(found.metadata).get("snapshot") not in record.snapshots:
-            return False
-        there = {str(path): (entry.digest, entry.size) for path, entry in found.manifest.entries.items()}
-    except Exception:
-        return False
-    return there == {entry.path: (entry.digest, entry.size) for entry in record.entries}
 
 
 def reason(error: Exception) -> str:

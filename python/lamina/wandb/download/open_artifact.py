@@ -21,6 +21,7 @@ from lamina.files.plain import Opened, open_plain
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.schemes import Artifact
 from lamina.wandb.download.fetching import FetchingReader, PackStore
 from lamina.wandb.download.transfer import Range, Transfer, make_sparse
 from lamina.wandb.manifest import as_base64
@@ -71,6 +72,25 @@ def open_artifact(
         raise
     weakref.finalize(opened.content, held.remove)
     return opened
+
+
+def open_source(source: str | Artifact) -> Opened:
+    """Open what `lamina.restore` and the others were given."""
+    return open_artifact(source)
+
+
+def fetch_packs(source: str | Artifact, present: set[str]) -> tuple[Path, Opened]:
+    """Fetch the packs that are not ``present``, for a repair.
+
+    Raises:
+        InvalidInputError: if the artifact holds a plain file.
+    """
+    opened = open_artifact(source)
+    reader = getattr(opened.content, "reader", None)
+    if not isinstance(reader, FetchingReader):
+        raise InvalidInputError(f"{source} is a plain file; only artifacts with packs can repair a repository")
+    reader.fetch_packs(present)
+    return reader.folder, opened
 
 
 def find(name_or_artifact: Any) -> Any:

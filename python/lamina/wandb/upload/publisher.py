@@ -16,6 +16,7 @@ from lamina.errors import ArtifactError
 from lamina.repository import upload_times
 from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
 from lamina.wandb.server import Server, check_release
+from lamina.wandb.upload.find import find
 from lamina.wandb.upload.journal import Record
 from lamina.wandb.upload.staging import Place
 
@@ -249,7 +250,7 @@ class Publisher:
         for number in range(QUESTIONS):
             if number:
                 time.sleep(1)
-            if (found := self.server.find(record)) is not None:
+            if (found := find(self.server, record)) is not None:
                 return found
         return None
 

@@ -1,0 +1,8 @@
+"""The release that is installed."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("lamina")
+except PackageNotFoundError:  # used from a source tree
+    __version__ = "0"
