@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import sys
 import time
 import warnings
 from datetime import timedelta
@@ -528,17 +527,3 @@ def test_an_old_release_is_warned_of() -> None:
     check_release()
     with pytest.warns(UserWarning, match=r"0\.29\.0"):
         check_release("0.29.0")
-
-
-def test_a_wandb_without_manifest_entries_gets_files(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    remember = Remember()
-    with wandb.init() as run, monkeypatch.context() as old:
-        old.setitem(sys.modules, "wandb.sdk.artifacts.artifact_manifest_entry", None)
-        checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")
-        fit(small_model(), remember, checkpoint, epochs=2)
-        publisher_of(run).settle(30)
-    name = f"run_{run.id}_model"
-    packs = [path for path in wandb_online.counters.files if path.endswith(".pack")]
-    assert len(packs) == len({path.rpartition("/")[2] for path in packs})
-    assert len(wandb_online.store.artifacts(name)) == 2
-    assert same_weights(restored(f"{name}:epoch_0", small_model), remember.weights[0])

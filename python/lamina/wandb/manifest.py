@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina import _core
+from lamina.wandb import private
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,7 @@ def references_of(artifact: Any) -> tuple[Reference, ...]:
 def refer(artifact: Any, references: Iterable[Reference]) -> None:
     """Add them again."""
     for each in references:
-        try:
-            from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
-
-            entry = ArtifactManifestEntry(**asdict(each))
-            artifact.manifest.add_entry(entry, overwrite=True)
-        except (ImportError, AttributeError, TypeError):  # a wandb that is made differently
+        if not private.add_entry(artifact, **asdict(each)):
             artifact.add_reference(each.ref, each.path, checksum=False)
 
 
@@ -96,28 +92,20 @@ def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | N
     ``root`` is where their files stand; with ``shown``, wandb is given that path in its place: an offline run is
     synced later, and from elsewhere.
     """
-    listed = list(entries)
-    try:
-        from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
-
-        for entry in listed:
-            local = None if entry.birth else f"{shown or root}/{entry.at}"
-            artifact.manifest.add_entry(
-                ArtifactManifestEntry(
-                    path=entry.path,
-                    digest=entry.digest,
-                    size=entry.size,
-                    local_path=local,
-                    birth_artifact_id=entry.birth,
-                    skip_cache=True,
-                ),
-                overwrite=True,
-            )
-    except (ImportError, AttributeError, TypeError):  # a wandb that is made differently
-        _fill_publicly(artifact, listed, root)
-
-
-def _fill_publicly(artifact: Any, entries: list[FileEntry], root: Path) -> None:
-    """The same through documented calls: each file is digested once more, and the server recognises what it has."""
     for entry in entries:
-        artifact.add_file(str(root / str(entry.at)), entry.path, policy="immutable", skip_cache=True, overwrite=True)
+        declared = private.add_entry(
+            artifact,
+            path=entry.path,
+            digest=entry.digest,
+            size=entry.size,
+            local_path=None if entry.birth else f"{shown or root}/{entry.at}",
+            birth_artifact_id=entry.birth,
+            skip_cache=True,
+        )
+        if not declared:
+            _fill_publicly(artifact, entry, root)
+
+
+def _fill_publicly(artifact: Any, entry: FileEntry, root: Path) -> None:
+    """The same through documented calls: the file is digested once more, and the server recognises what it has."""
+    artifact.add_file(str(root / str(entry.at)), entry.path, policy="immutable", skip_cache=True, overwrite=True)

@@ -16,10 +16,6 @@ def active_run(caller: str, *, required: bool = True) -> Any:
 
 def mark_feature(run: Any, feature: str) -> None:
     """Tell W&B's telemetry which callback is in use; a wandb without that feature goes untold."""
-    try:
-        from wandb.sdk.lib import telemetry
+    from lamina.wandb import private
 
-        with telemetry.context(run=run) as record:
-            setattr(record.feature, feature, True)
-    except (ImportError, AttributeError):
-        return
+    private.mark_feature(run, feature)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from keras.src.utils import io_utils
 
 from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
 from lamina.keras.callbacks import resuming
+from lamina.keras.messages import tell
 from lamina.keras.saving import sigterm
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import check_model, check_repository, refuse_unknown, target_of
@@ -276,7 +276,7 @@ class ModelCheckpoint(Saves):
         self._resumed = True
         snapshot, model = self._resume_from(), super().model
         if snapshot is None:
-            io_utils.print_msg(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
+            tell(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
             resuming.warn_if_unbuilt(model)
             return
         went_on = not resuming.is_older(model, snapshot)
@@ -318,7 +318,7 @@ class ModelCheckpoint(Saves):
     def _end_early(self, timeout: float) -> None:
         done = self._pipeline.wait(timeout)
         self._ending()
-        io_utils.print_msg(
+        tell(
             f"\n{type(self).__name__}: SIGTERM; "
             + ("every captured save is committed" if done else "a save could not be committed in time")
         )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from keras.src.utils import io_utils
-
 from lamina.errors import InvalidInputError, NotFoundError
 from lamina.keras.capture.training_state import SavedState
+from lamina.keras.messages import tell
 from lamina.keras.restoring.restore import restore
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -43,7 +42,7 @@ def is_older(model: Any, snapshot: Snapshot) -> bool:
 
 def leave(snapshot: Snapshot) -> SavedState:
     """The state of a snapshot whose weights are not wanted."""
-    io_utils.print_msg(
+    tell(
         f"\nSnapshot {snapshot.id[:12]} of {snapshot.series!r} is older than what the model has resumed from: "
         "only its best value is taken over"
     )
@@ -58,7 +57,7 @@ def resume(model: Any, snapshot: Snapshot) -> SavedState:
     restore(opened, model)
     model._initial_epoch = snapshot.next_epoch
     what = "the end of epoch" if snapshot.batch is None else f"batch {snapshot.batch + 1} of epoch"
-    io_utils.print_msg(
+    tell(
         f"\nResuming from {what} {(snapshot.epoch or 0) + 1} (snapshot {snapshot.id[:12]}): "
         f"training begins with epoch {(snapshot.next_epoch or 0) + 1}"
     )

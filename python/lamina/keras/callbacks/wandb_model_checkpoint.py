@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras.src.utils import file_utils
-
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.keras import arguments
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
+from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
 from lamina.keras.schedule.monitoring import scalar
 from lamina.keras.schedule.processes import is_first
@@ -340,7 +339,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
 def default_repository(filepath: str) -> Path:
     """``.lamina`` beside the longest parent of the path that has no placeholder."""
-    if file_utils.is_remote_path(filepath):
+    if is_remote(filepath):
         raise InvalidInputError(
             "layout='packs' builds on a repository, a directory on this machine, and filepath is on another one: "
             f"pass repository=DIRECTORY. Received: {filepath!r}"

@@ -7,10 +7,9 @@ import zipfile
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras.src.saving import saving_lib
-
 from lamina.files.plan import FilePlan
 from lamina.keras.capture.sparse_image import SparseImage
+from lamina.keras.private import saving_lib
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
-from keras.src import backend
 
 from lamina import _core
 from lamina.errors import InvalidInputError
@@ -51,7 +51,7 @@ def capture(values: Sequence[Any], sizes: Sequence[int], arenas: Arenas, threads
     Raises:
         StructureChangedError: if one has another size.
     """
-    take = _BACKENDS.get(backend.backend(), _own)
+    take = _BACKENDS.get(keras.config.backend(), _own)
     held = [_arrived(value) for value in [take(value) for value in values]]
     for value, size in zip(held, sizes, strict=True):
         if _size(value) not in (size, None):
@@ -68,7 +68,7 @@ def capture(values: Sequence[Any], sizes: Sequence[int], arenas: Arenas, threads
 
 def copied_sizes(variables: Iterable[Any]) -> list[int]:
     """The sizes in bytes of those of these variables that `capture` copies into an arena."""
-    lends = _LENDS.get(backend.backend(), lambda value: True)
+    lends = _LENDS.get(keras.config.backend(), lambda value: True)
     return [value.nbytes for value in (variable.value for variable in variables) if lends(value)]
 
 
@@ -87,8 +87,8 @@ class _Lent:
 
 
 def _of_tensorflow(value: Any) -> Any:
-    if not isinstance(value, backend.Variable):
-        return value if backend.is_tensor(value) else _own(value)
+    if not isinstance(value, keras.Variable):
+        return value if keras.ops.is_tensor(value) else _own(value)
     variable = value.value
     if not variable.device.rpartition("device:")[2].startswith(("CPU", "GPU")) and variable.device:
         return _own(value)  # a pluggable device need not copy before it writes
@@ -100,8 +100,8 @@ def _of_tensorflow(value: Any) -> Any:
 
 
 def _of_jax(value: Any) -> Any:
-    array = value.value if isinstance(value, backend.Variable) else value
-    if not backend.is_tensor(array):
+    array = value.value if isinstance(value, keras.Variable) else value
+    if not keras.ops.is_tensor(array):
         return _own(value)
     if array.is_fully_replicated:
         array = array.addressable_data(0)
@@ -126,8 +126,8 @@ def _sharded(value: Any) -> InvalidInputError:
 
 
 def _of_torch(value: Any) -> Any:
-    tensor = value.value if isinstance(value, backend.Variable) else value
-    if not backend.is_tensor(tensor):
+    tensor = value.value if isinstance(value, keras.Variable) else value
+    if not keras.ops.is_tensor(tensor):
         return _own(value)
     import torch
 
@@ -172,7 +172,7 @@ def _own(value: Any) -> Any:
     """What is not in one device's memory, or is no tensor at all."""
     if isinstance(value, np.ndarray):
         return _Lent(as_bytes(np.ascontiguousarray(value)), value)
-    return as_bytes(np.array(backend.convert_to_numpy(value), order="C", copy=True))
+    return as_bytes(np.array(keras.ops.convert_to_numpy(value), order="C", copy=True))
 
 
 def _bytes(value: Any) -> Bytes:

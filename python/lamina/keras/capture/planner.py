@@ -7,8 +7,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from keras.src.saving import saving_lib
-
 from lamina.files.plan import FilePlan
 from lamina.keras.capture.archive_plan import Members
 from lamina.keras.capture.arena import Arenas, needed
@@ -18,6 +16,7 @@ from lamina.keras.capture.structure_guard import Guard, Visited, guard, saved_va
 from lamina.keras.capture.template import learn
 from lamina.keras.capture.training_state import TrainingTensors
 from lamina.keras.capture.walk import NotPlannable, walk
+from lamina.keras.private import saving_lib
 
 
 @dataclass

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
-from keras.src.saving import saving_lib
-
-from lamina.keras.capture.walk import walking
+from lamina.keras import private
+from lamina.keras.capture.walk import check_keras
 
 #: What Keras saved, and under which path.
 Visited = list[tuple[Any, str]]
@@ -48,33 +45,34 @@ def guard(model: Any, values: list[Any], visited: Visited) -> Guard | None:
 
 @contextmanager
 def visits() -> Iterator[Visited]:
-    """Note every object whose state Keras saves meanwhile in this thread."""
+    """Note every object whose state Keras saves meanwhile in this thread.
+
+    Raises:
+        NotPlannable: if this Keras saves in another way than we know.
+    """
+    check_keras()
     visited: Visited = []
-    with walking:
-        save_state = saving_lib._save_state
-        saving_lib._save_state = _noting(save_state, visited, threading.get_ident())
-        try:
-            yield visited
-        finally:
-            saving_lib._save_state = save_state
 
-
-def _noting(save_state: Callable[..., None], visited: Visited, thread: int) -> Callable[..., None]:
-    @wraps(save_state)
     def noting(
-        saveable: Any, weights_store: Any, assets_store: Any, inner_path: str, visited_saveables: set[int]
+        save_state: Callable[..., None],
+        saveable: Any,
+        weights_store: Any,
+        assets_store: Any,
+        inner_path: str,
+        visited_saveables: set[int],
     ) -> None:
-        if id(saveable) not in visited_saveables and threading.get_ident() == thread:
+        if id(saveable) not in visited_saveables:
             visited.append((saveable, inner_path))
         save_state(saveable, weights_store, assets_store, inner_path=inner_path, visited_saveables=visited_saveables)
 
-    return noting
+    with private.replaced_save_state(noting):
+        yield visited
 
 
 def _known(saveable: Any) -> bool:
     """Whether Keras's own code says what is saved of it."""
     save = getattr(type(saveable), "save_own_variables", None)
-    return save is None or save.__module__.startswith(("keras.src.", "lamina.keras."))
+    return save is None or save.__module__.startswith(("keras.", "lamina.keras."))
 
 
 def _objects(model: Any) -> list[Any]:
@@ -82,7 +80,7 @@ def _objects(model: Any) -> list[Any]:
     return [
         model,
         *([] if optimizer is None else [optimizer]),
-        *model._flatten_layers(),
+        *private.flatten_layers(model),
         *saved_variables(model),
     ]
 
@@ -95,4 +93,4 @@ def saved_variables(model: Any) -> list[Any]:
 
 def _names(model: Any) -> list[str]:
     optimizer = getattr(model, "optimizer", None)
-    return [layer.name for layer in model._flatten_layers()] + [getattr(optimizer, "name", "")]
+    return [layer.name for layer in private.flatten_layers(model)] + [getattr(optimizer, "name", "")]

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras.src.saving import saving_lib
 
 from lamina.errors import LaminaError, StorageError
 from lamina.files import h5
 from lamina.files.plan import FilePlan
 from lamina.keras.capture.sparse_image import SparseImage
 from lamina.keras.capture.walk import Entry, Notes, NotPlannable, Walk, enumerate_variables, save_state, walk
+from lamina.keras.private import H5IOStore, saving_lib
 
 __all__ = ["Entry", "NotPlannable", "Template", "Walk", "enumerate_variables", "learn", "walk"]
 
@@ -99,13 +99,13 @@ class _Sparse(Notes):
         self._own = True
         self._file: Any = None
         self._group: Any = None
-        saving_lib.H5IOStore.__init__(self, target, mode="w")
+        H5IOStore.__init__(self, target, mode="w")
         self._own = False
 
     def make(self, path: str, metadata: dict[str, Any] | None = None) -> _Sparse:
         super().make(path, metadata)
         with self._as_keras():
-            saving_lib.H5IOStore.make(self, path, metadata)
+            H5IOStore.make(self, path, metadata)
         return self
 
     def _create(self, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

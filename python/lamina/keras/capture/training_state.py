@@ -16,16 +16,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src import backend
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import global_seed_generator
 
 from lamina.files import h5
 from lamina.files.plain import Opened
+from lamina.keras import private
 from lamina.keras.capture.walk import describe
 
 #: The generator of everything random that has no seed of its own.
-_GLOBAL_SEEDS = "global_seed_generator"
 _GLOBAL = "global"
 #: torch's own generators, from which Keras draws dropout without a seed (keras/src/backend/torch/random.py).
 _TORCH_RANDOM = "random/torch/"
@@ -58,7 +55,7 @@ def take(model: Any, track: Sequence[Any], later: Sequence[Any] = ()) -> tuple[d
     for device, generator in _torch_generators():
         tensors.add(_TORCH_RANDOM + device, generator.get_state().numpy())
     fields: dict[str, Any] = {
-        "seeds": [[path, backend.convert_to_numpy(state).tolist()] for path, state in _seeds(model)]
+        "seeds": [[path, keras.ops.convert_to_numpy(state).tolist()] for path, state in _seeds(model)]
     }
     if (optimizer := getattr(model, "optimizer", None)) is not None:
         fields["optimizer"] = optimizer_class(optimizer)
@@ -95,14 +92,14 @@ class SavedState:
         """Put seeds and LoRA factors back; the weights must already be there."""
         saved = dict(self._fields.get("seeds", ()))
         if _GLOBAL in saved:
-            global_seed_generator()  # a new process has none until it is asked for one
+            private.global_seed(make=True)  # a new process has none until it is asked for one
         seeds = dict(_seeds(model))
         if saved and seeds.keys() - {_GLOBAL} != saved.keys() - {_GLOBAL}:
             warnings.warn("the snapshot's random seeds belong to another model; they start anew", stacklevel=2)
         else:
             for path in seeds.keys() & saved.keys():
                 state = seeds[path]
-                state.assign(np.array(saved[path], dtype=backend.standardize_dtype(state.dtype)))
+                state.assign(np.array(saved[path], dtype=keras.backend.standardize_dtype(state.dtype)))
         self._put_torch_generators()
         self._put("LoRA factors", "lora/", dict(_lora_variables(model)))
         self._put("states of recurrent layers", "states/", dict(_remembered(model)))
@@ -149,8 +146,8 @@ class SavedState:
 
 def _seeds(model: Any) -> Iterator[tuple[str, Any]]:
     """Path and state of each seed generator, each path once."""
-    found = [generator for layer in model._flatten_layers() for generator in _generators(layer)]
-    shared = global_state.get_global_attribute(_GLOBAL_SEEDS)
+    found = [generator for layer in private.flatten_layers(model) for generator in _generators(layer)]
+    shared = private.global_seed()
     for i, generator in enumerate(dict.fromkeys(found)):
         yield f"{i}", generator.state
     if shared is not None:
@@ -159,7 +156,7 @@ def _seeds(model: Any) -> Iterator[tuple[str, Any]]:
 
 def _torch_generators() -> Iterator[tuple[str, Any]]:
     """Device and generator of each of torch's default generators; none on other backends."""
-    if backend.backend() != "torch":
+    if keras.config.backend() != "torch":
         return
     import torch
 
@@ -173,7 +170,7 @@ def _generators(layer: Any) -> list[Any]:
 
 
 def _lora_variables(model: Any) -> Iterator[tuple[str, Any]]:
-    adapted = [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
+    adapted = [layer for layer in private.flatten_layers(model) if getattr(layer, "lora_enabled", False)]
     for i, layer in enumerate(adapted):
         for j, variable in enumerate([*layer._trainable_variables, *layer._non_trainable_variables]):
             yield f"lora/{i}/{j}", variable
@@ -181,10 +178,10 @@ def _lora_variables(model: Any) -> Iterator[tuple[str, Any]]:
 
 def _remembered(model: Any) -> Iterator[tuple[str, Any]]:
     """What stateful layers hand from one batch to the next; in no list of the model's variables."""
-    stateful = [layer for layer in model._flatten_layers() if getattr(layer, "stateful", False)]
+    stateful = [layer for layer in private.flatten_layers(model) if getattr(layer, "stateful", False)]
     for i, layer in enumerate(stateful):
         for j, variable in enumerate(keras.tree.flatten(getattr(layer, "states", None))):
-            if isinstance(variable, backend.Variable):
+            if isinstance(variable, keras.Variable):
                 yield f"states/{i}/{j}", variable
 
 

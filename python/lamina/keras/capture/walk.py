@@ -7,25 +7,16 @@ a store that notes what is set instead of writing it. What notes cannot describe
 from __future__ import annotations
 
 import functools
-import inspect
-import threading
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import keras
 import ml_dtypes
 import numpy as np
-from keras.src import backend
-from keras.src.optimizers import base_optimizer
-from keras.src.saving import saving_lib
 
 from lamina.files import h5
-
-#: Parts of Keras are replaced for the length of one walk.
-walking = threading.RLock()
-_skipsets: dict[str, Any] = {}
+from lamina.keras import private
 
 
 class NotPlannable(Exception):  # noqa: N818 (a verdict, not a failure)
@@ -64,33 +55,23 @@ def enumerate_variables(model: Any) -> list[tuple[str, Any, str, tuple[int, ...]
 
 def save_state(model: Any, store: Notes) -> None:
     """Let Keras save ``model`` into one of our stores."""
-    _check_keras()
+    check_keras()
     try:
-        with walking, _cached_skipsets(), _optimizers_uncopied():
-            saving_lib._save_state(
-                model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
-            )
+        with private.cached_skipsets(), private.optimizers_uncopied(Notes):
+            private.save_state(model, store)
     finally:
         # A save_own_variables that swallows exceptions must not swallow this one.
         if store.refused:
             raise NotPlannable(store.refused)
 
 
-def _check_keras() -> None:
-    """The walk is private: a Keras that changed it saves for itself."""
-    expected = {"saveable", "weights_store", "assets_store", "inner_path", "visited_saveables"}
-    parts = ("make", "__setitem__", "_create_h5_group")
-    walk_of_keras = getattr(saving_lib, "_save_state", None)
-    if (
-        walk_of_keras is None
-        or not hasattr(saving_lib, "get_attr_skipset")
-        or set(inspect.signature(walk_of_keras).parameters) != expected
-        or not all(hasattr(saving_lib.H5IOStore, part) for part in parts)
-    ):
-        raise NotPlannable(f"Keras {keras.__version__} saves in a way that lamina does not know")
+def check_keras() -> None:
+    """A Keras that saves in another way than we know saves for itself."""
+    if reason := private.why_not("save"):
+        raise NotPlannable(reason)
 
 
-class Notes(saving_lib.H5IOStore):  # type: ignore[misc]
+class Notes(private.H5IOStore):  # type: ignore[misc]
     """A store that notes what is set and refuses all else: nothing else leaves the file predictable."""
 
     def __init__(self) -> None:
@@ -168,13 +149,13 @@ class Notes(saving_lib.H5IOStore):  # type: ignore[misc]
 def describe(value: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """The array that Keras would write, without making it where that would copy a weight."""
     # What a Variable holds decides: JAX without 64 bits holds less than the Variable says.
-    held = value.value if isinstance(value, backend.Variable) else value
-    if backend.is_tensor(held):
-        dtype, shape = _numpy_dtype(backend.standardize_dtype(held.dtype)), tuple(held.shape)
+    held = value.value if isinstance(value, keras.Variable) else value
+    if keras.ops.is_tensor(held):
+        dtype, shape = _numpy_dtype(keras.backend.standardize_dtype(held.dtype)), tuple(held.shape)
         if dtype is not None and all(type(n) is int for n in shape):
             return dtype, shape
-    array = value if type(value) is np.ndarray else backend.convert_to_numpy(value)
-    backend.standardize_dtype(array.dtype)  # raises what Keras raises for a dtype that it cannot save
+    array = value if type(value) is np.ndarray else keras.ops.convert_to_numpy(value)
+    keras.backend.standardize_dtype(array.dtype)  # raises what Keras raises for a dtype that it cannot save
     return array.dtype, array.shape
 
 
@@ -184,40 +165,3 @@ def _numpy_dtype(name: str) -> np.dtype[Any] | None:
         return np.dtype(getattr(ml_dtypes, name, name))
     except TypeError:
         return None
-
-
-@contextmanager
-def _cached_skipsets() -> Iterator[None]:
-    """Keras looks for these sets under another key than it keeps them, and so builds a layer per layer."""
-    original = saving_lib.get_attr_skipset
-
-    def get_attr_skipset(kind: str) -> Any:
-        if kind not in _skipsets:
-            _skipsets[kind] = original(kind)
-        return _skipsets[kind]
-
-    saving_lib.get_attr_skipset = get_attr_skipset
-    try:
-        yield
-    finally:
-        saving_lib.get_attr_skipset = original
-
-
-@contextmanager
-def _optimizers_uncopied() -> Iterator[None]:
-    """Hand an optimizer's variables to our stores as they are; Keras copies each one first."""
-    kind = base_optimizer.BaseOptimizer
-    original = kind.save_own_variables
-
-    def save_own_variables(self: Any, store: Any) -> None:
-        if not isinstance(store, Notes):
-            original(self, store)
-            return
-        for i, variable in enumerate(self.variables):
-            store[str(i)] = variable
-
-    kind.save_own_variables = save_own_variables
-    try:
-        yield
-    finally:
-        kind.save_own_variables = original

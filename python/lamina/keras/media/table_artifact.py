@@ -1,9 +1,14 @@
 """W&B Tables inside artifacts, and tables whose cells refer to another artifact's."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
+
+
+def _private() -> Any:
+    from lamina.wandb import private  # only where wandb is
+
+    return private
 
 
 class DataTable:
@@ -38,7 +43,7 @@ def use_table(run: Any, artifact: Any, table: Any, name: str) -> DataTable:
         return DataTable(table, None)
     add_table(artifact, table, name)
     if run.offline:
-        _log_used_offline(run, artifact)
+        _private().log_as_input(run, artifact)
         return DataTable(table, artifact)
     run.use_artifact(artifact)
     artifact.wait()
@@ -54,22 +59,11 @@ def add_table(artifact: Any, table: Any, name: str, source: DataTable | None = N
         _refer(artifact, origin)
 
 
-def _log_used_offline(run: Any, artifact: Any) -> None:
-    """``run.use_artifact`` refuses offline, yet a sync can tell the server that the run used the artifact."""
-    try:
-        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-    except (AttributeError, TypeError):  # another wandb: the same artifact, as an output
-        run.log_artifact(artifact)
-
-
 def remember(source: DataTable) -> Any:
     """Have wandb find the artifact of ``source``: it looks behind references among the last 100 only."""
     artifact = source._artifact
     if artifact is not None:
-        with contextlib.suppress(ImportError, AttributeError):
-            from wandb.sdk.artifacts.artifact_instance_cache import artifact_instance_cache_by_client_id
-
-            artifact_instance_cache_by_client_id[artifact._client_id] = artifact
+        _private().remember(artifact)
     return artifact
 
 
@@ -79,9 +73,8 @@ def _refer(artifact: Any, origin: Any) -> None:
         original = origin.manifest.entries.get(path)
         if original is None or original.digest != entry.digest or entry.ref is not None:
             continue
-        artifact.manifest.remove_entry(entry)
-        artifact.add_reference(f"wandb-client-artifact://{origin._client_id}/{path}", name=path)
-        _drop_staged(entry.local_path)
+        if _private().refer(artifact, path, entry, origin):
+            _private().drop_staged(entry.local_path)
 
 
 @contextlib.contextmanager
@@ -94,7 +87,7 @@ def _one_copy_per_name(artifact: Any) -> Iterator[None]:
         entry = add_file(*args, **kwargs)
         stale = before.get(entry.path)
         if stale and stale != entry.local_path:
-            _drop_staged(stale)
+            _private().drop_staged(stale)
         return entry
 
     artifact.add_file = add_once
@@ -102,11 +95,3 @@ def _one_copy_per_name(artifact: Any) -> Iterator[None]:
         yield
     finally:
         del artifact.add_file
-
-
-def _drop_staged(path: str | None) -> None:
-    from wandb.sdk.artifacts.staging import get_staging_dir
-
-    if path and os.path.dirname(path) == os.path.abspath(get_staging_dir()):
-        with contextlib.suppress(OSError):
-            os.unlink(path)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
 from lamina.files.plain import Opened
+from lamina.keras import private
 from lamina.keras.capture.walk import NotPlannable, walk
+from lamina.keras.private import saving_lib
 from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
 from lamina.keras.restoring.restore import OPTIMIZER, by_folder, hand_over, put_training_state, stored_tensors
 from lamina.keras.restoring.skip_init import Blanks, blank_variables
@@ -71,6 +72,8 @@ def _load(opened: Opened, name: str, custom_objects: Any = None, compile: bool =
     Raises:
         NotPlannable: if Keras must load it.
     """
+    if reason := private.why_not("load"):
+        raise NotPlannable(reason)
     stored = stored_tensors(opened)
     if not stored:
         raise NotPlannable("its tensors are not known")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.saving import saving_lib
 
 from lamina.errors import InvalidInputError
 from lamina.files.plain import Opened
+from lamina.keras import private
 from lamina.keras.capture.structure_guard import Visited, visits
 from lamina.keras.capture.training_state import SavedState, optimizer_class
 from lamina.keras.capture.walk import NotPlannable, walk
@@ -34,7 +34,7 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
     if not getattr(model, "built", False):
         raise InvalidInputError("the model has no variables yet; build it, or call it on data, before restoring")
     stored = stored_tensors(opened)
-    if not stored:
+    if not stored or private.why_not("load"):
         return _through_keras(opened, model, optimizer, skip_mismatch)
     with_optimizer = _prepare_optimizer(model, stored, optimizer)
     try:
@@ -192,7 +192,7 @@ def _explain(odd: dict[str, str]) -> str:
     )
 
 
-class _Arrays(saving_lib.H5IOStore):  # type: ignore[misc]
+class _Arrays(private.H5IOStore):  # type: ignore[misc]
     """A store of arrays in memory, as Keras's walk reads one."""
 
     def __init__(self, folders: dict[str, dict[str, Any]]) -> None:
@@ -234,7 +234,7 @@ def hand_over(
     visited |= {id(saveable) for saveable in skipped}
     failed: set[int] = set()
     errors: dict[int, tuple[Any, Exception]] = {}
-    saving_lib._load_state(
+    private.saving_lib._load_state(
         model,
         weights_store=_Arrays(folders),
         assets_store=assets,

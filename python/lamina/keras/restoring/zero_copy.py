@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import numpy as np
-from keras.src import backend
 
 from lamina.repository import memory
 
@@ -24,7 +24,7 @@ def adoptable(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, A
     if size < memory.SMALL or dtype.name not in _SHARED or not dtype.isnative:
         return np.empty(shape, dtype)
     array = memory.empty(shape, dtype)
-    if backend.backend() != "tensorflow":
+    if keras.config.backend() != "tensorflow":
         return array
     given = array.view(_Given)
     given.whole = True

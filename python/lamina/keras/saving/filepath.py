@@ -9,11 +9,11 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from keras.src import backend
-from keras.src.utils import file_utils
+import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
+from lamina.keras.remote import is_remote
 from lamina.repository.repository import Repository
 
 # A number after the last dot belongs to the name (``resnet-1.5``), and a template that ends in a placeholder has none.
@@ -50,7 +50,7 @@ class Target:
     @property
     def early(self) -> bool:
         """Whether the directory that a SavedModel would replace is known before training."""
-        return self.saved_model and "{" not in self.filepath and not file_utils.is_remote_path(self.filepath)
+        return self.saved_model and "{" not in self.filepath and not is_remote(self.filepath)
 
     @property
     def suffix(self) -> str:
@@ -65,10 +65,10 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
     Raises:
         InvalidInputError: if this backend, or this machine, cannot write there.
     """
-    given = file_utils.path_to_string(filepath)
+    given = os.fspath(filepath) if isinstance(filepath, os.PathLike) else filepath
     if not isinstance(given, str):
         raise InvalidInputError(f"filepath must be a path. Received: {filepath!r}")
-    if file_utils.is_remote_path(given):
+    if is_remote(given):
         _need_tensorflow(f"Keras writes to {given!r} through TensorFlow, which is not installed")
     path, saved_model = given, False
     if not _EXTENSION.search(given):
@@ -89,7 +89,7 @@ def check_repository(repository: Any, target: Target, *, resume: bool) -> None:
     """A repository is a directory on this machine, and only files that Keras can train on continue a training."""
     if not isinstance(repository, str | os.PathLike | Repository | None) or repository == "":
         raise arguments.refuse("repository", "a directory", repository)
-    if not isinstance(repository, Repository | None) and file_utils.is_remote_path(str(repository)):
+    if not isinstance(repository, Repository | None) and is_remote(str(repository)):
         raise InvalidInputError(f"the repository must be a directory on this machine. Received: {repository!r}")
     if target.saved_model and resume:
         raise InvalidInputError(
@@ -116,10 +116,10 @@ def check_model(model: Any, caller: str) -> None:
 
 def _check_backend(given: str) -> None:
     way = "end it in `.keras` or `.weights.h5`, or train on TensorFlow"
-    if backend.backend() not in ("tensorflow", "jax"):
+    if keras.config.backend() not in ("tensorflow", "jax"):
         raise InvalidInputError(
-            f"a filepath without an extension stands for a SavedModel, which the {backend.backend()} backend does not "
-            f"write; {way}. Received: {given!r}"
+            "a filepath without an extension stands for a SavedModel, which the "
+            f"{keras.config.backend()} backend does not write; {way}. Received: {given!r}"
         )
     _need_tensorflow(
         f"a filepath without an extension stands for a SavedModel, and TensorFlow, which writes it, is not installed; "

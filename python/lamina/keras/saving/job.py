@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from keras.src.utils import file_utils
-
 from lamina.errors import StorageError
+from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -83,7 +82,7 @@ class SaveJob:
     target: str = field(init=False)  # the path, wherever the process goes meanwhile
 
     def __post_init__(self) -> None:
-        self.target = self.path if file_utils.is_remote_path(self.path) else os.path.abspath(self.path)
+        self.target = self.path if is_remote(self.path) else os.path.abspath(self.path)
         self.nbytes = self.content.nbytes
         self.best = self.facts.best
 
@@ -94,7 +93,7 @@ class SaveJob:
             if there:
                 self.content.write(self.target)
             # As a Path, gs:// would become gs:/.
-            path = self.path if file_utils.is_remote_path(self.path) else Path(self.path)
+            path = self.path if is_remote(self.path) else Path(self.path)
             self.committed(self._commit(path if there else None, snapshot))
         finally:
             self.content.release()

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras.src.utils import file_utils
 
 from lamina import _core
 from lamina.files import h5
 from lamina.files.plain import kind_of
+from lamina.keras import remote
 from lamina.keras.capture.capture import Captured
 from lamina.keras.capture.training_state import TrainingTensors
 from lamina.repository.repository import Repository
@@ -69,8 +69,8 @@ class KeptFile:
 
     def write(self, path: str) -> None:
         """Put the file in its place, whole, and what a `save` of the model's own has written beside it."""
-        if file_utils.is_remote_path(path):
-            file_utils.copy(str(self.file), path)
+        if remote.is_remote(path):
+            remote.copy(self.file, path)
             return
         place = Path(path).parent
         for file in self._files():

@@ -7,15 +7,16 @@ import ctypes
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.utils import file_utils
 
 from lamina import _core
 from lamina.errors import InvalidInputError
+from lamina.keras import private, remote
 from lamina.keras.saving.keras_file import flush
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -32,7 +33,8 @@ _PARTS = {
     "assets.extra",
     "debug",
 }
-_MARK = "saved_model.pb"  # loaders look for it, so it is written last
+#: Loaders look for it: while it is missing, nobody takes what is there for a SavedModel.
+_MARK = "saved_model.pb"
 # linux/fs.h and fcntl.h
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
@@ -57,8 +59,8 @@ class SavedModelFolder:
     def write(self, path: str) -> None:
         """Put the SavedModel in its place, whole."""
         check_replaceable(path)
-        if file_utils.is_remote_path(path):
-            _upload(self.place, path)
+        if remote.is_remote(path):
+            remote.copy_folder(self.place, path, last=_MARK)
             return
         for file in (*_files(self.place), *_folders(self.place)):
             flush(file)
@@ -80,11 +82,11 @@ class SavedModelFolder:
 
 def check_replaceable(path: str) -> None:
     """Refuse to replace anything but a SavedModel or an empty directory."""
-    if not file_utils.exists(path) and not os.path.islink(path):
+    if not remote.exists(path) and not os.path.islink(path):
         return
-    if os.path.islink(path) or not file_utils.isdir(path):
+    if os.path.islink(path) or not remote.is_folder(path):
         raise InvalidInputError(f"a SavedModel is a directory, and {path} is none")
-    if strange := {name.rstrip("/") for name in file_utils.listdir(path)} - _PARTS:
+    if strange := remote.names_in(path) - _PARTS:
         raise InvalidInputError(
             f"a SavedModel would replace the directory {path}, which holds something else: {min(strange)!r}"
         )
@@ -92,13 +94,14 @@ def check_replaceable(path: str) -> None:
 
 def _export(model: Any, place: Path, options: Any) -> None:
     """As `Model.export`, which takes no options."""
+    if options is not None and (reason := private.why_not("export_options")):
+        warnings.warn(f"the SavedModel is exported without `options`: {reason}", stacklevel=2)
+        options = None
     if options is None:
         model.export(str(place), format="tf_saved_model", verbose=False)
         return
-    from keras.src.export.export_utils import get_input_signature
-
     archive = keras.export.ExportArchive()
-    archive.track_and_add_endpoint("serve", model, get_input_signature(model))
+    archive.track_and_add_endpoint("serve", model, private.input_signature(model))
     archive.write_out(str(place), options=options, verbose=False)
 
 
@@ -108,16 +111,6 @@ def _files(place: Path) -> list[Path]:
 
 def _folders(place: Path) -> list[Path]:
     return [*(path for path in place.rglob("*") if path.is_dir()), place]
-
-
-def _upload(place: Path, remote: str) -> None:
-    """Copy the files; while the mark is missing, nobody takes what is there for a SavedModel."""
-    if file_utils.exists(remote):
-        file_utils.rmtree(remote)
-    for file in sorted(_files(place), key=lambda file: file.name == _MARK):
-        target = file_utils.join(remote, *file.relative_to(place).parts)
-        file_utils.makedirs(os.path.dirname(target))
-        file_utils.copy(str(file), target)
 
 
 def _exchange(first: Path, second: Path) -> None:

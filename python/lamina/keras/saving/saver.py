@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.utils import file_utils, io_utils
 
 from lamina.errors import BusyError, UnsupportedFormatError
 from lamina.keras.capture import training_state
 from lamina.keras.capture.planner import Planner
 from lamina.keras.capture.training_state import SavedState, TrainingTensors
 from lamina.keras.capture.walk import NotPlannable
+from lamina.keras.messages import tell
+from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import Target
 from lamina.keras.saving.job import Content, Facts, Place, SaveJob
@@ -196,7 +197,7 @@ class Saves(Monitoring):
             )
 
     def _temporary_place(self, path: str) -> Path:
-        if self.keep_file and not file_utils.is_remote_path(path):
+        if self.keep_file and not is_remote(path):
             return Path(path).absolute().parent
         return self._repository().path if self.repository is not None else Path.cwd()
 
@@ -232,9 +233,7 @@ class Saves(Monitoring):
         count, self._replaced = self._pipeline.replaced - self._replaced, self._pipeline.replaced
         if count:
             facts.metadata["replaced"] = count
-            io_utils.print_msg(
-                f"\n{type(self).__name__}: the disk is slower than the saves; {count} gave way to this one"
-            )
+            tell(f"\n{type(self).__name__}: the disk is slower than the saves; {count} gave way to this one")
         return count
 
     def _place(self, keep_file: bool) -> Place:
@@ -258,7 +257,7 @@ class Saves(Monitoring):
             self._best_snapshot = commit.snapshot
         self._tally.add(commit)
         if message:
-            io_utils.print_msg(message)
+            tell(message)
         self._committed(commit)
         self._apply_keep(commit)
         if self.on_commit is not None:
@@ -267,7 +266,7 @@ class Saves(Monitoring):
     def _sum_up(self) -> None:
         """Training has ended, and every save is committed."""
         if self.verbose > 0 and self._tally.saves:
-            io_utils.print_msg(f"\n{self._summary()}")
+            tell(f"\n{self._summary()}")
 
     def _raise_failure(self) -> None:
         failure = self._pipeline.take_failure()
@@ -311,7 +310,7 @@ def _unplannable(model: Any, path: str, weights_only: bool) -> str | None:
     saves = getattr(model, method, None)
     if getattr(saves, "__func__", saves) is not getattr(keras.Model, method):
         return f"the model has a `{method}` of its own"
-    if file_utils.is_remote_path(path):
+    if is_remote(path):
         return "the file is not on this machine"
     if not path.endswith(".weights.h5" if weights_only else ".keras"):
         return "the legacy .h5 format depends on more than the model"

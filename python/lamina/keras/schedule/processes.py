@@ -6,16 +6,16 @@ import json
 import os
 import sys
 
-from keras.src import backend
+import keras
 
 
 def saves_here() -> bool:
     """Whether this process is the first one, or the only one."""
-    if backend.backend() == "jax":
+    if keras.config.backend() == "jax":
         import jax
 
         return bool(jax.process_index() == 0)
-    if backend.backend() == "torch" and "torch.distributed" in sys.modules:
+    if keras.config.backend() == "torch" and "torch.distributed" in sys.modules:
         import torch.distributed
 
         distributed = torch.distributed
@@ -32,9 +32,9 @@ def is_first() -> bool:
 
 
 def _launched_first() -> bool:
-    if backend.backend() == "torch":
+    if keras.config.backend() == "torch":
         return os.environ.get("RANK", "0") == "0"
-    if backend.backend() == "tensorflow":
+    if keras.config.backend() == "tensorflow":
         return _is_chief(os.environ.get("TF_CONFIG", "{}"))
     return True
 

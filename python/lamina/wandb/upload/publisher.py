@@ -14,6 +14,7 @@ from typing import Any
 from lamina import _core
 from lamina.errors import ArtifactError
 from lamina.repository import upload_times
+from lamina.wandb import private
 from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
 from lamina.wandb.server import Server, check_release
 from lamina.wandb.upload.find import find
@@ -83,7 +84,8 @@ class Publisher:
         self.accepted = 0
         self._rows: list[dict[str, float]] = []
         self._sources: list[weakref.WeakMethod[Callable[[float], object]]] = []
-        _at_teardown(run, self)
+        # Hand over what waits, and note what has arrived: ``fit`` may have ended by an exception.
+        private.at_end_of_run(run, self.end, lambda: self.settle(QUESTIONS) and None)
 
     # Called by others.
 
@@ -288,17 +290,6 @@ class Publisher:
         """Entries of packs that the server has need no file; one request has confirmed that it has them."""
         base = self.server.committed(name, self._newest.get(name, "latest"))
         return entries if base is None else carried(entries, known_entries(base))
-
-
-def _at_teardown(run: Any, publisher: Publisher) -> None:
-    """While a run ends, hand over what waits, and note what has arrived; ``fit`` may have ended by an exception."""
-    with contextlib.suppress(ImportError, AttributeError):
-        from wandb.sdk.wandb_run import TeardownHook, TeardownStage
-
-        run._teardown_hooks += [
-            TeardownHook(publisher.end, TeardownStage.EARLY),
-            TeardownHook(lambda: publisher.settle(QUESTIONS) and None, TeardownStage.LATE),
-        ]
 
 
 _making = threading.Lock()

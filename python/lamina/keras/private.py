@@ -1,0 +1,217 @@
+"""What lamina uses of Keras without a public name, and the parts of Keras that it replaces for a while.
+
+No other file imports ``keras.src`` or replaces anything of Keras. Each name is looked up once, at import. A Keras that
+lacks one trains and saves all the same: the function that needs the name is told by `why_not`, and Keras does that part
+in its own way.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+_SAVING_LIB = "keras.src.saving.saving_lib"
+_STORES = ("H5IOStore", "DiskIOStore")
+_MEMBERS = ("_METADATA_FILENAME", "_CONFIG_FILENAME", "_VARS_FNAME_H5", "_ASSETS_DIRNAME")
+
+#: What each ability takes: module and names. `tests/keras/test_private.py` takes each name away in turn.
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    # The exact bytes of Keras's files without letting Keras write them. Otherwise: Keras's own save.
+    "save": {
+        _SAVING_LIB: ("_save_state", "get_attr_skipset", "_serialize_model_as_json", *_STORES, *_MEMBERS),
+        "keras": ("Layer._flatten_layers",),  # whether a model has changed since
+    },
+    # Weights straight into the model. Otherwise: Keras reads a file.
+    "load": {_SAVING_LIB: ("_load_state", "_model_from_config", *_STORES, *_MEMBERS)},
+    # Variables without random numbers first. Otherwise: with them.
+    "skip_init": {"keras": ("Variable._direct_assign", "Variable._initialize_with_initializer")},
+    # The generator behind layers without a seed. Otherwise: it starts anew after a resume.
+    "global_seed": {
+        "keras.src.backend.common.global_state": ("get_global_attribute",),
+        "keras.src.random.seed_generator": ("global_seed_generator",),
+    },
+    # A SavedModel with options. Otherwise: one without.
+    "export_options": {"keras.src.export.export_utils": ("get_input_signature",)},
+}
+
+_SAVE_STATE = {"saveable", "weights_store", "assets_store", "inner_path", "visited_saveables"}
+_LOAD_STATE = _SAVE_STATE | {"skip_mismatch", "failed_saveables", "error_msgs"}
+#: Of a store, what ours override or call.
+_STORE = ("make", "__setitem__", "_create_h5_group")
+
+
+def _find(module: str, name: str) -> Any:
+    """A name of a module, with dots for attributes of attributes; None where Keras has none."""
+    try:
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError):
+        return None
+
+
+def _missing(ability: str) -> list[str]:
+    lacks = [name for module, names in NEEDS[ability].items() for name in names if _find(module, name) is None]
+    if ability == "save" and not lacks:
+        lacks += _changed("_save_state", _SAVE_STATE)
+        lacks += [f"H5IOStore.{part}" for part in _STORE if not hasattr(_store, part)]
+    if ability == "load" and not lacks:
+        lacks += _changed("_load_state", _LOAD_STATE)
+    return lacks
+
+
+def _changed(name: str, parameters: set[str]) -> list[str]:
+    """The walks are called with these arguments, so others are another walk."""
+    return [] if set(inspect.signature(_find(_SAVING_LIB, name)).parameters) == parameters else [f"{name}(…)"]
+
+
+try:
+    saving_lib: Any = importlib.import_module(_SAVING_LIB)
+except ImportError:
+    saving_lib = None
+_store: Any = getattr(saving_lib, "H5IOStore", None)
+#: What our stores inherit from; without Keras's store none of them is ever made.
+H5IOStore: Any = _store or object
+_lacking = {ability: _missing(ability) for ability in NEEDS}
+
+
+def why_not(ability: str) -> str:
+    """Why lamina cannot do something in its own way with this Keras; empty where it can."""
+    if not (lacks := _lacking[ability]):
+        return ""
+    return f"lamina does not know how Keras {keras.__version__} does this: it has no {', '.join(lacks)}"
+
+
+def save_state(model: Any, store: Any) -> None:
+    """Keras's own walk over everything that it saves of a model."""
+    saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set())
+
+
+def flatten_layers(model: Any) -> list[Any]:
+    """A model and all layers in it, also those inside layers; a Keras without that walk knows those of models only."""
+    if (flatten := getattr(model, "_flatten_layers", None)) is not None:
+        return list(flatten())
+    return [model, *(part for layer in getattr(model, "layers", ()) for part in flatten_layers(layer))]
+
+
+def global_seed(*, make: bool = False) -> Any:
+    """The seed generator of everything random without a seed of its own; None where nobody has asked for it yet."""
+    if why_not("global_seed"):
+        _tell_once(f"layers without a seed draw other random numbers after a resume: {why_not('global_seed')}")
+        return None
+    if make:
+        _find("keras.src.random.seed_generator", "global_seed_generator")()
+    return _find("keras.src.backend.common.global_state", "get_global_attribute")("global_seed_generator")
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
+def input_signature(model: Any) -> Any:
+    """What `Model.export` takes for the inputs of a SavedModel; None where this Keras does not say."""
+    find = _find("keras.src.export.export_utils", "get_input_signature")
+    return None if find is None else find(model)
+
+
+# Parts of Keras that are replaced.
+
+
+class _Replacement:
+    """A part of Keras that calls what a thread has put in its place, and in all other threads what it was."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self._owner, self._name = owner, name
+        self._own = vars(owner).get(name)  # None: inherited
+        self.original: Callable[..., Any] = getattr(owner, name)
+        self.here = threading.local()
+        self.users = 0
+
+        @functools.wraps(self.original)
+        def called(*arguments: Any, **named: Any) -> Any:
+            return getattr(self.here, "call", self.original)(*arguments, **named)
+
+        setattr(owner, name, called)
+
+    def undo(self) -> None:
+        if self._own is None:
+            delattr(self._owner, self._name)
+        else:
+            setattr(self._owner, self._name, self._own)
+
+
+#: Held only while a part is put in place or back: what runs in between may take as long as it likes.
+_lock = threading.Lock()
+_replacements: dict[tuple[int, str], _Replacement] = {}
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """In this thread call ``method`` with what it replaces and the arguments."""
+    key = id(owner), name
+    with _lock:
+        replacement = _replacements.get(key) or _Replacement(owner, name)
+        _replacements[key] = replacement
+        replacement.users += 1
+    before = getattr(replacement.here, "call", replacement.original)
+    replacement.here.call = functools.partial(method, before)
+    try:
+        yield
+    finally:
+        replacement.here.call = before
+        with _lock:
+            replacement.users -= 1
+            if not replacement.users:
+                del _replacements[key]
+                replacement.undo()
+
+
+def replaced_variable_method(name: str, method: Callable[..., Any]) -> Any:
+    """Replace a method of all variables that this thread makes or fills."""
+    return _replaced(keras.Variable, name, method)
+
+
+def replaced_save_state(method: Callable[..., None]) -> Any:
+    """Replace the function that saves the state of each part of a model, for the walks of this thread."""
+    return _replaced(saving_lib, "_save_state", method)
+
+
+_skipsets: dict[str, Any] = {}
+
+
+def cached_skipsets() -> Any:
+    """Keras looks for these sets under another key than it keeps them, and so builds a layer per layer."""
+
+    def get_attr_skipset(original: Callable[[str], Any], kind: str) -> Any:
+        if kind not in _skipsets:
+            _skipsets[kind] = original(kind)
+        return _skipsets[kind]
+
+    return _replaced(saving_lib, "get_attr_skipset", get_attr_skipset)
+
+
+@contextmanager
+def optimizers_uncopied(store_kind: type[Any]) -> Iterator[None]:
+    """Hand an optimizer's variables to stores of this kind as they are; Keras copies each one first."""
+    bases: Any = keras.optimizers.Optimizer.__mro__
+    kind = next((base for base in bases if "save_own_variables" in vars(base)), None)
+    if kind is None or issubclass(keras.Layer, kind):  # not the optimizers' own: they are copied
+        yield
+        return
+
+    def save_own_variables(original: Callable[..., None], optimizer: Any, store: Any) -> None:
+        if isinstance(store, store_kind):
+            for i, variable in enumerate(optimizer.variables):
+                store[str(i)] = variable
+        else:
+            original(optimizer, store)
+
+    with _replaced(kind, "save_own_variables", save_own_variables):
+        yield

@@ -1,0 +1,105 @@
+"""What lamina uses of wandb without a public name; no other file does.
+
+Each name is looked up once, at import. Where a wandb lacks one, or takes other arguments, each function here does the
+same through public calls, or tells its caller that it cannot.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+#: Module and name. `tests/wandb/test_wandb_private.py` takes each away in turn.
+NAMES = (
+    ("wandb.sdk.artifacts.artifact_manifest_entry", "ArtifactManifestEntry"),
+    ("wandb.sdk.artifacts.artifact_instance_cache", "artifact_instance_cache_by_client_id"),
+    ("wandb.sdk.artifacts.staging", "get_staging_dir"),
+    ("wandb.sdk.lib.telemetry", "context"),
+    ("wandb.sdk.wandb_run", "TeardownHook"),
+    ("wandb.sdk.wandb_run", "TeardownStage"),
+)
+
+
+def _find(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return None
+
+
+_Entry, _artifacts_by_client, _staging_folder, _telemetry, _Hook, _Stage = (_find(*name) for name in NAMES)
+
+
+def add_entry(artifact: Any, **fields: Any) -> bool:
+    """Declare a file of an artifact by its digest, unread; False where this wandb knows only whole files."""
+    try:
+        artifact.manifest.add_entry(_Entry(**fields), overwrite=True)
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def at_end_of_run(run: Any, before: Callable[[], object], after: Callable[[], object]) -> None:
+    """Call ``before`` while the run can still take something, and ``after`` when it has sent everything."""
+    try:
+        run._teardown_hooks += [_Hook(before, _Stage.EARLY), _Hook(after, _Stage.LATE)]
+    except (AttributeError, TypeError):
+        _wrap_finish(run, before, after)
+
+
+def _wrap_finish(run: Any, before: Callable[[], object], after: Callable[[], object]) -> None:
+    """The same through ``run.finish``; a run that nobody finishes ends with its process."""
+    finish = run.finish
+
+    @functools.wraps(finish)
+    def finish_between(*arguments: Any, **named: Any) -> Any:
+        atexit.unregister(before)
+        before()
+        try:
+            return finish(*arguments, **named)
+        finally:
+            after()
+
+    atexit.register(before)
+    run.finish = finish_between
+
+
+def mark_feature(run: Any, feature: str) -> None:
+    """Tell W&B's telemetry which callback is in use; a wandb without that feature goes untold."""
+    with contextlib.suppress(AttributeError, TypeError), _telemetry(run=run) as record:
+        setattr(record.feature, feature, True)
+
+
+def log_as_input(run: Any, artifact: Any) -> None:
+    """``run.use_artifact`` refuses offline, yet a sync can tell the server that the run used the artifact."""
+    try:
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    except (AttributeError, TypeError):  # as an output
+        run.log_artifact(artifact)
+
+
+def remember(artifact: Any) -> None:
+    """Have wandb find an artifact behind references: it looks among the last 100 only."""
+    with contextlib.suppress(AttributeError, TypeError):
+        _artifacts_by_client[artifact._client_id] = artifact
+
+
+def refer(artifact: Any, path: str, entry: Any, origin: Any) -> bool:
+    """Replace a file that ``origin`` holds too by a reference to it; False where this wandb knows no such reference."""
+    if (client := getattr(origin, "_client_id", None)) is None or not hasattr(artifact.manifest, "remove_entry"):
+        return False
+    artifact.manifest.remove_entry(entry)
+    artifact.add_reference(f"wandb-client-artifact://{client}/{path}", name=path)
+    return True
+
+
+def drop_staged(path: str | None) -> None:
+    """Remove wandb's own copy of a file that goes nowhere; where it keeps them is its own business otherwise."""
+    if path and _staging_folder is not None and os.path.dirname(path) == os.path.abspath(_staging_folder()):
+        with contextlib.suppress(OSError):
+            os.unlink(path)

@@ -1,0 +1,63 @@
+"""A new release of Keras never ends a training: each private name that lamina uses is missing once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from lamina.keras import private
+from places import HELPERS
+
+#: What a user is told of each ability that is missing, and how often: once by each of two callbacks, or once in all.
+#: The others are slower, no more.
+TOLD = {"save": ("ModelCheckpoint", 2), "global_seed": ("layers without a seed", 1), "export_options": ("`options`", 1)}
+SAVING_LIB = private.saving_lib.__name__
+
+_lacking: dict[str, list[str]] = {SAVING_LIB: ["save", "load"]}
+for _ability, _modules in private.NEEDS.items():
+    for _module, _names in _modules.items():
+        for _name in _names:
+            _lacking.setdefault(f"{_module}:{_name}", []).append(_ability)
+
+
+def test_this_keras_has_them_all() -> None:
+    assert {ability: private.why_not(ability) for ability in private.NEEDS} == dict.fromkeys(private.NEEDS, "")
+
+
+@pytest.mark.parametrize(("private_name", "home"), [("keras.src", "keras"), ("wandb.sdk", "wandb")])
+def test_one_file_uses_private_names(private_name: str, home: str) -> None:
+    package = Path(private.__file__).parents[1]
+    told = re.compile(rf"(from|import) {re.escape(private_name)}|\"{re.escape(private_name)}\\.\w")
+    users = {file.relative_to(package) for file in package.rglob("*.py") if told.search(file.read_text())}
+    assert users == {Path(home, "private.py")}
+
+
+def backend_for(abilities: list[str]) -> str:
+    """Only TensorFlow exports with options; for all else what is imported soonest."""
+    if "export_options" in abilities or importlib.util.find_spec("jax") is None:
+        return str(keras.config.backend())
+    return "jax"
+
+
+@pytest.mark.parametrize("missing", _lacking)
+def test_training_goes_on_without(missing: str, tmp_path: Path) -> None:
+    abilities = _lacking[missing]
+    driver = [sys.executable, str(HELPERS / "other_keras.py"), str(tmp_path), missing]
+    backend = backend_for(abilities)
+    environment = dict(os.environ) | {"KERAS_BACKEND": backend}
+    done = subprocess.run(driver, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    told = [line for line in done.stdout.splitlines() if line.startswith("TOLD: ")]
+    expected = dict(TOLD[ability] for ability in abilities if ability in TOLD)
+    if backend != "tensorflow":
+        expected.pop("`options`", None)
+    assert {word: sum(word in line for line in told) for word in expected} == expected
+    assert len(told) == sum(expected.values())
+    assert all(missing.rpartition(":")[2] in line for line in told if ":" in missing)
