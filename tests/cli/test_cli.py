@@ -33,6 +33,8 @@ from places import ROOT
 from travel_writer import make_envelope
 from wandb_server import Server
 
+pytestmark = pytest.mark.quick
+
 COMMAND = [sys.executable, "-W", "error", "-m", "lamina"]
 VERBS = (
     *("ls", "show", "diff", "save", "export", "restore", "push", "pull", "promote"),

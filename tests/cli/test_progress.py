@@ -19,6 +19,8 @@ from lamina.cli import output
 from lamina.repository.repository import Repository
 from lamina.units import duration
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Repository, int]:

@@ -25,6 +25,8 @@ from lamina.files.plain import open_plain
 from lamina.files.plan import FilePlan
 from peak_memory import PEAK
 
+pytestmark = pytest.mark.keras
+
 ARRAYS = {
     "<f2": np.arange(6, dtype="<f2"),
     "<f4": np.arange(6, dtype="<f4").reshape(2, 3),

@@ -1,7 +1,8 @@
 """``python tests/helpers/matrix.py PACKAGE OLDEST TESTS…``: the same tests with each release of one package.
 
 Everything else stays as it is in the environment that runs this: each release gets a small environment of its own that
-falls back on this one. It goes on after a release that fails; the exit code tells.
+falls back on this one. It goes on after a release that fails; the exit code tells. With ``--nightly PACKAGE`` the last
+of them is the newest build of that package, which holds the same module.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_KNOWS = "import importlib.metadata, sys, {0}; print({0}.__version__, importlib.metadata.version('{0}'))"
+_KNOWS = "import {0}; print({0}.__version__, {0}.__file__)"
 
 
 def numbers(release: str) -> tuple[int, ...]:
@@ -45,21 +46,22 @@ def chosen(releases: Iterable[str], oldest: str, *, minors: bool) -> list[str]:
     return sorted({*supported[:1], *newest.values()}, key=numbers)
 
 
-def environment(folder: Path, package: str, release: str) -> Path:
-    """The Python of an environment that holds this one release, and else what ours holds."""
+def environment(folder: Path, module: str, requirement: str) -> Path:
+    """The Python of an environment that holds what is required, and else what ours holds."""
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
-    target = f"{package}=={release}"
     install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, *install, target], check=True)
+    subprocess.run([sys.executable, *install, requirement], check=True)
     (own,) = folder.glob("lib/python*/site-packages")
     # Added behind the environment's own packages; and what is installed there as editable works here, too.
     lines = (f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
     (own / "everything-else.pth").write_text("".join(lines))
-    said = subprocess.run([python, "-c", _KNOWS.format(package)], check=True, capture_output=True, text=True).stdout
-    if said.split() != [release, release]:
-        raise SystemExit(f"{package} {release} was installed, and {said.strip()} is found")
+    said = subprocess.run([python, "-c", _KNOWS.format(module)], check=True, capture_output=True, text=True).stdout
+    version, file = said.split()
+    if version != (requirement.partition("==")[2] or version) or folder.resolve() not in Path(file).resolve().parents:
+        raise SystemExit(f"{requirement} was installed, and {said.strip()} is found")
+    print(f"== {module} {version}", flush=True)
     return python
 
 
@@ -68,22 +70,24 @@ def main() -> int:
     parser.add_argument("package")
     parser.add_argument("oldest", help="the oldest supported release")
     parser.add_argument("--minors", action="store_true", help="only the newest of each minor release, and the oldest")
+    parser.add_argument("--nightly", metavar="PACKAGE", help="also the newest build of this package")
     parser.add_argument("--only", action="append", default=[], help="this release; may be given several times")
     parser.add_argument("--folder", type=Path, default=ROOT / ".venv-matrix")
     parser.add_argument("--json", type=Path, help="write what came of it to this file")
     arguments, tests = parser.parse_known_args()
     releases = arguments.only or chosen(released(arguments.package), arguments.oldest, minors=arguments.minors)
+    requirements = [f"{arguments.package}=={release}" for release in releases]
     results = {}
-    for release in releases:
-        print(f"== {arguments.package} {release}", flush=True)
-        folder = arguments.folder / f"{arguments.package}-{release}"
+    for requirement in [*requirements, *([arguments.nightly] if arguments.nightly else [])]:
+        folder = arguments.folder / requirement
         start = time.monotonic()
-        status = subprocess.call([environment(folder, arguments.package, release), "-m", "pytest", *tests], cwd=ROOT)
-        results[release] = {"status": status, "seconds": round(time.monotonic() - start)}
+        python = environment(folder, arguments.package, requirement)
+        status = subprocess.call([python, "-m", "pytest", *tests], cwd=ROOT)
+        results[requirement] = {"status": status, "seconds": round(time.monotonic() - start)}
         shutil.rmtree(folder)
-    for release, result in results.items():
+    for requirement, result in results.items():
         verdict = "passed" if result["status"] == 0 else f"FAILED (pytest's exit code is {result['status']})"
-        print(f"{arguments.package} {release}: {verdict} in {result['seconds']} s")
+        print(f"{requirement}: {verdict} in {result['seconds']} s")
     if arguments.json:
         arguments.json.write_text(json.dumps({"package": arguments.package, "results": results}, indent=1) + "\n")
     return int(any(result["status"] for result in results.values()))

@@ -26,7 +26,7 @@ from lamina.keras.capture.walk import NotPlannable
 from stock_pairs import assert_same_file, assert_same_folders, pair
 from zoo import SKIP, ZOO
 
-pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.fit, pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 KINDS = [pytest.param(kind, marks=pytest.mark.skip(SKIP[kind])) if kind in SKIP else kind for kind in ZOO]
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")

@@ -30,7 +30,7 @@ from recorded_run import Recorder
 from wandb_server import Server
 from wandb_training import Remember, data, fit, same_weights, small_model
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.keras, pytest.mark.backend]
 
 BACKEND = keras.backend.backend()
 HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None

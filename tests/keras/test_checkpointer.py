@@ -14,7 +14,7 @@ import lamina
 from lamina.errors import InvalidInputError, LaminaError, StorageError
 from lamina.keras.saving import job
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.keras, pytest.mark.backend]
 
 X, Y = np.ones((8, 6), "float32"), np.zeros((8, 3), "float32")
 

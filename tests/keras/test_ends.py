@@ -23,7 +23,7 @@ from lamina.keras.capture.planned_file import PlannedFile
 from lamina.keras.saving import sigterm
 from places import HELPERS
 
-pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore:os.fork")]
+pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore:os.fork")]
 
 _PRELUDE = """
 import os, signal, sys, threading, time

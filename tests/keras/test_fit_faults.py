@@ -24,6 +24,8 @@ from lamina.keras import ModelCheckpoint
 from lamina.keras.saving import job
 from small_disk import REASON, remount, small_disk
 
+pytestmark = pytest.mark.keras
+
 _BATCH = np.zeros((4, 100), "float32")
 
 

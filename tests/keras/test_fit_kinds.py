@@ -18,7 +18,7 @@ from keras import layers
 
 from stock_pairs import assert_same_folders, pair
 
-pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 KINDS: dict[str, Callable[[], keras.Model]] = {}
 SOAK = bool(os.environ.get("LAMINA_SOAK"))

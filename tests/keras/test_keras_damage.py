@@ -18,6 +18,8 @@ import lamina
 from lamina.errors import CorruptDataError, LaminaError
 from lamina.keras.restoring.keras_errors import damage_told
 
+pytestmark = pytest.mark.keras
+
 
 @keras.saving.register_keras_serializable("lamina-damage")
 class Own(layers.Dense):

@@ -10,6 +10,8 @@ import sys
 import keras
 import pytest
 
+pytestmark = pytest.mark.keras
+
 _DRIVER = """
 import sys, unittest
 import lamina.keras

@@ -16,7 +16,7 @@ import zoo
 from lamina.keras.capture.walk import NotPlannable
 from lamina.keras.restoring import load_model, skip_init
 
-pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 
 KINDS = [pytest.param(k, marks=pytest.mark.skip(reason=zoo.SKIP[k])) if k in zoo.SKIP else k for k in zoo.ZOO]

@@ -23,7 +23,7 @@ from lamina.keras.capture.planned_file import PlannedFile
 from lamina.keras.saving import job
 from lamina.keras.saving.commit import Commit
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.fit, pytest.mark.keras, pytest.mark.backend]
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 

@@ -22,7 +22,7 @@ from lamina.keras.capture.structure_guard import visits
 from lamina.keras.restoring.skip_init import blank_variables
 from stock_pairs import assert_same_folders, pair
 
-pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 Y = X[:, :2]

@@ -11,6 +11,8 @@ import pytest
 
 from lamina.keras.saving.pipeline import NICENESS, Pipeline
 
+pytestmark = pytest.mark.keras
+
 
 @dataclass
 class Look:

@@ -15,6 +15,8 @@ import pytest
 from lamina.keras import private
 from places import HELPERS
 
+pytestmark = pytest.mark.keras
+
 #: What a user is told of each ability that is missing, and how often: once by each of two callbacks, or once in all.
 #: The others are slower, no more.
 TOLD = {"save": ("ModelCheckpoint", 2), "global_seed": ("layers without a seed", 1), "export_options": ("`options`", 1)}
@@ -34,7 +36,7 @@ def test_this_keras_has_them_all() -> None:
 @pytest.mark.parametrize(("private_name", "home"), [("keras.src", "keras"), ("wandb.sdk", "wandb")])
 def test_one_file_uses_private_names(private_name: str, home: str) -> None:
     package = Path(private.__file__).parents[1]
-    told = re.compile(rf"(from|import) {re.escape(private_name)}|\"{re.escape(private_name)}\\.\w")
+    told = re.compile(rf"(from|import) {re.escape(private_name)}\b|['\"]{re.escape(private_name)}[.]\w")
     users = {file.relative_to(package) for file in package.rglob("*.py") if told.search(file.read_text())}
     assert users == {Path(home, "private.py")}
 

@@ -14,6 +14,8 @@ import wandb
 from lamina.errors import InvalidInputError
 from lamina.keras import ModelCheckpoint, WandbModelCheckpoint
 
+pytestmark = pytest.mark.keras
+
 _COSTS = r"  \d[\d.]* kB(, \d[\d.]* k?B new as version \d+)?; training waited [\d.]+ m?s, committed in [\d.]+ m?s"
 
 

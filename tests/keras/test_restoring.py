@@ -18,7 +18,7 @@ from lamina.keras import ModelCheckpoint
 from lamina.keras.capture.planned_file import PlannedFile
 from zoo import SKIP, ZOO
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.fit, pytest.mark.keras, pytest.mark.backend]
 
 KINDS = [pytest.param(k, marks=pytest.mark.skip(reason=SKIP[k])) if k in SKIP else k for k in ZOO]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lamina
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.keras, pytest.mark.backend]
 
 DTYPES = ["float32", "float16", "bfloat16", "int32", "uint8", "int8", "bool"]
 SHAPES = st.one_of(

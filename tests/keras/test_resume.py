@@ -18,7 +18,7 @@ import lamina
 from lamina.errors import InvalidInputError
 from lamina.keras import ModelCheckpoint
 
-pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.fit, pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 RNG = np.random.default_rng(3)
 X, Y = RNG.normal(size=(64, 6)).astype("float32"), RNG.normal(size=(64, 1)).astype("float32")

@@ -12,6 +12,7 @@ import keras
 import pytest
 
 pytestmark = [
+    pytest.mark.keras,
     pytest.mark.backend,
     pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX has arrays that span processes"),
 ]

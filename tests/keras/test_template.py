@@ -22,7 +22,7 @@ from lamina.keras.capture import walk as walk_module
 from lamina.keras.capture.template import NotPlannable, Template, enumerate_variables, learn, walk
 from zoo import SKIP, ZOO, batch
 
-pytestmark = [pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
 
 KINDS = [pytest.param(kind, marks=pytest.mark.skip(SKIP[kind])) if kind in SKIP else kind for kind in ZOO]
 

@@ -18,6 +18,8 @@ from recorded_run import OfflineRecorder
 from report_history import known
 from wandb_server import Server
 
+pytestmark = pytest.mark.wandb
+
 pytest.importorskip("plotly", reason="no plotly here: pip install plotly")
 CHARTS = ["timeline", "movement", "size", "dedup", "compression", "page"]
 

@@ -27,6 +27,8 @@ from lamina.errors import (
 )
 from lamina.repository import memory
 
+pytestmark = pytest.mark.quick
+
 
 def weights(path: Path, seed: int = 0, layers: int = 4, units: int = 120, **extra: np.ndarray) -> Path:
     """A file with the form of a `.weights.h5`."""

@@ -15,6 +15,8 @@ import pytest
 from lamina import _core
 from lamina.errors import CorruptDataError, InvalidInputError, UnsupportedFormatError
 
+pytestmark = pytest.mark.quick
+
 LIMIT = 4 << 20  # of a chunk (docs/format.md §10)
 CHOICES = ("auto", "raw", "zstd", "planes", "delta")
 

@@ -17,6 +17,8 @@ from lamina.repository.snapshot import Snapshot
 from lamina.sources import open_artifact_directory
 from travel_writer import restore, restored
 
+pytestmark = pytest.mark.quick
+
 DOCUMENT: dict[str, Any] = json.loads(EXPECTED.read_bytes())
 SNAPSHOTS: list[dict[str, Any]] = DOCUMENT["snapshots"]
 

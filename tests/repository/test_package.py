@@ -14,6 +14,8 @@ import pytest
 import lamina
 from places import ROOT
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("name", ["lamina", "lamina.cli"])
 def test_it_imports_without_a_warning(name: str) -> None:

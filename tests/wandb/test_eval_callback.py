@@ -14,7 +14,7 @@ from lamina.errors import InvalidInputError
 from lamina.keras import WandbEvalCallback
 from recorded_run import Recorder
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.keras, pytest.mark.wandb, pytest.mark.backend]
 BACKEND = keras.backend.backend()
 
 ROWS = 5

@@ -9,7 +9,7 @@ from lamina.errors import InvalidInputError
 from lamina.keras import WandbMetricsLogger
 from recorded_run import Recorder
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.keras, pytest.mark.wandb, pytest.mark.backend]
 BACKEND = keras.backend.backend()
 
 

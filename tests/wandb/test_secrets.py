@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.wandb
+
 KEY = "5ec2e7" + "0badcafe" * 4 + "00"
 MARK = "xyzzy-private-value"
 

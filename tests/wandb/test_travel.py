@@ -36,6 +36,8 @@ from travel_writer import (
     zstd,
 )
 
+pytestmark = pytest.mark.wandb
+
 DamagedError, UnsupportedError, RestoreError = (
     restore.DamagedError,
     restore.UnsupportedError,

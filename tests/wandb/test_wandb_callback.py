@@ -18,7 +18,7 @@ from lamina.errors import InvalidInputError
 from lamina.keras import WandbCallback
 from recorded_run import Arrived, Recorder
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.keras, pytest.mark.wandb, pytest.mark.backend]
 BACKEND = keras.backend.backend()
 layers = keras.layers
 offline_only = pytest.mark.parametrize("recorder", ["offline"], indirect=True)

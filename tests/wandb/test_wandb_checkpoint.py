@@ -35,6 +35,8 @@ from wandb_training import (
     small_model,
 )
 
+pytestmark = [pytest.mark.fit, pytest.mark.wandb]
+
 FILE = "ck/m-{epoch}.keras"
 
 

@@ -26,6 +26,8 @@ from travel_writer import make_envelope, sample
 from wandb_server import Server
 from wandb_training import Remember, clean_machine, fit, frozen_model, restored, same_weights, small_model
 
+pytestmark = pytest.mark.wandb
+
 EPOCHS = 10
 
 

@@ -14,6 +14,8 @@ from lamina.wandb import private
 from wandb_server import Server
 from wandb_training import Remember, fit, restored, same_weights, small_model
 
+pytestmark = pytest.mark.wandb
+
 #: As `lamina.wandb.private` calls what it found under each of its names.
 FOUND = ("_Entry", "_artifacts_by_client", "_staging_folder", "_telemetry", "_Hook", "_Stage")
 

@@ -37,6 +37,8 @@ from wandb_training import (
     small_model,
 )
 
+pytestmark = pytest.mark.wandb
+
 PUSH = "import sys, lamina.wandb; print(lamina.wandb.push(sys.argv[1]))"
 
 

@@ -23,6 +23,8 @@ from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
 from wandb_server import API_KEY, ENTITY, RemoteServer, Server
 from wandb_server.executor import GraphQLError, Node, execute, read_request
 
+pytestmark = pytest.mark.wandb
+
 PROJECT = "lamina-tests"
 
 

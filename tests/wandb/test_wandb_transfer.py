@@ -21,6 +21,8 @@ from lamina.wandb.download.fetching import PackStore
 from lamina.wandb.download.transfer import PART_BYTES, Range, Transfer, make_sparse
 from travel_writer import Chunk, make_pack, make_placement
 
+pytestmark = pytest.mark.wandb
+
 
 class Fetches(Transfer):
     """Notes the parts that would be asked for; fails at one of them."""

@@ -24,6 +24,8 @@ from lamina.wandb.upload.staging import Place
 from wandb_server import Server
 from wandb_training import Remember, fit, restored, run_python, same_weights, small_model
 
+pytestmark = pytest.mark.wandb
+
 SOAK = os.environ.get("LAMINA_SOAK") == "1"
 
 

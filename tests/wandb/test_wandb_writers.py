@@ -28,6 +28,8 @@ from places import HELPERS, ROOT
 from wandb_server import Server
 from wandb_training import clean_machine
 
+pytestmark = pytest.mark.wandb
+
 COUNT = 3
 
 
