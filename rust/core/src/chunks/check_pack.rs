@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
+use crate::chunks::placement::Pack;
 use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::Decoder;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::pack::{self, Codec, Entry};
 use crate::storage;
@@ -32,23 +33,42 @@ pub(crate) fn read_delta(
     }
 }
 
-/// What was found in a pack.
+/// What was found in a pack; nothing where it is gone, since a prune may have been faster.
 #[derive(Default)]
 pub(crate) struct PackReport {
     pub(crate) chunks: u64,
     pub(crate) bytes: u64,
-    pub(crate) problems: Vec<String>,
+    pub(crate) problems: Vec<Error>,
     pub(crate) damaged: Vec<ChunkId>,
 }
 
 impl PackReport {
-    pub(crate) fn of(error: &Error) -> Self {
-        Self { problems: vec![error.message().to_owned()], ..Self::default() }
+    /// Damage is what is reported; what the system refuses is an error.
+    fn of(result: Result<Self>) -> Result<Self> {
+        match result {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) if e.kind() != ErrorKind::Io => Ok(Self { problems: vec![e], ..Self::default() }),
+            other => other,
+        }
     }
 }
 
-/// Reads a pack once: its digest, and every chunk.
-pub(crate) fn verify_pack(
+/// Checks the footer of a pack.
+pub(crate) fn check_footer(path: &Path, name: PackName) -> Result<PackReport> {
+    PackReport::of(Pack::read(path, name).map(|_| PackReport::default()))
+}
+
+/// Reads a pack once, and checks its digest and every chunk. `delta` decodes a delta, or says that it cannot be looked at.
+pub(crate) fn check_pack(
+    path: &Path,
+    name: PackName,
+    decoder: &mut Decoder,
+    delta: impl FnMut(&Entry, &mut [u8]) -> Option<Result<()>>,
+) -> Result<PackReport> {
+    PackReport::of(storage::open(path).and_then(|file| check_bytes(&file, path, name, decoder, delta)))
+}
+
+fn check_bytes(
     file: &File,
     path: &Path,
     name: PackName,
@@ -78,13 +98,15 @@ pub(crate) fn verify_pack(
             codec => decoder.decode_into(codec, &encoded, &mut raw),
         };
         if decoded.is_err() || Digest::of(&raw) != entry.id {
-            found.problems.push(format!("chunk {} in pack {} is damaged", entry.id.hex(), path.display()));
+            let chunk = entry.id.hex();
+            found.problems.push(Error::corrupt(format!("chunk {chunk} in pack {} is damaged", path.display())));
             found.damaged.push(entry.id);
         }
     }
     hasher.update(&footer);
     if Digest::finish(&hasher) != name {
-        found.problems.push(format!("pack {} is damaged: its digest is not its name", path.display()));
+        let what = path.display();
+        found.problems.push(Error::corrupt(format!("pack {what} is damaged: its digest is not its name")));
     }
     Ok(found)
 }

@@ -1,12 +1,14 @@
 //! Placement: which pack holds a chunk. Derived from the footers of packs, and rebuildable from them at any time.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::envelope::VERSION;
 use crate::format::pack::{self, Entry};
 use crate::format::words::{u32_at, u64_at};
+use crate::storage;
 
 const MAGIC: &[u8; 8] = b"LAMINAPL";
 /// A pack of which less than this part is alive in the newest snapshot is written again, as 1/n.
@@ -26,6 +28,12 @@ pub struct Pack {
 }
 
 impl Pack {
+    /// Reads the footer of a pack file.
+    pub fn read(path: &Path, name: PackName) -> Result<Self> {
+        let (length, entries, salt) = pack::read_footer(&storage::open(path)?, path)?;
+        Ok(Self { name, length, entries, salt })
+    }
+
     /// Bytes of encoded chunks.
     pub fn encoded(&self) -> u64 {
         self.entries.iter().map(|e| u64::from(e.encoded)).sum()

@@ -7,9 +7,9 @@ use crate::chunks::placement::{Pack, Placement};
 use crate::chunks::read::Chunks;
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{Digest, PackName};
+use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
-use crate::format::{envelope, pack};
 use crate::repository::Repository;
 use crate::repository::paths::{Paths, small_files, snapshot_number};
 use crate::storage;
@@ -27,9 +27,8 @@ impl Source {
         let paths = Paths::new(folder);
         let mut placement = Placement::default();
         for name in paths.pack_names()? {
-            let path = paths.pack(&name);
-            match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
-                Ok((length, entries, salt)) => placement.insert(Pack { name, length, entries, salt }),
+            match Pack::read(&paths.pack(&name), name) {
+                Ok(pack) => placement.insert(pack),
                 Err(e) if e.kind() == ErrorKind::Io => return Err(e),
                 Err(_) => {}
             }

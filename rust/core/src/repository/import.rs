@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::chunks::check_pack::{read_delta, verify_pack};
+use crate::chunks::check_pack::{check_pack, read_delta};
 use crate::chunks::placement::{Location, Placement};
 use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::Decoder;
@@ -142,9 +142,9 @@ impl Import<'_> {
         scratch: &mut Scratch,
     ) -> Result<bool> {
         let from = self.source.chunks.path(name);
-        let lies = |why: &str| Error::corrupt(format!("pack {} cannot be imported: {why}", from.display()));
+        let lies = || format!("pack {} cannot be imported", from.display());
         if copy(&from, temp)? != *name {
-            return Err(lies("its digest is not its name"));
+            return Err(Error::corrupt("its digest is not its name").context(lies()));
         }
         let vouched = AtomicBool::new(true);
         let delta = |entry: &_, raw: &mut _| {
@@ -154,9 +154,9 @@ impl Import<'_> {
             }
             read
         };
-        let problems = verify_pack(&storage::open(temp)?, temp, *name, decoder, delta)?.problems;
-        match problems.first() {
-            Some(problem) => Err(lies(problem)),
+        let problems = check_pack(temp, *name, decoder, delta)?.problems;
+        match problems.into_iter().next() {
+            Some(problem) => Err(problem.context(lies())),
             None => Ok(vouched.into_inner()),
         }
     }

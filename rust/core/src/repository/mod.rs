@@ -27,9 +27,9 @@ use crate::chunks::placement::{Pack, Placement};
 use crate::chunks::read::Chunks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::PackName;
+use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
-use crate::format::{envelope, pack};
 use crate::repository::paths::Paths;
 use crate::repository::session::Session;
 use crate::restore::reader::{self, Reader};
@@ -163,9 +163,8 @@ impl Repository {
         }
         let mut read = vec![];
         for name in come {
-            let path = self.paths.pack(&name);
-            match storage::open(&path).and_then(|file| pack::read_footer(&file, &path)) {
-                Ok((length, entries, salt)) => read.push(Pack { name, length, entries, salt }),
+            match Pack::read(&self.paths.pack(&name), name) {
+                Ok(pack) => read.push(pack),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if e.kind() == ErrorKind::Io => return Err(e),
                 Err(e) => {

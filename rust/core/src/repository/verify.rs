@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::chunks::check_pack::{PackReport, read_delta, verify_pack};
+use crate::chunks::check_pack::{PackReport, check_footer, check_pack, read_delta};
 use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
+use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
-use crate::format::{envelope, pack};
 use crate::repository::Repository;
 use crate::repository::lost::{Lost, Search};
 use crate::repository::paths::small_files;
@@ -121,40 +121,21 @@ impl Repository {
             let length = |n: &PackName| storage::rough_length(&self.paths.pack(n));
             progress::begin("verifying", names.iter().map(length).sum());
         }
-        let mut names = names.into_iter();
-        let source = || {
-            interrupt()?;
-            Ok(names.next())
-        };
         let chunks = self.chunks()?;
-        let work = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
+        let check = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
             let path = self.paths.pack(&name);
-            let file = match storage::open(&path) {
-                // Prune may have been faster.
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok((name, PackReport::default())),
-                // No regular file.
-                Err(e) if e.kind() == ErrorKind::Corrupt => return Ok((name, PackReport::of(&e))),
-                other => other?,
-            };
-            let found = match full {
-                true => verify_pack(&file, &path, name, decoder, |entry, raw| {
-                    read_delta(&chunks, name, entry, scratch, raw)
-                }),
-                false => pack::read_footer(&file, &path).map(|_| PackReport::default()),
-            };
-            match found {
-                Err(e) if e.kind() != ErrorKind::Io => Ok((name, PackReport::of(&e))),
-                other => Ok((name, other?)),
+            match full {
+                true => check_pack(&path, name, decoder, |entry, raw| read_delta(&chunks, name, entry, scratch, raw)),
+                false => check_footer(&path, name),
             }
         };
         let mut damaged = HashSet::new();
-        pipeline::run(threads, 16, source, Default::default, work, |(name, found)| {
+        self.check_packs(names, threads, interrupt, check, |name, found| {
             progress::advance(found.bytes);
             report.chunks += found.chunks;
             report.bytes += found.bytes;
-            report.problems.extend(found.problems);
+            report.problems.extend(found.problems.iter().map(|problem| problem.message().to_owned()));
             damaged.extend(found.damaged.into_iter().map(|id| (name, id)));
-            Ok(())
         })?;
         Ok(damaged)
     }
@@ -166,28 +147,36 @@ impl Repository {
         threads: usize,
         interrupt: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Vec<PackName>> {
+        // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
+        let check = |(decoder, _): &mut (Decoder, Scratch), name: PackName| {
+            check_pack(&self.paths.pack(&name), name, decoder, |_, _| None)
+        };
+        let mut damaged = vec![];
+        self.check_packs(names, threads, interrupt, check, |name, found| {
+            damaged.extend(found.problems.iter().any(|e| e.kind() == ErrorKind::Corrupt).then_some(name));
+        })?;
+        Ok(damaged)
+    }
+
+    /// Checks packs side by side; `each` is told what was found, in order.
+    fn check_packs(
+        &self,
+        names: Vec<PackName>,
+        threads: usize,
+        interrupt: &(dyn Fn() -> Result<()> + Sync),
+        check: impl Fn(&mut (Decoder, Scratch), PackName) -> Result<PackReport> + Sync,
+        mut each: impl FnMut(PackName, PackReport),
+    ) -> Result<()> {
         let mut names = names.into_iter();
         let source = || {
             interrupt()?;
             Ok(names.next())
         };
-        let work = |decoder: &mut Decoder, name: PackName| {
-            let path = self.paths.pack(&name);
-            // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
-            let verified = storage::open(&path).and_then(|file| verify_pack(&file, &path, name, decoder, |_, _| None));
-            match verified {
-                Ok(found) => Ok((!found.problems.is_empty()).then_some(name)),
-                Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Some(name)),
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),
-                Err(e) => Err(e),
-            }
-        };
-        let mut damaged = vec![];
-        pipeline::run(threads, 16, source, Decoder::new, work, |name| {
-            damaged.extend(name);
+        let work = |buffers: &mut (Decoder, Scratch), name| Ok((name, check(buffers, name)?));
+        pipeline::run(threads, 16, source, Default::default, work, |(name, found)| {
+            each(name, found);
             Ok(())
-        })?;
-        Ok(damaged)
+        })
     }
 
     fn verify_snapshots(&self, interrupt: &(dyn Fn() -> Result<()> + Sync), report: &mut Report) -> Result<()> {
