@@ -61,26 +61,16 @@ impl Closure {
     }
 }
 
-/// Nodes that have been read already.
-pub type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
-
-/// Reads the content tree of a state; `nodes` saves reading what snapshots share.
-pub fn closure(chunks: &Chunks, state: &State, nodes: &mut Nodes) -> Result<Closure> {
-    let mut scratch = Scratch::new();
-    let mut metadata: HashSet<ChunkId> = state.structure.iter().map(|c| c.id).collect();
+/// Walks down the content tree of a state to its content. `read` gives the entries of a node.
+pub(crate) fn walk(
+    state: &State,
+    mut read: impl FnMut(&ChunkRef) -> Result<Arc<Vec<ChunkRef>>>,
+) -> Result<Vec<ChunkRef>> {
     let mut content = state.root.clone();
     for _ in 0..state.depth {
         let mut below = vec![];
         for node in &content {
-            metadata.insert(node.id);
-            let entries = match nodes.get(&node.id) {
-                Some(entries) => Arc::clone(entries),
-                None => {
-                    let entries = ChunkRef::parse_node(&chunks.read_small(node, &mut scratch)?)?;
-                    Arc::clone(nodes.entry(node.id).or_insert(Arc::new(entries)))
-                }
-            };
-            below.extend_from_slice(&entries);
+            below.extend_from_slice(&read(node)?);
             // A chunk has at least one byte, so a list longer than the state is a lie; stop before it fills memory.
             if below.len() as u64 > most_chunks(state.length) {
                 return Err(Error::corrupt("the content tree lists more chunks than the state can have"));
@@ -92,5 +82,24 @@ pub fn closure(chunks: &Chunks, state: &State, nodes: &mut Nodes) -> Result<Clos
     if bytes != state.length {
         return Err(Error::corrupt(format!("the content list has {bytes} bytes, the state {}", state.length)));
     }
+    Ok(content)
+}
+
+/// Nodes that have been read already.
+pub type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
+
+/// Reads the content tree of a state; `nodes` saves reading what snapshots share.
+pub fn closure(chunks: &Chunks, state: &State, nodes: &mut Nodes) -> Result<Closure> {
+    let mut scratch = Scratch::new();
+    let mut metadata: HashSet<ChunkId> = state.structure.iter().map(|c| c.id).collect();
+    let content = walk(state, |node| {
+        metadata.insert(node.id);
+        if let Some(entries) = nodes.get(&node.id) {
+            return Ok(Arc::clone(entries));
+        }
+        let entries = Arc::new(ChunkRef::parse_node(&chunks.read_small(node, &mut scratch)?)?);
+        nodes.insert(node.id, Arc::clone(&entries));
+        Ok(entries)
+    })?;
     Ok(Closure { content, metadata })
 }

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::chunks::closure::check_density;
+use crate::chunks::closure::{check_density, walk};
 use crate::chunks::placement::Location;
 use crate::chunks::read::{Chunks, Scratch};
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
-use crate::format::limits::most_chunks;
 use crate::format::snapshot::Snapshot;
 use crate::format::structure::{Structure, holders};
 use crate::format::tree::ChunkRef;
@@ -110,29 +109,26 @@ impl<'a> Search<'a> {
 
     /// The parts of the state that are lost; `None` where not even that can be told.
     fn missing(&mut self, snapshot: &Snapshot) -> Result<Option<Vec<(u64, u64)>>> {
-        let state = &snapshot.body.state;
-        let mut level = state.root.clone();
-        for _ in 0..state.depth {
-            let mut below = vec![];
-            for node in &level {
-                let Some(bytes) = self.metadata(node)? else { return Ok(None) };
-                let Ok(entries) = ChunkRef::parse_node(&bytes) else { return Ok(None) };
-                below.extend(entries);
-                if below.len() as u64 > most_chunks(state.length) {
-                    return Ok(None);
-                }
-            }
-            level = below;
-        }
+        let mut refused = None;
+        let content = walk(&snapshot.body.state, |node| {
+            let bytes = self.metadata(node).inspect_err(|e| refused = Some(e.clone()))?;
+            let bytes = bytes.ok_or_else(|| self.chunks.placement().missing(&node.id))?;
+            ChunkRef::parse_node(&bytes).map(Arc::new)
+        });
+        let content = match (refused, content) {
+            (Some(refused), _) => return Err(refused),
+            (None, Err(_)) => return Ok(None),
+            (None, Ok(content)) => content,
+        };
         let (mut at, mut missing) = (0, vec![]);
-        for chunk in &level {
+        for chunk in &content {
             let end = at + u64::from(chunk.len);
             if !self.has(&chunk.id)? {
                 missing.push((at, end));
             }
             at = end;
         }
-        Ok((at == state.length).then_some(missing))
+        Ok(Some(missing))
     }
 
     fn structure(&mut self, snapshot: &Snapshot) -> Result<Option<Structure>> {
