@@ -7,17 +7,14 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::PackName;
 use crate::format::envelope;
-use crate::format::limits::MAX_JSON;
-use crate::repository::Repository;
+use crate::repository::{Repository, small_file};
 use crate::storage;
 
 impl Repository {
     pub(super) fn read_condemned(&self) -> Result<Option<BTreeMap<PackName, Option<Vec<String>>>>> {
         let path = self.paths.condemned();
-        let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { return Ok(None) };
-        let what = path.display().to_string();
-        let (_, body) = envelope::unseal(&bytes, "condemned", &what)?;
-        let damaged = || Error::corrupt(format!("{what} is damaged"));
+        let Some(body) = small_file::read(&path, "condemned")? else { return Ok(None) };
+        let damaged = || Error::corrupt(format!("{} is damaged", path.display()));
         let packs: BTreeMap<String, Option<Vec<String>>> =
             serde_json::from_value(body.get("packs").cloned().ok_or_else(damaged)?).map_err(|_| damaged())?;
         packs

@@ -12,6 +12,7 @@ mod rescue;
 pub mod retention;
 pub mod save;
 pub mod session;
+mod small_file;
 mod snapshots;
 pub mod verify;
 pub mod verify_sample;
@@ -28,7 +29,6 @@ use crate::chunks::read::Chunks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::PackName;
 use crate::format::envelope;
-use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::paths::Paths;
 use crate::repository::session::Session;
@@ -62,14 +62,9 @@ impl Repository {
     /// # Errors
     /// `NotFound` where there is none, `Corrupt` or `Unsupported` where its config is.
     pub fn open(root: &Path) -> Result<Self> {
-        let path = Paths::new(root).config();
-        let bytes = storage::read_small(&path, MAX_JSON).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => {
-                Error::not_found(format!("{} is not a lamina repository: it has no config.json", root.display()))
-            }
-            _ => e,
+        let body = small_file::read(&Paths::new(root).config(), "config")?.ok_or_else(|| {
+            Error::not_found(format!("{} is not a lamina repository: it has no config.json", root.display()))
         })?;
-        let (_, body) = envelope::unseal(&bytes, "config", &path.display().to_string())?;
         Ok(Self::at(root, body.get("id").and_then(Value::as_str).unwrap_or_default()))
     }
 

@@ -8,12 +8,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::format::envelope;
-use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
-use crate::repository::Repository;
 use crate::repository::paths::small_files;
 use crate::repository::retention::ranking;
 use crate::repository::session::{PruneLock, Session};
+use crate::repository::{Repository, small_file};
 use crate::storage;
 
 impl Repository {
@@ -123,9 +122,8 @@ impl Repository {
     }
 
     fn read_alias(&self, path: &Path) -> Result<Option<(String, String)>> {
-        let Some(bytes) = storage::read_small_if_any(path, MAX_JSON)? else { return Ok(None) };
-        let what = path.display().to_string();
-        let (_, body) = envelope::unseal(&bytes, "alias", &what)?;
+        let Some(body) = small_file::read(path, "alias")? else { return Ok(None) };
+        let what = path.display();
         let field = |name: &str| {
             let value = body.get(name).and_then(Value::as_str).map(str::to_owned);
             value.ok_or_else(|| Error::corrupt(format!("{what} is damaged: it has no {name:?}")))

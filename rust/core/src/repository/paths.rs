@@ -97,6 +97,14 @@ impl Paths {
         self.root.join("prune.lock")
     }
 
+    /// The small files that a repository may lack, each with its kind.
+    pub(crate) fn small_files(&self) -> Result<Vec<(&'static str, PathBuf)>> {
+        let mut files = vec![("condemned", self.condemned())];
+        files.extend(small_files(&self.aliases())?.into_iter().map(|path| ("alias", path)));
+        files.extend(small_files(&self.journal())?.into_iter().map(|path| ("journal", path)));
+        Ok(files)
+    }
+
     /// The same places in the quarantine, where damaged files go.
     pub(crate) fn quarantine(&self) -> Self {
         Self { root: self.root.join("quarantine") }

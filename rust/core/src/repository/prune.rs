@@ -8,13 +8,11 @@ use serde_json::Value;
 use crate::chunks::closure::{Closure, Nodes, closure};
 use crate::error::{Error, Result};
 use crate::format::digest::PackName;
-use crate::format::envelope;
-use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::paths::{claim_number, small_files};
 use crate::repository::retention::Keep;
 use crate::repository::session::{self, PruneLock};
-use crate::repository::{Repository, lock};
+use crate::repository::{Repository, lock, small_file};
 use crate::storage;
 
 /// What prune did, or would do.
@@ -148,8 +146,7 @@ impl Repository {
     fn journal(&self) -> Result<(HashSet<String>, HashSet<PackName>)> {
         let (mut ids, mut packs) = (HashSet::new(), HashSet::new());
         for path in small_files(&self.paths.journal())? {
-            let Some(bytes) = storage::read_small_if_any(&path, MAX_JSON)? else { continue };
-            let (_, body) = envelope::unseal(&bytes, "journal", &path.display().to_string())?;
+            let Some(body) = small_file::read(&path, "journal")? else { continue };
             let strings = |field: &str| {
                 body.get(field)
                     .and_then(Value::as_array)

@@ -13,7 +13,6 @@ use crate::chunks::placement::Location;
 use crate::chunks::read::Chunks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
-use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
@@ -22,6 +21,7 @@ use crate::repository::lost::{Lost, Search};
 use crate::repository::paths::{Paths, small_files, snapshot_number};
 use crate::repository::rescue::Rescue;
 use crate::repository::session::{PruneLock, Session};
+use crate::repository::small_file::{self, is_damaged};
 use crate::storage;
 
 /// What a repair did, and what it could not do.
@@ -244,21 +244,15 @@ impl Repository {
 
     /// Ids of the snapshots that aliases name, as far as these can be read.
     fn alias_targets(&self) -> Result<HashSet<String>> {
-        let body = |path: PathBuf| {
-            let bytes = storage::read_small(&path, MAX_JSON).ok()?;
-            envelope::unseal(&bytes, "alias", "").ok()
-        };
-        let bodies = small_files(&self.paths.aliases())?.into_iter().filter_map(body);
-        Ok(bodies.filter_map(|(_, body)| Some(body.get("snapshot")?.as_str()?.to_owned())).collect())
+        let bodies =
+            small_files(&self.paths.aliases())?.into_iter().filter_map(|p| small_file::read(&p, "alias").ok()?);
+        Ok(bodies.filter_map(|body| Some(body.get("snapshot")?.as_str()?.to_owned())).collect())
     }
 
     /// Damaged aliases, journal entries and the list of condemned packs hinder prune: they are moved aside. An alias
     /// comes back from a copy of this repository.
     fn repair_small_files(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
-        let mut files = vec![("condemned", self.paths.condemned())];
-        files.extend(small_files(&self.paths.aliases())?.into_iter().map(|path| ("alias", path)));
-        files.extend(small_files(&self.paths.journal())?.into_iter().map(|path| ("journal", path)));
-        for (kind, path) in files {
+        for (kind, path) in self.paths.small_files()? {
             if !is_damaged(&path, kind)? {
                 continue;
             }
@@ -315,16 +309,5 @@ impl Repository {
             free = PathBuf::from(format!("{}.{n}", place.display()));
         }
         Ok(free)
-    }
-}
-
-fn is_damaged(path: &Path, kind: &str) -> Result<bool> {
-    let read = storage::read_small_if_any(path, MAX_JSON).map(|bytes| match bytes {
-        Some(bytes) => envelope::unseal(&bytes, kind, "").is_err_and(|e| e.kind() == ErrorKind::Corrupt),
-        None => false,
-    });
-    match read {
-        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(true),
-        other => other,
     }
 }

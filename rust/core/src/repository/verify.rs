@@ -9,11 +9,9 @@ use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
-use crate::format::envelope;
-use crate::format::limits::MAX_JSON;
-use crate::repository::Repository;
 use crate::repository::lost::{Lost, Search};
 use crate::repository::paths::small_files;
+use crate::repository::{Repository, small_file};
 use crate::restore::reader::Reader;
 use crate::storage;
 use crate::task::{pipeline, progress};
@@ -75,16 +73,10 @@ impl Repository {
     }
 
     fn verify_small_files(&self, report: &mut Report) -> Result<()> {
-        let mut files = vec![("config", self.paths.config()), ("condemned", self.paths.condemned())];
-        files.extend(small_files(&self.paths.aliases())?.into_iter().map(|path| ("alias", path)));
-        files.extend(small_files(&self.paths.journal())?.into_iter().map(|path| ("journal", path)));
         let mut targets = vec![];
-        for (kind, path) in files {
-            let Some(bytes) = note(report, storage::read_small_if_any(&path, MAX_JSON))?.flatten() else { continue };
-            let body = note(report, envelope::unseal(&bytes, kind, &path.display().to_string()))?;
-            if let (Some((_, body)), "alias") = (body, kind) {
-                targets.push((path, body));
-            }
+        for (kind, path) in [("config", self.paths.config())].into_iter().chain(self.paths.small_files()?) {
+            let body = note(report, small_file::read(&path, kind))?.flatten();
+            targets.extend(body.filter(|_| kind == "alias").map(|body| (path, body)));
         }
         let ids: HashSet<String> =
             note(report, self.snapshots())?.into_iter().flatten().map(|s| s.id.clone()).collect();
