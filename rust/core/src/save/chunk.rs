@@ -13,16 +13,29 @@ pub(super) enum Job<'a> {
 }
 
 /// What a worker gives back.
-pub(super) struct Chunk {
-    pub(super) id: ChunkRef,
-    pub(super) kind: Kind,
-    pub(super) form: Form,
+pub(super) enum Chunk {
+    /// It is stored already.
+    Known { id: ChunkRef, kind: Kind, cost: Cost },
+    /// It is to be stored.
+    New { id: ChunkRef, kind: Kind, form: Form },
 }
 
-/// How a chunk is stored, or could be.
+impl Chunk {
+    pub(super) fn id(&self) -> ChunkRef {
+        match self {
+            Self::Known { id, .. } | Self::New { id, .. } => *id,
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Known { kind, .. } | Self::New { kind, .. } => *kind,
+        }
+    }
+}
+
+/// How a new chunk could be stored.
 pub(super) enum Form {
-    /// It is already.
-    Known(Cost),
     /// By itself.
     Whole(Codec, Vec<u8>),
     /// As a difference, unless that would make restores read too much; then by itself, if there is anything to choose.

@@ -64,32 +64,35 @@ impl Filler {
 
     /// Stores a chunk, unless it is stored already.
     pub(super) fn add(&mut self, chunk: Chunk, new: bool) -> Result<()> {
-        if let Form::Known(cost) = chunk.form {
-            self.credit += cost.credit();
-            self.deltas |= cost.reads > cost.whole;
+        let (id, kind, form) = match chunk {
+            Chunk::Known { cost, .. } => {
+                self.credit += cost.credit();
+                self.deltas |= cost.reads > cost.whole;
+                return Ok(());
+            }
+            Chunk::New { id, kind, form } => (id, kind, form),
+        };
+        if !self.stored.insert(id.id) {
             return Ok(());
         }
-        if !self.stored.insert(chunk.id.id) {
-            return Ok(());
-        }
-        let (codec, base, bytes) = self.choose(chunk.form);
+        let (codec, base, bytes) = self.choose(form);
         if new {
-            self.bytes_new += u64::from(chunk.id.len);
+            self.bytes_new += u64::from(id.len);
             self.bytes_encoded += bytes.len() as u64;
         }
         self.deltas |= base.is_some();
         self.bases.extend(base);
-        let kind = usize::from(base.is_some());
-        let open = match &mut self.open[kind] {
+        let which = usize::from(base.is_some());
+        let open = match &mut self.open[which] {
             Some(open) => open,
             closed => {
                 self.opened += 1;
                 closed.insert(OpenPack::create(&self.temp, self.opened)?)
             }
         };
-        open.add(&chunk.id, chunk.kind, codec, base, &bytes)?;
+        open.add(&id, kind, codec, base, &bytes)?;
         if open.length >= self.target || open.entries.len() as u32 >= pack::MAX_ENTRIES {
-            self.close(kind)?;
+            self.close(which)?;
         }
         Ok(())
     }
@@ -109,7 +112,6 @@ impl Filler {
                 }
             }
             Form::Whole(codec, bytes) => self.take_whole(codec, bytes),
-            Form::Known(_) => unreachable!("a chunk that is stored already is not stored again"),
         }
     }
 

@@ -106,7 +106,7 @@ impl Writer<'_> {
                 piece => Job::Piece(piece, None),
             };
             let chunk = self.chunk(&mut scratch, job, true)?;
-            if chunk.id != *entry {
+            if chunk.id() != *entry {
                 return Err(Error::invalid(
                     "the state changed while it was being saved; nothing was saved. Save again",
                 ));

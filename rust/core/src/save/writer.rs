@@ -135,9 +135,9 @@ impl<'a> Writer<'a> {
             jobs()
         };
         pipeline::run(self.options.threads, window, source, Scratch::new, work, |chunk| {
-            each(chunk.id);
-            if chunk.kind == Kind::Content {
-                progress::advance(u64::from(chunk.id.len));
+            each(chunk.id());
+            if chunk.kind() == Kind::Content {
+                progress::advance(u64::from(chunk.id().len));
             }
             filler.add(chunk, true)
         })
@@ -157,27 +157,22 @@ impl<'a> Writer<'a> {
         };
         let id = ChunkRef { id: Digest::of(raw), len: raw.len() as u32 };
         if !again && let Some(cost) = self.cost(&id.id) {
-            return Ok(Chunk { id, kind, form: Form::Known(cost) });
+            return Ok(Chunk::Known { id, kind, cost });
         }
         let candidate = self.bases.zip(piece).and_then(|(bases, piece)| bases.of(piece));
         let delta = match candidate {
             Some(candidate) => self.delta(encoder, reader, base, raw, element, candidate)?,
             None => None,
         };
-        // Where nothing that is read can be too much, it need not be known what the chunk would be by itself.
-        let cheap = delta.as_ref().is_some_and(|d| d.cost.credit() >= 0);
-        let whole = if cheap {
-            None
-        } else {
-            let (codec, bytes) = encoder.encode(raw, element, self.options.codec)?;
-            Some((codec, bytes.to_vec()))
+        let mut whole =
+            || encoder.encode(raw, element, self.options.codec).map(|(codec, bytes)| (codec, bytes.to_vec()));
+        let form = match delta {
+            // Where nothing that is read can be too much, it need not be known what the chunk would be by itself.
+            Some(delta) if delta.cost.credit() >= 0 => Form::Delta(delta, None),
+            Some(delta) => Form::Delta(delta, Some(whole()?)),
+            None => whole().map(|(codec, bytes)| Form::Whole(codec, bytes))?,
         };
-        let form = match (delta, whole) {
-            (Some(delta), whole) => Form::Delta(delta, whole),
-            (None, Some((codec, bytes))) => Form::Whole(codec, bytes),
-            (None, None) => return Err(Error::invalid("a chunk was not encoded; please report this")),
-        };
-        Ok(Chunk { id, kind, form })
+        Ok(Chunk::New { id, kind, form })
     }
 
     /// What reading a chunk that is stored already takes; `None` if it is not, or only where prune may be deleting it.
