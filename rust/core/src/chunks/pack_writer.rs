@@ -1,4 +1,4 @@
-//! A pack that is being written.
+//! Packs that are being written, one after the other.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,16 +12,132 @@ use crate::format::pack::{self, Codec, Entry, Kind};
 use crate::format::tree::ChunkRef;
 use crate::storage;
 
-pub(crate) struct OpenPack {
-    pub(crate) path: PathBuf,
+/// A chunk as it goes into a pack.
+pub(crate) struct Encoded<'a> {
+    pub(crate) id: ChunkRef,
+    pub(crate) kind: Kind,
+    pub(crate) codec: Codec,
+    pub(crate) base: Option<ChunkId>,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Fills packs one after the other; flushing a full one to disk goes on behind it.
+pub(crate) struct PackWriter {
+    temp: PathBuf,
+    folder: PathBuf,
+    target: u64,
+    avoid: HashSet<PackName>,
+    /// Chunks that are stored whole, and deltas: a reader without them may refuse their packs.
+    open: [Option<OpenPack>; 2],
+    opened: usize,
+    flushing: Option<std::thread::JoinHandle<Result<()>>>,
+    packs: Vec<Pack>,
+    stored: HashSet<ChunkId>,
+}
+
+impl PackWriter {
+    /// Packs of about `target` bytes that are made in `temp` and moved to `folder`; none has a name that is to be avoided.
+    pub(crate) fn new(temp: &Path, folder: &Path, target: u64, avoid: HashSet<PackName>) -> Self {
+        Self {
+            temp: temp.to_owned(),
+            folder: folder.to_owned(),
+            target,
+            avoid,
+            open: [None, None],
+            opened: 0,
+            flushing: None,
+            packs: vec![],
+            stored: HashSet::new(),
+        }
+    }
+
+    /// Whether the chunk has been stored.
+    pub(crate) fn has(&self, id: &ChunkId) -> bool {
+        self.stored.contains(id)
+    }
+
+    /// Whether nothing has been stored.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stored.is_empty()
+    }
+
+    /// Stores a chunk, unless it has been stored.
+    pub(crate) fn add(&mut self, chunk: &Encoded<'_>) -> Result<()> {
+        if !self.stored.insert(chunk.id.id) {
+            return Ok(());
+        }
+        let which = usize::from(chunk.base.is_some());
+        let open = match &mut self.open[which] {
+            Some(open) => open,
+            closed => {
+                self.opened += 1;
+                closed.insert(OpenPack::create(&self.temp, self.opened)?)
+            }
+        };
+        open.add(chunk)?;
+        if open.length >= self.target || open.entries.len() as u32 >= pack::MAX_ENTRIES {
+            self.close(which)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the pack of whole chunks: those that follow stand in another.
+    pub(crate) fn begin_another(&mut self) -> Result<()> {
+        self.close(0)
+    }
+
+    fn close(&mut self, which: usize) -> Result<()> {
+        let Some(open) = self.open[which].take() else { return Ok(()) };
+        let temp = open.path.clone();
+        let (file, pack) = open.finish(&self.avoid)?;
+        self.join()?;
+        let path = self.folder.join(pack::file_name(&pack.name));
+        self.packs.push(pack);
+        let flush = move || {
+            storage::sync(&file, &temp)?;
+            drop(file);
+            storage::rename(&temp, &path)
+        };
+        self.flushing = Some(
+            std::thread::Builder::new().name("lamina-flush".into()).spawn(flush).map_err(|e| Error::no_thread(&e))?,
+        );
+        Ok(())
+    }
+
+    fn join(&mut self) -> Result<()> {
+        match self.flushing.take().map(std::thread::JoinHandle::join) {
+            Some(Err(_)) => Err(Error::invalid("the thread that flushes packs panicked; please report this")),
+            Some(Ok(result)) => result,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the last packs; from then on their chunks are there. Gives all packs, in the order in which they were filled.
+    pub(crate) fn finish(mut self) -> Result<Vec<Pack>> {
+        (0..self.open.len()).try_for_each(|which| self.close(which))?;
+        self.join()?;
+        // Also without packs of its own: a chunk may be known from a pack whose writer was killed before it flushed the folder.
+        storage::sync_dir(&self.folder)?;
+        Ok(std::mem::take(&mut self.packs))
+    }
+}
+
+impl Drop for PackWriter {
+    fn drop(&mut self) {
+        let _ = self.join();
+    }
+}
+
+struct OpenPack {
+    path: PathBuf,
     file: std::io::BufWriter<storage::Appended>,
     hasher: blake3::Hasher,
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) length: u64,
+    entries: Vec<Entry>,
+    length: u64,
 }
 
 impl OpenPack {
-    pub(crate) fn create(temp: &Path, number: usize) -> Result<Self> {
+    fn create(temp: &Path, number: usize) -> Result<Self> {
         let path = temp.join(format!("{number}.tmp"));
         let file = std::io::BufWriter::with_capacity(1 << 20, storage::Appended::create(&path)?);
         let mut pack = Self { path, file, hasher: blake3::Hasher::new(), entries: vec![], length: 0 };
@@ -35,28 +151,15 @@ impl OpenPack {
         self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
     }
 
-    pub(crate) fn add(
-        &mut self,
-        id: &ChunkRef,
-        kind: Kind,
-        codec: Codec,
-        base: Option<ChunkId>,
-        bytes: &[u8],
-    ) -> Result<()> {
-        self.entries.push(Entry {
-            id: id.id,
-            offset: self.length,
-            encoded: bytes.len() as u32,
-            raw: id.len,
-            codec,
-            kind,
-            base,
-        });
+    fn add(&mut self, chunk: &Encoded<'_>) -> Result<()> {
+        let &Encoded { id, kind, codec, base, bytes } = chunk;
+        let encoded = bytes.len() as u32;
+        self.entries.push(Entry { id: id.id, offset: self.length, encoded, raw: id.len, codec, kind, base });
         self.write(bytes)
     }
 
     /// Ends the pack. Its name is drawn again while it is one of `avoid`: prune may be deleting the pack of that name.
-    pub(crate) fn finish(mut self, avoid: &HashSet<PackName>) -> Result<(File, Pack)> {
+    fn finish(mut self, avoid: &HashSet<PackName>) -> Result<(File, Pack)> {
         let mut salt = 0;
         let (footer, name) = loop {
             let footer = pack::footer(&self.entries, salt);

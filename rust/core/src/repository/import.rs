@@ -177,8 +177,7 @@ impl Import<'_> {
                 )));
             }
         }
-        rescue.close()?;
-        Ok(rescue.written)
+        rescue.finish()
     }
 
     /// Reads the chunks that the repository had before: a snapshot is not built on damage.

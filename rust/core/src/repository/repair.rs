@@ -151,13 +151,13 @@ impl Repository {
         for pack in damaged.iter().filter_map(|name| all.pack(name)) {
             for entry in &pack.entries {
                 interrupt()?;
-                if all.stored(&entry.id, &untrusted).is_none() && !rescue.stored.contains(&entry.id) {
+                if all.stored(&entry.id, &untrusted).is_none() && !rescue.has(&entry.id) {
                     let found = rescue.copy(&chunks, Location { pack, entry })?;
                     done.chunks_rescued += u64::from(found.is_some());
                 }
             }
         }
-        rescue.close()
+        rescue.finish().map(drop)
     }
 
     /// Looks for every chunk that the snapshots need.
@@ -185,7 +185,7 @@ impl Repository {
             done.lost.extend(search.lost(&snapshot)?);
         }
         done.chunks_fetched = fetched;
-        rescue.close()
+        rescue.finish().map(drop)
     }
 
     /// Damaged snapshot files, and those that an earlier repair moved aside, come back from a source or are moved aside.

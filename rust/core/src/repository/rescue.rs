@@ -1,49 +1,44 @@
 //! Rescue: chunks that are whole where they stand are stored anew, in packs of their own.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 
+use crate::chunks::pack_writer::{Encoded, PackWriter};
 use crate::chunks::placement::Location;
 use crate::chunks::read::{Chunks, Scratch};
 use crate::codec::{CodecChoice, Encoder};
 use crate::error::{ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::dtype::Element;
-use crate::format::pack::{self, Codec, Entry};
+use crate::format::pack::{Codec, Entry};
+use crate::format::tree::ChunkRef;
 use crate::repository::Repository;
 use crate::repository::copies::Source;
 use crate::repository::session::Session;
-use crate::storage;
 
-/// A pack of rescued chunks is made in memory and ends here.
-const PACK_TARGET: usize = 16 << 20;
+/// A pack of rescued chunks ends here.
+const PACK_TARGET: u64 = 16 << 20;
 
-/// Encoded chunks on their way into a pack.
-pub(crate) struct Rescue<'a> {
-    session: &'a Session,
-    packs: PathBuf,
-    avoid: HashSet<PackName>,
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-    pub(super) stored: HashSet<ChunkId>,
+/// Chunks on their way into packs of their own.
+pub(crate) struct Rescue {
+    packs: PackWriter,
     scratch: Scratch,
     encoder: Encoder,
-    pub(crate) written: u64,
+    encoded: Vec<u8>,
 }
 
-impl<'a> Rescue<'a> {
-    pub(crate) fn new(repository: &Repository, session: &'a Session, avoid: HashSet<PackName>) -> Self {
+impl Rescue {
+    pub(crate) fn new(repository: &Repository, session: &Session, avoid: HashSet<PackName>) -> Self {
         Self {
-            session,
-            packs: repository.paths.packs(),
-            avoid,
-            bytes: vec![],
-            entries: vec![],
-            stored: HashSet::new(),
+            packs: PackWriter::new(session.folder(), &repository.paths.packs(), PACK_TARGET, avoid),
             scratch: Scratch::new(),
             encoder: Encoder::new(),
-            written: 0,
+            encoded: vec![],
         }
+    }
+
+    /// Whether the chunk has been stored anew.
+    pub(super) fn has(&self, id: &ChunkId) -> bool {
+        self.packs.has(id)
     }
 
     /// Stores a chunk anew if it is whole where it stands, and gives its bytes.
@@ -54,7 +49,7 @@ impl<'a> Rescue<'a> {
             Err(_) => return Ok(None),
             Ok(()) => {}
         }
-        if self.stored.insert(place.entry.id) {
+        if !self.has(&place.entry.id) {
             self.store(chunks, place, &raw)?;
         }
         Ok(Some(raw))
@@ -74,45 +69,23 @@ impl<'a> Rescue<'a> {
 
     /// As it is encoded already; but a delta, whose base may be lost, as a chunk of its own.
     fn store(&mut self, chunks: &Chunks, place: Location<'_>, raw: &[u8]) -> Result<()> {
-        if self.bytes.is_empty() {
-            self.bytes.extend_from_slice(pack::MAGIC);
-        }
-        let offset = self.bytes.len();
-        let codec = if place.entry.codec == Codec::Delta {
-            let (codec, encoded) = self.encoder.encode(raw, Element::OPAQUE, CodecChoice::Auto)?;
-            self.bytes.extend_from_slice(encoded);
-            codec
+        let &Entry { id, kind, codec, encoded, raw: len, .. } = place.entry;
+        let (codec, bytes) = if codec == Codec::Delta {
+            self.encoder.encode(raw, Element::OPAQUE, CodecChoice::Auto)?
         } else {
-            self.bytes.resize(offset + place.entry.encoded as usize, 0);
-            chunks.read_encoded(place, 0, &mut self.bytes[offset..])?;
-            place.entry.codec
+            self.encoded.resize(encoded as usize, 0);
+            chunks.read_encoded(place, 0, &mut self.encoded)?;
+            (codec, self.encoded.as_slice())
         };
-        let encoded = (self.bytes.len() - offset) as u32;
-        self.entries.push(Entry { offset: offset as u64, encoded, codec, base: None, ..*place.entry });
-        if self.bytes.len() >= PACK_TARGET { self.close() } else { Ok(()) }
+        self.packs.add(&Encoded { id: ChunkRef { id, len }, kind, codec, base: None, bytes })
     }
 
-    /// Writes the pack; from then on its chunks are there.
-    pub(crate) fn close(&mut self) -> Result<()> {
-        if self.entries.is_empty() {
-            return Ok(());
+    /// Ends the packs; from then on their chunks are there. Gives their bytes.
+    pub(crate) fn finish(self) -> Result<u64> {
+        // Where nothing was stored there may be no folder of packs.
+        if self.packs.is_empty() {
+            return Ok(0);
         }
-        let chunks = self.bytes.len();
-        for salt in 0.. {
-            self.bytes.truncate(chunks);
-            self.bytes.extend_from_slice(&pack::footer(&self.entries, salt));
-            let name = PackName::of(&self.bytes);
-            if !self.avoid.contains(&name) {
-                let temp = self.session.folder().join("rescued.tmp");
-                storage::write_synced(&temp, &self.bytes)?;
-                storage::rename(&temp, &self.packs.join(pack::file_name(&name)))?;
-                storage::sync_dir(&self.packs)?;
-                self.written += self.bytes.len() as u64;
-                break;
-            }
-        }
-        self.bytes.clear();
-        self.entries.clear();
-        Ok(())
+        Ok(self.packs.finish()?.iter().map(|pack| pack.length).sum())
     }
 }

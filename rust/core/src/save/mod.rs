@@ -1,8 +1,8 @@
 //! A save: from a state to packs and a snapshot body.
 
 pub mod bases;
+mod budget;
 mod chunk;
-mod filling;
 mod literals;
 mod repack;
 mod tree;

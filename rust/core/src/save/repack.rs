@@ -9,33 +9,32 @@ use crate::format::pack::Kind;
 use crate::layout::pieces::Piece;
 use crate::layout::source::read_literals;
 use crate::save::chunk::Job;
-use crate::save::filling::Filler;
 use crate::save::tree::Tree;
-use crate::save::writer::{Scratch, Writer};
+use crate::save::writer::{Filling, Scratch, Writer};
 
 impl Writer<'_> {
     /// Writes live chunks of packs that are mostly dead again, at most as many bytes as this save has added, so that the packs
     /// of the newest snapshot stay close to its live bytes.
-    pub(super) fn repack(&self, tree: &Tree, filler: &mut Filler) -> Result<()> {
-        if filler.bytes_encoded == 0 {
+    pub(super) fn repack(&self, tree: &Tree, filling: &mut Filling) -> Result<()> {
+        if filling.budget.bytes_encoded == 0 {
             return Ok(());
         }
         let closure: HashSet<ChunkId> =
-            tree.closure().filter(|id| self.cost(id).is_some() && !filler.has(id)).collect();
-        let mut chosen = self.overdrawn(tree, filler);
-        self.choose_sparse(&closure, filler, &mut chosen)?;
+            tree.closure().filter(|id| self.cost(id).is_some() && !filling.packs.has(id)).collect();
+        let mut chosen = self.overdrawn(tree, filling);
+        self.choose_sparse(&closure, filling, &mut chosen)?;
         if chosen.is_empty() {
             return Ok(());
         }
         // What has outlived a pack will probably outlive what is new now: in a pack of its own it is not rewritten again.
-        filler.close(0)?;
-        self.store_again(tree, &chosen, filler)
+        filling.packs.begin_another()?;
+        self.store_again(tree, &chosen, filling)
     }
 
     /// Deltas of earlier versions that must become whole: what stood beside them and let a restore read more has changed.
-    fn overdrawn(&self, tree: &Tree, filler: &Filler) -> HashSet<ChunkId> {
-        let (mut credit, mut chosen) = (filler.credit, HashSet::new());
-        for id in tree.content.iter().map(|c| c.id).filter(|id| !filler.has(id)) {
+    fn overdrawn(&self, tree: &Tree, filling: &Filling) -> HashSet<ChunkId> {
+        let (mut credit, mut chosen) = (filling.budget.credit, HashSet::new());
+        for id in tree.content.iter().map(|c| c.id).filter(|id| !filling.packs.has(id)) {
             let owed = self.cost(&id).filter(|cost| credit < 0 && cost.credit() < 0);
             if let Some(cost) = owed.filter(|_| chosen.insert(id)) {
                 credit += cost.reads as i64 - cost.whole as i64;
@@ -45,9 +44,14 @@ impl Writer<'_> {
     }
 
     /// Chunks of packs that are mostly dead, the emptiest first.
-    fn choose_sparse(&self, closure: &HashSet<ChunkId>, filler: &Filler, chosen: &mut HashSet<ChunkId>) -> Result<()> {
-        let mut budget = filler.bytes_encoded;
-        let alive = closure.iter().chain(&filler.bases).copied().collect();
+    fn choose_sparse(
+        &self,
+        closure: &HashSet<ChunkId>,
+        filling: &Filling,
+        chosen: &mut HashSet<ChunkId>,
+    ) -> Result<()> {
+        let mut budget = filling.budget.bytes_encoded;
+        let alive = closure.iter().chain(&filling.budget.bases).copied().collect();
         let serving = self.known.serve(&alive)?;
         let mut sparse: Vec<(&Pack, u64)> = self.known.sparse(&serving).collect();
         // Fractions are compared crosswise.
@@ -66,7 +70,7 @@ impl Writer<'_> {
                 served_on.get(&entry.id).cloned().unwrap_or_default()
             };
             let encoded: u64 = ids.iter().filter_map(|id| self.cost(id)).map(|cost| cost.whole).sum();
-            if encoded <= budget && !filler.bases.contains(&entry.id) {
+            if encoded <= budget && !filling.budget.bases.contains(&entry.id) {
                 budget -= encoded;
                 chosen.extend(ids);
             }
@@ -86,13 +90,13 @@ impl Writer<'_> {
     }
 
     /// Stores chunks once more, whole, read from the source anew.
-    fn store_again(&self, tree: &Tree, chosen: &HashSet<ChunkId>, filler: &mut Filler) -> Result<()> {
+    fn store_again(&self, tree: &Tree, chosen: &HashSet<ChunkId>, filling: &mut Filling) -> Result<()> {
         let mut scratch = Scratch::new();
         let mut at = 0;
         for entry in &tree.content {
             let start = at;
             at += u64::from(entry.len);
-            if !chosen.contains(&entry.id) || filler.has(&entry.id) {
+            if !chosen.contains(&entry.id) || filling.packs.has(&entry.id) {
                 continue;
             }
             (self.interrupt)()?;
@@ -111,11 +115,11 @@ impl Writer<'_> {
                     "the state changed while it was being saved; nothing was saved. Save again",
                 ));
             }
-            filler.add(chunk, false)?;
+            filling.add(chunk, false)?;
         }
         for (id, kind, bytes) in &tree.metadata {
-            if chosen.contains(&id.id) && !filler.has(&id.id) {
-                filler.add(self.chunk(&mut scratch, Job::Bytes(bytes.clone(), *kind), true)?, false)?;
+            if chosen.contains(&id.id) && !filling.packs.has(&id.id) {
+                filling.add(self.chunk(&mut scratch, Job::Bytes(bytes.clone(), *kind), true)?, false)?;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use crate::chunks::pack_writer::PackWriter;
 use crate::chunks::placement::{Pack, Placement, Stored};
 use crate::chunks::read;
 use crate::codec::{self, CodecChoice, Encoder};
@@ -19,8 +20,8 @@ use crate::format::tree::ChunkRef;
 use crate::layout::pieces::{Layout, Piece};
 use crate::layout::source::{StateSource, read_piece};
 use crate::save::bases::{Bases, Candidate};
+use crate::save::budget::Budget;
 use crate::save::chunk::{Chunk, Cost, Delta, Form, Job};
-use crate::save::filling::Filler;
 use crate::save::literals::Cutter;
 use crate::save::tree::Tree;
 use crate::task::{pipeline, progress};
@@ -83,6 +84,30 @@ impl Scratch {
     }
 }
 
+/// Packs that are being filled, and what may go there.
+pub(super) struct Filling {
+    pub(super) packs: PackWriter,
+    pub(super) budget: Budget,
+}
+
+impl Filling {
+    /// Stores a chunk, unless it is stored already. `new` says that no earlier save has stored it.
+    pub(super) fn add(&mut self, chunk: Chunk, new: bool) -> Result<()> {
+        match chunk {
+            Chunk::Known { cost, .. } => self.budget.count_known(cost),
+            Chunk::New { id, kind, form } if !self.packs.has(&id.id) => {
+                let chosen = self.budget.choose(form);
+                if new {
+                    self.budget.count_new(id, &chosen);
+                }
+                self.packs.add(&chosen.encoded(id, kind))?;
+            }
+            Chunk::New { .. } => {}
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Writer<'a> {
     /// A writer for one save.
     pub fn new(
@@ -100,10 +125,11 @@ impl<'a> Writer<'a> {
     /// Writes packs to `temp`, moves them to `packs`.
     pub fn write(&self, temp: &Path, packs: &Path) -> Result<Written> {
         let target = (self.options.expected_new / 16).clamp(8 << 20, 64 << 20);
-        let mut filler = Filler::new(temp, packs, target, self.condemned);
+        let mut filling =
+            Filling { packs: PackWriter::new(temp, packs, target, self.condemned.clone()), budget: Budget::default() };
         let mut content = vec![];
         progress::begin("saving", self.layout.length);
-        self.store(self.content_jobs(), &mut filler, |c| content.push(c))?;
+        self.store(self.content_jobs(), &mut filling, |c| content.push(c))?;
         let (found, most) = (content.len() as u64, most_chunks(self.layout.length));
         if found > most {
             let length = self.layout.length;
@@ -113,19 +139,19 @@ impl<'a> Writer<'a> {
         }
         self.source.finish()?;
         let tree = Tree::build(content, self.layout.structure.to_bytes()?);
-        self.store(tree.jobs(), &mut filler, |_| ())?;
-        let (bytes_new, deltas) = (filler.bytes_new, filler.deltas);
-        self.repack(&tree, &mut filler)?;
-        let packs = filler.finish()?;
+        self.store(tree.jobs(), &mut filling, |_| ())?;
+        let (bytes_new, deltas) = (filling.budget.bytes_new, filling.budget.deltas);
+        self.repack(&tree, &mut filling)?;
+        let packs = filling.packs.finish()?;
         let bytes_stored = packs.iter().map(|p| p.length).sum();
         Ok(Written { state: tree.state(self.layout.length), packs, bytes_new, bytes_stored, deltas })
     }
 
-    /// Runs jobs through the pipeline: hash, look up, encode; new chunks go to the filler.
+    /// Runs jobs through the pipeline: hash, look up, encode; new chunks go into packs.
     fn store(
         &self,
         mut jobs: impl FnMut() -> Result<Option<Job<'a>>> + Send,
-        filler: &mut Filler,
+        filling: &mut Filling,
         mut each: impl FnMut(ChunkRef),
     ) -> Result<()> {
         let window = 4 * self.options.threads + 4;
@@ -139,7 +165,7 @@ impl<'a> Writer<'a> {
             if chunk.kind() == Kind::Content {
                 progress::advance(u64::from(chunk.id().len));
             }
-            filler.add(chunk, true)
+            filling.add(chunk, true)
         })
     }
 
