@@ -382,6 +382,26 @@ fn declared_sizes_allocate_nothing() {
     assert!(held < 16 << 10, "{held}");
 }
 
+/// A file that is mostly a hole and ends in a trailer which names a footer of gigabytes.
+#[test]
+fn a_footer_of_more_entries_than_there_may_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hole.pack");
+    let (count, each) = (pack::MAX_ENTRIES + 1, 44);
+    let (footer, length) = (u64::from(count) * each, u64::from(count) * each + 8 + pack::TRAILER as u64);
+    let mut trailer = vec![0; pack::TRAILER];
+    trailer[4..8].copy_from_slice(&count.to_le_bytes());
+    trailer[8..16].copy_from_slice(&footer.to_le_bytes());
+    trailer[72..].copy_from_slice(pack::END_MAGIC);
+    let file = lamina_core::storage::create_new(&path).unwrap();
+    lamina_core::storage::set_length(&file, &path, length).unwrap();
+    lamina_core::storage::write_at(&file, &path, pack::MAGIC, 0).unwrap();
+    lamina_core::storage::write_at(&file, &path, &trailer, length - pack::TRAILER as u64).unwrap();
+    let (result, held) = peak(|| pack::read_footer(&file, &path));
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(held < 4 << 10, "{held}");
+}
+
 #[test]
 fn depth_and_width() {
     for deep in ["[", "{\"a\":"] {

@@ -154,7 +154,9 @@ pub fn read_footer_bytes(file: &File, path: &Path) -> Result<(u64, Vec<u8>)> {
     }
     let footer = u64_at(&trailer, 8);
     let count = u64::from(u32_at(&trailer, 4));
-    if footer > length - (MAGIC.len() + TRAILER) as u64 || footer > count * (ENTRY as u64 + 32) {
+    // Before a buffer is taken for it: a hole in a file is cheap, so its length earns nothing.
+    let fits = count <= u64::from(MAX_ENTRIES) && footer <= count * (ENTRY as u64 + 32);
+    if !fits || footer > length - (MAGIC.len() + TRAILER) as u64 {
         return Err(Error::corrupt(format!("pack {what} names a footer of {footer} bytes for {count} entries")));
     }
     let mut bytes = vec![0; footer as usize + TRAILER];
