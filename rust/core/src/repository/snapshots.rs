@@ -89,8 +89,11 @@ impl Repository {
         self.commit_bytes(&body.seal()?, session)
     }
 
-    /// Gives a snapshot file its number.
+    /// Gives a snapshot file its number. What no reader would take is refused before it has one: it would stand in the way of
+    /// every later look at the repository.
     pub(crate) fn commit_bytes(&self, bytes: &[u8], session: &Session) -> Result<Arc<Snapshot>> {
+        let mut snapshot = Snapshot::parse(bytes, 0, "it")
+            .map_err(|e| Error::invalid(format!("the snapshot cannot be written, no reader would take it: {e}")))?;
         let folder = self.paths.snapshots();
         storage::create_dir(&folder)?;
         let temp = session.temp("snapshot");
@@ -101,7 +104,8 @@ impl Repository {
         storage::sync_dir(&folder)?;
         // The snapshot is committed; a claim that stays does no harm.
         let _ = storage::remove_file(&self.paths.claim(number));
-        let snapshot = Arc::new(Snapshot::parse(bytes, number, &path.display().to_string())?);
+        snapshot.number = number;
+        let snapshot = Arc::new(snapshot);
         lock(&self.snapshots).insert(number, Arc::clone(&snapshot));
         Ok(snapshot)
     }
