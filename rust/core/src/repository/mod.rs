@@ -147,25 +147,20 @@ impl Repository {
         let names: HashSet<PackName> = self.paths.pack_names()?.into_iter().collect();
         let mut known = lock(&self.placement);
         let gone: Vec<_> = known.placement.packs().map(|p| p.name).filter(|n| !names.contains(n)).collect();
-        let come: Vec<_> = names
-            .iter()
-            .copied()
-            .filter(|n| known.placement.pack(n).is_none() && !known.damaged.contains_key(n))
-            .collect();
-        known.damaged.retain(|n, _| names.contains(n));
-        if gone.is_empty() && come.is_empty() {
-            return Ok(Arc::clone(&known.placement));
-        }
-        let mut read = vec![];
+        // Those that were damaged are looked at again: they may have been mended.
+        let come: Vec<_> = names.iter().copied().filter(|n| known.placement.pack(n).is_none()).collect();
+        let (mut read, mut damaged) = (vec![], BTreeMap::new());
         for name in come {
             match Pack::read(&self.paths.pack(&name), name) {
                 Ok(pack) => read.push(pack),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-                Err(e) => {
-                    known.damaged.insert(name, e);
-                }
+                Err(e) => drop(damaged.insert(name, e)),
             }
+        }
+        known.damaged = damaged;
+        if gone.is_empty() && read.is_empty() {
+            return Ok(Arc::clone(&known.placement));
         }
         let placement = Arc::make_mut(&mut known.placement);
         gone.iter().for_each(|name| placement.remove(name));
