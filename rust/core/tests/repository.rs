@@ -74,16 +74,18 @@ fn save(
     threads: usize,
     change: impl FnOnce(&mut Body),
 ) -> Arc<Snapshot> {
+    let mut fields = body(series);
+    change(&mut fields);
+    try_save(repository, fields, model, threads).unwrap()
+}
+
+fn try_save(repository: &Repository, fields: Body, model: &Model, threads: usize) -> Result<Arc<Snapshot>> {
     let layout = Layout::new(&[model.spec()], &[]).unwrap();
     let literals = vec![7; model.0.len()];
     let source =
         MemorySource { tensors: vec![model.0.iter().map(Vec::as_slice).collect(), vec![]], literals: vec![&literals] };
     source.check(&layout).unwrap();
-    let mut fields = body(series);
-    change(&mut fields);
-    repository
-        .save(fields, &layout, &source, &SaveOptions { codec: CodecChoice::Auto, threads, interrupt: NEVER })
-        .unwrap()
+    repository.save(fields, &layout, &source, &SaveOptions { codec: CodecChoice::Auto, threads, interrupt: NEVER })
 }
 
 fn exported(repository: &Repository, snapshot: &Snapshot) -> Vec<u8> {
@@ -453,6 +455,138 @@ fn a_damaged_pack_heals_with_the_next_save() {
     assert_eq!(exported(&again, &snapshot), model.file());
     // The pack got its old name, and its old bytes.
     intact(&again);
+}
+
+#[test]
+fn a_pack_that_was_mended_is_read_again() {
+    let root = tempfile::tempdir().unwrap();
+    let model = Model::new(1, &[9000]);
+    let snapshot = save(&create(root.path()), "s", &model, 1, |_| ());
+    let pack = root.path().join("packs").join(packs(root.path()).keys().next().unwrap());
+    let whole = std::fs::read(&pack).unwrap();
+    std::fs::write(&pack, b"gone").unwrap();
+    let repository = Repository::open(root.path()).unwrap();
+    let read = |r: &Repository| r.reader(&snapshot)?.export(tempfile::tempdir().unwrap().path(), 1, NEVER).map(drop);
+    assert_eq!(read(&repository).unwrap_err().kind(), ErrorKind::Corrupt);
+    std::fs::write(&pack, &whole).unwrap();
+    assert_eq!(exported(&repository, &snapshot), model.file());
+    // Damage that has come since is seen by whoever looks anew.
+    std::fs::write(&pack, b"gone again").unwrap();
+    assert!(!repository.verify(false, 1, NEVER).unwrap().problems.is_empty());
+    std::fs::write(&pack, &whole).unwrap();
+    intact(&repository);
+    assert_eq!(exported(&repository, &snapshot), model.file());
+}
+
+#[test]
+fn a_snapshot_that_no_reader_would_take_is_not_committed() {
+    let root = tempfile::tempdir().unwrap();
+    let repository = create(root.path());
+    let model = Model::new(1, &[9000]);
+    let first = save(&repository, "s", &model, 1, |_| ());
+    let changes: [fn(&mut Body); 4] = [
+        |b| b.required.push("telepathy".into()),
+        |b| b.blocked_seconds = f64::NAN,
+        |b| b.value = "much".into(),
+        |b| drop(b.other.insert("optional".into(), 1.into())),
+    ];
+    for change in changes {
+        let mut fields = body("s");
+        change(&mut fields);
+        let error = try_save(&repository, fields, &model, 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        for repository in [&repository, &Repository::open(root.path()).unwrap()] {
+            assert_eq!(repository.snapshots().unwrap().len(), 1);
+            repository.prune(None, None, false).unwrap();
+            assert_eq!(exported(repository, &first), model.file());
+        }
+    }
+    assert_eq!(save(&repository, "s", &model, 1, |_| ()).number, 2);
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|e| e.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Two copies of a repository that have gone on apart: what one calls number 2 is not what the other does.
+struct Apart {
+    _folder: tempfile::TempDir,
+    /// The one to be damaged, the one that went another way, and a copy of the first as it was.
+    roots: [std::path::PathBuf; 3],
+    second: Arc<Snapshot>,
+}
+
+impl Apart {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = ["a", "b", "copy"].map(|name| folder.path().join(name));
+        let ours = create(&roots[0]);
+        let first = save(&ours, "s", &Model::new(1, &[9000]), 1, |_| ());
+        copy_all(&roots[0], &roots[1]);
+        let second = save(&ours, "s", &Model::new(2, &[9000]), 1, |_| ());
+        ours.set_alias(&first, "paper").unwrap();
+        copy_all(&roots[0], &roots[2]);
+        let other = Repository::open(&roots[1]).unwrap();
+        assert_eq!(other.id(), ours.id());
+        let theirs = save(&other, "s", &Model::new(3, &[9000]), 1, |_| ());
+        assert_eq!((theirs.number, theirs.id == second.id), (2, false));
+        other.set_alias(&theirs, "paper").unwrap();
+        Self { _folder: folder, roots, second }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.roots[0].join("snapshots/0000000002.json")
+    }
+
+    fn repair(&self, from: &[usize]) -> lamina_core::repository::repair::Repaired {
+        let sources: Vec<_> = from.iter().map(|&i| self.roots[i].clone()).collect();
+        Repository::open(&self.roots[0]).unwrap().repair(vec![], &sources, 1, NEVER).unwrap()
+    }
+}
+
+#[test]
+fn a_repair_takes_no_other_state_for_the_one_that_is_lost() {
+    // Behind its first line; in the digest there; all of it but the session.
+    let flip = |at: usize| move |bytes: &mut Vec<u8>| bytes[at] ^= 1;
+    let damages: [Box<dyn Fn(&mut Vec<u8>)>; 2] = [Box::new(|bytes| flip(bytes.len() - 9)(bytes)), Box::new(flip(60))];
+    for damage in damages {
+        let apart = Apart::new();
+        let mut bytes = std::fs::read(apart.path()).unwrap();
+        damage(&mut bytes);
+        std::fs::write(apart.path(), &bytes).unwrap();
+        let done = apart.repair(&[1]);
+        assert_eq!((done.restored.len(), done.lost.len(), done.lost[0].snapshot), (0, 1, 2));
+        assert!(!apart.path().exists());
+        // The one that is no copy of this state stands first.
+        let done = apart.repair(&[1, 2]);
+        assert_eq!((done.restored.as_slice(), done.lost.len()), (&["snapshots/0000000002.json".to_owned()][..], 0));
+        let repository = Repository::open(&apart.roots[0]).unwrap();
+        assert_eq!(repository.resolve(None, "2").unwrap().id, apart.second.id);
+    }
+}
+
+#[test]
+fn a_repair_takes_no_other_alias_for_the_one_that_is_lost() {
+    let apart = Apart::new();
+    let alias = std::fs::read_dir(apart.roots[0].join("aliases")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&alias).unwrap();
+    bytes[60] ^= 1;
+    std::fs::write(&alias, &bytes).unwrap();
+    let done = apart.repair(&[1, 2]);
+    assert_eq!((done.restored.len(), done.problems), (1, vec![]));
+    assert_eq!(Repository::open(&apart.roots[0]).unwrap().resolve(None, "paper").unwrap().number, 1);
+    std::fs::write(&alias, &bytes).unwrap();
+    let done = apart.repair(&[1]);
+    assert_eq!((done.restored.len(), done.quarantined.len()), (0, 1));
+    assert!(!alias.exists());
 }
 
 /// A snapshot, and the file that it must give back.

@@ -17,7 +17,7 @@ use crate::storage;
 /// A folder that may hold what the repository has lost: another repository, or an artifact directory.
 pub(crate) struct Source {
     pub(crate) paths: Paths,
-    pub(super) id: Option<String>,
+    id: Option<String>,
     pub(crate) chunks: Chunks,
 }
 
@@ -38,21 +38,34 @@ impl Source {
         Ok(Self { paths, id, chunks })
     }
 
-    /// The bytes of the snapshot file with this digest, or of that number if this is a copy of the repository `id`.
-    fn snapshot(&self, digest: Option<Digest>, number: u64, id: &str) -> Result<Option<Vec<u8>>> {
-        let same = self.id.as_deref() == Some(id);
-        let numbered = self.paths.snapshot(number);
+    /// The bytes of the snapshot file with this digest.
+    fn snapshot(&self, digest: Digest) -> Result<Option<Vec<u8>>> {
         let mut paths = vec![self.paths.artifact()];
         paths.extend(small_files(&self.paths.snapshots())?);
-        for path in paths {
-            let Ok(bytes) = storage::read_small(&path, MAX_JSON) else { continue };
-            let Ok((found, _)) = envelope::unseal(&bytes, "snapshot", "") else { continue };
-            let counterpart = same && path == numbered;
-            if Some(found) == digest || counterpart {
-                return Ok(Some(bytes));
-            }
-        }
-        Ok(None)
+        let is_it = |bytes: &Vec<u8>| envelope::unseal(bytes, "snapshot", "").is_ok_and(|(found, _)| found == digest);
+        Ok(paths.iter().filter_map(|path| storage::read_small(path, MAX_JSON).ok()).find(is_it))
+    }
+
+    /// The bytes of the snapshot file of this number, if this is a copy of the repository `id` and the damaged file still
+    /// names the session that wrote it. A copy may have gone its own way, and call another state by the same number.
+    fn counterpart(&self, damaged: &[u8], number: u64, id: &str) -> Option<Vec<u8>> {
+        let bytes = storage::read_small(&self.paths.snapshot(number), MAX_JSON).ok()?;
+        let found = Snapshot::parse(&bytes, number, "").ok()?;
+        (self.is_copy_of(id) && occurs(&found.body.session, damaged)).then_some(bytes)
+    }
+
+    /// The bytes of an alias file, if this is a copy of the repository `id` and the damaged file still has the digest of
+    /// these, or the id of the snapshot that they name.
+    pub(super) fn alias(&self, path: &Path, damaged: &[u8], id: &str) -> Option<Vec<u8>> {
+        let bytes = storage::read_small(path, MAX_JSON).ok()?;
+        let (digest, body) = envelope::unseal(&bytes, "alias", "").ok()?;
+        let same = digest_in(damaged) == Some(digest) || occurs(body.get("snapshot")?.as_str()?, damaged);
+        (self.is_copy_of(id) && same).then_some(bytes)
+    }
+
+    /// Whether this is a copy of the repository with this id.
+    pub(super) fn is_copy_of(&self, id: &str) -> bool {
+        self.id.as_deref() == Some(id)
     }
 
     /// The file of the snapshot with this id: its bytes and its number.
@@ -66,13 +79,22 @@ impl Source {
     }
 }
 
+/// The bytes of the snapshot file of which these are left: what has its digest, in whichever source, before what only its
+/// session speaks for.
 pub(super) fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id: &str) -> Result<Option<Vec<u8>>> {
-    for source in sources {
-        if let Some(bytes) = source.snapshot(digest_in(damaged), number, id)? {
-            return Ok(Some(bytes));
+    if let Some(digest) = digest_in(damaged) {
+        for source in sources {
+            if let Some(bytes) = source.snapshot(digest)? {
+                return Ok(Some(bytes));
+            }
         }
     }
-    Ok(None)
+    Ok(sources.iter().find_map(|source| source.counterpart(damaged, number, id)))
+}
+
+/// Whether a word stands in what is left of a file.
+pub(super) fn occurs(word: &str, bytes: &[u8]) -> bool {
+    !word.is_empty() && bytes.windows(word.len()).any(|part| part == word.as_bytes())
 }
 
 /// The digest that stands in the first line of a snapshot file, which may be damaged behind it.

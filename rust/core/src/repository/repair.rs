@@ -16,7 +16,7 @@ use crate::format::digest::{ChunkId, PackName};
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
 use crate::repository::Repository;
-use crate::repository::copies::{Source, copy, copy_pack, digest_in, find_snapshot};
+use crate::repository::copies::{Source, copy, copy_pack, digest_in, find_snapshot, occurs};
 use crate::repository::lost::{Lost, Search};
 use crate::repository::paths::{Paths, small_files, snapshot_number};
 use crate::repository::rescue::Rescue;
@@ -66,7 +66,7 @@ impl Repository {
         let session = Session::begin(root)?;
         // Another repository may hold the same snapshots; a copy of this one is who has an id that stands in the damaged file.
         let damaged = storage::read_small_if_any(&paths.config(), MAX_JSON).ok().flatten().unwrap_or_default();
-        let is_copy = |other: &Self| damaged.windows(other.id().len().max(1)).any(|part| part == other.id().as_bytes());
+        let is_copy = |other: &Self| occurs(other.id(), &damaged);
         let copy = sources.iter().filter_map(|folder| Self::open(folder).ok()).find(is_copy);
         let bytes = match copy {
             Some(copy) => storage::read_small(&copy.paths.config(), MAX_JSON)?,
@@ -221,6 +221,8 @@ impl Repository {
             lost.push(Lost { snapshot: number, id, everything: true, ..Lost::default() });
         }
         self.restore_named(sources, session, done)?;
+        let there: HashSet<u64> = self.readable_snapshots()?.iter().map(|s| s.number).collect();
+        lost.retain(|lost| !there.contains(&lost.snapshot));
         Ok(lost)
     }
 
@@ -228,7 +230,7 @@ impl Repository {
     fn restore_named(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
         let there: HashSet<String> = self.readable_snapshots()?.iter().map(|s| s.id.clone()).collect();
         for id in self.alias_targets()?.difference(&there) {
-            let copies = sources.iter().filter(|s| s.id.as_deref() == Some(self.id()));
+            let copies = sources.iter().filter(|s| s.is_copy_of(self.id()));
             for (bytes, number) in copies.filter_map(|s| s.file_of(id)) {
                 let place = self.paths.snapshot(number);
                 if storage::is_free(&place)? {
@@ -256,13 +258,14 @@ impl Repository {
             if !is_damaged(&path, kind)? {
                 continue;
             }
-            let copies = sources.iter().filter(|s| kind == "alias" && s.id.as_deref() == Some(self.id()));
-            let whole = |p: &PathBuf| storage::exists(p).unwrap_or(false) && !is_damaged(p, kind).unwrap_or(true);
-            let copy = copies.map(|s| s.paths.root().join(self.paths.shown(&path))).find(whole);
-            match copy {
-                Some(copy) => {
+            let damaged = storage::read_small_if_any(&path, MAX_JSON).ok().flatten().unwrap_or_default();
+            let shown = self.paths.shown(&path);
+            let copies = sources.iter().filter(|_| kind == "alias");
+            let whole = |s: &Source| s.alias(&s.paths.root().join(&shown), &damaged, self.id());
+            match copies.filter_map(whole).next() {
+                Some(bytes) => {
                     let temp = session.temp("restored");
-                    storage::write_synced(&temp, &storage::read_small(&copy, MAX_JSON)?)?;
+                    storage::write_synced(&temp, &bytes)?;
                     self.replace(&temp, &path, done)?;
                 }
                 None => self.quarantine(&path, done)?,
