@@ -13,13 +13,10 @@ import numpy as np
 
 from lamina.files.plain import PlainContent
 from lamina.repository.content import Content
-from lamina.repository.dtypes import as_bytes
+from lamina.repository.diff import BLOCK, Known, Pair, batches, differing, sorted_out
 from lamina.repository.tensor import TensorInfo, tensor_bytes
 
 AnyContent: TypeAlias = Content | PlainContent
-_Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]
-#: Bytes of tensors that are read at once, and elements that are compared at once (in float64, inside a core's cache).
-_BATCH, _BLOCK = 128 << 20, 1 << 15
 _WINDOW = 8 << 20
 
 
@@ -37,29 +34,23 @@ class Change:
     after: TensorInfo | None
 
 
-def changes(before: AnyContent, after: AnyContent) -> tuple[list[Change], list[_Pair]]:
+def changes(before: AnyContent, after: AnyContent) -> tuple[list[Change], list[Pair]]:
     """What is known without reading, and the pairs that must be read."""
-    known: list[Change] = []
-    pairs: list[_Pair] = []
-    for name in dict.fromkeys([*before.tensors, *after.tensors]):
-        old, new = before.tensors.get(name), after.tensors.get(name)
-        size = tensor_bytes(new or old)  # type: ignore[arg-type]
-        if old is None or new is None:
-            known.append(Change(name, "added" if old is None else "removed", size, size, None, None, old, new))
-        elif (old.dtype, old.shape) != (new.dtype, new.shape):
-            known.append(Change(name, "changed", size, size, None, None, old, new))
-        elif size == 0 or _equal_chunks(before, old, after, new, size):
-            known.append(Change(name, "same", size, 0, 0.0, 0.0, old, new))
-        else:
-            pairs.append((name, old, new))
-    return known, pairs
+    known, pairs = sorted_out(before, after)
+    return [_of_known(one) for one in known], pairs
+
+
+def _of_known(one: Known) -> Change:
+    size = tensor_bytes(one.after or one.before)  # type: ignore[arg-type]
+    changed, distance = (0, 0.0) if one.status == "same" else (size, None)
+    return Change(one.name, one.status, size, changed, distance, distance, one.before, one.after)
 
 
 def measured(
-    before: AnyContent, after: AnyContent, pairs: Iterable[_Pair], advance: Callable[[int], None]
+    before: AnyContent, after: AnyContent, pairs: Iterable[Pair], advance: Callable[[int], None]
 ) -> Iterator[Change]:
     """Read pairs and compare them."""
-    for batch in _batches(pairs):
+    for batch in batches(pairs):
         arrays = before.read(old for _, old, _ in batch), after.read(new for _, _, new in batch)
         for (name, old, new), a, b in zip(batch, *arrays, strict=True):
             changed, l2, largest = distance(a, b)
@@ -74,9 +65,9 @@ def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, flo
     changed, norm, moved, largest = 0, 0.0, 0.0, 0.0
     wide = _wide(a.dtype)
     with np.errstate(all="ignore"):
-        for start in range(0, a.size, _BLOCK):
-            x, y = a[start : start + _BLOCK], b[start : start + _BLOCK]
-            differs = _differing(x, y)
+        for start in range(0, a.size, BLOCK):
+            x, y = a[start : start + BLOCK], b[start : start + BLOCK]
+            differs = differing(x, y)
             changed += int(np.count_nonzero(differs))
             if wide is None:
                 continue
@@ -103,15 +94,6 @@ def _squares(values: np.ndarray[Any, Any]) -> float:
     return float(np.einsum("i,i", parts, parts))
 
 
-def _differing(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which elements are not the same, bit for bit."""
-    if x.itemsize in (1, 2, 4, 8):
-        bits = f"u{x.itemsize}"
-        found: np.ndarray[Any, np.dtype[np.bool_]] = x.view(bits) != y.view(bits)
-        return found
-    return np.asarray((as_bytes(x) != as_bytes(y)).reshape(x.size, -1).any(axis=1))
-
-
 def changed_files(before: AnyContent, after: AnyContent) -> list[tuple[str, str]]:
     """Files without tensors that are new, gone or not the same; path and status."""
     with_tensors = {tensor.file for content in (before, after) for tensor in content.tensors.values()}
@@ -132,27 +114,6 @@ def _wide(dtype: np.dtype[Any]) -> Any:
         return np.complex128
     numbers = dtype.kind in "biuf" or (dtype.kind == "V" and not dtype.name.startswith("void"))
     return np.float64 if numbers else None
-
-
-def _equal_chunks(before: AnyContent, old: TensorInfo, after: AnyContent, new: TensorInfo, size: int | None) -> bool:
-    """Whether the same chunks make up both; a chunk that holds more than the tensor tells nothing."""
-    if not (isinstance(before, Content) and isinstance(after, Content)) or size is None:
-        return False
-    chunks = before.chunks(old)
-    return sum(length for _, length in chunks) == size and chunks == after.chunks(new)
-
-
-def _batches(pairs: Iterable[_Pair]) -> Iterator[list[_Pair]]:
-    batch: list[_Pair] = []
-    size = 0
-    for pair in pairs:
-        batch.append(pair)
-        size += tensor_bytes(pair[1]) or 0
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _differ(before: AnyContent, after: AnyContent, path: str) -> bool:

@@ -45,13 +45,25 @@ def _of(snapshot: Snapshot) -> Opened:
     return Opened(snapshot._opened(), snapshot)
 
 
+def in_repository(source: Source) -> tuple[Path, str] | None:
+    """The repository and the reference in it that a path names; None for any other source."""
+    if not isinstance(source, (str, os.PathLike)) or opener_of(source) is not None:
+        return None
+    text = os.fspath(source)
+    if _exists(Path(text)):
+        return (Path(text), "latest") if repository.stands_in(Path(text)) else None
+    folder, at, ref = text.rpartition("@")
+    return (Path(folder), ref or "latest") if at and _exists(Path(folder)) else None
+
+
 def _path(text: str) -> Opened:
+    named = in_repository(text)
+    if named is not None:
+        folder, ref = named
+        return _of(repository.open(folder).snapshot(ref))
     path = Path(text)
     if _exists(path):
         return _existing(path)
-    folder, at, ref = text.rpartition("@")
-    if at and _exists(Path(folder)):
-        return _of(repository.open(folder).snapshot(ref))
     raise NotFoundError(f"{text} does not exist; expected a repository, a checkpoint file or DIR@alias")
 
 
@@ -63,8 +75,6 @@ def _exists(path: Path) -> bool:
 
 
 def _existing(path: Path) -> Opened:
-    if repository.stands_in(path):
-        return _of(repository.open(path).snapshot())
     if path.is_dir() and (path / "lamina.json").exists():
         return open_artifact_directory(path)
     return open_plain(path)

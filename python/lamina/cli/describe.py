@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import StorageError
 from lamina.repository.tensor import tensor_bytes
 
 if TYPE_CHECKING:
@@ -64,28 +62,8 @@ def metric(snapshot: Snapshot) -> str | None:
     return f"{snapshot.monitor or 'value'} {snapshot.value:.5g}{' *' if snapshot.best else ''}"
 
 
-def is_repository(source: str) -> bool:
-    """Whether a repository stands at a path. One that only lacks its ``config.json`` is damaged, not something else."""
-    path = Path(source)
-    _refuse_unreadable(path)
-    config = os.path.exists(path / "config.json")
-    return os.path.isdir(path / "snapshots") and (config or os.path.isdir(path / "packs"))
-
-
 def repository_at(source: str) -> Repository | None:
     """The repository that stands at a path; None if the source is something else."""
-    if not is_repository(source):
-        return None
     from lamina.repository import repository
 
-    return repository.open(source)
-
-
-def _refuse_unreadable(path: Path) -> None:
-    """What may not be looked into must not be taken for something else than a repository."""
-    try:
-        (path / "snapshots").lstat()
-    except PermissionError as error:
-        raise StorageError(f"cannot look into {path}: {error.strerror}") from error
-    except (OSError, ValueError):
-        pass  # it is not there, or no path at all
+    return repository.open(source) if repository.stands_in(Path(source)) else None

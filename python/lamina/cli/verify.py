@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lamina.cli.command import AsJson, Source, verb
-from lamina.cli.describe import is_repository, repository_at
+from lamina.cli.describe import repository_at
 from lamina.cli.output import clean, count, human, print_json, progress, say
 from lamina.cli.repair import repair
 from lamina.errors import CorruptDataError, FoundDamage, InvalidInputError
@@ -63,7 +64,9 @@ def verify(
     share = None if sample is None else _share(sample)
     drawn = random.getrandbits(32) if seed is None else seed
     if mend:
-        if not is_repository(source):
+        from lamina.repository.repository import stands_in
+
+        if not stands_in(Path(source)):
             raise InvalidInputError(f"{source} is not a repository; only a repository can be repaired")
         repair(source, sources or [], as_json)
         return

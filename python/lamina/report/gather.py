@@ -21,7 +21,7 @@ from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo, tensor_bytes
-from lamina.sources import Source, resolve
+from lamina.sources import Source, in_repository, resolve
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,11 @@ def _in_repository(source: Source, series: str | None) -> Snapshot | None:
         return source if source._repository is not None else None
     if isinstance(source, Repository):
         return source.snapshot(series=series)
-    if not isinstance(source, (str, os.PathLike)) or str(source).startswith("wandb:"):
+    named = in_repository(source)
+    if named is None:
         return None
-    path, ref = os.fspath(source), "latest"
-    if not os.path.exists(path):
-        path, _, ref = path.rpartition("@")
-    has = {name for name in ("snapshots", "packs", "config.json") if os.path.exists(os.path.join(path, name))}
-    # One that lacks its config, or its packs, is damaged, and no directory of files.
-    return (
-        repository.open(path).snapshot(ref or "latest", series=series) if "snapshots" in has and len(has) > 1 else None
-    )
+    folder, ref = named
+    return repository.open(folder).snapshot(ref, series=series)
 
 
 def _opened(snapshot: Snapshot) -> Content:

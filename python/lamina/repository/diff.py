@@ -1,11 +1,21 @@
-"""How the tensors of two snapshots differ."""
+"""How the tensors of two snapshots differ; what is equal by its chunks is not read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from lamina.repository.content import Content
-from lamina.repository.tensor import TensorInfo
+from lamina.repository.dtypes import as_bytes
+from lamina.repository.tensor import TensorInfo, tensor_bytes
+
+#: A tensor that both have in the same form: its name, and what is known of it before and after.
+Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]
+#: Bytes of tensors that are read at once, and elements that are compared at once (inside a core's cache).
+_BATCH, BLOCK = 128 << 20, 1 << 15
 
 
 @dataclass(frozen=True)
@@ -15,43 +25,98 @@ class TensorDiff:
     name: str
     status: str
     nbytes: int
-    changed_bytes: int  # in chunks that differ
+    changed_bytes: int  # of elements that are not the same, bit for bit
     before: TensorInfo | None
     after: TensorInfo | None
 
 
+@dataclass(frozen=True)
+class Known:
+    """What needs no reading: the tensor is new, gone, of another form, or the same by its chunks."""
+
+    name: str
+    status: str
+    before: TensorInfo | None
+    after: TensorInfo | None
+
+
+class HasTensors(Protocol):
+    """The content of a snapshot or of plain files."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+
 def diff(before: Content, after: Content) -> list[TensorDiff]:
-    """How each tensor changed, the most changed first; of large ones only names are read."""
-    names = list(dict.fromkeys([*before.tensors, *after.tensors]))
-    moved = _changed_small(before, after)
-    return sorted((_of_tensor(name, before, after, moved) for name in names), key=lambda d: -d.changed_bytes)
+    """How each tensor changed, the most changed first."""
+    known, pairs = sorted_out(before, after)
+    found = [_of_known(one) for one in known]
+    for batch in batches(pairs):
+        arrays = before.read(old for _, old, _ in batch), after.read(new for _, _, new in batch)
+        for (name, old, new), a, b in zip(batch, *arrays, strict=True):
+            changed = _changed_elements(a.reshape(-1), b.reshape(-1)) * a.itemsize
+            found.append(TensorDiff(name, "changed" if changed else "same", new.nbytes, changed, old, new))
+    return sorted(found, key=lambda d: (-d.changed_bytes, d.name))
 
 
-def _small(tensor: TensorInfo) -> bool:
-    """Whether a tensor shares chunks with others, so that their ids say nothing of it alone (docs/format.md §5.2)."""
-    return tensor.nbytes < 16 << 10
+def sorted_out(before: HasTensors, after: HasTensors) -> tuple[list[Known], list[Pair]]:
+    """What is known without reading, and the pairs that must be read."""
+    known: list[Known] = []
+    pairs: list[Pair] = []
+    for name in dict.fromkeys([*before.tensors, *after.tensors]):
+        old, new = before.tensors.get(name), after.tensors.get(name)
+        if old is None or new is None:
+            known.append(Known(name, "added" if old is None else "removed", old, new))
+        elif (old.dtype, old.shape) != (new.dtype, new.shape):
+            known.append(Known(name, "changed", old, new))
+        elif _equal_chunks(before, old, after, new):
+            known.append(Known(name, "same", old, new))
+        else:
+            pairs.append((name, old, new))
+    return known, pairs
 
 
-def _changed_small(before: Content, after: Content) -> set[str]:
-    """The small tensors of both whose bytes differ; these are read."""
-    both = [(before.tensors[n], after.tensors[n]) for n in before.tensors.keys() & after.tensors.keys()]
-    both = [(old, new) for old, new in both if _small(old) and (old.dtype, old.shape) == (new.dtype, new.shape)]
-    old_values, new_values = before.read(old for old, _ in both), after.read(new for _, new in both)
-    values = zip(both, old_values, new_values, strict=True)
-    return {names[1].name for names, old, new in values if old.tobytes() != new.tobytes()}
+def batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Pairs that are read at once."""
+    batch: list[Pair] = []
+    size = 0
+    for pair in pairs:
+        batch.append(pair)
+        size += tensor_bytes(pair[1]) or 0
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _of_tensor(name: str, before: Content, after: Content, moved: set[str]) -> TensorDiff:
-    old, new = before.tensors.get(name), after.tensors.get(name)
-    if old is None or new is None:
-        there = old or new
-        assert there is not None
-        return TensorDiff(name, "removed" if new is None else "added", there.nbytes, there.nbytes, old, new)
-    if (old.dtype, old.shape) != (new.dtype, new.shape):
-        return TensorDiff(name, "changed", new.nbytes, new.nbytes, old, new)
-    if _small(new):
-        changed = new.nbytes if new.name in moved else 0
-    else:
-        pairs = zip(before.chunks(old), after.chunks(new), strict=True)
-        changed = sum(length for (was, _), (now_, length) in pairs if was != now_)
-    return TensorDiff(name, "changed" if changed else "same", new.nbytes, changed, old, new)
+def differing(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which elements are not the same, bit for bit."""
+    if x.itemsize in (1, 2, 4, 8):
+        bits = f"u{x.itemsize}"
+        found: np.ndarray[Any, np.dtype[np.bool_]] = x.view(bits) != y.view(bits)
+        return found
+    return np.asarray((as_bytes(x) != as_bytes(y)).reshape(x.size, -1).any(axis=1))
+
+
+def _changed_elements(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> int:
+    blocks = range(0, a.size, BLOCK)
+    return sum(int(np.count_nonzero(differing(a[at : at + BLOCK], b[at : at + BLOCK]))) for at in blocks)
+
+
+def _equal_chunks(before: object, old: TensorInfo, after: object, new: TensorInfo) -> bool:
+    """Whether the same chunks make up both; a chunk that holds more than the tensor tells nothing."""
+    size = tensor_bytes(new)
+    if size == 0:
+        return True
+    if not (isinstance(before, Content) and isinstance(after, Content)) or size is None:
+        return False
+    chunks = before.chunks(old)
+    return sum(length for _, length in chunks) == size and chunks == after.chunks(new)
+
+
+def _of_known(one: Known) -> TensorDiff:
+    there = one.after or one.before
+    assert there is not None
+    changed = 0 if one.status == "same" else there.nbytes
+    return TensorDiff(one.name, one.status, there.nbytes, changed, one.before, one.after)

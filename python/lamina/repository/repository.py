@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -11,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from lamina import _core
-from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError
+from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
 from lamina.repository.content import Content
 from lamina.repository.diff import TensorDiff, diff
 from lamina.repository.keep import Keep
 from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import opener_of
+
+#: What a repository is made of; a folder with two of them is one that was damaged.
+_PARTS = ("config.json", "packs", "snapshots")
+_MEND = "lamina verify --repair --from OTHER brings back what another copy has"
 
 
 class Repository:
@@ -77,7 +82,7 @@ class Repository:
         return pick(valued, key=lambda pair: pair[0])[1]
 
     def diff(self, a: Snapshot | str | int, b: Snapshot | str | int) -> list[TensorDiff]:
-        """How each tensor changed from ``a`` to ``b``, the most changed first; of large ones only names are read."""
+        """How each tensor changed from ``a`` to ``b``, the most changed first; what has the same chunks is not read."""
         before, after = (self._open(s if isinstance(s, Snapshot) else self.snapshot(s)) for s in (a, b))
         return diff(before, after)
 
@@ -140,6 +145,8 @@ class Repository:
     def stats(self) -> Stats:
         """What it holds."""
         found = self.snapshots()
+        if not _has(self.path, "packs"):
+            raise CorruptDataError(f"{self.path} has lost its folder packs; {_MEND}")
         sizes = [entry.stat().st_size for entry in os.scandir(self.path / "packs") if entry.name.endswith(".pack")]
         total = sum(snapshot.bytes_total for snapshot in found)
         return Stats(len(found), len({s.series for s in found}), len(sizes), sum(sizes), total)
@@ -172,7 +179,15 @@ def open(path: str | os.PathLike[str]) -> Repository:
 
     Raises:
         NotFoundError: if the directory is none.
+        CorruptDataError: if it has lost all its snapshots.
     """
+    opened = _open(path)
+    if not _has(opened.path, "snapshots"):
+        raise CorruptDataError(f"{opened.path} has lost its folder snapshots; {_MEND}")
+    return opened
+
+
+def _open(path: str | os.PathLike[str]) -> Repository:
     return Repository(_core.Repository.open(_directory(path)))
 
 
@@ -182,8 +197,23 @@ def open_or_create(path: str | os.PathLike[str]) -> Repository:
 
 
 def stands_in(folder: Path) -> bool:
-    """Whether a folder is a repository; one without its ``config.json`` is damaged, not something else."""
-    return (folder / "snapshots").is_dir() and (folder / "packs").is_dir()
+    """Whether a folder is a repository. One that lacks one of its three parts is damaged, not something else.
+
+    Raises:
+        StorageError: if it may not be looked into.
+    """
+    return sum(_has(folder, part) for part in _PARTS) >= 2
+
+
+def _has(folder: Path, part: str) -> bool:
+    path = folder / part
+    try:
+        kind = path.stat().st_mode
+    except PermissionError as error:
+        raise StorageError(f"cannot look into {folder}: {error.strerror}") from error
+    except (OSError, ValueError):  # it is not there, or no path at all
+        return False
+    return stat.S_ISDIR(kind) or part == "config.json"
 
 
 def _directory(path: object) -> str:
@@ -201,7 +231,7 @@ def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairRep
     """Repair the repository in a directory, also one that cannot be opened: its ``config.json`` comes first."""
     folders = [_folder(source) for source in sources if opener_of(source) is None]
     config = _report(_core.Repository.restore_config(os.fspath(path), folders, now()))
-    rest = _repair(open(path), sources)
+    rest = _repair(_open(path), sources)
     quarantined, restored = config.quarantined + rest.quarantined, config.restored + rest.restored
     return replace(rest, quarantined=quarantined, restored=restored)
 

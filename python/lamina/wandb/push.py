@@ -73,7 +73,7 @@ def push(
         return _push_run(path, entity, project)
     if os.path.isdir(path) and (runs := sorted(run.parent for run in path.glob("*run-*/run-*.wandb"))):
         raise InvalidInputError(f"{path} holds directories of runs; push one of them, such as {runs[-1]}")
-    if os.path.isdir(path) and os.path.exists(path / "config.json"):
+    if repository.stands_in(path):
         return _resend(Place.of_repository(repository.open(path)), entity, project)
     if os.path.isfile(path):
         source_files(path)  # refuses what an index may not name
