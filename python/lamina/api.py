@@ -11,8 +11,10 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import InvalidInputError
+from lamina.files.listing import file_status
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.schemes import local_path
 from lamina.sources import Source, resolve
 from lamina.writing import DEFAULT_SERIES, as_repository, save_path
 
@@ -45,20 +47,28 @@ def save(
     if not isinstance(metadata, Mapping | None):
         raise InvalidInputError(f"metadata must be a dict. Received: {metadata!r}")
     names = _aliases(aliases)
+    path = _path_of(model_or_path)  # before a new repository would be made for nothing
     target = as_repository(repository)
     fields = {"series": series, "metadata": dict(metadata or {})}
-    if isinstance(model_or_path, (str, os.PathLike)):
-        snapshot = save_path(target, Path(model_or_path), fields, codec=codec)
-    elif hasattr(model_or_path, "save_weights"):
+    if path is not None:
+        snapshot = save_path(target, path, fields, codec=codec)
+    else:
         from lamina.keras.saving.save_model import save_model
 
         snapshot = save_model(target, model_or_path, fields, codec=codec, weights_only=weights_only)
-    else:
-        raise InvalidInputError(
-            f"expected a Keras model or a path. Received: {model_or_path!r} of type {type(model_or_path).__name__}"
-        )
     target._name(snapshot, names)
     return snapshot
+
+
+def _path_of(given: Any) -> Path | None:
+    """The path that is to be saved; None for a model."""
+    if isinstance(given, (str, os.PathLike)):
+        path = local_path(given, "a Keras model or a path")
+        file_status(path)
+        return path
+    if not hasattr(given, "save_weights"):
+        raise InvalidInputError(f"expected a Keras model or a path. Received: {given!r} of type {type(given).__name__}")
+    return None
 
 
 def _aliases(given: Any) -> list[str]:
@@ -108,7 +118,8 @@ def load_model(source: Source, **load_model_kwargs: Any) -> Any:
 
 def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
     """Write the original files of a snapshot into a directory, byte for byte, verified; existing ones are replaced."""
-    return resolve(source).content.export(Path(directory))
+    target = local_path(directory, "a directory")
+    return resolve(source).content.export(target)
 
 
 def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,13 +1,22 @@
-"""Which module knows the addresses of a scheme, as in ``wandb:NAME:best``; it is imported when one is opened."""
+"""Which module knows the addresses of a scheme, as in ``wandb:NAME:best``; it is imported when one is opened.
+
+Where a path on this machine is expected, an address of any scheme is refused: as a path it would name a folder ``s3:``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
+import re
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+from lamina.errors import InvalidInputError
+
 #: Scheme → module, as fsspec has them. Each has the functions of `Opener`.
 _MODULES = {"wandb": "lamina.wandb.download.open_artifact"}
+#: A drive of Windows has one letter; `Path` makes one slash of two.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 @runtime_checkable
@@ -42,3 +51,23 @@ def _scheme(source: object) -> str | None:
         name, colon, _ = source.partition(":")
         return name if colon and name in _MODULES else None
     return "wandb" if isinstance(source, Artifact) else None
+
+
+def local_path(value: object, what: str = "a path") -> Path:
+    """The path on this machine that a caller gave; every path argument goes through here.
+
+    Raises:
+        InvalidInputError: if it is no path, or an address such as ``s3://bucket/run``.
+    """
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise InvalidInputError(f"expected {what}. Received: {value!r}")
+    text = os.fspath(value)
+    if isinstance(text, bytes):
+        raise InvalidInputError(f"expected {what} as str or Path. Received: {value!r}")
+    if (address := _ADDRESS.match(text)) is not None:
+        scheme = address[1]
+        raise InvalidInputError(
+            f"expected {what} on this machine. Received: {text!r}. lamina does not open {scheme}://: use a local "
+            f"directory, and copy it to or from {scheme}:// with a tool of that storage, or mount the storage"
+        )
+    return Path(text)

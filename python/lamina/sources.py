@@ -13,7 +13,7 @@ from lamina.repository import repository
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import opener_of
+from lamina.schemes import local_path, opener_of
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Any]
 
@@ -49,9 +49,10 @@ def in_repository(source: Source) -> tuple[Path, str] | None:
     """The repository and the reference in it that a path names; None for any other source."""
     if not isinstance(source, (str, os.PathLike)) or opener_of(source) is not None:
         return None
+    path = local_path(source, "a source")
+    if _exists(path):
+        return (path, "latest") if repository.stands_in(path) else None
     text = os.fspath(source)
-    if _exists(Path(text)):
-        return (Path(text), "latest") if repository.stands_in(Path(text)) else None
     folder, at, ref = text.rpartition("@")
     return (Path(folder), ref or "latest") if at and _exists(Path(folder)) else None
 

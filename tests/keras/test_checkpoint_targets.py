@@ -463,7 +463,7 @@ def test_an_artifact_of_a_remote_file_is_uploaded(wandb_online: Server) -> None:
 
 @remote
 def test_a_repository_is_on_this_machine(offline: Any) -> None:
-    with pytest.raises(InvalidInputError, match="repository must be a directory on this machine"):
+    with pytest.raises(InvalidInputError, match="repository= to be a directory on this machine"):
         ModelCheckpoint("m.keras", repository="gs://bucket/repo")
     with pytest.raises(InvalidInputError, match="pass repository=DIRECTORY"):
         WandbModelCheckpoint("s3://bucket/m.keras", layout="packs")

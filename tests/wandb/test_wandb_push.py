@@ -339,7 +339,7 @@ def test_a_relative_wandb_dir_and_another_working_directory(
 
 @pytest.mark.parametrize("source", [None, 5, b"repo"])
 def test_what_is_no_source(source: Any) -> None:
-    with pytest.raises(InvalidInputError, match="push takes a path"):
+    with pytest.raises(InvalidInputError, match="expected a path, a repository or a snapshot"):
         lamina.wandb.push(source)
 
 

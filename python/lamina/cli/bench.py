@@ -13,6 +13,7 @@ import typer
 from lamina.cli.command import AsJson, verb
 from lamina.cli.output import clean, human, print_json, print_table, progress
 from lamina.errors import InvalidInputError, LaminaError, NotFoundError
+from lamina.schemes import local_path
 
 if TYPE_CHECKING:
     from lamina.benchmark import Result
@@ -50,9 +51,9 @@ def bench(
     from lamina import _core, benchmark
 
     nbytes = _bytes(size)
-    if not os.path.isdir(folder):
+    if not local_path(folder, "a directory").is_dir():
         raise NotFoundError(f"{folder} is not a directory")
-    if file is not None and not os.path.isfile(file):
+    if file is not None and not local_path(file, "a file").is_file():
         raise NotFoundError(f"{file} is not a file")
     if file is not None and os.path.getsize(file) == 0:
         raise InvalidInputError(f"{file} is empty")

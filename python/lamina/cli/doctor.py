@@ -15,6 +15,7 @@ from lamina.cli import machine
 from lamina.cli.command import AsJson, verb
 from lamina.cli.output import human, print_fields, print_json, print_table, progress
 from lamina.errors import NotFoundError
+from lamina.schemes import local_path
 
 _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "glusterfs", "afs", "virtiofs")
 _LITTLE_ROOM = 5 * 10**9
@@ -36,7 +37,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Show versions, processor, backend, W&B settings (no secrets) and free disk space, and report problems."""
-    if not os.path.isdir(folder):
+    if not local_path(folder, "a directory").is_dir():
         raise NotFoundError(f"{folder} is not a directory")
     found = _found(folder)
     works = found["engine"]["loads"] and not found["engine"]["error"]

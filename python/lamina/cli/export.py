@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,16 +32,16 @@ def restore(source: Source, directory: _Target, force: _Force = False, as_json: 
 
 
 def _export(source: str, directory: str, force: bool, as_json: bool) -> None:
+    from lamina.schemes import local_path
     from lamina.sources import resolve
 
+    target = local_path(directory, "a directory")
     content = resolve(source).content
-    there = [path for path in content.files if os.path.lexists(Path(directory, path))]
+    there = [path for path in content.files if os.path.lexists(target / path)]
     if there and not force:
-        raise InvalidInputError(
-            f"{Path(directory, there[0])} exists and nothing was written; pass --force to replace it"
-        )
+        raise InvalidInputError(f"{target / there[0]} exists and nothing was written; pass --force to replace it")
     with progress("exporting"):
-        written = content.export(Path(directory))
+        written = content.export(target)
     files = [{"path": str(path), "bytes": path.stat().st_size} for path in written]
     if as_json:
         print_json({"source": source, "directory": directory, "files": files})

@@ -9,6 +9,7 @@ from pathlib import Path
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
 from lamina.report.data import Report
 from lamina.report.page import BEGIN, page
+from lamina.schemes import local_path
 
 
 def check_target(target: str | os.PathLike[str]) -> Path:
@@ -18,7 +19,7 @@ def check_target(target: str | os.PathLike[str]) -> Path:
         NotFoundError: if its folder does not exist.
         InvalidInputError: if something else than a report exists there.
     """
-    path = Path(target)
+    path = local_path(target, "a file")
     try:
         if not path.absolute().parent.is_dir():
             raise NotFoundError(f"the folder {path.absolute().parent} does not exist")

@@ -18,7 +18,7 @@ from lamina.repository.diff import TensorDiff, diff
 from lamina.repository.keep import Keep
 from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import opener_of
+from lamina.schemes import local_path, opener_of
 
 #: What a repository is made of; a folder with two of them is one that was damaged.
 _PARTS = ("config.json", "packs", "snapshots")
@@ -217,9 +217,7 @@ def _has(folder: Path, part: str) -> bool:
 
 
 def _directory(path: object) -> str:
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise InvalidInputError(f"expected the directory of a repository. Received: {path!r}")
-    return os.fspath(path)
+    return str(local_path(path, "the directory of a repository"))
 
 
 def now() -> str:
@@ -230,7 +228,7 @@ def now() -> str:
 def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairReport:
     """Repair the repository in a directory, also one that cannot be opened: its ``config.json`` comes first."""
     folders = [_folder(source) for source in sources if opener_of(source) is None]
-    config = _report(_core.Repository.restore_config(os.fspath(path), folders, now()))
+    config = _report(_core.Repository.restore_config(_directory(path), folders, now()))
     rest = _repair(_open(path), sources)
     quarantined, restored = config.quarantined + rest.quarantined, config.restored + rest.restored
     return replace(rest, quarantined=quarantined, restored=restored)
@@ -253,9 +251,7 @@ def _repair(repository: Repository, sources: Sequence[Any]) -> RepairReport:
 def _folder(source: Any) -> Path:
     if isinstance(source, Repository):
         return source.path
-    if not isinstance(source, (str, os.PathLike)):
-        raise InvalidInputError(f"expected a repository, an artifact directory or 'wandb:…'. Received: {source!r}")
-    folder = Path(source)
+    folder = local_path(source, "a repository, an artifact directory or 'wandb:…'")
     if not folder.exists():
         raise NotFoundError(f"{folder} does not exist; expected a repository or an artifact directory")
     if not (folder / "packs").is_dir():

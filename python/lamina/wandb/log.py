@@ -14,6 +14,7 @@ import wandb
 from lamina.errors import ArtifactError, InvalidInputError, LaminaError, NotFoundError
 from lamina.repository.repository import Repository, open_or_create, stands_in
 from lamina.repository.snapshot import Snapshot
+from lamina.schemes import local_path
 from lamina.wandb.copies import own_copy
 from lamina.wandb.description import (
     Description,
@@ -132,7 +133,7 @@ def _packed(
 def _path_of(source: Any) -> Path:
     """Refuse a repository in place of one of its snapshots: all its files would be saved into another one."""
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = local_path(source)
         if not stands_in(path):
             return path
     raise InvalidInputError(

@@ -22,6 +22,7 @@ from lamina.files.listing import source_files
 from lamina.repository import repository
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
+from lamina.schemes import local_path
 from lamina.wandb.description import Description, aliases_or_error, layout_or_error
 from lamina.wandb.log import FILE_LAYOUT, log_checkpoint
 from lamina.wandb.manifest import refer
@@ -66,9 +67,7 @@ def push(
         return [_log(source, entity, project, name, options)]
     if isinstance(source, Repository):
         source = source.path
-    if not isinstance(source, (str, os.PathLike)):
-        raise InvalidInputError(f"push takes a path, a repository or a snapshot. Received: {source!r}")
-    path = Path(source)
+    path = local_path(source, "a path, a repository or a snapshot")
     if os.path.isdir(path) and list(path.glob("run-*.wandb")):
         return _push_run(path, entity, project)
     if os.path.isdir(path) and (runs := sorted(run.parent for run in path.glob("*run-*/run-*.wandb"))):

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 
 from lamina.errors import InvalidInputError
-from lamina.keras import arguments
 from lamina.keras.remote import is_remote
 from lamina.repository.repository import Repository
+from lamina.schemes import local_path
 
 # A number after the last dot belongs to the name (``resnet-1.5``), and a template that ends in a placeholder has none.
 _EXTENSION = re.compile(r"\.[A-Za-z]\w*$")
@@ -87,10 +87,8 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
 
 def check_repository(repository: Any, target: Target, *, resume: bool) -> None:
     """A repository is a directory on this machine, and only files that Keras can train on continue a training."""
-    if not isinstance(repository, str | os.PathLike | Repository | None) or repository == "":
-        raise arguments.refuse("repository", "a directory", repository)
-    if not isinstance(repository, Repository | None) and is_remote(str(repository)):
-        raise InvalidInputError(f"the repository must be a directory on this machine. Received: {repository!r}")
+    if not isinstance(repository, Repository | None):
+        local_path(repository, "repository= to be a directory")
     if target.saved_model and resume:
         raise InvalidInputError(
             f"resume=True needs what a SavedModel lacks: it is for inference. End filepath in .keras or {_WEIGHTS}. "

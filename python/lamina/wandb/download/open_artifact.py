@@ -21,7 +21,7 @@ from lamina.files.plain import Opened, open_plain
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import Artifact
+from lamina.schemes import Artifact, local_path
 from lamina.wandb.download.fetching import FetchingReader, PackStore
 from lamina.wandb.download.transfer import Range, Transfer, make_sparse
 from lamina.wandb.manifest import as_base64
@@ -194,7 +194,7 @@ def download(transfer: Transfer, entries: dict[str, Any], names: Iterable[str], 
 def cache_root() -> Path:
     """Where downloads go: ``LAMINA_CACHE_DIR``, or ``lamina`` in the user's cache directory."""
     if given := os.environ.get("LAMINA_CACHE_DIR"):
-        return Path(given)
+        return local_path(given, "LAMINA_CACHE_DIR: a directory")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamina"
 
 
@@ -212,5 +212,5 @@ def new_folder() -> _core.Temporary:
 def _lenders(repository: str | os.PathLike[str] | Repository | None) -> list[Path]:
     if repository is None:
         return []
-    root = repository.path if isinstance(repository, Repository) else Path(repository)
+    root = repository.path if isinstance(repository, Repository) else local_path(repository, "a repository")
     return [root / "packs"]
