@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lamina.keras.saving.pipeline import NICENESS, Pipeline
+from lamina.keras.priority import NICENESS
+from lamina.keras.saving.pipeline import Pipeline
 
 pytestmark = pytest.mark.keras
 

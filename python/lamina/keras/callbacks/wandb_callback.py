@@ -32,6 +32,7 @@ from lamina.keras.media.validation_data import (
     take,
 )
 from lamina.keras.saving.filepath import check_model
+from lamina.keras.schedule.direction import direction, named_direction, scalar, scalars
 
 MOST_PREDICTIONS = 100
 
@@ -165,7 +166,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.filepath = str(Path(run.dir) / f"model-best.{suffix}")
         self.current: float | None = None
         auto = self.mode == "auto"
-        self._set_direction(best_model.named_direction(self.monitor) if auto else self.mode)
+        self._set_direction(named_direction(self.monitor) if auto else self.mode)
         self._direction_known = not auto
         self._take_previous_best(run)
 
@@ -385,7 +386,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _keep_best(self, epoch: int, logs: dict[str, Any]) -> None:
         self._ask_the_metric()
-        self.current = best_model.scalar(logs.get(self.monitor))
+        self.current = scalar(logs.get(self.monitor))
         if self.current is None:
             if self.save_model:
                 _warn(f"no best model: `{self.monitor}` is not among {', '.join(logs) or 'no metrics'}")
@@ -408,7 +409,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._direction_known = True
         best = self.best
-        self._set_direction(best_model.direction(self.model, self.monitor))
+        self._set_direction(direction(self.model, self.monitor))
         if best not in (inf, -inf):
             self.best = best
 
@@ -424,7 +425,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         path = Path(self.filepath)
         best_model.save(self.model, path, self.save_weights_only)
         if self.save_model_as_artifact:
-            metadata = best_model.metadata(epoch, self.monitor, self.current, logs)
+            metadata = best_model.metadata(epoch, self.monitor, self.current, scalars(logs))
             best_model.log(run, path, epoch, metadata)
 
 

@@ -14,9 +14,9 @@ from lamina.keras import arguments
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
 from lamina.keras.remote import is_remote
+from lamina.keras.processes import is_first
 from lamina.keras.saving.commit import Commit
-from lamina.keras.schedule.monitoring import scalar
-from lamina.keras.schedule.processes import is_first
+from lamina.keras.schedule.direction import scalars
 from lamina.repository.keep import Keep
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import software
@@ -287,8 +287,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def _metadata(self, commit: Commit) -> dict[str, Any]:
         names = ("epoch", "batch", "step", "monitor", "mode", "value", "best", "blocked_seconds")
         metadata = {name: getattr(commit, name) for name in names}
-        logs = {name: scalar(value) for name, value in commit.logs.items()}
-        metadata["logs"] = {name: value for name, value in logs.items() if value is not None}
+        metadata["logs"] = scalars(commit.logs)
         metadata |= {"bytes_total": commit.bytes, "layout": self.layout, "software": software()}
         if commit.snapshot is not None:
             snapshot = commit.snapshot

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lamina.keras.saving.pipeline import yield_to_training
+from lamina.keras.priority import yield_to_training
 
 Bytes = npt.NDArray[np.uint8]
 #: Every tensor begins on a cache line.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
 import threading
@@ -12,12 +11,12 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from lamina.keras.priority import yield_to_training
+
 #: Small saves may queue up to this size in all; a larger one waits until the one before it is committed.
 SMALL_BYTES = 128 << 20
 #: A tiny model that is saved at each step must not pile up files, threads' memory and open metadata.
 MAX_JOBS = 64
-#: Of the thread that commits; without it the step after a save took twice as long where all cores were busy.
-NICENESS = 10
 
 
 class Job(Protocol):
@@ -130,16 +129,6 @@ class Pipeline:
                 self._running = self._runner = None
                 self._failure = self._failure or failure
                 self._changed.notify_all()
-
-
-def yield_to_training() -> None:
-    """Cores that training wants are training's: the calling thread, and the engine's that it starts, take what is left.
-
-    While training waits for a save it wants none. Only Linux has a priority per thread.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()

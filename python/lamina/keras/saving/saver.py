@@ -19,6 +19,7 @@ from lamina.keras.capture.training_state import SavedState, TrainingTensors
 from lamina.keras.capture.walk import NotPlannable
 from lamina.keras.messages import tell
 from lamina.keras.remote import is_remote
+from lamina.keras.processes import saves_here
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import Target
 from lamina.keras.saving.job import Content, Facts, Place, SaveJob
@@ -28,9 +29,9 @@ from lamina.keras.saving.saved_model import SavedModelFolder, check_replaceable
 from lamina.keras.saving.summary import Tally, line
 from lamina.keras.schedule.batch_ends import Arrivals
 from lamina.keras.schedule.decision import Decision, Intercepted
+from lamina.keras.schedule.direction import scalar
 from lamina.keras.schedule.frequency import is_due
-from lamina.keras.schedule.monitoring import Monitoring, scalar
-from lamina.keras.schedule.processes import saves_here
+from lamina.keras.schedule.monitoring import Monitoring
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from lamina.keras.media import best_model
+from lamina.keras.schedule.direction import metric_direction, named_direction, scalar
 
 # Keras 3.10 takes every metric for a loss whose name does not speak of accuracy, an F-measure for example.
 _TAKES_UNKNOWN_FOR_LOSS = not hasattr(keras.callbacks.ModelCheckpoint, "_set_monitor_op")
@@ -81,7 +81,7 @@ class Monitoring(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _set_monitor_op(self) -> None:
         if not self._keras_knows():
-            known = best_model.metric_direction(self.model, self.monitor) or _told_by_name(self.monitor)
+            known = metric_direction(self.model, self.monitor) or _told_by_name(self.monitor)
             self.monitor_op = {"min": _LESS, "max": _GREATER, None: _always}[known]
         self._begin_where_keras_begins()
         if self.direction is None:
@@ -148,7 +148,7 @@ def _told_by_name(monitor: str) -> str | None:
     """A loss of one of several outputs, and what Keras 3.10 takes for an accuracy."""
     if monitor.endswith("loss"):
         return "min"
-    return "max" if best_model.named_direction(monitor) == "max" else None
+    return "max" if named_direction(monitor) == "max" else None
 
 
 def _always(value: Any, reference: Any) -> bool:
@@ -169,13 +169,3 @@ def _compared(value: Any) -> float | None:
     if _TAKES_UNKNOWN_FOR_LOSS:
         return scalar(value)
     return ctypes.c_float(value).value if type(value) is float else scalar(value)
-
-
-def scalar(value: Any) -> float | None:
-    """A number, where a logged value is one."""
-    if value is None or isinstance(value, (str, bytes)) or getattr(value, "shape", ()) != ():
-        return None
-    try:
-        return float(value) if not isinstance(value, np.ndarray) else float(value.item())
-    except (TypeError, ValueError):
-        return None

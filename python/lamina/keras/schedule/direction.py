@@ -1,0 +1,43 @@
+"""Which way a metric is better, and its logged value as a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def named_direction(monitor: str) -> str:
+    """Which way is better, as the documentation guesses it from the metric's name."""
+    return "max" if "acc" in monitor or monitor.startswith("fmeasure") else "min"
+
+
+def metric_direction(model: Any, monitor: str) -> str | None:
+    """Which way is better, as the metric itself says."""
+    name = monitor.removeprefix("val_")
+    for group in getattr(model, "metrics", None) or []:
+        for metric in getattr(group, "metrics", None) or [group]:
+            if metric.name == name and getattr(metric, "_direction", None) in ("up", "down"):
+                return "max" if metric._direction == "up" else "min"
+    return None
+
+
+def direction(model: Any, monitor: str) -> str:
+    """Which way is better, as the metric itself says, otherwise by its name."""
+    return metric_direction(model, monitor) or named_direction(monitor)
+
+
+def scalar(value: Any) -> float | None:
+    """A number, where a logged value is one."""
+    if value is None or isinstance(value, (str, bytes)) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return float(value) if not isinstance(value, np.ndarray) else float(value.item())
+    except (TypeError, ValueError):
+        return None
+
+
+def scalars(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the logged values that are numbers."""
+    return {name: number for name, value in logs.items() if (number := scalar(value)) is not None}
