@@ -141,7 +141,7 @@ def test_lora_merges_at_each_save(tmp_path: Path) -> None:
     ours, stock = pair(tmp_path, ".weights.h5", repository=tmp_path / "repo")
     model.fit(X, X, batch_size=8, epochs=2, callbacks=[ours, stock], verbose=0)
     assert_same_folders(tmp_path, 5)
-    assert ours._planner._known is None  # nothing is held after fit
+    assert ours._saver._planner._known is None  # nothing is held after fit
 
 
 @keras.saving.register_keras_serializable("test_capture")
@@ -209,7 +209,7 @@ def test_a_file_that_does_not_read_back_is_reported(tmp_path: Path) -> None:
     ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch")
     saves_by_hand(ours, model, 0)
     ours.wait()
-    planner = ours._planner
+    planner = ours._saver._planner
     learnt = planner._learnt
     assert learnt is not None
     assert learnt.checked
@@ -287,7 +287,7 @@ def test_the_memory_of_the_first_save_comes_while_training_begins(
     held = keras.backend.backend() == "tensorflow"
     assert touched[:1] == ([] if held else ["lamina-memory"])
     assert touched.count("lamina-memory") == (0 if held else 1)
-    assert ours._planner.arenas._coming is None
+    assert ours._saver._planner.arenas._coming is None
 
 
 @pytest.mark.parametrize("prepared", [None, 0, 100, 10_000, 1 << 60])

@@ -275,7 +275,7 @@ def test_a_forked_child_has_no_saves(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert entered.wait(30)
     child = os.fork()
     if child == 0:
-        os._exit(0 if callback.wait(0.1) and not callback._pipeline.busy and not sigterm._training else 1)
+        os._exit(0 if callback.wait(0.1) and not callback._saver._pipeline.busy and not sigterm._training else 1)
     _, status = os.waitpid(child, 0)
     leave.set()
     callback.on_train_end()

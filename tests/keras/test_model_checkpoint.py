@@ -492,7 +492,7 @@ def test_files_have_the_mode_that_the_umask_says(tmp_path: Path) -> None:
 
 
 def test_only_the_first_of_several_processes_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.keras.saving.saver.saves_here", lambda: False)
+    monkeypatch.setattr("lamina.keras.callbacks.model_checkpoint.saves_here", lambda: False)
     callback, commits = attached(tmp_path, repository=tmp_path / "r")
     fit(callback.model, callback)
     assert not commits
@@ -526,7 +526,7 @@ def test_a_failure_raises_at_the_next_hook_and_gives_the_best_back(
     callback.on_train_begin()
     callback.on_epoch_end(0, {"val_loss": 3.0})
     callback.on_epoch_end(1, {"val_loss": 2.0})
-    callback._pipeline.wait()
+    callback._saver.wait()
     with pytest.raises(OSError, match="No space left"):
         callback.on_train_batch_begin(0)
     assert callback.best == 3.0
@@ -587,8 +587,7 @@ def test_a_copy_works_on_its_own(duplicate: Any, tmp_path: Path) -> None:
     fit(network(), original, epochs=1)
     original.set_model(None)
     other = duplicate(original)
-    assert other._pipeline is not original._pipeline
-    assert other._planner is not original._planner
+    assert other._saver is not original._saver
     fit(network(), other, epochs=1)
     fit(network(), original, epochs=1)
     assert len(lamina.open(tmp_path / "r").snapshots()) == 3
@@ -650,8 +649,8 @@ def test_the_memory_is_given_back_after_fit(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     callback, _ = attached(tmp_path)
     fit(callback.model, callback)
-    assert not callback._planner.arenas._free
-    assert callback._planner._known is None
+    assert not callback._saver._planner.arenas._free
+    assert callback._saver._planner._known is None
     started = [t for t in threading.enumerate() if t not in before and t.name.startswith("lamina-save")]
     for thread in started:
         thread.join(30)

@@ -7,6 +7,7 @@ import pickle
 import time
 import warnings
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,12 @@ def test_it_pickles_and_copies(offline: Offline) -> None:
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5, float("nan")]), min_size=1, max_size=12))
 def test_aliases_follow_the_rules(values: list[float]) -> None:
     """`best` names the newest version that beat all before it; `latest` the last; each epoch its own."""
-    from lamina.keras.schedule.monitoring import Monitoring
+    from lamina.keras.schedule.monitoring import BestValue, improves
 
-    judge = Monitoring(FILE, monitor="score", mode="max")
-    judge._prepare_monitor({"score": 0})
+    so_far = BestValue()
     where: dict[str, int] = {}
     for epoch, value in enumerate(values):
-        _, best = judge._judge({"score": value})
+        best = so_far.judge(value, partial(improves, direction="max"))
         for alias in aliases_of(epoch, None, best=best):
             where[alias] = epoch
     numbers = [value for value in values if value == value]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -26,14 +25,15 @@ class FilePlan:
     size: int
     tensors: tuple[Tensor, ...]
 
-    def literal_runs(self) -> Iterator[tuple[int, int]]:
-        """Yield (offset, length) of the bytes that belong to no tensor, in file order."""
-        end = 0
+    def literal_runs(self) -> list[tuple[int, int]]:
+        """(offset, length) of the bytes that belong to no tensor, in file order."""
+        runs, end = [], 0
         for tensor in self.tensors:
             if tensor.nbytes == 0:
                 continue
             if tensor.offset > end:
-                yield end, tensor.offset - end
+                runs.append((end, tensor.offset - end))
             end = tensor.offset + tensor.nbytes
         if self.size > end:
-            yield end, self.size - end
+            runs.append((end, self.size - end))
+        return runs

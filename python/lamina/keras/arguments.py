@@ -7,7 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from lamina import _core
 from lamina.errors import InvalidInputError
+from lamina.repository.keep import Keep
+from lamina.writing import threads_or_default
 
 
 def refuse(name: str, expected: str, value: object) -> InvalidInputError:
@@ -55,6 +58,33 @@ def listing(name: str, value: Any) -> list[Any]:
     if isinstance(value, str | bytes | dict) or not hasattr(value, "__len__"):
         raise refuse(name, "a list", value)
     return list(value)
+
+
+def codec(value: Any) -> str:
+    return str(choice("codec", value, ("auto", "raw", "zstd", "planes", "delta")))
+
+
+def backlog(value: Any) -> str:
+    return str(choice("on_backlog", value, ("wait", "replace")))
+
+
+def keep(value: Any) -> Keep | None:
+    if value is not None and not isinstance(value, Keep):
+        raise InvalidInputError(f"keep must be a lamina.Keep. Received: {value!r}")
+    return value
+
+
+def function(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise InvalidInputError(f"{name} must be a function. Received: {value!r}")
+    return value
+
+
+def threads(value: Any) -> int | None:
+    wanted = threads_or_default(value)
+    if wanted == 0:
+        _core.default_threads()  # it refuses a wrong LAMINA_THREADS now, not at the first save
+    return wanted or None
 
 
 def callbacks(name: str, value: Any) -> tuple[keras.callbacks.Callback, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -11,8 +13,13 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
-from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
+from lamina.keras.processes import saves_here
 from lamina.keras.saving.commit import Commit
+from lamina.keras.saving.filepath import check_model, check_repository
+from lamina.keras.saving.job import Facts
+from lamina.keras.saving.saver import Saver, What, Where
+from lamina.keras.schedule import monitoring
+from lamina.keras.schedule.direction import scalar
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -54,25 +61,29 @@ class Checkpointer:
     ) -> None:
         if not hasattr(model, "save_weights"):
             raise InvalidInputError(f"expected a Keras model. Received: {model!r} of type {type(model).__name__}")
-        self._path = "model.weights.h5" if weights_only else "model.keras"
-        self._weights_only = weights_only
-        self._callback = _Loop(
-            self._path,
-            monitor=monitor,
-            mode=mode,
-            save_weights_only=weights_only,
-            repository=repository,
-            codec=codec,
-            keep=keep,
+        check_model(model, "Checkpointer")
+        check_repository(repository)
+        replace = arguments.backlog(on_backlog) == "replace"
+        self._model = model
+        self._what = What(model, weights_only, track=arguments.callbacks("track", track))
+        self._where = Where(
+            "model.weights.h5" if weights_only else "model.keras",
             keep_file=False,
-            on_backlog=on_backlog,
-            threads=threads,
-            track=track,
-            on_commit=on_commit,
+            file_stands_in=False,  # nobody has named a file
+            codec=arguments.codec(codec),
+            threads=arguments.threads(threads) or 0,
         )
-        self._callback.series = series
-        self._callback.set_model(model)
-        self._callback._prepare()
+        self._keep = arguments.keep(keep)
+        self._on_commit = arguments.function("on_commit", on_commit)
+        self._series = series
+        self._monitor = monitor
+        self._mode = _mode(mode)
+        self._direction: str | None = None
+        self._direction_sought = False
+        self._best = monitoring.BestValue()
+        self._saver = Saver("Checkpointer", repository, replace=replace)
+        if saves_here():
+            self._saver.prepare(self._what, self._where.path)
 
     def save(
         self, *, epoch: int, logs: Mapping[str, Any] | None = None, batch: int | None = None, blocking: bool = False
@@ -88,7 +99,14 @@ class Checkpointer:
         Raises:
             LaminaError: what an earlier save has failed with, or this one if it is ``blocking``.
         """
-        self._callback.save_now(self._path, self._weights_only, epoch, batch, logs)
+        if not (self._model.built or self._model.variables):
+            raise InvalidInputError("the model has no variables yet; build it, or call it on data, before saving")
+        if not isinstance(logs, Mapping | None):
+            raise arguments.refuse("logs", "a dict of metrics", logs)
+        epoch, batch = arguments.integer("epoch", epoch, 0), arguments.optional_integer("batch", batch, 0)
+        self._raise_failure()
+        if saves_here():
+            self._save(epoch, batch, dict(logs or {}))
         if not blocking:
             return None
         self.wait()
@@ -96,21 +114,26 @@ class Checkpointer:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every save so far is committed; False if that takes longer than ``timeout`` seconds."""
-        return self._callback.wait(timeout)
+        done = self._saver.wait(timeout)
+        self._raise_failure()
+        return done
 
     @property
     def last_snapshot(self) -> Snapshot | None:
         """The snapshot that was committed last."""
-        return self._callback.last_snapshot
+        return self._saver.last_snapshot
 
     @property
     def best_snapshot(self) -> Snapshot | None:
         """The committed snapshot with the best value of the monitored metric."""
-        return self._callback.best_snapshot
+        return self._saver.best_snapshot
 
     def close(self) -> None:
         """Wait for what is under way and give all memory back."""
-        self._callback.on_train_end()
+        try:
+            self.wait()
+        finally:
+            self._saver.close()
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -120,28 +143,59 @@ class Checkpointer:
     ) -> None:
         self.close()
 
+    def _save(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> None:
+        before = self._best.decided
+        try:
+            facts = self._facts(epoch, batch, logs)
+            self._saver.save(
+                self._what, self._where, facts, told=self._committed, keep=self._keep, on_commit=self._on_commit
+            )
+        except BaseException:
+            self._best.decided = before  # nothing was saved
+            raise
 
-class _Loop(ModelCheckpoint):
-    """The callback without Keras's decisions."""
+    def _facts(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> Facts:
+        if self._monitor in logs:
+            self._find_direction()
+        value = scalar(logs.get(self._monitor))
+        direction = self._direction
+        improves = partial(monitoring.improves, direction=direction)
+        best = direction is not None and self._best.judge(value, improves)
+        return Facts(
+            epoch=epoch,
+            batch=batch,
+            logs=logs,
+            monitor=self._monitor,
+            mode=direction,
+            value=value,
+            best=best,
+            series=self._series,
+            checkpoint={"best": None, "best_value": self._best.decided, "batches_seen": 0},
+        )
 
-    series = DEFAULT_SERIES
-    _file_stands_in = False  # nobody has named a file
+    def _find_direction(self) -> None:
+        """Once there is a value to judge."""
+        if self._direction_sought:
+            return
+        self._direction_sought = True
+        known = None if self._mode == "auto" else self._mode
+        self._direction = known or monitoring.find_direction(self._model, self._monitor)
+        if self._direction is None:
+            monitoring.warn_of_unknown_direction(self._monitor, "no save is marked as the best")
 
-    def save_now(
-        self, path: str, weights_only: bool, epoch: int, batch: int | None, logs: Mapping[str, Any] | None
-    ) -> None:
-        if not (self._model.built or self._model.variables):
-            raise InvalidInputError("the model has no variables yet; build it, or call it on data, before saving")
-        if not isinstance(logs, Mapping | None):
-            raise arguments.refuse("logs", "a dict of metrics", logs)
-        epoch, batch = arguments.integer("epoch", epoch, 0), arguments.optional_integer("batch", batch, 0)
-        self._raise_failure()
-        self._prepare_monitor(logs)
-        with self._deciding(epoch, batch, dict(logs or {})):
-            self._save(path, weights_only)
+    def _committed(self, commit: Commit) -> None:
+        if commit.best:
+            self._best.committed = commit.value
 
-    def _series_name(self) -> str:
-        return self.series
+    def _raise_failure(self) -> None:
+        failure = self._saver.take_failure()
+        if failure is not None:
+            self._best.give_back()
+            raise failure
 
 
-_Loop.__name__ = "Checkpointer"  # what warnings call it
+def _mode(given: str) -> str:
+    if given in ("min", "max", "auto"):
+        return given
+    warnings.warn(f"Checkpointer mode {given!r} is unknown, fallback to auto mode.", stacklevel=3)
+    return "auto"

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 
-from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
 from lamina.keras.callbacks import resuming
+from lamina.keras.capture.training_state import SavedState
 from lamina.keras.messages import tell
+from lamina.keras.processes import saves_here
 from lamina.keras.saving import sigterm
 from lamina.keras.saving.commit import Commit
-from lamina.keras.saving.filepath import check_model, check_repository, refuse_unknown, target_of
+from lamina.keras.saving.filepath import check_model, check_repository, check_resumable, refuse_unknown, target_of
+from lamina.keras.saving.job import Facts
 from lamina.keras.saving.saved_model import check_replaceable
-from lamina.keras.saving.saver import Saves
-from lamina.keras.saving.summary import Tally
+from lamina.keras.saving.saver import Saver, What, Where
+from lamina.keras.saving.summary import Totals, line
+from lamina.keras.schedule import monitoring
+from lamina.keras.schedule.batch_ends import BatchEnds
+from lamina.keras.schedule.decision import Decision, Intercepted
+from lamina.keras.schedule.direction import scalar
+from lamina.keras.schedule.frequency import is_due
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.writing import threads_or_default
 
-CODECS = ("auto", "raw", "zstd", "planes", "delta")
+_OF_THIS_PROCESS = ("_saver", "_decision", "_batch_ends", "_later", "_tracked_later")
 
 
-class ModelCheckpoint(Saves):
+class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     """`keras.callbacks.ModelCheckpoint` that captures the model in memory and saves it while training goes on.
 
     The first eight arguments are Keras's; ``verbose=1`` also tells what each save, and in the end what all of them
@@ -53,6 +61,8 @@ class ModelCheckpoint(Saves):
         on_commit: called with a `Commit` after each save, on the thread that saved.
         options: `tf.saved_model.SaveOptions` for a SavedModel.
     """
+
+    verbose: int
 
     def __init__(
         self,
@@ -94,51 +104,73 @@ class ModelCheckpoint(Saves):
         )
         self.filepath = self.target.filepath
         self.repository = repository
-        self.codec = arguments.choice("codec", codec, CODECS)
-        self.keep = keep
+        self.codec = arguments.codec(codec)
+        self.keep = arguments.keep(keep)
         self.keep_file = arguments.flag("keep_file", keep_file)
-        self.on_backlog = arguments.choice("on_backlog", on_backlog, ("wait", "replace"))
+        self.on_backlog = arguments.backlog(on_backlog)
         self.blocking = arguments.flag("blocking", blocking)
         self.resume = arguments.flag("resume", resume)
         self.track = arguments.callbacks("track", track)
         self.save_on_preempt = arguments.flag("save_on_preempt", save_on_preempt)
-        self.threads = threads
-        self.on_commit = on_commit
+        self.threads = arguments.threads(threads)
+        self.on_commit = arguments.function("on_commit", on_commit)
         self._check_arguments()
-        self._noticed: set[str] = set()
+        if monitoring.TAKES_UNKNOWN_FOR_LOSS:
+            self._as_later_releases(mode, initial_value_threshold)
+        self._warn_of_validation_metric()
+        self._best = monitoring.BestValue(scalar(self.best))
+        self._validation: dict[str, Any] = {}  # metrics of the last epoch that had some
         self._resumed = False
         self._last_saved: tuple[int, int | None] | None = None
         self._current_epoch = 0
         self.preempted = False
-        self.__dict__.update(self._of_this_process())
+        self._begin_process()
+
+    def _begin_process(self) -> None:
+        """What is never copied, as it is before training."""
+        self._saver = Saver(type(self).__name__, self.repository, replace=self.on_backlog == "replace")
+        self._decision: Decision | None = None
+        self._batch_ends = BatchEnds()
+        self._later: Sequence[Any] = ()
+        self._tracked_later: SavedState | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts its own pipeline, learns its own plans, and opens the repository anew."""
+        state = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
+        if isinstance(self.repository, Repository):
+            state["repository"] = self.repository.path
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin_process()
 
     def _check_arguments(self) -> None:
-        if threads_or_default(self.threads) == 0:
-            _core.default_threads()  # it refuses a wrong LAMINA_THREADS now, not at the first save
-        check_repository(self.repository, self.target, resume=self.resume)
+        check_repository(self.repository)
+        if self.resume:
+            check_resumable(self.target, self.repository)
         if self.target.early:
             check_replaceable(self.filepath)
-        if self.keep is not None and not isinstance(self.keep, Keep):
-            raise InvalidInputError(f"keep must be a lamina.Keep. Received: {self.keep!r}")
-        if self.on_commit is not None and not callable(self.on_commit):
-            raise InvalidInputError(f"on_commit must be a function. Received: {self.on_commit!r}")
-        for name in ("keep", "resume"):
-            if self.repository is None and getattr(self, name):
-                raise InvalidInputError(f"{name} needs a repository: pass repository=DIRECTORY")
+        if self.keep is not None:
+            self._check_keep()
         if self.repository is None and not self.keep_file:
             raise InvalidInputError("keep_file=False without a repository would save nothing")
+
+    def _check_keep(self) -> None:
+        if self.repository is None:
+            raise InvalidInputError("keep needs a repository: pass repository=DIRECTORY")
 
     # What the user asks.
 
     @property
     def last_snapshot(self) -> Snapshot | None:
         """The snapshot that was committed last; None without a repository."""
-        return self._last_snapshot
+        return self._saver.last_snapshot
 
     @property
     def best_snapshot(self) -> Snapshot | None:
         """The committed snapshot with the best value of the monitored metric."""
-        return self._best_snapshot
+        return self._saver.best_snapshot
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every save so far is committed; False if that takes longer than ``timeout`` seconds.
@@ -146,9 +178,7 @@ class ModelCheckpoint(Saves):
         Raises:
             Exception: what a save has failed with, if one has.
         """
-        if self._pipeline.runs_here:
-            raise InvalidInputError("wait() inside on_commit would wait for its own end: wait where training goes on")
-        done = self._pipeline.wait(timeout)
+        done = self._saver.wait(timeout)
         self._raise_failure()
         return done
 
@@ -173,12 +203,13 @@ class ModelCheckpoint(Saves):
         self.preempted = False
         self._last_saved = None
         self._leave_strangers()
-        self._tally = Tally()
-        self._arrivals.start()
+        self._saver.totals = Totals()
+        self._batch_ends.start()
         sigterm.enter(self)
         if self.resume and not self._resumed:
             self._resume()
-        self._prepare()
+        if saves_here():
+            self._saver.prepare(self._what(self.save_weights_only), self.filepath)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
@@ -191,10 +222,10 @@ class ModelCheckpoint(Saves):
         self._raise_failure()
         if self._looks_at_batches:
             self._catch_up()
-            self._arrivals.begin()
+            self._batch_ends.begin()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._looks_at_batches and self._arrivals.arrive(batch, logs):
+        if self._looks_at_batches and self._batch_ends.ended(batch, logs):
             self._batch_ended(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -202,7 +233,10 @@ class ModelCheckpoint(Saves):
         if self._looks_at_batches:
             self._catch_up()
         with self._deciding(epoch, None, logs):
+            if self.monitor_op is None:  # as Keras does from 3.11 on
+                self._set_monitor_op()
             super().on_epoch_end(epoch, logs)
+            self._validation = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
         if self.preempted:
             self._save_and_end(epoch, None, logs)
 
@@ -217,8 +251,7 @@ class ModelCheckpoint(Saves):
                 sigterm.finish()
         finally:
             sigterm.leave(self)
-            self._pipeline.close()
-            self._planner.end()
+            self._saver.close()
             self._finish()
 
     @property
@@ -231,12 +264,13 @@ class ModelCheckpoint(Saves):
         return self.save_freq != "epoch" or self.save_on_preempt
 
     def _catch_up(self) -> None:
-        for batch, logs in self._arrivals.due():
+        for batch, logs in self._batch_ends.due():
             self._batch_ended(batch, logs)
 
     def _batch_ended(self, batch: int, logs: dict[str, Any] | None) -> None:
         self._raise_failure()
-        self._prepare_monitor(logs)
+        if self.monitor_op is None and self.monitor in (logs or {}):  # as soon as there is a value to judge
+            self._set_monitor_op()
         with self._deciding(self._current_epoch, batch, logs):
             super().on_train_batch_end(batch, logs)
         if self.preempted:
@@ -260,15 +294,186 @@ class ModelCheckpoint(Saves):
 
     # What a subclass may change.
 
+    def _series_name(self) -> str:
+        """Which series the snapshots belong to."""
+        return os.path.basename(str(self.filepath))
+
+    def _run_id(self) -> str | None:
+        """Which run they belong to."""
+        return None
+
+    def _committed(self, commit: Commit) -> None:
+        """Called on the thread that saved, after each commit and before ``on_commit``."""
+
+    def _summary(self) -> str:
+        """What is said of all saves at the end of training with ``verbose=1``."""
+        return self._saver.totals.summary()
+
     def _resume_from(self) -> Snapshot | None:
         """What ``resume=True`` continues from."""
-        return resuming.latest(self._repository(), self._series_name())
+        return resuming.latest(self._repository, self._series_name())
 
     def _ending(self) -> None:
         """Called on SIGTERM, when the saves are committed or the time for them is over."""
 
     def _finish(self) -> None:
         """Called when training has ended and every save is committed or has failed."""
+
+    # Keras decides.
+
+    @property
+    def model(self) -> Any:
+        """The model; while Keras decides on a save, with the two methods that save replaced."""
+        model = super().model
+        if self._decision is None or not self._decision.here:
+            return model
+        return Intercepted(model, self._save)
+
+    @property
+    def direction(self) -> str | None:
+        """``"min"``, ``"max"``, or None where it is unknown."""
+        return monitoring.direction_for(self.monitor_op)
+
+    def _as_later_releases(self, mode: str, threshold: float | None) -> None:
+        """Keep the mode, and ask the metric later on; where a mode is given, the direction is known at once."""
+        self.mode = mode if mode in ("min", "max") else "auto"
+        self.monitor_op = None if self.mode == "auto" else monitoring.operator_for(self.mode)
+        self.best = threshold
+        if self.monitor_op is not None:
+            self._begin_where_keras_begins()
+
+    def _begin_where_keras_begins(self) -> None:
+        if monitoring.TAKES_UNKNOWN_FOR_LOSS and self.best is None:
+            self.best = monitoring.worst(self.direction)
+
+    def _warn_of_validation_metric(self) -> None:
+        chosen = self.save_best_only or self.monitor != "val_loss"
+        used = [*([self.monitor] if chosen else []), *monitoring.placeholders(self.filepath)]
+        monitoring.warn_of_validation_metric(type(self).__name__, self.save_freq, used)
+
+    def _set_monitor_op(self) -> None:
+        if not self._keras_knows():
+            self.monitor_op = monitoring.operator_for(monitoring.find_direction(super().model, self.monitor))
+        self._begin_where_keras_begins()
+        if self.direction is None:
+            effect = "every save counts" if self.save_best_only else "no save is marked as the best"
+            monitoring.warn_of_unknown_direction(self.monitor, effect)
+
+    def _keras_knows(self) -> bool:
+        if monitoring.TAKES_UNKNOWN_FOR_LOSS:
+            return False
+        try:
+            super()._set_monitor_op()
+        except ValueError:
+            return False
+        return True
+
+    def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
+        return monitoring.improves(monitor_value, reference_value, self.direction, getattr(self, "min_delta", 0.0))
+
+    def _get_file_path(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
+        """As Keras names it; at batches, validation metrics are those of the last epoch, nan in the first."""
+        if batch is not None and self.save_freq != "epoch":
+            logs = monitoring.with_validation(self.filepath, logs or {}, self._validation)
+        path: str = super()._get_file_path(epoch, batch, logs)
+        return path
+
+    def _save_model(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
+        if is_due(self.save_freq, epoch):
+            super()._save_model(epoch, batch, logs)
+
+    @contextmanager
+    def _deciding(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
+        """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
+        verbose: int = self.verbose
+        best = self.best, self._best.decided
+        self._decision = Decision(epoch, batch, dict(logs or {}), verbose)
+        try:
+            yield
+        except BaseException:
+            self.best, self._best.decided = best  # nothing was saved
+            raise
+        finally:
+            self._decision = None
+            self.verbose = verbose
+
+    # What was decided is saved.
+
+    def _save(self, path: str, weights_only: bool, *, keep_file: bool | None = None) -> None:
+        """Hand the decision to the saver."""
+        if not saves_here():
+            return
+        started, decision = time.perf_counter(), self._decision
+        assert decision is not None
+        keep_file = self.keep_file if keep_file is None else keep_file
+
+        def told(commit: Commit) -> None:
+            if commit.best:
+                self._best.committed = commit.value
+            if decision.verbose > 0:
+                costs = line(commit, time.perf_counter() - started)
+                tell(f"\nEpoch {decision.epoch + 1}: finished saving model to {path}\n{costs}")
+            self._committed(commit)
+
+        self._saver.save(
+            self._what(weights_only, self._later if decision.batch is None else ()),
+            Where(path, keep_file, codec=self.codec, threads=self.threads or 0),
+            self._facts(decision),
+            told=told,
+            keep=self.keep,
+            on_commit=self.on_commit,
+        )
+        self._last_saved = (decision.epoch, decision.batch)
+        self.verbose = 0
+        if self.blocking:
+            self.wait()
+
+    def _what(self, weights_only: bool, later: Sequence[Any] = ()) -> What:
+        target = self.target
+        return What(super().model, weights_only, target.saved_model, target.options, self.track, later)
+
+    def _facts(self, decision: Decision) -> Facts:
+        value = scalar(decision.logs.get(self.monitor))
+        direction = self.direction
+        agreed = self.save_best_only  # Keras has compared already
+        best = direction is not None and self._best.judge(value, _always if agreed else self._is_improvement)
+        return Facts(
+            epoch=decision.epoch,
+            batch=decision.batch,
+            logs=decision.logs,
+            monitor=self.monitor,
+            mode=direction,
+            value=value,
+            best=best,
+            series=self._series_name(),
+            run=self._run_id(),
+            checkpoint={
+                "best": scalar(self.best),
+                "best_value": self._best.decided,
+                "batches_seen": self._batches_seen_since_last_saving,
+            },
+        )
+
+    @property
+    def _repository(self) -> Repository:
+        found = self._saver.repository
+        assert found is not None
+        return found
+
+    def _sum_up(self) -> None:
+        """Training has ended, and every save is committed."""
+        if self.verbose > 0 and self._saver.totals.saves:
+            tell(f"\n{self._summary()}")
+
+    def _raise_failure(self) -> None:
+        failure = self._saver.take_failure()
+        if failure is None:
+            return
+        self._best.give_back()
+        if self.save_best_only:
+            self.best = self._best.committed
+            self._begin_where_keras_begins()
+        raise failure
 
     # Resuming, and ending early.
 
@@ -284,14 +489,14 @@ class ModelCheckpoint(Saves):
         noted = state.checkpoint()
         self._take_best_over(snapshot, noted.get("best_value"))
         self._batches_seen_since_last_saving = noted.get("batches_seen", 0)
-        self._last_snapshot = snapshot
+        self._saver.last_snapshot = snapshot
         self._tracked_later = state if self.track and went_on else None
 
     def _take_best_over(self, snapshot: Snapshot, value: float | None) -> None:
         if value is None or snapshot.monitor != self.monitor or self.direction not in (None, snapshot.mode):
             return  # another metric's says nothing
-        self._best_value = self._best_committed = value
-        self._best_snapshot = resuming.latest(self._repository(), snapshot.series, "best")
+        self._best = monitoring.BestValue(value)
+        self._saver.best_snapshot = resuming.latest(self._repository, snapshot.series, "best")
         if self.save_best_only:
             self.best = value
 
@@ -316,9 +521,13 @@ class ModelCheckpoint(Saves):
         return os.path.join(folder, f"preempted{self.target.suffix}"), self.repository is None
 
     def _end_early(self, timeout: float) -> None:
-        done = self._pipeline.wait(timeout)
+        done = self._saver.wait(timeout)
         self._ending()
         tell(
             f"\n{type(self).__name__}: SIGTERM; "
             + ("every captured save is committed" if done else "a save could not be committed in time")
         )
+
+
+def _always(value: float, reference: float | None) -> bool:
+    return True

@@ -13,11 +13,10 @@ from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.keras import arguments
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
-from lamina.keras.remote import is_remote
 from lamina.keras.processes import is_first
+from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
 from lamina.keras.schedule.direction import scalars
-from lamina.repository.keep import Keep
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import software
 
@@ -98,13 +97,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
         elif self.resume and name is None:
             raise InvalidInputError("resume=True in a process without a run needs `name`: which series to continue")
 
-    def _check_arguments(self) -> None:
-        if self.keep is None or self.repository is not None or not isinstance(self.keep, Keep):
-            super()._check_arguments()
-            return
-        keep, self.keep = self.keep, None  # only the versions on the server are pruned
-        super()._check_arguments()
-        self.keep = keep
+    def _check_keep(self) -> None:
+        """Without a repository it holds for the versions on the server."""
 
     def _check_artifact(self) -> None:
         """Let wandb refuse now what it would refuse at the first save."""
@@ -175,7 +169,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             newest = publisher_of(self._run).server.artifact(f"{self._qualified()}:latest")
         except NotFoundError:
             return None
-        return wandb.pull(newest, self._repository())
+        return wandb.pull(newest, self._repository)
 
     def _qualified(self) -> str:
         from lamina.wandb.upload.publisher import publisher_of
@@ -199,7 +193,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._note_stats(commit)
 
     def _summary(self) -> str:
-        return super()._summary() + (self._tally.as_packs() if self.layout == "file" else "")
+        return super()._summary() + (self._saver.totals.as_packs() if self.layout == "file" else "")
 
     def _finish(self) -> None:
         if not self._uploads():
@@ -208,7 +202,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
         publisher = publisher_of(self._run)
         if not publisher.drain(self.accept_seconds):
-            where = self._open_repository.path if self.layout == "packs" and self._open_repository else "the run"
+            where = self._repository.path if self.layout == "packs" and self.last_snapshot else "the run"
             self._trouble(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
         self._report()
         stats, self._stats = self._stats, []
@@ -216,7 +210,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
     def _finish_saves(self, limit: float) -> None:
         """The run ends; `fit` may have ended by an exception, with saves still on their way to the disk."""
-        self._pipeline.wait(limit)
+        self._saver.wait(limit)
 
     def _ending(self) -> None:
         if self._uploads():
@@ -248,7 +242,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             self.artifact.get("ttl"),
         )
         if self.layout == "packs" and commit.snapshot is not None:
-            version = packs_version(self._run, draft, what, self._repository(), commit.snapshot)
+            version = packs_version(self._run, draft, what, self._repository, commit.snapshot)
         else:
             version = file_version(self._run, draft, what, self._file_name(commit), _writer(commit))
         version.on_trouble = self._trouble

@@ -85,15 +85,21 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
     return Target(path, saved_model, kept)
 
 
-def check_repository(repository: Any, target: Target, *, resume: bool) -> None:
-    """A repository is a directory on this machine, and only files that Keras can train on continue a training."""
+def check_repository(repository: Any) -> None:
+    """A repository is a directory on this machine."""
     if not isinstance(repository, Repository | None):
         local_path(repository, "repository= to be a directory")
-    if target.saved_model and resume:
+
+
+def check_resumable(target: Target, repository: Any) -> None:
+    """Only files that Keras can train on continue a training, and only a repository knows where it was."""
+    if target.saved_model:
         raise InvalidInputError(
             f"resume=True needs what a SavedModel lacks: it is for inference. End filepath in .keras or {_WEIGHTS}. "
             f"Received: {target.filepath!r}"
         )
+    if repository is None:
+        raise InvalidInputError("resume needs a repository: pass repository=DIRECTORY")
 
 
 def refuse_unknown(caller: str, unknown: dict[str, Any]) -> None:

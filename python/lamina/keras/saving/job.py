@@ -36,28 +36,31 @@ class Content(Protocol):
 
 @dataclass
 class Facts:
-    """What training said of a save; the fields of a snapshot with the same names."""
+    """What is known of a save; fields of the snapshot with the same names."""
 
     epoch: int
     batch: int | None
-    step: int | None
     logs: dict[str, Any]
     monitor: str
     mode: str | None
     value: float | None
     best: bool
     series: str
-    run: str | None
-    metadata: dict[str, Any]
-    training: dict[str, Any]
+    run: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    checkpoint: dict[str, Any] = field(default_factory=dict)  # what who decided must know to continue
+    # What the saver finds out:
+    step: int | None = None
+    training: dict[str, Any] = field(default_factory=dict)
     blocked_seconds: float = 0.0
 
     def fields(self) -> dict[str, Any]:
-        return {**vars(self), "next_epoch": self.epoch + (self.batch is None)}
+        known = {name: value for name, value in vars(self).items() if name != "checkpoint"}
+        return {**known, "next_epoch": self.epoch + (self.batch is None)}
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where saves go."""
 
     repository: Repository | None
@@ -74,7 +77,7 @@ class SaveJob:
     path: str
     facts: Facts
     content: Content
-    place: Place
+    destination: Destination
     committed: Callable[[Commit], None]
     replaced: int = 0
     nbytes: int = field(init=False)
@@ -89,7 +92,7 @@ class SaveJob:
     def run(self) -> None:
         try:
             snapshot = self._store()
-            there = self.place.keep_file or snapshot is None
+            there = self.destination.keep_file or snapshot is None
             if there:
                 self.content.write(self.target)
             # As a Path, gs:// would become gs:/.
@@ -102,22 +105,22 @@ class SaveJob:
         self.content.release()
 
     def _store(self) -> Snapshot | None:
-        repository = self.place.repository
+        repository = self.destination.repository
         if repository is None or not self._room(repository):
             return None
         fields = self.facts.fields()
-        return self.content.store(repository, fields, codec=self.place.codec, threads=self.place.threads)
+        return self.content.store(repository, fields, codec=self.destination.codec, threads=self.destination.threads)
 
     def _room(self, repository: Repository) -> bool:
         try:
             free = shutil.disk_usage(repository.path).free
         except OSError as error:
             raise StorageError(f"cannot look at {repository.path}: {error.strerror or error}") from error
-        wanted = RESERVE_BYTES + self.nbytes * (1 + self.place.keep_file)
+        wanted = RESERVE_BYTES + self.nbytes * (1 + self.destination.keep_file)
         if free >= wanted:
             return True
         found = f"only {free >> 20} MiB are free at {repository.path}, a save may need {wanted >> 20} with the reserve"
-        if not self.place.file_stands_in:
+        if not self.destination.file_stands_in:
             raise StorageError(f"{found}: nothing was saved; delete old snapshots (lamina prune) or make room")
         warnings.warn(f"{found}: this save keeps the plain file {self.path} and no snapshot", stacklevel=2)
         return False

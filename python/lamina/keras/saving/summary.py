@@ -18,7 +18,7 @@ def line(commit: Commit, seconds: float) -> str:
 
 
 @dataclass
-class Tally:
+class Totals:
     """The saves of one training."""
 
     saves: int = 0

@@ -14,7 +14,7 @@ Ended = tuple[int, dict[str, Any] | None]
 _PATIENCE = 60.0
 
 
-class Arrivals:
+class BatchEnds:
     """Counts the batches that have begun and ended."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Arrivals:
         self.__init__()  # type: ignore[misc]
         self._trains = threading.get_ident()
 
-    def arrive(self, batch: int, logs: dict[str, Any] | None) -> bool:
+    def ended(self, batch: int, logs: dict[str, Any] | None) -> bool:
         """Note that a batch has ended; False where this thread does not train and must leave it to `due`."""
         here = self._trains in (None, threading.get_ident())
         with self._changed:
