@@ -14,45 +14,41 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 from benches import chart, machine
 from benches.corpora import Corpora
 from benches.measure import Bench, Table
 
-#: Name → module. Those of ON_DEMAND run only when they are named: most import a backend and train.
+
+class Group(NamedTuple):
+    """A module with rows, and whether it runs only when it is named: most of these import a backend and train."""
+
+    module: str
+    on_demand: bool = False
+
+
 GROUPS = {
-    "save": "benches.save",
-    "verify": "benches.verify",
-    "restore": "benches.restore",
-    "codec": "benches.codec",
-    "bytes": "benches.stored",
-    "md5": "benches.md5",
-    "delta": "benches.delta",
-    "writes": "benches.writes",
-    "blocked": "benches.blocked",
-    "training": "benches.training",
-    "throughput": "benches.throughput",
-    "models": "benches.models",
-    "callbacks": "benches.callbacks",
-    "wandb": "benches.wandb",
-    "wandb-restore": "benches.wandb_restore",
-    "commit": "benches.commit",
-    "scale": "benches.scale",
+    "save": Group("benches.save"),
+    "verify": Group("benches.verify"),
+    "restore": Group("benches.restore"),
+    "codec": Group("benches.codec"),
+    "bytes": Group("benches.stored"),
+    "md5": Group("benches.md5"),
+    "delta": Group("benches.delta", on_demand=True),
+    "writes": Group("benches.writes", on_demand=True),
+    "blocked": Group("benches.blocked", on_demand=True),
+    "training": Group("benches.training", on_demand=True),
+    "throughput": Group("benches.throughput", on_demand=True),
+    "models": Group("benches.models", on_demand=True),
+    "callbacks": Group("benches.callbacks", on_demand=True),
+    "wandb": Group("benches.wandb", on_demand=True),
+    "wandb-restore": Group("benches.wandb_restore", on_demand=True),
+    "commit": Group("benches.commit", on_demand=True),
+    "scale": Group("benches.scale", on_demand=True),
 }
-ON_DEMAND = (
-    "delta",
-    "writes",
-    "blocked",
-    "training",
-    "throughput",
-    "models",
-    "callbacks",
-    "wandb",
-    "wandb-restore",
-    "commit",
-    "scale",
-)
+DEFAULT = [name for name, group in GROUPS.items() if not group.on_demand]
 
 SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 
@@ -68,8 +64,7 @@ def size(text: str) -> int:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benches", description="Measure lamina beside its peers.")
-    default = ", ".join(name for name in GROUPS if name not in ON_DEMAND)
-    parser.add_argument("names", nargs="*", help=f"groups of {', '.join(GROUPS)}; default: {default}")
+    parser.add_argument("names", nargs="*", help=f"groups of {', '.join(GROUPS)}; default: {', '.join(DEFAULT)}")
     parser.add_argument("--size", type=size, help="bytes of the dense corpus (default 0.5GB, with --quick 32MB)")
     parser.add_argument("--repeats", type=int, help="timed runs of each contender (default 5, with --quick 3)")
     parser.add_argument("--file", type=Path, help="measure on this checkpoint (.weights.h5, .h5, .keras) instead")
@@ -102,13 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(f"{key:10} {value}" for key, value in about.items()), end="\n\n", flush=True)
         corpora = Corpora(folder / "corpora", chosen.size or (32 << 20 if chosen.quick else 500_000_000), chosen.file)
         start = time.monotonic()
-        for group in chosen.names or [name for name in GROUPS if name not in ON_DEMAND]:
-            if importlib.util.find_spec(GROUPS[group]) is None:
-                missing[f"group {group}"] = f"{GROUPS[group]} does not exist yet"
+        for group in chosen.names or DEFAULT:
+            if importlib.util.find_spec(GROUPS[group].module) is None:
+                missing[f"group {group}"] = f"{GROUPS[group].module} does not exist yet"
                 continue
             (own := folder / group).mkdir(exist_ok=True)
             bench = Bench(corpora, own, chosen.repeats or (3 if chosen.quick else 5), chosen.quick, missing)
-            for table in importlib.import_module(GROUPS[group]).run(bench):
+            for table in importlib.import_module(GROUPS[group].module).run(bench):
                 tables.append(table)
                 print(table.show(), flush=True)
         about["seconds"] = f"{time.monotonic() - start:.0f}"

@@ -17,6 +17,7 @@ import pytest
 from keras import layers
 
 import lamina
+from keras_training import fit_on
 from lamina.errors import InvalidInputError, UnsupportedFormatError
 from lamina.keras import ModelCheckpoint
 from lamina.keras.capture.planned_file import PlannedFile
@@ -34,8 +35,7 @@ def network(**arguments: Any) -> keras.Model:
     return model
 
 
-def fit(model: keras.Model, *callbacks: Any, **arguments: Any) -> Any:
-    return model.fit(X, X, **{"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": list(callbacks)} | arguments)
+fit = fit_on(X, X)
 
 
 def drive(callback: ModelCheckpoint, values: list[Any], monitor: str = "val_loss") -> None:

@@ -15,6 +15,7 @@ import pytest
 from keras import layers
 
 import lamina
+from keras_training import fit_on
 from lamina.errors import InvalidInputError
 from lamina.keras import ModelCheckpoint, private
 from lamina.keras.capture.planned_file import PlannedFile
@@ -29,8 +30,7 @@ Y = X[:, :2]
 _register = keras.saving.register_keras_serializable(package="test_own_ways")
 
 
-def fit(model: keras.Model, *callbacks: Any, **arguments: Any) -> Any:
-    return model.fit(X, Y, **{"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": list(callbacks)} | arguments)
+fit = fit_on(X, Y)
 
 
 def network() -> keras.Model:
