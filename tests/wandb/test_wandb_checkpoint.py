@@ -302,8 +302,8 @@ def test_metadata_figures_and_options(wandb_online: Server) -> None:
     assert summary["checkpoint/versions"] == 2
     assert summary["checkpoint/blocked_seconds"] > 0
     assert summary["checkpoint/bytes_total"] == first.metadata["bytes_total"] + metadata["bytes_total"]
-    rows = [row for row in wandb_online.store.history(run.id) if "checkpoint/bytes_total" in row]
-    assert [row["checkpoint/bytes_stored"] for row in rows] == [v.metadata["bytes_stored"] for v in (first, second)]
+    (row,) = (row for row in wandb_online.store.history(run.id) if "checkpoint/bytes_total" in row)
+    assert row["checkpoint/bytes_stored"] == sum(version.metadata["bytes_stored"] for version in (first, second))
 
 
 def test_the_history_stays_the_users(offline: Offline) -> None:
@@ -324,7 +324,7 @@ def test_the_history_stays_the_users(offline: Offline) -> None:
 
 
 def test_figures_in_the_history_replace_none(offline: Offline) -> None:
-    """Whether the saves outrun the user's rows or not, and no step of the user's is lost."""
+    """The saves outrun the user's rows: a row has the sums of the saves since the row before."""
 
     class Log(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -337,8 +337,39 @@ def test_figures_in_the_history_replace_none(offline: Offline) -> None:
     del checkpoint
     recorded = offline.end()
     assert recorded.column("mine") == [2, 5, 8, 9]
-    assert len(recorded.column("checkpoint/bytes_total")) == 9
+    assert len(recorded.column("checkpoint/bytes_total")) == 4
     assert recorded.summary["checkpoint/bytes_total"] == sum(recorded.column("checkpoint/bytes_total"))
+
+
+def test_figures_take_no_step_of_a_run_that_goes_on(wandb_online: Server) -> None:
+    """Rows with a ``step=`` of the user's in a resumed run: W&B drops a row whose step has gone by."""
+    for first in (0, 4):
+        with wandb.init(id="stats", resume="allow") as run:
+
+            class Log(keras.callbacks.Callback):
+                def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                    if epoch % 2 == 0:
+                        run.log({"mine": epoch}, step=epoch)
+
+            checkpoint = WandbModelCheckpoint(FILE, monitor="loss", log_stats=True)
+            fit(small_model(), Log(), checkpoint, initial_epoch=first, epochs=first + 4)
+    history = wandb_online.store.history("stats")
+    assert [row["mine"] for row in history if "mine" in row] == [0, 2, 4, 6]
+    total = sum(row.get("checkpoint/bytes_total", 0) for row in history)
+    assert total == sum(version.metadata["bytes_total"] for version in wandb_online.store.artifacts("run_stats_model"))
+
+
+def test_figures_of_a_fit_that_failed_arrive(wandb_online: Server) -> None:
+    class Fail(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            raise RuntimeError("mine")
+
+    with wandb.init(id="failed"):
+        checkpoint = WandbModelCheckpoint(FILE, monitor="loss", log_stats=True)
+        with pytest.raises(RuntimeError, match="mine"):
+            fit(small_model(), checkpoint, Fail(), epochs=2)
+    (row,) = (row for row in wandb_online.store.history("failed") if "checkpoint/bytes_total" in row)
+    assert row["checkpoint/blocked_seconds"] > 0
 
 
 def test_a_subclass_changes_the_artifact(wandb_online: Server, tmp_path: Path) -> None:

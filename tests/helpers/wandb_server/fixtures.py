@@ -21,8 +21,10 @@ def wandb_server(tmp_path: Path) -> Iterator[Server]:
 def wandb_online(wandb_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A running server that the wandb of this process talks to."""
     import wandb
+    from wandb.sdk.artifacts.artifact_instance_cache import artifact_instance_cache
 
     wandb.teardown()  # what an earlier test left knows another server
+    artifact_instance_cache.clear()  # every server gives out the same ids
     for name, value in wandb_server.environment(tmp_path / "wandb-client").items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)  # artifact downloads go to the working directory by default

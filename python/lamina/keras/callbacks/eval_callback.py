@@ -10,6 +10,7 @@ import keras
 from lamina.errors import InvalidInputError
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.media.table_artifact import DataTable, add_table, use_table
+from lamina.keras.resumed import is_replaying
 
 
 class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc]
@@ -66,6 +67,8 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log the predictions of this epoch's model."""
+        if is_replaying():
+            return
         self.init_pred_table(column_names=self.pred_table_columns)
         _call(self.add_model_predictions, epoch, logs)
         self.log_pred_table()

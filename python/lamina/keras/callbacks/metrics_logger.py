@@ -7,6 +7,7 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras.callbacks.active_run import active_run, mark_feature
+from lamina.keras.resumed import is_replaying, step_of
 
 #: Keras 3.10 tells hooks the first batch of an execution, later releases the last.
 _TELLS_FIRST = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 11)
@@ -24,7 +25,8 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
         log_freq: ``"epoch"``, ``"batch"``, or an int N: the first batch of each epoch and every N-th after.
             Where ``steps_per_execution`` hides single batches, the execution that holds such a batch counts.
         initial_global_step: the training steps that were taken before this ``fit``
-            (steps per epoch × ``initial_epoch``); ``batch/batch_step`` goes on from there.
+            (steps per epoch × ``initial_epoch``); ``batch/batch_step`` goes on from there. Leave it at 0 with
+            ``resume=True`` of a checkpoint callback: the snapshot has the number.
     """
 
     def __init__(self, log_freq: Literal["epoch", "batch"] | int = "epoch", initial_global_step: int = 0) -> None:
@@ -33,8 +35,10 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
         self._ahead = 0
         self.logging_batch_wise = self.log_freq is not None
         self.global_step = _step(initial_global_step)
+        self._step_given = self.global_step > 0
         self._steps_before_epoch = self.global_step
         self._steps_in_epoch = 0
+        self._begins = False
         self._run_of_axes: str | None = None
         run = active_run(type(self).__name__)
         mark_feature(run, "keras_metrics_logger")
@@ -54,6 +58,13 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
         if _TELLS_FIRST:  # asked here: in a hook of a batch, `model` would fetch the state that JAX is working on
             self._ahead = (getattr(self.model, "steps_per_execution", None) or 1) - 1
         self._close_epoch()
+        self._begins = True
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count on from a snapshot, where a checkpoint callback has resumed from one, before this one or behind it."""
+        begins, self._begins = self._begins, False
+        if begins and not self._step_given and (step := step_of(self._model)) is not None:
+            self.global_step = self._steps_before_epoch = step
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log the metrics of the epoch."""
@@ -99,6 +110,8 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
         self._run_of_axes = run.id
 
     def _log(self, group: str, logs: dict[str, Any] | None, axis: str, position: int) -> None:
+        if is_replaying():
+            return
         row = {f"{group}/{name}": value for name, value in (logs or {}).items()}
         row[f"{group}/{axis}"] = position
         rate = self._get_lr()

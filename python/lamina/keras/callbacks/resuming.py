@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from lamina.errors import InvalidInputError, NotFoundError
+from lamina.keras import resumed
 from lamina.keras.capture.training_state import SavedState
 from lamina.keras.messages import tell
 from lamina.keras.restoring.restore import restore
@@ -56,6 +57,7 @@ def resume(model: Any, snapshot: Snapshot) -> SavedState:
     opened = resolve(snapshot)
     restore(opened, model)
     model._initial_epoch = snapshot.next_epoch
+    resumed.note_step(model, snapshot.step)
     what = "the end of epoch" if snapshot.batch is None else f"batch {snapshot.batch + 1} of epoch"
     tell(
         f"\nResuming from {what} {(snapshot.epoch or 0) + 1} (snapshot {snapshot.id[:12]}): "

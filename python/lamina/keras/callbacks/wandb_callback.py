@@ -31,6 +31,7 @@ from lamina.keras.media.validation_data import (
     slices,
     take,
 )
+from lamina.keras.resumed import is_replaying
 from lamina.keras.saving.filepath import check_model
 from lamina.keras.schedule.direction import direction, named_direction, scalar, scalars
 
@@ -265,6 +266,19 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         logs = logs or {}
         if not self._described:
             self._describe()
+        if not is_replaying():
+            self._run().log(self._row(epoch) | {"epoch": epoch} | logs)
+        self._keep_best(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Log the predictions of the trained model, unless the last epoch did."""
+        if self._model_trained_since_last_eval and (row := self._evaluate()):
+            self._run().log(row)
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _row(self, epoch: int) -> dict[str, Any]:
+        """What an epoch adds to its metrics."""
         row: dict[str, Any] = {}
         if self.log_weights:
             with _warning("the weights are not logged"):
@@ -276,15 +290,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
             row |= self._examples()
         if self._log_evaluation_frequency and epoch % self._log_evaluation_frequency == 0:
             row |= self._evaluate()
-        self._run().log(row | {"epoch": epoch} | logs)
-        self._keep_best(epoch, logs)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Log the predictions of the trained model, unless the last epoch did."""
-        if self._model_trained_since_last_eval and (row := self._evaluate()):
-            self._run().log(row)
-
-    # --- parts ------------------------------------------------------------------------------------
+        return row
 
     def _run(self) -> Any:
         return active_run(type(self).__name__)

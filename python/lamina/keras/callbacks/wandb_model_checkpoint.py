@@ -38,7 +38,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
         name: the artifact collection.
         artifact: of each version: ``tags``, ``ttl``, ``description``, ``metadata``, more ``aliases``, ``type``.
         on_error: what happens when W&B fails: ``"warn"`` once, also by `run.alert`, or ``"raise"`` at the next hook.
-        log_stats: log what each checkpoint cost to the history, besides the summary and the version's metadata.
+        log_stats: log what checkpoints cost to the history as well: each row of the run gets the sums of those since
+            the row before. They take no step of their own, so no ``step=`` of yours is lost.
         options: stands before ``initial_value_threshold`` in wandb's documentation, and both orders are understood.
 
     The other arguments are those of `lamina.keras.ModelCheckpoint`. ``keep`` also holds for the versions on the
@@ -89,7 +90,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._run: Any = run
         self._troubles: list[ArtifactError] = []
         self._alerted = False
-        self._stats: list[dict[str, float]] = []
+        self._stats: list[dict[str, float]] = []  # of no row yet
+        self._row: dict[str, float] = {}  # in the row of the step `_logged_at`
         self._logged_at: int | None = None
         if run is not None:
             self._check_artifact()
@@ -205,12 +207,11 @@ class WandbModelCheckpoint(ModelCheckpoint):
             where = self._repository.path if self.layout == "packs" and self.last_snapshot else "the run"
             self._trouble(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
         self._report()
-        stats, self._stats = self._stats, []
-        publisher.log_at_end(stats)
 
     def _finish_saves(self, limit: float) -> None:
         """The run ends; `fit` may have ended by an exception, with saves still on their way to the disk."""
         self._saver.wait(limit)
+        self._report()
 
     def _ending(self) -> None:
         if self._uploads():
@@ -297,7 +298,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         if commit.snapshot is not None:
             figures["bytes_stored"] = commit.snapshot.bytes_stored
         if self.log_stats:
-            self._stats.append({f"checkpoint/{name}": value for name, value in figures.items()})
+            self._stats.append(figures)
         from lamina.wandb.upload import totals
 
         with contextlib.suppress(Exception):  # a run that has ended
@@ -306,13 +307,21 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def _report(self) -> None:
         """On the training thread: history rows made on another one would overtake the user's own."""
         with contextlib.suppress(Exception):
-            # With each row of the user's one of ours: the next one would take its place.
-            if self._stats and self._run.step != self._logged_at:
-                self._logged_at = self._run.step
-                self._run.log(self._stats.pop(0), commit=False)
+            if self._stats:
+                self._log_stats()
         if self.on_error == "raise" and self._troubles:
             troubles, self._troubles = self._troubles, []
             raise troubles[0]
+
+    def _log_stats(self) -> None:
+        """Add to the row that the run has come to: a step of our own would take that of a row of the user's."""
+        if self._run.step != self._logged_at:
+            self._logged_at, self._row = self._run.step, {}
+        stats, self._stats = self._stats, []
+        for figures in stats:
+            for name, value in figures.items():
+                self._row[f"checkpoint/{name}"] = self._row.get(f"checkpoint/{name}", 0) + value
+        self._run.log(dict(self._row), commit=False)
 
     def _trouble(self, error: Exception) -> None:
         """On any thread: W&B has failed; training goes on."""
@@ -327,7 +336,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return state | {"_run": None, "_troubles": [], "_stats": [], "_logged_at": None}
+        return state | {"_run": None, "_troubles": [], "_stats": [], "_row": {}, "_logged_at": None}
 
 
 def default_repository(filepath: str) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 
 from lamina.files import h5
 from lamina.files.plain import Opened
-from lamina.keras import private
+from lamina.keras import private, resumed
 from lamina.keras.capture.walk import describe
 
 #: The generator of everything random that has no seed of its own.
@@ -117,9 +117,10 @@ class SavedState:
         arrays = self._read("callbacks/")
         for callback, entry in zip(track, saved, strict=True):
             vars(callback).update({name: _unpacked(value, arrays) for name, value in entry["state"].items()})
-        for callback, entry in zip(track, saved, strict=True):
-            if entry.get("later"):
-                callback.on_epoch_end(self._snapshot.epoch, dict(self._snapshot.logs))
+        with resumed.replaying():
+            for callback, entry in zip(track, saved, strict=True):
+                if entry.get("later"):
+                    callback.on_epoch_end(self._snapshot.epoch, dict(self._snapshot.logs))
 
     def _put_torch_generators(self) -> None:
         """Of devices that both machines have; another number of them is no reason to go without the rest."""

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,6 @@ class Publisher:
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
         self.accepted = 0
-        self._rows: list[dict[str, float]] = []
         self._sources: list[weakref.WeakMethod[Callable[[float], object]]] = []
         # Hand over what waits, and note what has arrived: ``fit`` may have ended by an exception.
         private.at_end_of_run(run, self.end, lambda: self.settle(QUESTIONS) and None)
@@ -150,10 +149,6 @@ class Publisher:
         """Before the run ends, call this method with a limit: its object may still have versions to submit."""
         self._sources.append(weakref.WeakMethod(finish))
 
-    def log_at_end(self, rows: Iterable[Mapping[str, float]]) -> None:
-        """Rows of the history that no row of the user's takes along."""
-        self._rows += map(dict, rows)
-
     def end(self) -> None:
         """The run is about to end: hand over what waits, and learn what has arrived."""
         for source in self._sources:
@@ -162,8 +157,6 @@ class Publisher:
                 finish(ACCEPT_SECONDS)
         if self.drain(ACCEPT_SECONDS):
             self.settle(SETTLE_SECONDS)
-        for row in self._rows:
-            self.run.log(row, step=self.run.step + 1)  # without it, they would be one
 
     # The thread.
 
