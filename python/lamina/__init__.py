@@ -6,11 +6,14 @@ The callbacks are in `lamina.keras`; importing `lamina` alone imports neither Ke
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lamina.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from lamina import errors as errors
+    from lamina import keras as keras
+    from lamina import wandb as wandb
     from lamina.api import export, load_model, read_tensors, restore, save
     from lamina.keras.checkpointer import Checkpointer
     from lamina.repository.keep import Keep
@@ -33,6 +36,7 @@ _PUBLIC = {
 }
 _MODULES = ("errors", "keras", "wandb")
 
+#: For ``from lamina import *``: without what would hide `open`, the packages keras and wandb, or need wandb.
 __all__ = [
     "Checkpointer",
     "Keep",
@@ -44,19 +48,18 @@ __all__ = [
     "read_tensors",
     "restore",
     "save",
-    "wandb",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _MODULES:
         return importlib.import_module(f"lamina.{name}")
-    if name in _PUBLIC:
-        value = getattr(importlib.import_module(_PUBLIC[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'lamina' has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'lamina' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC, *_MODULES})
+    return sorted({*_PUBLIC, *_MODULES})

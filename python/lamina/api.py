@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,16 +16,19 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import local_path
 from lamina.sources import Source, resolve
-from lamina.writing import DEFAULT_SERIES, as_repository, save_path
+from lamina.writing import DEFAULT_SERIES, Codec, as_repository, save_path
+
+if TYPE_CHECKING:
+    import keras
 
 
 def save(
-    model_or_path: Any,
+    model_or_path: keras.Model | str | os.PathLike[str],
     repository: str | os.PathLike[str] | Repository,
     *,
     aliases: Iterable[str] = (),
     metadata: Mapping[str, Any] | None = None,
-    codec: str = "auto",
+    codec: Codec = "auto",
     weights_only: bool = False,
     series: str = DEFAULT_SERIES,
 ) -> Snapshot:
@@ -39,6 +42,12 @@ def save(
         codec: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``.
         weights_only: of a model save ``model.weights.h5`` instead of ``model.keras``.
         series: which series the snapshot belongs to; retention and ``latest`` work inside one.
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> lamina.save(model, "runs/a", aliases=["before-pruning"]).aliases
+        ['latest', 'before-pruning']
 
     Raises:
         InvalidInputError: if there is nothing to save, or a file changes while it is read.
@@ -81,7 +90,9 @@ def _aliases(given: Any) -> list[str]:
     return names
 
 
-def restore(source: Source, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
+def restore(
+    source: Source, model: keras.Model, *, optimizer: bool | Literal["auto"] = "auto", skip_mismatch: bool = False
+) -> Snapshot:
     """Put a snapshot's weights into a model; verified, in parallel, without a temporary file.
 
     A compiled model is made ready to go on training, from ``snapshot.next_epoch``: its optimizer, the random seeds and
@@ -89,12 +100,29 @@ def restore(source: Source, model: Any, *, optimizer: bool | str = "auto", skip_
     On torch, ``fit`` draws from torch's own generator before its first step: there give dropout a seed of its own, or
     let a callback do it with ``resume=True``.
 
+    A source is
+
+    - ``"DIR"``: the latest snapshot of a repository; ``"DIR@REF"`` another one: an alias, ``latest``, ``best``,
+      ``epoch_N``, a number or an id; ``"DIR@SERIES:REF"`` where the repository has several series;
+    - a checkpoint file: ``.keras``, ``.weights.h5``, ``.h5``, a sharded one by its ``.weights.json``, or a directory of
+      files;
+    - ``"wandb:[ENTITY/][PROJECT/]NAME:ALIAS"``, a `wandb.Artifact`, or the directory of a downloaded one;
+    - a `Snapshot`, or a `Repository` (its latest snapshot).
+
     Args:
-        source: see `lamina.sources.resolve`.
+        source: one of these.
         model: a built Keras model with the same variables.
         optimizer: ``"auto"`` restores the optimizer of a compiled model if the snapshot has a fitting one and warns
             otherwise; True demands it; False leaves it alone.
         skip_mismatch: leave variables alone that the snapshot lacks or has in another shape (a new head).
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> lamina.save(model, "runs/a").number
+        1
+        >>> lamina.restore("runs/a@latest", model).number
+        1
 
     Raises:
         InvalidInputError: if the variables do not match; it names each, and the model is unchanged.
@@ -105,8 +133,18 @@ def restore(source: Source, model: Any, *, optimizer: bool | str = "auto", skip_
     return into(resolve(source), model, optimizer=optimizer, skip_mismatch=skip_mismatch)
 
 
-def load_model(source: Source, **load_model_kwargs: Any) -> Any:
+def load_model(source: Source, **load_model_kwargs: Any) -> keras.Model:
     """Load the whole model of a snapshot (a ``.keras`` or ``.h5`` file); arguments as `keras.models.load_model`.
+
+    The forms of a source are those of `restore`.
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> lamina.save(model, "runs/a").kind
+        'model'
+        >>> lamina.load_model("runs/a").output_shape
+        (None, 1)
 
     Raises:
         InvalidInputError: if the snapshot holds weights only.
@@ -117,7 +155,18 @@ def load_model(source: Source, **load_model_kwargs: Any) -> Any:
 
 
 def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
-    """Write the original files of a snapshot into a directory, byte for byte, verified; existing ones are replaced."""
+    """Write the original files of a snapshot into a directory, byte for byte, verified; existing ones are replaced.
+
+    The forms of a source are those of `restore`.
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> lamina.save(model, "runs/a").number
+        1
+        >>> [path.name for path in lamina.export("runs/a@1", "out")]
+        ['model.keras']
+    """
     target = local_path(directory, "a directory")
     return resolve(source).content.export(target)
 
@@ -125,7 +174,22 @@ def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
 def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
     """Read tensors of a snapshot by name, all without ``names``; only what is asked for is fetched.
 
+    The forms of a source are those of `restore`.
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> lamina.save(model, "runs/a").number
+        1
+        >>> tensors = lamina.read_tensors("runs/a")
+        >>> {name: tensor.shape for name, tensor in tensors.items()}
+        {'layers/dense/vars/0': (4, 1), 'layers/dense/vars/1': (1,)}
+
     Raises:
         NotFoundError: if there is no tensor of a name.
     """
     return resolve(source).content.read_named([names] if isinstance(names, str) else names)
+
+
+for _public in (save, restore, load_model, export, read_tensors):
+    _public.__module__ = "lamina"  # where users find it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import TypeAlias, Union
 
 from lamina import _core
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
@@ -13,9 +13,9 @@ from lamina.repository import repository
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import local_path, opener_of
+from lamina.schemes import Artifact, local_path, opener_of
 
-Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Any]
+Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Artifact]
 
 
 def resolve(source: Source) -> Opened:

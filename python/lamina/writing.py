@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from importlib import metadata as packages
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from lamina import _core
 from lamina.errors import InvalidInputError
@@ -19,6 +19,8 @@ from lamina.repository.json_values import plain
 from lamina.repository.repository import Repository, now
 from lamina.repository.snapshot import Snapshot
 
+#: How new chunks are stored.
+Codec: TypeAlias = Literal["auto", "raw", "zstd", "planes", "delta"]
 #: Series of what is saved without naming one.
 DEFAULT_SERIES = "default"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,9 @@ from lamina.cli.command import Aliases, AsJson, NewDirectory, verb
 from lamina.cli.describe import snapshot_json
 from lamina.cli.output import human, print_json, progress
 from lamina.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from lamina.writing import Codec
 
 _CODECS = ("auto", "raw", "zstd", "planes", "delta")
 
@@ -54,7 +57,7 @@ def save(
             repository,
             aliases=alias or [],
             metadata=given,
-            codec=codec,
+            codec=cast("Codec", codec),  # the engine refuses others
             series=DEFAULT_SERIES if series is None else series,
         )
     if as_json:

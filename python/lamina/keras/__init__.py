@@ -6,7 +6,7 @@ No backend is imported that Keras itself does not use, and wandb only where a W&
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lamina.keras.callbacks.eval_callback import WandbEvalCallback
@@ -35,9 +35,14 @@ _PUBLIC = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'lamina.keras' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"lamina.keras.{_PUBLIC[name]}"), name)
+    value.__module__ = "lamina.keras"  # where users find it
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -41,7 +41,18 @@ class Checkpointer:
         mode: ``"min"``, ``"max"`` or ``"auto"``: which way it is better.
 
     The other arguments are those of `lamina.keras.ModelCheckpoint`.
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> with lamina.Checkpointer(model, "runs/a") as checkpointer:
+        ...     for epoch in range(2):
+        ...         checkpointer.save(epoch=epoch, logs={"val_loss": 1.0 / (epoch + 1)})
+        >>> [snapshot.epoch for snapshot in lamina.open("runs/a").snapshots()]
+        [0, 1]
     """
+
+    __module__ = "lamina"
 
     def __init__(
         self,

@@ -16,9 +16,16 @@ class Keep:
         best: so many with the best values of the monitored metric.
         every: those at the end of every so many epochs (epochs counted from 1).
 
+    Example:
+        >>> import lamina
+        >>> lamina.Keep(last=3, best=1)
+        Keep(last=3, best=1, every=None)
+
     Raises:
         InvalidInputError: if no rule is given, or one is not a whole number of at least 1.
     """
+
+    __module__ = "lamina"
 
     last: int | None = None
     best: int | None = None

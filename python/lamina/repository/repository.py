@@ -26,7 +26,21 @@ _MEND = "lamina verify --repair --from OTHER brings back what another copy has"
 
 
 class Repository:
-    """An open repository. Several threads and processes may use the same directory at once."""
+    """An open repository. Several threads and processes may use the same directory at once.
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a")
+        >>> repository = lamina.open("runs/a")
+        >>> repository.set_alias(snapshot, "paper")
+        >>> [snapshot.aliases for snapshot in repository.snapshots()]
+        [['latest', 'paper']]
+        >>> repository.prune(lamina.Keep(last=1)).snapshots
+        []
+    """
+
+    __module__ = "lamina"
 
     def __init__(self, core: _core.Repository) -> None:
         self._core = core
@@ -151,14 +165,22 @@ class Repository:
         total = sum(snapshot.bytes_total for snapshot in found)
         return Stats(len(found), len({s.series for s in found}), len(sizes), sum(sizes), total)
 
-    def set_alias(self, snapshot: Snapshot | str, alias: str) -> None:
-        """Let ``alias`` name a snapshot of its series; it moves there if it exists. It holds the snapshot."""
-        found = self.snapshot(snapshot) if isinstance(snapshot, str) else snapshot
-        self._core.set_alias(found._core, alias)
+    def set_alias(self, snapshot: Snapshot | str | int, alias: str) -> None:
+        """Let ``alias`` name a snapshot, or what `snapshot` finds; it moves there inside the series, and holds it."""
+        self._core.set_alias(self._meant(snapshot)._core, alias)
 
-    def remove_alias(self, series: str, alias: str) -> bool:
-        """Delete a user alias; False if there was none."""
-        return self._core.remove_alias(series, alias)
+    def remove_alias(self, snapshot: Snapshot | str | int, alias: str) -> bool:
+        """Delete a user alias of a snapshot, or of what `snapshot` finds; False if it has no such alias.
+
+        The name of a series will do as well: then the alias goes, whatever it names.
+        """
+        if isinstance(snapshot, str) and snapshot in self.series:
+            return self._core.remove_alias(snapshot, alias)
+        found = self._meant(snapshot)
+        return alias in self._aliases_of(found) and self._core.remove_alias(found.series, alias)
+
+    def _meant(self, snapshot: Snapshot | str | int) -> Snapshot:
+        return snapshot if isinstance(snapshot, Snapshot) else self.snapshot(snapshot)
 
     def _aliases_of(self, snapshot: Snapshot) -> list[str]:
         return self._core.aliases().get(snapshot.number or 0, [])
@@ -177,6 +199,14 @@ class Repository:
 def open(path: str | os.PathLike[str]) -> Repository:
     """Open an existing repository.
 
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> lamina.save(model, "runs/a").number
+        1
+        >>> lamina.open("runs/a").snapshot("latest").series
+        'default'
+
     Raises:
         NotFoundError: if the directory is none.
         CorruptDataError: if it has lost all its snapshots.
@@ -189,6 +219,9 @@ def open(path: str | os.PathLike[str]) -> Repository:
 
 def _open(path: str | os.PathLike[str]) -> Repository:
     return Repository(_core.Repository.open(_directory(path)))
+
+
+open.__module__ = "lamina"
 
 
 def open_or_create(path: str | os.PathLike[str]) -> Repository:

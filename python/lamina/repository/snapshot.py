@@ -28,7 +28,16 @@ class Snapshot:
     """One saved state.
 
     Attributes that are None were not known when it was saved: an epoch exists only where a training loop saved.
+
+    Example:
+        >>> import keras, lamina
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a", metadata={"lr": 0.001})
+        >>> snapshot.number, snapshot.kind, snapshot.metadata
+        (1, 'model', {'lr': 0.001})
     """
+
+    __module__ = "lamina"
 
     def __init__(self, core: _core.Snapshot, *, repository: Home | None = None, content: Content | None = None) -> None:
         self._core = core

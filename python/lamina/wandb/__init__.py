@@ -21,3 +21,10 @@ from lamina.wandb.report import log_report
 from lamina.wandb.upload.writers import Writers
 
 __all__ = ["Writers", "log_checkpoint", "log_report", "open_artifact", "promote", "pull", "push"]
+
+for _public in (Writers, log_checkpoint, log_report, open_artifact, promote, pull, push):
+    _public.__module__ = "lamina.wandb"  # where users find it
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from lamina.errors import InvalidInputError
 from lamina.repository.json_values import plain
@@ -18,6 +18,7 @@ MAX_METADATA, OWN_METADATA = 100, 18
 # What wandb allows.
 _TAG, _ALIAS = re.compile(r"[-\w]+( +[-\w]+)*"), re.compile(r"[^/:]+")
 LAYOUTS = ("file", "packs")
+Layout: TypeAlias = Literal["file", "packs"]
 _OPTIONS = ("tags", "ttl", "description", "metadata", "aliases", "type")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import wandb
 
@@ -18,6 +18,7 @@ from lamina.schemes import local_path
 from lamina.wandb.copies import own_copy
 from lamina.wandb.description import (
     Description,
+    Layout,
     aliases_of,
     aliases_or_error,
     default_name,
@@ -38,13 +39,49 @@ DEFAULT_REPOSITORY = ".lamina"
 FILE_LAYOUT = "layout='file' logs a checkpoint file; export the snapshot first, or use 'packs'"
 
 
+@overload
+def log_checkpoint(
+    path_or_snapshot: str | os.PathLike[str] | Snapshot,
+    *,
+    run: Any = ...,
+    name: str | None = ...,
+    aliases: Iterable[str] = ...,
+    layout: Layout = ...,
+    type: str = ...,
+    metadata: Mapping[str, Any] | None = ...,
+    description: str | None = ...,
+    tags: Iterable[str] = ...,
+    ttl: timedelta | None = ...,
+    repository: str | os.PathLike[str] | Repository | None = ...,
+    writers: None = ...,
+) -> wandb.Artifact: ...
+
+
+@overload
+def log_checkpoint(
+    path_or_snapshot: str | os.PathLike[str] | Snapshot,
+    *,
+    run: Any = ...,
+    name: str | None = ...,
+    aliases: Iterable[str] = ...,
+    layout: Layout = ...,
+    type: str = ...,
+    metadata: Mapping[str, Any] | None = ...,
+    description: str | None = ...,
+    tags: Iterable[str] = ...,
+    ttl: timedelta | None = ...,
+    repository: str | os.PathLike[str] | Repository | None = ...,
+    writers: Writers,
+) -> wandb.Artifact | None: ...
+
+
 def log_checkpoint(
     path_or_snapshot: str | os.PathLike[str] | Snapshot,
     *,
     run: Any = None,
     name: str | None = None,
     aliases: Iterable[str] = (),
-    layout: str = "packs",
+    layout: Layout = "packs",
     type: str = "model",
     metadata: Mapping[str, Any] | None = None,
     description: str | None = None,
@@ -52,7 +89,7 @@ def log_checkpoint(
     ttl: timedelta | None = None,
     repository: str | os.PathLike[str] | Repository | None = None,
     writers: Writers | None = None,
-) -> Any:
+) -> wandb.Artifact | None:
     """Log a checkpoint file, or a snapshot of a repository, as a version of an artifact.
 
     The upload goes on after this returns; ``artifact.wait()`` waits for it.
@@ -67,6 +104,15 @@ def log_checkpoint(
         writers: for a snapshot whose repository several processes can read: they send it together, each a part of the
             packs. All of them call this, also those without a run; when it returns, the version is committed and its
             list of files was checked.
+
+    Example:
+        >>> import keras, lamina, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a")
+        >>> with wandb.init(project="digits") as run:
+        ...     artifact = lamina.wandb.log_checkpoint(snapshot, name="digits")
+        >>> artifact.name
+        'digits:v0'
 
     Returns:
         The `wandb.Artifact`; where the run is disabled, what wandb gives then. With ``writers``, None in all processes

@@ -21,7 +21,9 @@ from lamina.wandb.upload.draft import new_draft
 _TARGET = re.compile(r"([^/:]+/){1,2}[^/:]+")
 
 
-def promote(source: Source, target: str, aliases: Iterable[str] = (), *, name: str | None = None) -> Any:
+def promote(
+    source: Source, target: str, aliases: Iterable[str] = (), *, name: str | None = None
+) -> wandb.Artifact | None:
     """Link a version into a registry or a portfolio, as the plain file, verified on the way.
 
     Args:
@@ -29,6 +31,14 @@ def promote(source: Source, target: str, aliases: Iterable[str] = (), *, name: s
         target: ``"wandb-registry-NAME/COLLECTION"`` or ``"[entity/]project/portfolio"``.
         aliases: for the link.
         name: the collection that the plain file is logged to; the file's name without it.
+
+    Example:
+        >>> import keras, lamina, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a")
+        >>> with wandb.init(project="digits") as run:
+        ...     artifact = lamina.wandb.log_checkpoint(snapshot, name="digits")
+        >>> linked = lamina.wandb.promote("wandb:digits/digits:latest", "digits/models", ["production"])
 
     Returns:
         The linked artifact.

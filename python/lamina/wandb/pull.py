@@ -45,6 +45,15 @@ def pull(
         series: another series than the snapshot has; its id is another one, then.
         aliases: names for it in the repository.
 
+    Example:
+        >>> import keras, lamina, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a")
+        >>> with wandb.init(project="digits") as run:
+        ...     artifact = lamina.wandb.log_checkpoint(snapshot, name="digits")
+        >>> lamina.wandb.pull("wandb:digits/digits:latest", "runs/b").id == snapshot.id
+        True
+
     Raises:
         CorruptDataError: if anything that arrives, or that the repository has of it, is damaged; there is no snapshot.
     """

@@ -56,6 +56,13 @@ def push(
         name: for a file or a snapshot: the collection.
         options: for a file or a snapshot: more arguments of `log_checkpoint`.
 
+    Example:
+        >>> import keras, lamina, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a")
+        >>> lamina.wandb.push(snapshot, project="digits", name="digits")  # doctest: +ELLIPSIS
+        ['.../digits/digits:v0']
+
     Returns:
         Full names of the versions that are now on the server.
 

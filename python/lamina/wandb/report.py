@@ -27,6 +27,13 @@ def log_report(source: Source, run: Any = None, *, series: str | None = None, di
         series: which series, where a repository has several.
         distances: False reads no tensor, and leaves out ``report/movement``.
 
+    Example:
+        >>> import keras, lamina, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a")
+        >>> with wandb.init(project="digits") as run:
+        ...     lamina.wandb.log_report("runs/a")
+
     Raises:
         ArtifactError: if there is no run, or it refuses the charts.
     """

@@ -18,21 +18,7 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
 
     Implement ``add_ground_truth`` (called once, at the start of training; fill ``self.data_table``) and
     ``add_model_predictions`` (called after each epoch; fill ``self.pred_table``). The ground truth is stored
-    once: take its cells from ``self.data_table_ref`` and the predictions only refer to them::
-
-        class Predictions(WandbEvalCallback):
-            def __init__(self, x, y):
-                super().__init__(["idx", "image", "label"], ["epoch", "idx", "image", "label", "pred"])
-                self.x, self.y = x, y
-
-            def add_ground_truth(self, logs=None):
-                for i, (image, label) in enumerate(zip(self.x, self.y)):
-                    self.data_table.add_data(i, wandb.Image(image), label)
-
-            def add_model_predictions(self, epoch, logs=None):
-                predicted = self.model.predict(self.x, verbose=0).argmax(axis=-1)
-                for i in self.data_table_ref.get_index():
-                    self.pred_table.add_data(epoch, *self.data_table_ref[i], predicted[i])
+    once: take its cells from ``self.data_table_ref``, and the predictions only refer to them.
 
     Both may leave out ``logs``, and the second may be called ``add_model_prediction``. Override
     ``on_train_begin``, ``on_epoch_end`` or ``on_train_batch_end`` to log at other times.
@@ -40,6 +26,28 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
     Args:
         data_table_columns: names of the columns of ``data_table``.
         pred_table_columns: names of the columns of ``pred_table``.
+
+    Example:
+        >>> import keras, numpy as np, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile(loss="mse")
+        >>> x, y = np.zeros((8, 4)), np.zeros((8, 1))
+        >>> from lamina.keras import WandbEvalCallback
+        >>> class Predictions(WandbEvalCallback):
+        ...     def __init__(self, x, y):
+        ...         super().__init__(["idx", "input", "label"], ["epoch", "idx", "input", "label", "pred"])
+        ...         self.x, self.y = x, y
+        ...
+        ...     def add_ground_truth(self, logs=None):
+        ...         for idx, (input, label) in enumerate(zip(self.x, self.y)):
+        ...             self.data_table.add_data(idx, str(input), float(label[0]))
+        ...
+        ...     def add_model_predictions(self, epoch, logs=None):
+        ...         predicted = self.model.predict(self.x, verbose=0)
+        ...         for idx in self.data_table_ref.get_index():
+        ...             self.pred_table.add_data(epoch, *self.data_table_ref[idx], float(predicted[idx][0]))
+        >>> with wandb.init(project="digits") as run:
+        ...     history = model.fit(x, y, verbose=0, callbacks=[Predictions(x, y)])
     """
 
     data_table: Any

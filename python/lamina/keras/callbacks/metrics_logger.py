@@ -27,6 +27,15 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
         initial_global_step: the training steps that were taken before this ``fit``
             (steps per epoch × ``initial_epoch``); ``batch/batch_step`` goes on from there. Leave it at 0 with
             ``resume=True`` of a checkpoint callback: the snapshot has the number.
+
+    Example:
+        >>> import keras, numpy as np, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile(loss="mse")
+        >>> x, y = np.zeros((8, 4)), np.zeros((8, 1))
+        >>> from lamina.keras import WandbMetricsLogger
+        >>> with wandb.init(project="digits") as run:
+        ...     history = model.fit(x, y, verbose=0, callbacks=[WandbMetricsLogger(log_freq="batch")])
     """
 
     def __init__(self, log_freq: Literal["epoch", "batch"] | int = "epoch", initial_global_step: int = 0) -> None:

@@ -81,6 +81,15 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         infer_missing_processors: guess the two from shapes and labels where they are not given.
         log_evaluation_frequency: log predictions every N epochs too; 0: only at the end.
         compute_flops: operations of one forward pass, in the summary as ``GFLOPs``; see ``get_flops``.
+
+    Example:
+        >>> import keras, numpy as np, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile(loss="mse")
+        >>> x, y = np.zeros((8, 4)), np.zeros((8, 1))
+        >>> from lamina.keras import WandbCallback
+        >>> with wandb.init(project="digits") as run:
+        ...     history = model.fit(x, y, verbose=0, callbacks=[WandbCallback(monitor="loss", save_model=False)])
     """
 
     def __init__(

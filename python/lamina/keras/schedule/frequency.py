@@ -9,6 +9,10 @@ class EveryNEpochs(str):
     """``save_freq=EveryNEpochs(5)`` saves at the end of the 5th, 10th, 15th … epoch.
 
     To Keras it is ``"epoch"``: it decides at each epoch's end, and between those epochs nothing is decided.
+
+    Example:
+        >>> from lamina.keras import EveryNEpochs, ModelCheckpoint
+        >>> checkpoint = ModelCheckpoint("model-{epoch}.keras", save_freq=EveryNEpochs(5))
     """
 
     n: int

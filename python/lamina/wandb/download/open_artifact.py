@@ -50,6 +50,16 @@ def open_artifact(
             ``LAMINA_LINEAGE`` is ``0``.
         repository: a repository whose packs need not be fetched.
 
+    Example:
+        >>> import keras, lamina, wandb
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> snapshot = lamina.save(model, "runs/a")
+        >>> with wandb.init(project="digits") as run:
+        ...     artifact = lamina.wandb.log_checkpoint(snapshot, name="digits")
+        >>> opened = lamina.wandb.open_artifact("digits/digits:latest")
+        >>> list(opened.content.tensors)
+        ['layers/dense/vars/0', 'layers/dense/vars/1']
+
     What is fetched stands below ``LAMINA_CACHE_DIR``, or the user's cache directory, as long as the result lives.
 
     Raises:

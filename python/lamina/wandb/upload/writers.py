@@ -31,6 +31,10 @@ class Writers:
             same length. It has to raise when a process does not come: set the time limit of your own collective.
 
     `of_jax` and `of_torch` make one for a training that runs.
+
+    Example:
+        >>> from lamina.wandb import Writers
+        >>> alone = Writers(rank=0, count=1, gather=lambda message: [message])
     """
 
     rank: int
