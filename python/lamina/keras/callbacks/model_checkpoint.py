@@ -44,6 +44,17 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     returns. ``save_freq`` is also `EveryNEpochs`, and a ``filepath`` that ends in a separator, or in no extension,
     becomes a SavedModel for inference, exported while training waits.
 
+    Example:
+        >>> import keras, numpy as np
+        >>> from lamina.keras import ModelCheckpoint
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile(loss="mse")
+        >>> x, y = np.zeros((8, 4)), np.zeros((8, 1))
+        >>> checkpoint = ModelCheckpoint("best.keras", monitor="loss", repository="runs/a")
+        >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[checkpoint])
+        >>> checkpoint.last_snapshot.epoch
+        1
+
     Args:
         repository: None writes plain files alone; a directory (made where it is new) also gets a snapshot per save,
             deduplicated against the ones before it.

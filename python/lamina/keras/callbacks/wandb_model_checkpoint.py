@@ -32,6 +32,16 @@ class WandbModelCheckpoint(ModelCheckpoint):
     Aliases are ``latest``, ``epoch_N`` or ``epoch_N_batch_B`` (both from 0), and ``best``, which moves to a version
     whose monitored value improved. Trouble with W&B never ends training, unless ``on_error="raise"``.
 
+    Example:
+        >>> import keras, numpy as np, wandb
+        >>> from lamina.keras import WandbModelCheckpoint
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile(loss="mse")
+        >>> x, y = np.zeros((8, 4)), np.zeros((8, 1))
+        >>> with wandb.init(project="digits") as run:
+        ...     checkpoint = WandbModelCheckpoint("best.keras", monitor="loss", layout="packs")
+        ...     history = model.fit(x, y, epochs=2, verbose=0, callbacks=[checkpoint])
+
     Args:
         layout: ``"file"`` uploads the plain file each time, as wandb's own callback does; ``"packs"`` uploads what
             has changed, compressed. Its snapshots stand in ``repository``, by default ``.lamina`` beside the files.
