@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import lamina
+from lamina.cache import cache_folder
 from places import ROOT
 
 pytestmark = pytest.mark.quick
@@ -60,3 +63,27 @@ def test_the_wheel() -> None:
     licences = {path.rpartition("/")[2] for path in files if "dist-info/licenses/" in path}
     assert licences == {"LICENSE", "THIRD-PARTY.md"}
     assert not [path for path in files if path.startswith(("tests", "benches", "rust", "docs"))]
+
+
+def test_downloads_go_to_the_cache_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LAMINA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert cache_folder() == tmp_path / "lamina"
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Each package that a file of lamina imports stands in pyproject.toml, needed or as an extra."""
+    project = (ROOT / "pyproject.toml").read_text().partition("[project]")[2].partition("[tool.")[0]
+    declared = {name.lower() for name in re.findall(r'"([A-Za-z0-9_-]+)', project)}
+    declared |= {"lamina", "pil", "tensorflow", "ml_dtypes"}  # packages whose modules are called otherwise
+    found = set()
+    for path in Path(lamina.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module).partition(".")[0])
+    assert {name.lower() for name in found - sys.stdlib_module_names} - declared == {"_typeshed"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lamina.cache import cache_folder
 from lamina.errors import InvalidInputError
 
 PACKAGES = (
@@ -102,10 +103,7 @@ def wandb() -> dict[str, Any]:
 
 def disks(folder: str) -> list[dict[str, Any]]:
     """Disk space where lamina writes: the folder, temporary files and the cache."""
-    cache = os.environ.get("LAMINA_CACHE_DIR") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lamina"
-    )
-    places = [("folder", Path(folder)), ("temporary files", Path(tempfile.gettempdir())), ("cache", Path(cache))]
+    places = [("folder", Path(folder)), ("temporary files", Path(tempfile.gettempdir())), ("cache", cache_folder())]
     return [{"use": use} | _disk(path) for use, path in places]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import wandb
 
 from lamina import _core
+from lamina.cache import cache_folder
 from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError
 from lamina.files.listing import is_portable
 from lamina.files.plain import Opened, open_plain
@@ -201,18 +202,11 @@ def download(transfer: Transfer, entries: dict[str, Any], names: Iterable[str], 
             raise CorruptDataError(f"{name} of the artifact {what} arrived damaged: its MD5 digest is another one")
 
 
-def cache_root() -> Path:
-    """Where downloads go: ``LAMINA_CACHE_DIR``, or ``lamina`` in the user's cache directory."""
-    if given := os.environ.get("LAMINA_CACHE_DIR"):
-        return local_path(given, "LAMINA_CACHE_DIR: a directory")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamina"
-
-
 def new_folder() -> _core.Temporary:
     """A folder in the cache that nobody else reads, for one download; the next one removes what a kill left of it."""
     try:
-        cache_root().mkdir(parents=True, exist_ok=True)
-        held = _core.Temporary(cache_root())
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        held = _core.Temporary(cache_folder())
     except OSError:
         held = _core.Temporary(Path(tempfile.gettempdir()))
     held.path.chmod(0o700)
