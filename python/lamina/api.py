@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.files.listing import file_status
-from lamina.repository.repository import Repository
+from lamina.repository.repository import Repository, check_alias
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import local_path
 from lamina.sources import Source, resolve
@@ -86,7 +85,7 @@ def _aliases(given: Any) -> list[str]:
         raise InvalidInputError(f"aliases must be a list of names. Received: {given!r}")
     names = [name for name in names if name != "latest"]
     for name in names:
-        _core.check_alias(name)
+        check_alias(name)
     return names
 
 

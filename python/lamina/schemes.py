@@ -71,3 +71,21 @@ def local_path(value: object, what: str = "a path") -> Path:
             f"directory, and copy it to or from {scheme}:// with a tool of that storage, or mount the storage"
         )
     return Path(text)
+
+
+def native_path(path: str | os.PathLike[str]) -> Path:
+    """A path from the engine, which speaks UTF-8, as this Python spells it, for example under an ASCII locale."""
+    return Path(os.fsdecode(os.fspath(path).encode("utf-8", "surrogateescape")))
+
+
+def check_name(name: str, what: str) -> str:
+    """Refuse a name that is no text, such as one with half of a surrogate pair: nothing can write it down.
+
+    Raises:
+        InvalidInputError: if it is one.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{what} must be text that UTF-8 can write. Received: {name!a}") from error
+    return name

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lamina.errors import CorruptDataError
+from lamina.sources import resolve
 from peak_memory import PEAK
 from travel_writer import (
     SCRIPT,
@@ -376,6 +378,18 @@ def test_failure_leaves_no_file_behind(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match="stands in none of the packs"):
         restore.open_source(artifact).restore(tmp_path / "out")
     assert restored(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("field", ["created_at", "series", "kind"])
+def test_a_snapshot_without_a_mandatory_field_is_damaged_for_both_readers(tmp_path: Path, field: str) -> None:
+    artifact = sample().write_artifact(tmp_path / "artifact")
+    body, _ = sample().body_and_chunks()
+    del body[field]
+    (artifact / "lamina.json").write_bytes(make_envelope("snapshot", body))
+    with pytest.raises(DamagedError, match=field):
+        restore.open_source(artifact).snapshots()
+    with pytest.raises(CorruptDataError, match=field):
+        resolve(artifact)
 
 
 # --- What a newer lamina writes ---

@@ -33,7 +33,7 @@ def check_target(target: str | os.PathLike[str]) -> Path:
 def write(report: Report, target: str | os.PathLike[str]) -> int:
     """Write the page atomically; returns its size in bytes."""
     path = check_target(target)
-    data = page(report).encode()
+    data = page(report).encode(errors="backslashreplace")
     temporary = path.with_name(f".{path.name}-{os.urandom(4).hex()}")
     try:
         temporary.write_bytes(data)

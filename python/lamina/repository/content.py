@@ -17,6 +17,7 @@ from lamina.errors import NotFoundError
 from lamina.repository import memory
 from lamina.repository.dtypes import as_bytes, to_numpy
 from lamina.repository.tensor import TensorInfo
+from lamina.schemes import native_path
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -90,7 +91,7 @@ class Content:
 
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
         """Write the files, byte for byte; each is there whole or not at all."""
-        return self.reader.export(directory, threads)
+        return [native_path(path) for path in self.reader.export(directory, threads)]
 
     def verify(self, length: int, advance: Callable[[int], None] = lambda _: None) -> None:
         """Read all of it, ``length`` bytes, and keep nothing; ``advance`` is told the bytes that were read."""

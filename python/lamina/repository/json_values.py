@@ -6,26 +6,38 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lamina.errors import InvalidInputError
+
 
 def number(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: numpy and tensor scalars as numbers, floats that are not finite as strings."""
+#: Lists and dicts inside each other that the engine's JSON takes.
+DEEPEST = 127
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """``value`` as JSON can hold it: numpy and tensor scalars as numbers, floats that are not finite as strings.
+
+    Raises:
+        InvalidInputError: if it is nested too deep.
+    """
+    if depth > DEEPEST:
+        raise InvalidInputError(f"metadata may have {DEEPEST - 1} lists and dicts inside each other. Received: more")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
+        return [plain(item, depth + 1) for item in value]
     if hasattr(value, "shape") and tuple(value.shape) == ():
         # A scalar of numpy or of any backend.
         if hasattr(value, "item"):
-            return plain(value.item())
+            return plain(value.item(), depth)
         return plain(float(value))
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return plain(value.tolist(), depth)
     return str(value)

@@ -18,7 +18,7 @@ from lamina.repository.diff import TensorDiff, diff
 from lamina.repository.keep import Keep
 from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import local_path, opener_of
+from lamina.schemes import check_name, local_path, native_path, opener_of
 
 #: What a repository is made of; a folder with two of them is one that was damaged.
 _PARTS = ("config.json", "packs", "snapshots")
@@ -48,7 +48,7 @@ class Repository:
     @property
     def path(self) -> Path:
         """Its directory."""
-        return Path(self._core.root)
+        return native_path(self._core.root)
 
     @property
     def series(self) -> list[str]:
@@ -68,7 +68,8 @@ class Repository:
             NotFoundError: if there is none.
             InvalidInputError: if the repository has several series and none is named.
         """
-        ref = str(ref)
+        ref = check_name(str(ref), "the name of a snapshot")
+        check_name(series or "", "the name of a series")
         if series is None and ":" in ref:
             series, ref = ref.rsplit(":", 1)
         return Snapshot(self._core.resolve(series, ref or "latest"), repository=self)
@@ -154,6 +155,7 @@ class Repository:
         if not isinstance(keep, Keep | None):
             raise InvalidInputError(f"keep must be a lamina.Keep. Received: {keep!r}")
         rules = None if keep is None else (keep.last, keep.best, keep.every)
+        check_name(series or "", "the name of a series")
         return PruneReport(*self._core.prune(rules, series, dry_run))
 
     def stats(self) -> Stats:
@@ -167,13 +169,14 @@ class Repository:
 
     def set_alias(self, snapshot: Snapshot | str | int, alias: str) -> None:
         """Let ``alias`` name a snapshot, or what `snapshot` finds; it moves there inside the series, and holds it."""
-        self._core.set_alias(self._meant(snapshot)._core, alias)
+        self._core.set_alias(self._meant(snapshot)._core, check_name(alias, "an alias"))
 
     def remove_alias(self, snapshot: Snapshot | str | int, alias: str) -> bool:
         """Delete a user alias of a snapshot, or of what `snapshot` finds; False if it has no such alias.
 
         The name of a series will do as well: then the alias goes, whatever it names.
         """
+        check_name(alias, "an alias")
         if isinstance(snapshot, str) and snapshot in self.series:
             return self._core.remove_alias(snapshot, alias)
         found = self._meant(snapshot)
@@ -227,6 +230,15 @@ open.__module__ = "lamina"
 def open_or_create(path: str | os.PathLike[str]) -> Repository:
     """Open a repository, and make it first where the directory is new or empty."""
     return Repository(_core.Repository.open_or_create(_directory(path), now()))
+
+
+def check_alias(alias: str) -> None:
+    """Refuse what no snapshot can be called.
+
+    Raises:
+        InvalidInputError: if it is empty, too long, one of the names that lamina gives, or no text.
+    """
+    _core.check_alias(check_name(alias, "an alias"))
 
 
 def stands_in(folder: Path) -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lamina import _core
-from lamina.repository.repository import Repository
+from lamina.repository.repository import Repository, check_alias
 from lamina.repository.snapshot import Snapshot
 from lamina.wandb.download.fetching import FetchingReader
 from lamina.wandb.download.open_artifact import find, new_folder, open_artifact
@@ -70,7 +69,7 @@ def bring(
     """`pull`, and what it cost."""
     names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
     for name in names:
-        _core.check_alias(name)
+        check_alias(name)
     artifact = find(source)  # before a new repository would be made for nothing
     target = as_repository(repository)
     opened = open_artifact(artifact, repository=target)

@@ -639,6 +639,8 @@ class Source:
 
     def _snapshot(self, number: int) -> dict[str, Any]:
         digest, body = read_envelope(self._files[number], "snapshot")
+        for field in ("created_at", "series", "kind"):
+            _demand(isinstance(body.get(field), str), f"{self._files[number]} is damaged: it has no {field}")
         return {**body, "id": digest[:32], "number": number or None}
 
     def find(self, wanted: int | str | None = None) -> dict[str, Any]:
