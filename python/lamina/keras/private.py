@@ -85,7 +85,11 @@ def why_not(ability: str) -> str:
     """Why lamina cannot do something in its own way with this Keras; empty where it can."""
     if not (lacks := _lacking[ability]):
         return ""
-    return f"lamina does not know how Keras {keras.__version__} does this: it has no {', '.join(lacks)}"
+    return _unknown(", ".join(lacks))
+
+
+def _unknown(names: str) -> str:
+    return f"lamina does not know how Keras {keras.__version__} does this: it has no {names}"
 
 
 def save_state(model: Any, store: Any) -> None:
@@ -98,6 +102,16 @@ def flatten_layers(model: Any) -> list[Any]:
     if (flatten := getattr(model, "_flatten_layers", None)) is not None:
         return list(flatten())
     return [model, *(part for layer in getattr(model, "layers", ()) for part in flatten_layers(layer))]
+
+
+def begin_with(model: Any, epoch: int | None) -> None:
+    """Let the `fit` that has just begun start with this epoch."""
+    if hasattr(model, "_initial_epoch"):
+        model._initial_epoch = epoch
+    else:
+        warnings.warn(
+            f"call fit(initial_epoch={epoch}), or epochs are repeated: {_unknown('_initial_epoch')}", stacklevel=2
+        )
 
 
 def global_seed(*, make: bool = False) -> Any:

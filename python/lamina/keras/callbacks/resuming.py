@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from lamina.errors import InvalidInputError, NotFoundError
-from lamina.keras import resumed
+from lamina.keras import private, resumed
 from lamina.keras.capture.training_state import SavedState
 from lamina.keras.messages import tell
 from lamina.keras.restoring.restore import restore
@@ -56,7 +56,7 @@ def resume(model: Any, snapshot: Snapshot) -> SavedState:
         raise InvalidInputError(f"resume=True needs a model with variables: {_HOW}")
     opened = resolve(snapshot)
     restore(opened, model)
-    model._initial_epoch = snapshot.next_epoch
+    private.begin_with(model, snapshot.next_epoch)
     resumed.note_step(model, snapshot.step)
     what = "the end of epoch" if snapshot.batch is None else f"batch {snapshot.batch + 1} of epoch"
     tell(
