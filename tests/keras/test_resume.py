@@ -235,13 +235,6 @@ def test_tracked_callbacks_go_on(tmp_path: Path) -> None:
         assert_same(straight, second)
 
 
-def test_state_of_tracked_callbacks_survives_exactly() -> None:
-    from lamina.keras.capture.training_state import TrainingTensors, _packed, _unpacked
-
-    value = {"a": [1, (2.5, None)], "b": float("inf"), "c": True, "d": {"e": "text"}, "f": np.float32(0.1)}
-    assert _unpacked(_packed(value, "x", TrainingTensors()), {}) == value
-
-
 def test_resume_needs_a_model_with_variables(tmp_path: Path) -> None:
     train(network(), checkpoint(tmp_path), epochs=1)
     callback = checkpoint(tmp_path)

@@ -13,6 +13,8 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
+from lamina.keras.built import check_built
+from lamina.keras.capture.tracked import Tracked
 from lamina.keras.processes import saves_here
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import check_model, check_repository
@@ -76,7 +78,7 @@ class Checkpointer:
         check_repository(repository)
         replace = arguments.backlog(on_backlog) == "replace"
         self._model = model
-        self._what = What(model, weights_only, track=arguments.callbacks("track", track))
+        self._what = What(model, weights_only, track=Tracked(arguments.callbacks("track", track)))
         self._where = Where(
             "model.weights.h5" if weights_only else "model.keras",
             keep_file=False,
@@ -110,8 +112,7 @@ class Checkpointer:
         Raises:
             LaminaError: what an earlier save has failed with, or this one if it is ``blocking``.
         """
-        if not (self._model.built or self._model.variables):
-            raise InvalidInputError("the model has no variables yet; build it, or call it on data, before saving")
+        check_built(self._model, "saving")
         if not isinstance(logs, Mapping | None):
             raise arguments.refuse("logs", "a dict of metrics", logs)
         epoch, batch = arguments.integer("epoch", epoch, 0), arguments.optional_integer("batch", batch, 0)

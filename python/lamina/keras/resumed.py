@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from lamina.keras.steps import steps_done
+
 _steps: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _replaying: ContextVar[bool] = ContextVar("replaying", default=False)
 
@@ -21,9 +23,7 @@ def note_step(model: Any, step: int | None) -> None:
 def step_of(model: Any) -> int | None:
     """The training steps of a model that has resumed and not been trained since; None for any other."""
     step = _steps.get(model)
-    if step is None or getattr(model, "optimizer", None) is None or int(model.optimizer.iterations) != step:
-        return None
-    return step
+    return step if step is not None and steps_done(model) == step else None
 
 
 @contextmanager

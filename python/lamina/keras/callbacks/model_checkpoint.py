@@ -14,6 +14,7 @@ import keras
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
 from lamina.keras.callbacks import resuming
+from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_state import SavedState
 from lamina.keras.messages import tell
 from lamina.keras.processes import saves_here
@@ -121,7 +122,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.on_backlog = arguments.backlog(on_backlog)
         self.blocking = arguments.flag("blocking", blocking)
         self.resume = arguments.flag("resume", resume)
-        self.track = arguments.callbacks("track", track)
+        self.track = Tracked(arguments.callbacks("track", track))
         self.save_on_preempt = arguments.flag("save_on_preempt", save_on_preempt)
         self.threads = arguments.threads(threads)
         self.on_commit = arguments.function("on_commit", on_commit)
@@ -214,6 +215,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.preempted = False
         self._last_saved = None
         self._leave_strangers()
+        if self.repository is not None:
+            resuming.warn_of_swapped_weights(self, self.track)
         self._saver.totals = Totals()
         self._batch_ends.start()
         sigterm.enter(self)
@@ -221,13 +224,16 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             self._resume()
         if saves_here():
             self._saver.prepare(self._what(self.save_weights_only), self.filepath)
+        if self._tracked_later is not None:
+            before = [callback for callback in self.track if callback not in self._later]
+            self._tracked_later.put_into_callbacks(self.track, before)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._forget_initial_epoch()
         state, self._tracked_later = self._tracked_later, None
         if state is not None:
-            state.put_into_callbacks(self.track)
+            state.put_into_callbacks(self.track, self._later)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._raise_failure()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from lamina.errors import InvalidInputError, NotFoundError
+import keras
+
+from lamina.errors import NotFoundError
 from lamina.keras import private, resumed
+from lamina.keras.built import check_built, why_unbuilt
 from lamina.keras.capture.training_state import SavedState
 from lamina.keras.messages import tell
 from lamina.keras.restoring.restore import restore
+from lamina.keras.steps import steps_done
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.sources import resolve
-
-_HOW = "give it an Input, call it on data, or build it before fit"
 
 
 def latest(repository: Repository, series: str, ref: str = "latest") -> Snapshot | None:
@@ -27,8 +31,32 @@ def latest(repository: Repository, series: str, ref: str = "latest") -> Snapshot
 
 def warn_if_unbuilt(model: Any) -> None:
     """Tell it in the first run; the one that has something to resume would fail."""
-    if not getattr(model, "built", False):
-        warnings.warn(f"a later run can only resume this one if the model has its variables: {_HOW}", stacklevel=2)
+    if why := why_unbuilt(model):
+        warnings.warn(f"a later run can only resume this one if the model is built before fit: {why}", stacklevel=2)
+
+
+def warn_of_swapped_weights(checkpoint: Any, track: Sequence[Any]) -> None:
+    """Averaged weights that stand in the model when it is saved must be swapped back before training goes on."""
+    swaps = [
+        one for one in _before(checkpoint) if isinstance(one, keras.callbacks.SwapEMAWeights) and one.swap_on_epoch
+    ]
+    if any(all(swap is not one for one in track) for swap in swaps):
+        warnings.warn(
+            f"SwapEMAWeights stands before {type(checkpoint).__name__}, so the snapshots hold averaged weights, and a "
+            "resumed run would go on from these: with track=[…] of this SwapEMAWeights it goes on from the right ones",
+            stacklevel=3,
+        )
+
+
+def _before(callback: Any) -> list[Any]:
+    """The callbacks that stand before this one in the list that calls it; Keras tells it to no callback."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList) and callback in caller.callbacks:
+            return list(caller.callbacks[: caller.callbacks.index(callback)])
+        frame = frame.f_back
+    return []
 
 
 def is_older(model: Any, snapshot: Snapshot) -> bool:
@@ -36,9 +64,7 @@ def is_older(model: Any, snapshot: Snapshot) -> bool:
     begins = getattr(model, "_initial_epoch", None)
     if begins is None:
         return False
-    optimizer = getattr(model, "optimizer", None)
-    steps = 0 if optimizer is None else int(optimizer.iterations)
-    return (begins, steps) > (snapshot.next_epoch or 0, snapshot.step or 0)
+    return (begins, steps_done(model) or 0) > (snapshot.next_epoch or 0, snapshot.step or 0)
 
 
 def leave(snapshot: Snapshot) -> SavedState:
@@ -52,9 +78,9 @@ def leave(snapshot: Snapshot) -> SavedState:
 
 def resume(model: Any, snapshot: Snapshot) -> SavedState:
     """Put a snapshot into a model that is about to be trained, and let `fit` begin where it ended."""
-    if not getattr(model, "built", False):
-        raise InvalidInputError(f"resume=True needs a model with variables: {_HOW}")
+    check_built(model, "fit with resume=True")
     opened = resolve(snapshot)
+    state = SavedState(opened)
     restore(opened, model)
     private.begin_with(model, snapshot.next_epoch)
     resumed.note_step(model, snapshot.step)
@@ -63,4 +89,4 @@ def resume(model: Any, snapshot: Snapshot) -> SavedState:
         f"\nResuming from {what} {(snapshot.epoch or 0) + 1} (snapshot {snapshot.id[:12]}): "
         f"training begins with epoch {(snapshot.next_epoch or 0) + 1}"
     )
-    return SavedState(opened)
+    return state

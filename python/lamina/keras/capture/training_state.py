@@ -7,10 +7,9 @@ the attributes of tracked callbacks.
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +19,15 @@ import numpy as np
 from lamina.files import h5
 from lamina.files.plain import Opened
 from lamina.keras import private, resumed
+from lamina.keras.capture.packing import pack
+from lamina.keras.capture.tracked import Tracked
+from lamina.keras.capture.training_fields import read_fields
 from lamina.keras.capture.walk import describe
 
 #: The generator of everything random that has no seed of its own.
 _GLOBAL = "global"
 #: torch's own generators, from which Keras draws dropout without a seed (keras/src/backend/torch/random.py).
 _TORCH_RANDOM = "random/torch/"
-_KEPT_BY_KERAS = {"params", "_model", "model", "_history"}
 
 
 @dataclass
@@ -44,10 +45,10 @@ class TrainingTensors:
         self.specs.append((name, h5.dtype_name(dtype), list(shape), "training", 0))
 
 
-def take(model: Any, track: Sequence[Any], later: Sequence[Any] = ()) -> tuple[dict[str, Any], TrainingTensors]:
+def take(model: Any, tracked: Tracked, later: Collection[Any] = ()) -> tuple[dict[str, Any], TrainingTensors]:
     """What a snapshot's field ``training`` says, and the tensors that it speaks of.
 
-    ``later``: those of ``track`` that will only hear of this epoch's end after the save.
+    ``later``: those of ``tracked`` that will only hear of this epoch's end after the save.
     """
     tensors = TrainingTensors()
     for name, variable in (*_lora_variables(model), *_remembered(model)):
@@ -57,77 +58,129 @@ def take(model: Any, track: Sequence[Any], later: Sequence[Any] = ()) -> tuple[d
     fields: dict[str, Any] = {
         "seeds": [[path, keras.ops.convert_to_numpy(state).tolist()] for path, state in _seeds(model)]
     }
-    if (optimizer := getattr(model, "optimizer", None)) is not None:
-        fields["optimizer"] = optimizer_class(optimizer)
-    if track:
+    fields |= optimizer_fields(model)
+    if tracked:
         fields["callbacks"] = [
-            {
-                "class": type(callback).__name__,
-                "state": _state_of(callback, f"callbacks/{i}", tensors),
-                "later": any(callback is one for one in later),
-            }
-            for i, callback in enumerate(track)
+            entry | {"later": any(callback is one for one in later)}
+            for callback, entry in zip(tracked, tracked.take(tensors.add), strict=True)
         ]
     return fields, tensors
 
 
 def optimizer_class(optimizer: Any) -> str:
     """What kind of optimizer it is, whether or not it scales the loss."""
-    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
+    return type(innermost(optimizer)).__name__
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer itself where another one scales the loss around it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def optimizer_fields(model: Any) -> dict[str, Any]:
+    """What a snapshot notes of the optimizer: its class, and for which variables it was built where not for all.
+
+    They are positions in ``model.variables``; a `train_step` of one's own may train a part of the model.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return {}
+    fields: dict[str, Any] = {"optimizer": optimizer_class(optimizer)}
+    held = held_variables(optimizer)
+    if [*map(id, held)] != [*map(id, model.trainable_variables)]:
+        places = {id(variable): i for i, variable in enumerate(model.variables)}
+        if held and all(id(variable) in places for variable in held):
+            fields["optimizer_variables"] = [places[id(variable)] for variable in held]
+    return fields
+
+
+def held_variables(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built for; none if it is not built."""
+    return list(getattr(innermost(optimizer), "_trainable_variables", ()))
 
 
 class SavedState:
-    """The training state of a snapshot."""
+    """The training state of a snapshot.
+
+    Raises:
+        CorruptDataError: if a field that is read back is not what a save writes; nothing has been touched then.
+    """
 
     def __init__(self, opened: Opened) -> None:
         self._snapshot = opened.snapshot
-        self._fields = opened.snapshot.training
         self._content = opened.content
+        self._told: set[str] = set()
+        self._fields = read_fields(opened.snapshot.id, opened.snapshot.training, opened.content.training)
 
     def checkpoint(self) -> dict[str, Any]:
         """What the callback itself had noted."""
-        return {name: _unpacked(value, {}) for name, value in self._fields.get("checkpoint", {}).items()}
+        return self._fields.checkpoint
+
+    @property
+    def optimizer(self) -> str | None:
+        """The class of the optimizer."""
+        return self._fields.optimizer
+
+    @property
+    def optimizer_variables(self) -> list[int] | None:
+        """Positions in the model's variables of those that the optimizer was built for; None: the trainable ones."""
+        return self._fields.optimizer_variables
 
     def put_into_model(self, model: Any) -> None:
         """Put seeds and LoRA factors back; the weights must already be there."""
-        saved = dict(self._fields.get("seeds", ()))
-        if _GLOBAL in saved:
-            private.global_seed(make=True)  # a new process has none until it is asked for one
-        seeds = dict(_seeds(model))
-        if saved and seeds.keys() - {_GLOBAL} != saved.keys() - {_GLOBAL}:
-            warnings.warn("the snapshot's random seeds belong to another model; they start anew", stacklevel=2)
-        else:
-            for path in seeds.keys() & saved.keys():
-                state = seeds[path]
-                state.assign(np.array(saved[path], dtype=keras.backend.standardize_dtype(state.dtype)))
+        self._put_seeds(model)
         self._put_torch_generators()
         self._put("LoRA factors", "lora/", dict(_lora_variables(model)))
         self._put("states of recurrent layers", "states/", dict(_remembered(model)))
 
-    def put_into_callbacks(self, track: Sequence[Any]) -> None:
-        """Put the state of tracked callbacks back; after their own ``on_train_begin``, which resets it.
+    def _put_seeds(self, model: Any) -> None:
+        saved = self._fields.seeds
+        if _GLOBAL in saved:
+            private.global_seed(make=True)  # a new process has none until it is asked for one
+        seeds = dict(_seeds(model))
+        states = {path: _seed_like(seeds[path], saved[path]) for path in seeds.keys() & saved.keys()}
+        if saved and (
+            seeds.keys() - {_GLOBAL} != saved.keys() - {_GLOBAL} or any(state is None for state in states.values())
+        ):
+            warnings.warn("the snapshot's random seeds belong to another model; they start anew", stacklevel=2)
+            return
+        for path, state in states.items():
+            seeds[path].assign(state)
+
+    def put_into_callbacks(self, tracked: Tracked, callbacks: Collection[Any]) -> None:
+        """Give these of the tracked callbacks their state back; after their own ``on_train_begin``, which resets it.
 
         Those that stood behind the saving callback have not heard of the saved epoch's end: they do now.
         """
-        saved = self._fields.get("callbacks", [])
-        kinds = [entry["class"] for entry in saved]
-        if kinds != [type(callback).__name__ for callback in track]:
-            warnings.warn(f"the snapshot tracked {kinds or 'no callbacks'}; `track` starts anew", stacklevel=2)
+        kinds = [entry.kind for entry in self._fields.callbacks]
+        if kinds != tracked.kinds():
+            self._tell_once(f"the snapshot tracked {kinds or 'no callbacks'}; `track` starts anew")
             return
-        arrays = self._read("callbacks/")
-        for callback, entry in zip(track, saved, strict=True):
-            vars(callback).update({name: _unpacked(value, arrays) for name, value in entry["state"].items()})
+        chosen = [i for i, one in enumerate(tracked) if any(one is callback for callback in callbacks)]
+        arrays = self._read("callbacks/") if chosen else {}
+        for i in chosen:
+            tracked.put(i, self._fields.callbacks[i].state(arrays))
         with resumed.replaying():
-            for callback, entry in zip(track, saved, strict=True):
-                if entry.get("later"):
-                    callback.on_epoch_end(self._snapshot.epoch, dict(self._snapshot.logs))
+            for i in chosen:
+                if self._fields.callbacks[i].later and self._snapshot.epoch is not None:
+                    tracked[i].on_epoch_end(self._snapshot.epoch, dict(self._snapshot.logs))
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            warnings.warn(message, stacklevel=2)
 
     def _put_torch_generators(self) -> None:
         """Of devices that both machines have; another number of them is no reason to go without the rest."""
         saved = self._read(_TORCH_RANDOM)
         for device, generator in _torch_generators():
-            if (state := saved.get(_TORCH_RANDOM + device)) is not None:
-                generator.set_state(generator.get_state().new_tensor(state))
+            state, current = saved.get(_TORCH_RANDOM + device), generator.get_state()
+            if state is None:
+                continue
+            if (state.shape, state.dtype) != (tuple(current.shape), np.dtype("uint8")):
+                warnings.warn(f"the snapshot's state of torch's generator for {device} does not fit", stacklevel=2)
+                continue
+            generator.set_state(current.new_tensor(state))
 
     def _put(self, what: str, prefix: str, targets: Mapping[str, Any]) -> None:
         arrays = self._read(prefix)
@@ -143,6 +196,22 @@ class SavedState:
     def _read(self, prefix: str) -> dict[str, Any]:
         wanted = {n: t for n, t in self._content.training.items() if n.startswith(prefix)}
         return dict(zip(wanted, self._content.read(wanted.values()), strict=True)) if wanted else {}
+
+
+def _seed_like(state: Any, saved: list[int]) -> Any:
+    """A saved seed as the state of a generator here; None where it cannot be one.
+
+    Keras takes seeds for 32 unsigned bits, though some backends hold them in a signed type.
+    """
+    dtype = np.dtype(keras.backend.standardize_dtype(state.dtype))
+    if tuple(state.shape) != (len(saved),):
+        return None
+    limits = np.iinfo(dtype)
+    if all(limits.min <= number <= limits.max for number in saved):
+        return np.array(saved, dtype)
+    if dtype.itemsize == 4 and all(-(1 << 31) <= number < 1 << 32 for number in saved):
+        return np.array([number % (1 << 32) for number in saved], "uint32").view(dtype)
+    return None
 
 
 def _seeds(model: Any) -> Iterator[tuple[str, Any]]:
@@ -186,65 +255,6 @@ def _remembered(model: Any) -> Iterator[tuple[str, Any]]:
                 yield f"states/{i}/{j}", variable
 
 
-def _state_of(callback: Any, prefix: str, tensors: TrainingTensors) -> dict[str, Any]:
-    """The attributes that training has changed: no constructor argument, and only what can be written down."""
-    skipped = _KEPT_BY_KERAS | _arguments(type(callback))
-    state = {}
-    for name, value in vars(callback).items():
-        if name not in skipped and _writable(value):
-            state[name] = _packed(value, f"{prefix}/{name}", tensors)
-    return state
-
-
-def _arguments(kind: type) -> set[str]:
-    found: set[str] = set()
-    for base in kind.__mro__[:-1]:
-        if "__init__" in vars(base):
-            found |= set(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
-    return found
-
-
-def _writable(value: Any) -> bool:
-    if value is None or isinstance(value, (bool, int, float, str, np.number, np.bool_)):
-        return True
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "biufc" or value.dtype.isbuiltin == 2
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _writable(item) for key, item in value.items())
-    return isinstance(value, (list, tuple)) and all(map(_writable, value))
-
-
-def _packed(value: Any, name: str, tensors: TrainingTensors) -> Any:
-    """As JSON holds it; what JSON cannot tell apart stands in an object with one key."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if isinstance(value, np.ndarray):
-        tensors.add(name, value)
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        return {"object": {key: _packed(item, f"{name}/{key}", tensors) for key, item in value.items()}}
-    if isinstance(value, (list, tuple)):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_packed(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]}
-    return value
-
-
 def packed(value: Any) -> Any:
     """A number or None as the training state holds it."""
-    return _packed(value, "", TrainingTensors())
-
-
-def _unpacked(value: Any, arrays: Mapping[str, Any]) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    ((kind, held),) = value.items()
-    if kind == "float":
-        return float(held)
-    if kind == "tensor":
-        return arrays[held]
-    if kind == "object":
-        return {key: _unpacked(item, arrays) for key, item in held.items()}
-    items = [_unpacked(item, arrays) for item in held]
-    return tuple(items) if kind == "tuple" else items
+    return pack(value, lambda *_: None)

@@ -20,7 +20,8 @@ from lamina.keras import private
 from lamina.keras.capture.walk import NotPlannable, walk
 from lamina.keras.private import saving_lib
 from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
-from lamina.keras.restoring.restore import OPTIMIZER, by_folder, hand_over, put_training_state, stored_tensors
+from lamina.keras.restoring.optimizers import OPTIMIZER
+from lamina.keras.restoring.restore import by_folder, hand_over, saved_state, stored_tensors
 from lamina.keras.restoring.skip_init import Blanks, blank_variables
 from lamina.keras.restoring.zero_copy import adoptable
 
@@ -110,6 +111,7 @@ def _config(archive: zipfile.ZipFile) -> bytes:
 def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, assets: Any) -> None:
     if not model.built:
         raise NotPlannable("built only when it is called")
+    state = saved_state(opened, model, "auto")
     entries = _walk(model)
     with_optimizer = getattr(model, "optimizer", None) is not None
     wanted = [tensor for tensor in stored.values() if with_optimizer or not tensor.name.startswith(OPTIMIZER)]
@@ -118,7 +120,8 @@ def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, as
     folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
     with blanks.loading():
         hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
-        put_training_state(opened, model, "auto")
+        if state is not None:
+            state.put_into_model(model)
 
 
 def _walk(model: Any) -> Any:

@@ -5,24 +5,35 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
+import numpy as np
 
 from lamina.errors import InvalidInputError
 from lamina.files.plain import Opened
 from lamina.keras import private
+from lamina.keras.built import check_built
 from lamina.keras.capture.structure_guard import Visited, visits
-from lamina.keras.capture.training_state import SavedState, optimizer_class
-from lamina.keras.capture.walk import NotPlannable, walk
+from lamina.keras.capture.training_state import SavedState
+from lamina.keras.capture.walk import Entry, NotPlannable, walk
+from lamina.keras.restoring.assets import compare_assets, take_over
 from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
+from lamina.keras.restoring.optimizers import (
+    OPTIMIZER,
+    build_optimizer,
+    optimizer_fits,
+    optimizers_left,
+    unbuilt,
+    wants_optimizer,
+    without,
+)
+from lamina.keras.restoring.strategy import scope_of
 from lamina.keras.restoring.zero_copy import adoptable
+from lamina.repository.dtypes import to_numpy
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo
-
-OPTIMIZER = "optimizer/"
 
 
 def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
@@ -31,41 +42,112 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
     if not hasattr(model, "load_weights"):
         raise InvalidInputError(f"expected a Keras model. Received: {model!r} of type {type(model).__name__}")
-    if not getattr(model, "built", False):
-        raise InvalidInputError("the model has no variables yet; build it, or call it on data, before restoring")
+    check_built(model, "restoring")
+    with scope_of(model):
+        return _restore(opened, model, optimizer, skip_mismatch)
+
+
+def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: bool) -> Snapshot:
+    state = saved_state(opened, model, optimizer)
     stored = stored_tensors(opened)
     if not stored or private.why_not("load"):
-        return _through_keras(opened, model, optimizer, skip_mismatch)
-    with_optimizer = _prepare_optimizer(model, stored, optimizer)
+        return _through_keras(opened, model, optimizer, skip_mismatch, state)
+    with_optimizer = wants_optimizer(model, stored, optimizer)
     try:
-        with visits() as visited:
-            expected = {entry.name: entry.shape for entry in walk(model).entries}
+        entries, visited = _saved_of(model)
     except NotPlannable:
-        return _through_keras(opened, model, optimizer, skip_mismatch)
-    left = _optimizers_left(visited, expected, stored, optimizer)
-    expected, stored = _without(left, expected), _without(left, stored)
-    odd = _mismatches(expected, stored)
+        if with_optimizer:
+            build_optimizer(model, stored, optimizer, state)
+        return _through_keras(opened, model, optimizer, skip_mismatch, state)
+    left = optimizers_left(visited, _shapes(entries), stored, optimizer)
+    stored = without(left, stored)
+    odd = _mismatches(without(left, _shapes(entries)), stored)
     if odd and not skip_mismatch:
         raise InvalidInputError(_explain(odd))
-    if with_optimizer:
-        saved_class = opened.snapshot.training.get("optimizer")
-        with_optimizer = _optimizer_fits(expected, stored, optimizer, model.optimizer, saved_class)
+    missing_assets = compare_assets(opened, visited)
+    with_optimizer = with_optimizer and _optimizer_is_ready(model, stored, optimizer, state)
     wanted = [
         tensor
         for name, tensor in stored.items()
         if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(odd)
     ]
+    _tell_casts(entries, wanted)
+    _tell_unknown(odd, _shapes(entries))
     folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
     hand_over(model, folders, with_optimizer=with_optimizer, odd=odd, skipped=left.values())
-    if not odd:
-        put_training_state(opened, model, optimizer)
+    take_over(missing_assets)
+    if state is not None and not odd:
+        state.put_into_model(model)
     return opened.snapshot
 
 
-def put_training_state(opened: Opened, model: Any, optimizer: bool | str) -> None:
-    """Random seeds and LoRA factors belong to a training that goes on, as the optimizer does."""
-    if optimizer is not False and getattr(model, "optimizer", None) is not None:
-        SavedState(opened).put_into_model(model)
+def _saved_of(model: Any) -> tuple[list[Entry], Visited]:
+    with visits() as visited:
+        return walk(model).entries, visited
+
+
+def _shapes(entries: Iterable[Entry]) -> dict[str, Any]:
+    return {entry.name: entry.shape for entry in entries}
+
+
+def _optimizer_is_ready(
+    model: Any, stored: Mapping[str, TensorInfo], optimizer: bool | str, state: SavedState | None
+) -> bool:
+    """Build the optimizer if need be; one that does not fit is left as it was."""
+    was_built = model.optimizer.built
+    if not build_optimizer(model, stored, optimizer, state):
+        return False
+    try:
+        fits = optimizer_fits(_shapes(_saved_of(model)[0]), stored, optimizer, model.optimizer, state)
+    except InvalidInputError:
+        fits = False
+        raise
+    finally:
+        if not was_built and model.optimizer.built and not fits:
+            model.optimizer = unbuilt(model.optimizer)
+    return fits
+
+
+def _tell_casts(entries: Iterable[Entry], wanted: Iterable[TensorInfo]) -> None:
+    """Warn of floats that the model cannot hold as they were saved."""
+    held = {entry.name: entry.dtype for entry in entries}
+    cast = [t for t in wanted if t.name in held and _loses(t.dtype, held[t.name])]
+    if cast:
+        kinds = sorted({f"{_plain(t.dtype)} to {_plain(held[t.name])}" for t in cast})
+        warnings.warn(
+            f"lamina.restore rounds {len(cast)} variables of the snapshot, from {', '.join(kinds)}: {_some(cast)}",
+            stacklevel=5,
+        )
+
+
+def _plain(name: str) -> str:
+    return str(to_numpy(name).name)
+
+
+def _loses(saved: str, held: str) -> bool:
+    ours, theirs = to_numpy(held), to_numpy(saved)
+    floats = all(dtype.kind == "f" or dtype.isbuiltin == 2 for dtype in (ours, theirs))
+    return floats and not np.can_cast(theirs, ours, "safe")
+
+
+def _tell_unknown(odd: Iterable[str], expected: Mapping[str, Any]) -> None:
+    unknown = [name for name in odd if name not in expected]
+    if unknown:
+        warnings.warn(
+            f"lamina.restore leaves out {len(unknown)} variables of the snapshot that the model lacks: "
+            f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}",
+            stacklevel=5,
+        )
+
+
+def _some(tensors: Sequence[TensorInfo]) -> str:
+    return ", ".join(tensor.name for tensor in tensors[:5]) + (", …" if len(tensors) > 5 else "")
+
+
+def saved_state(opened: Opened, model: Any, optimizer: bool | str) -> SavedState | None:
+    """Random seeds and LoRA factors belong to a training that goes on, as the optimizer does; None where none does."""
+    goes_on = optimizer is not False and getattr(model, "optimizer", None) is not None
+    return SavedState(opened) if goes_on else None
 
 
 def stored_tensors(opened: Opened) -> dict[str, TensorInfo]:
@@ -87,82 +169,6 @@ def _folder(name: str) -> tuple[str, str]:
     """The path of a saveable, and the key in its store."""
     folder, _, key = ("/" + name).rpartition("/vars/")
     return folder.removeprefix("/"), key
-
-
-def _prepare_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) -> bool:
-    """Whether to restore the optimizer; builds one that has no variables yet."""
-    optimizer = getattr(model, "optimizer", None)
-    if wanted is False:
-        return False
-    if optimizer is None:
-        if wanted is True:
-            raise InvalidInputError("the model has no optimizer; compile it first, or pass optimizer=False")
-        return False
-    saved = sum(name.startswith(OPTIMIZER) for name in stored)
-    if not saved:
-        return _without_optimizer("the snapshot holds no optimizer state", wanted)
-    # One saved before its first step has no slots, and needs none here.
-    if not optimizer.built and saved > len(optimizer.variables):
-        optimizer.build(model.trainable_variables)
-    return True
-
-
-def _without_optimizer(reason: str, wanted: bool | str) -> bool:
-    if wanted is True:
-        raise InvalidInputError(f"the optimizer cannot be restored: {reason}")
-    warnings.warn(f"lamina.restore leaves the optimizer as it is: {reason}", stacklevel=5)
-    return False
-
-
-def _optimizer_fits(
-    expected: dict[str, Any], stored: dict[str, TensorInfo], wanted: bool | str, optimizer: Any, saved_class: str | None
-) -> bool:
-    """Whether it is the same kind of optimizer, as far as that is known, with the same variables."""
-    ours = optimizer_class(optimizer)
-    if saved_class is not None and saved_class.lower() != ours.lower():
-        return _without_optimizer(f"a different optimizer: the snapshot's is {saved_class}, the model's {ours}", wanted)
-    have = {name: shape for name, shape in expected.items() if name.startswith(OPTIMIZER)}
-    there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(OPTIMIZER)}
-    if have == there:
-        return True
-    return _without_optimizer(
-        f"the model's has {len(have)} variables, the saved one {len(there)}, or their shapes differ", wanted
-    )
-
-
-def _optimizers_left(
-    visited: Visited, expected: Mapping[str, Any], stored: Mapping[str, TensorInfo], wanted: bool | str
-) -> dict[str, Any]:
-    """Path and optimizer of those besides the model's own that stay as they are: unwanted, or of another form.
-
-    A model that trains with several builds them itself, often in its first step, and only it knows for which variables.
-    """
-    others = {
-        path: saveable
-        for saveable, path in visited
-        if isinstance(saveable, keras.optimizers.Optimizer) and not f"{path}/".startswith(OPTIMIZER)
-    }
-    if wanted is False:
-        return others
-    left = {}
-    for path, other in others.items():
-        have = {name: tuple(expected[name]) for name in _inside(path, expected)}
-        there = {name: stored[name].shape for name in _inside(path, stored)}
-        if have != there:
-            differ = f"the model's {path!r} has {len(have)} variables, the saved one {len(there)}, or their shapes"
-            how = f"if it was not built yet: model.{path.replace('/', '.')}.build(…) with what it trains, before this"
-            _without_optimizer(f"{differ} differ; {how}", wanted)
-            left[path] = other
-    return left
-
-
-def _inside(path: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.startswith(f"{path}/")]
-
-
-def _without(paths: Iterable[str], tensors: dict[str, Any]) -> dict[str, Any]:
-    out = {name for path in paths for name in _inside(path, tensors)}
-    return {name: value for name, value in tensors.items() if name not in out}
 
 
 def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict[str, str]:
@@ -254,7 +260,9 @@ def hand_over(
     raise InvalidInputError(f"{first} refused its weights: {error}") from error
 
 
-def _through_keras(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: bool) -> Snapshot:
+def _through_keras(
+    opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: bool, state: SavedState | None
+) -> Snapshot:
     """Legacy files and layers with stores of their own: Keras reads the exported file."""
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         files = opened.content.export(Path(folder))
@@ -275,6 +283,6 @@ def _through_keras(opened: Opened, model: Any, optimizer: bool | str, skip_misma
                 model.load_weights(path, **arguments)
         except ValueError as error:
             raise InvalidInputError(f"the snapshot does not fit the model: {error}") from error
-    if not skip_mismatch:
-        put_training_state(opened, model, optimizer)
+    if state is not None and not skip_mismatch:
+        state.put_into_model(model)
     return opened.snapshot

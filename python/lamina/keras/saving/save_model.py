@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lamina.errors import InvalidInputError
-from lamina.keras.capture.training_state import optimizer_class
+from lamina.keras.built import check_built
+from lamina.keras.capture.training_state import optimizer_fields
+from lamina.keras.steps import steps_done
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import save_path
@@ -18,12 +19,10 @@ def save_model(
     target: Repository, model: Any, fields: Mapping[str, Any], *, codec: str, weights_only: bool
 ) -> Snapshot:
     """Save what Keras writes of a model."""
-    if not getattr(model, "built", False):
-        raise InvalidInputError("the model has no variables yet; build it, or call it on data, before saving")
-    optimizer = getattr(model, "optimizer", None)
+    check_built(model, "saving")
     known: dict[str, Any] = {}
-    if optimizer is not None:
-        known = {"step": int(optimizer.iterations), "training": {"optimizer": optimizer_class(optimizer)}}
+    if getattr(model, "optimizer", None) is not None:
+        known = {"step": steps_done(model), "training": optimizer_fields(model)}
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         path = Path(folder) / ("model.weights.h5" if weights_only else "model.keras")
         if weights_only:

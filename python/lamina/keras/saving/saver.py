@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import keras
 from lamina.errors import BusyError, InvalidInputError, UnsupportedFormatError
 from lamina.keras.capture import training_state
 from lamina.keras.capture.planner import Planner
+from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_state import TrainingTensors
 from lamina.keras.capture.walk import NotPlannable
 from lamina.keras.messages import tell
@@ -25,6 +26,7 @@ from lamina.keras.saving.keras_file import KeptFile
 from lamina.keras.saving.pipeline import Pipeline
 from lamina.keras.saving.saved_model import SavedModelFolder, check_replaceable
 from lamina.keras.saving.summary import Totals
+from lamina.keras.steps import steps_done
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -39,7 +41,7 @@ class What:
     weights_only: bool = False
     saved_model: bool = False
     options: Any = None  # tf.saved_model.SaveOptions, for a SavedModel
-    track: Sequence[Any] = ()
+    track: Tracked = field(default_factory=Tracked)
     later: Sequence[Any] = ()  # those of `track` that will only hear of this epoch's end after the save
 
 
@@ -100,7 +102,7 @@ class Saver:
         """
         started = time.perf_counter()
         _check_path(what, where.path)
-        facts.step = _steps(what.model)
+        facts.step = steps_done(what.model)
         tensors = self._take_training(what, facts)
         self._pipeline.admit(self._planner.nbytes)
         content = self._capture(what, where, tensors)
@@ -223,10 +225,3 @@ def _unplannable(what: What, path: str) -> str | None:
     if not path.endswith(".weights.h5" if what.weights_only else ".keras"):
         return "the legacy .h5 format depends on more than the model"
     return None
-
-
-def _steps(model: Any) -> int | None:
-    try:
-        return int(model.optimizer.iterations)
-    except (AttributeError, TypeError, ValueError):
-        return None

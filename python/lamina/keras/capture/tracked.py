@@ -1,0 +1,236 @@
+"""The attributes of tracked callbacks: what of them a save holds, and what a callback takes back.
+
+A snapshot may come from anybody. So a callback takes back only what a save of its own would hold: data in an attribute
+that it has, or that its code makes, of the type that it has there. Nothing else of a callback can be reached.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from lamina.keras.capture.packing import CannotTravel, SavedGenerator, names_elsewhere, needs_own_type, pack
+
+#: What Keras gives every callback.
+_KEPT_BY_KERAS = {"params", "_model", "model", "_history"}
+_MISSING = object()
+#: A separator, or an extension.
+_FILE = re.compile(r"[/\\]|\.[A-Za-z]\w*$")
+#: Arrays that are larger count as changed only where another one takes their place: each save compares them.
+_COMPARED_BYTES = 1 << 16
+_NUMBERS = (bool, int, float, complex, np.generic, np.ndarray)
+#: Types that a value may have where another of the same group is.
+_ALIKE: tuple[tuple[type, ...], ...] = (_NUMBERS, (list, tuple))
+
+
+class Tracked(tuple[Any, ...]):
+    """The callbacks of ``track``, and what they were when they were given: what stays so is how they were set up."""
+
+    def __init__(self, callbacks: Iterable[Any] = ()) -> None:
+        self._made = [_as_made(callback) for callback in self]
+        self._told: set[tuple[int, str]] = set()
+
+    def kinds(self) -> list[str]:
+        """The classes of the callbacks."""
+        return [type(callback).__name__ for callback in self]
+
+    def take(self, add_array: Callable[[str, Any], None]) -> list[dict[str, Any]]:
+        """The state of each callback, packed."""
+        return [{"class": kind, "state": self._state(i, add_array)} for i, kind in enumerate(self.kinds())]
+
+    def _state(self, i: int, add_array: Callable[[str, Any], None]) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        left: dict[str, str] = {}
+        for name, value in self._candidates(i):
+            arrays: list[tuple[str, Any]] = []
+            try:
+                state[name] = pack(value, lambda *array: arrays.append(array), f"callbacks/{i}/{name}")  # noqa: B023
+            except CannotTravel as error:
+                if _is_data(value):
+                    left[name] = str(error)
+                continue
+            for array in arrays:
+                add_array(*array)
+        self._tell_left(i, left)
+        return state
+
+    def _candidates(self, i: int) -> Iterator[tuple[str, Any]]:
+        """What training may have changed."""
+        callback = self[i]
+        closed = _closed(type(callback))
+        for name, value in vars(callback).items():
+            if name not in closed and not name.startswith("__") and not self._is_as_made(i, name, value):
+                yield name, value
+
+    def _is_as_made(self, i: int, name: str, value: Any) -> bool:
+        made = self._made[i].get(name, _MISSING)
+        return made is not _MISSING and made == _image(value)
+
+    def _tell_left(self, i: int, left: Mapping[str, str]) -> None:
+        callback = self[i]
+        if _is_ours_or_keras(type(callback)):
+            return  # they set these up anew
+        new = {name: why for name, why in left.items() if (i, name) not in self._told}
+        self._told |= {(i, name) for name in new}
+        if new:
+            listed = "; ".join(f"{name}: {why}" for name, why in new.items())
+            warnings.warn(
+                f"snapshots do not hold all of the tracked {type(callback).__name__}, and a resumed run begins with "
+                f"these as they are made: {listed}",
+                stacklevel=2,
+            )
+
+    def put(self, i: int, state: Mapping[str, Any]) -> None:
+        """Give a callback its state back, in the objects that it has."""
+        callback = self[i]
+        refused: dict[str, str] = {}
+        for name, value in state.items():
+            try:
+                current = self._current(i, name)
+                _check_type(current, value)
+                vars(callback)[name] = _filled(vars(callback).get(name), value)
+            except CannotTravel as error:
+                refused[name] = str(error)
+        if refused:
+            listed = "; ".join(f"{name}: {why}" for name, why in refused.items())
+            warnings.warn(
+                f"the tracked {type(callback).__name__} does not take all of the snapshot's state, and these stay as "
+                f"they are: {listed}",
+                stacklevel=2,
+            )
+
+    def _current(self, i: int, name: str) -> Any:
+        """What the callback has there now; `_MISSING` for what its code will make.
+
+        Raises:
+            CannotTravel: if a save of it would not hold such an attribute.
+        """
+        callback = self[i]
+        if name in _closed(type(callback)) or name.startswith("__"):
+            raise CannotTravel("no state of training")
+        current = vars(callback).get(name, _MISSING)
+        if current is _MISSING:
+            current = inspect.getattr_static(type(callback), name, _MISSING)
+        if current is _MISSING:
+            if not _mentions(type(callback), name):
+                raise CannotTravel("the callback has no such attribute")
+            return current
+        if isinstance(current, str) and (names_elsewhere(current) or self._is_file_as_made(i, name, current)):
+            raise CannotTravel("a path that the callback was made with")
+        pack(current, lambda *_: None)
+        return current
+
+    def _is_file_as_made(self, i: int, name: str, current: str) -> bool:
+        return _may_name_a_file(current) and self._is_as_made(i, name, current)
+
+
+def _as_made(callback: Any) -> dict[str, Any]:
+    """Images of what counts as setup while it stays as it is: arguments, and names of files."""
+    arguments = _arguments(type(callback))
+    return {
+        name: _image(value)
+        for name, value in vars(callback).items()
+        if name in arguments or (isinstance(value, str) and _may_name_a_file(value))
+    }
+
+
+def _image(value: Any) -> Any:
+    """Something that is equal for equal values."""
+    arrays: list[Any] = []
+    try:
+        packed = pack(value, lambda _, array: arrays.append(_array_image(array)))
+    except CannotTravel:
+        return value if isinstance(value, str) else ("an object", id(value))
+    return packed, type(value), arrays
+
+
+def _array_image(array: Any) -> Any:
+    content = array.tobytes() if array.nbytes <= _COMPARED_BYTES else id(array)
+    return array.dtype.str, array.shape, content
+
+
+def _may_name_a_file(text: str) -> bool:
+    return bool(_FILE.search(text))
+
+
+def _closed(kind: type) -> set[str]:
+    """Attributes that are nobody's state: what Keras gives every callback, and arguments of its own callbacks."""
+    of_keras = [base for base in kind.__mro__ if base.__module__.startswith("keras.")]
+    return _KEPT_BY_KERAS.union(*(_parameters(base) for base in of_keras))
+
+
+def _arguments(kind: type) -> set[str]:
+    return set().union(*(_parameters(base) for base in kind.__mro__[:-1]))
+
+
+def _parameters(base: type) -> set[str]:
+    return set(inspect.signature(base.__init__).parameters) if "__init__" in vars(base) else set()  # type: ignore[misc]
+
+
+def _is_ours_or_keras(kind: type) -> bool:
+    return kind.__module__.startswith(("keras.", "lamina."))
+
+
+def _is_data(value: Any) -> bool:
+    """Whether somebody may miss it: not what Keras holds, nor functions."""
+    return not callable(value) and not isinstance(
+        value, (types.ModuleType, keras.callbacks.Callback, keras.optimizers.Optimizer, keras.Variable)
+    )
+
+
+def _mentions(kind: type, name: str) -> bool:
+    """Whether the code of a callback speaks of an attribute of this name."""
+    own = [base for base in kind.__mro__ if base not in (object, keras.callbacks.Callback)]
+    return any(name in code.co_names for base in own for part in vars(base).values() for code in _codes(part))
+
+
+def _codes(part: Any) -> Iterator[types.CodeType]:
+    if isinstance(part, property):
+        part = part.fget
+    part = inspect.unwrap(getattr(part, "__func__", part)) if callable(part) or hasattr(part, "__func__") else part
+    waiting = [code] if isinstance(code := getattr(part, "__code__", None), types.CodeType) else []
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+
+
+def _check_type(current: Any, value: Any) -> None:
+    """Raises `CannotTravel` for a value of another type than an attribute has; None has none."""
+    if needs_own_type(value) and not isinstance(current, defaultdict):
+        raise CannotTravel("a defaultdict whose function only the callback has")
+    if current is _MISSING or current is None or value is None or type(current) is type(value):
+        return
+    if isinstance(value, SavedGenerator) and type(current) is value.kind:
+        return
+    if not any(isinstance(current, group) and isinstance(value, group) for group in _ALIKE):
+        raise CannotTravel(f"a {type(value).__name__} where the callback has a {type(current).__name__}")
+
+
+def _filled(current: Any, value: Any) -> Any:
+    """``value`` in the object that is there, which others may hold too; ``value`` itself where that cannot be."""
+    if isinstance(value, SavedGenerator):
+        return value.into(current)
+    if isinstance(current, np.ndarray) and isinstance(value, np.ndarray):
+        if (current.shape, current.dtype) != (value.shape, value.dtype) or not current.flags.writeable:
+            return value
+        current[...] = value
+    elif type(current) is not type(value):
+        return value
+    elif isinstance(current, (list, deque)):
+        current.clear()
+        current.extend(value)
+    elif isinstance(current, (dict, set)):  # a Counter adds, to nothing here
+        current.clear()
+        current.update(value)
+    else:
+        return value
+    return current

@@ -1,0 +1,81 @@
+"""What layers keep beside their weights, such as vocabularies: compared with a snapshot's before it is restored.
+
+A row of an embedding belongs to a word only as long as the vocabulary is the one that it was trained with.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lamina.files.plain import Opened
+from lamina.keras.capture.structure_guard import Visited
+
+_FOLDER = "assets"
+#: A vocabulary that is longer is not read into memory on the word of its archive.
+_MAX_BYTES = 1 << 30
+
+#: Layers, and the files that they take over.
+Missing = list[tuple[Any, dict[str, bytes]]]
+
+
+def compare_assets(opened: Opened, visited: Visited) -> Missing:
+    """Warn of layers that have another vocabulary than the snapshot; return those that have none yet, with theirs."""
+    owners = [(saveable, path) for saveable, path in visited if hasattr(saveable, "save_assets")]
+    archive = next((name for name in opened.content.files if name.endswith(".keras")), None)
+    if not owners or archive is None:
+        return []
+    missing: Missing = []
+    others: list[str] = []
+    with opened.content.open(archive) as stream, zipfile.ZipFile(stream) as file:
+        for saveable, path in owners:
+            theirs = _read(file, path)
+            if not theirs or theirs == _own(saveable):
+                continue
+            if _has_none(saveable):
+                missing.append((saveable, theirs))
+            else:
+                others.append(str(getattr(saveable, "name", path)))
+    if others:
+        names = ", ".join(dict.fromkeys(others))
+        warnings.warn(
+            f"the snapshot was trained with another vocabulary, or other assets, of {names}, "
+            "so the weights that lamina.restore puts in belong to other words: lamina.load_model(source) has the "
+            "vocabulary too",
+            stacklevel=5,
+        )
+    return missing
+
+
+def take_over(missing: Missing) -> None:
+    """Give layers without a vocabulary the snapshot's; their variables must already be there."""
+    for saveable, files in missing:
+        with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            try:
+                saveable.load_assets(folder)
+            except (ValueError, TypeError, OSError, RuntimeError) as error:
+                layer = getattr(saveable, "name", saveable)
+                warnings.warn(f"{layer} does not take the snapshot's vocabulary: {error}", stacklevel=5)
+
+
+def _read(file: zipfile.ZipFile, path: str) -> dict[str, bytes]:
+    """The files that stand directly in a layer's folder."""
+    folder = PurePosixPath(_FOLDER, path)
+    inside = [info for info in file.infolist() if PurePosixPath(info.filename).parent == folder and not info.is_dir()]
+    return {PurePosixPath(i.filename).name: file.read(i) for i in inside if i.file_size <= _MAX_BYTES}
+
+
+def _own(saveable: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
+        saveable.save_assets(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir() if file.is_file()}
+
+
+def _has_none(saveable: Any) -> bool:
+    words = getattr(saveable, "get_vocabulary", None)
+    return words is not None and len(words(include_special_tokens=False)) == 0

@@ -1,0 +1,145 @@
+"""The optimizers of a model that is restored: built where they must be, and left alone where they do not fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from lamina.errors import InvalidInputError
+from lamina.keras.capture.structure_guard import Visited
+from lamina.keras.capture.training_state import SavedState, held_variables, optimizer_class
+from lamina.repository.tensor import TensorInfo
+
+OPTIMIZER = "optimizer/"
+
+
+def wants_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) -> bool:
+    """Whether the model has an optimizer, and the snapshot a state for it."""
+    if wanted is False:
+        return False
+    if getattr(model, "optimizer", None) is None:
+        if wanted is True:
+            raise InvalidInputError("the model has no optimizer; compile it first, or pass optimizer=False")
+        return False
+    if not _inside("optimizer", stored):
+        return _left("the snapshot holds no optimizer state", wanted)
+    return True
+
+
+def build_optimizer(model: Any, stored: Iterable[str], wanted: bool | str, state: SavedState | None) -> bool:
+    """Build an optimizer that is not built, for the variables that the saved one held; whether it can be restored."""
+    optimizer = model.optimizer
+    places = None if state is None else state.optimizer_variables
+    if optimizer.built:
+        if places is None or _places(model, held_variables(optimizer)) == places:
+            return True
+        return _left(f"it was built for other variables than the saved one, which held {len(places)}. {_HOW}", wanted)
+    # One saved before its first step has no slots, and needs none here.
+    if len(_inside("optimizer", stored)) <= len(optimizer.variables):
+        return True
+    variables = _chosen(model, places)
+    if variables is None:
+        return _left(f"the saved one was built for other variables than the model trains. {_HOW}", wanted)
+    optimizer.build(variables)
+    return True
+
+
+_HOW = "Call model.optimizer.build([the variables that it trains]) on the unbuilt optimizer, then restore again"
+
+
+def _chosen(model: Any, places: list[int] | None) -> list[Any] | None:
+    if places is None:
+        return list(model.trainable_variables)
+    variables = model.variables
+    if max(places) >= len(variables):
+        return None
+    chosen = [variables[place] for place in places]
+    # Keras's own step trains all that is trainable; only one of the model's own knows of parts.
+    if _trains_in_keras_way(model) and {*map(id, model.trainable_variables)} - {*map(id, chosen)}:
+        return None
+    return chosen
+
+
+def _trains_in_keras_way(model: Any) -> bool:
+    return getattr(type(model), "train_step", None) is getattr(keras.Model, "train_step", None)
+
+
+def _places(model: Any, variables: Iterable[Any]) -> list[int]:
+    """Positions in the model's variables; -1 for others."""
+    known = {id(variable): i for i, variable in enumerate(model.variables)}
+    return [known.get(id(variable), -1) for variable in variables]
+
+
+def _left(reason: str, wanted: bool | str) -> bool:
+    if wanted is True:
+        raise InvalidInputError(f"the optimizer cannot be restored: {reason}")
+    warnings.warn(f"lamina.restore leaves the optimizer as it is: {reason}", stacklevel=6)
+    return False
+
+
+def optimizer_fits(
+    expected: Mapping[str, Any],
+    stored: Mapping[str, TensorInfo],
+    wanted: bool | str,
+    optimizer: Any,
+    state: SavedState | None,
+) -> bool:
+    """Whether it is the same kind of optimizer, as far as that is known, with the same variables."""
+    ours, saved_class = optimizer_class(optimizer), None if state is None else state.optimizer
+    if saved_class is not None and saved_class.lower() != ours.lower():
+        return _left(f"a different optimizer: the snapshot's is {saved_class}, the model's {ours}", wanted)
+    have = {name: shape for name, shape in expected.items() if name.startswith(OPTIMIZER)}
+    there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(OPTIMIZER)}
+    return have == there or _left(f"{_differ(have, there)}. {_HOW}", wanted)
+
+
+def _differ(have: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """In which way two sets of variables are not the same."""
+    if len(have) != len(there):
+        return f"the model's has {len(have)} variables, the saved one {len(there)}"
+    name = next((name for name in there if have.get(name) != there[name]), "")
+    return f"its variable {name} has the shape {have.get(name, 'of none here')}, the saved one {there.get(name)}"
+
+
+def unbuilt(optimizer: Any) -> Any:
+    """An optimizer of the same configuration that its first step builds."""
+    return type(optimizer).from_config(optimizer.get_config())
+
+
+def optimizers_left(
+    visited: Visited, expected: Mapping[str, Any], stored: Mapping[str, TensorInfo], wanted: bool | str
+) -> dict[str, Any]:
+    """Path and optimizer of those besides the model's own that stay as they are: unwanted, or of another form.
+
+    A model that trains with several builds them itself, often in its first step, and only it knows for which variables.
+    """
+    others = {
+        path: saveable
+        for saveable, path in visited
+        if isinstance(saveable, keras.optimizers.Optimizer) and not f"{path}/".startswith(OPTIMIZER)
+    }
+    if wanted is False:
+        return others
+    left = {}
+    for path, other in others.items():
+        have = {name: tuple(expected[name]) for name in _inside(path, expected)}
+        there = {name: stored[name].shape for name in _inside(path, stored)}
+        if have != there:
+            differ = f"the model's {path!r} has {len(have)} variables, the saved one {len(there)}, or their shapes"
+            how = f"if it was not built yet: model.{path.replace('/', '.')}.build(…) with what it trains, before this"
+            _left(f"{differ} differ; {how}", wanted)
+            left[path] = other
+    return left
+
+
+def without(paths: Iterable[str], tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors that stand under none of these paths."""
+    out = {name for path in paths for name in _inside(path, tensors)}
+    return {name: value for name, value in tensors.items() if name not in out}
+
+
+def _inside(path: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(f"{path}/")]
