@@ -12,19 +12,20 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use lamina_core::Result;
 use lamina_core::codec::CodecChoice;
 use lamina_core::format::snapshot::{Body, Snapshot};
 use lamina_core::layout::pieces::Layout;
 use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::Repository;
-use lamina_core::repository::save::SaveOptions;
 use lamina_core::restore::reader::Want;
 use lamina_core::storage::call::Call;
 use lamina_core::storage::faults::{Watcher, watch};
+use lamina_core::task::Task;
 
-const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
+fn task(threads: usize) -> Task<'static> {
+    Task::new(threads).unwrap()
+}
 
 /// Bytes ever allocated, bytes held, and the most that were held. What zstd allocates for its contexts is not among them.
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
@@ -156,8 +157,7 @@ impl Model {
         let tensors = vec![self.tensors.iter().map(Vec::as_slice).collect(), vec![]];
         let source = MemorySource { tensors, literals: vec![&[]] };
         let body: Body = serde_json::from_str(r#"{"created_at":"","series":"s","kind":"weights"}"#).unwrap();
-        let options = SaveOptions { codec, threads: 2, interrupt: NEVER };
-        repository.save(body, &self.layout, &source, &options).unwrap()
+        repository.save(body, &self.layout, &source, codec, &task(2)).unwrap()
     }
 }
 
@@ -165,7 +165,7 @@ fn restore(repository: &Repository, snapshot: &Snapshot, arrays: &mut [Vec<u8>])
     let reader = repository.reader(snapshot).unwrap();
     let tensors = &reader.structure.files[0].tensors;
     let wants = tensors.iter().zip(arrays).map(|(entry, to)| Want { offset: entry.4, to }).collect();
-    reader.read(wants, 2, NEVER).unwrap();
+    reader.read(wants, &task(2)).unwrap();
 }
 
 /// Like weights: the byte with most of the exponent hardly changes, the others are noise.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lamina_core::ErrorKind;
 use lamina_core::codec::CodecChoice;
 use lamina_core::format::pack;
 use lamina_core::format::snapshot::{Body, Snapshot};
@@ -14,13 +15,14 @@ use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::Repository;
 use lamina_core::repository::retention::Keep;
-use lamina_core::repository::save::SaveOptions;
 use lamina_core::storage::call::Call;
 use lamina_core::storage::faults::{Watcher, watch};
-use lamina_core::{ErrorKind, Result};
+use lamina_core::task::Task;
 use proptest::prelude::*;
 
-const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
+fn task(threads: usize) -> Task<'static> {
+    Task::new(threads).unwrap()
+}
 const DTYPES: [(&str, usize); 7] =
     [("<f4", 4), ("<f8", 8), ("bfloat16", 2), ("float8_e4m3fn", 1), (">f4", 4), ("<i8", 8), ("|V3", 3)];
 
@@ -99,7 +101,7 @@ fn save_as(
     source.check(&layout).unwrap();
     let json = format!(r#"{{"created_at":"2026-01-01T00:00:00.000Z","series":"{series}","kind":"weights"}}"#);
     let body: Body = serde_json::from_str(&json).unwrap();
-    repository.save(body, &layout, &source, &SaveOptions { codec, threads, interrupt: NEVER }).unwrap()
+    repository.save(body, &layout, &source, codec, &task(threads)).unwrap()
 }
 
 fn open(root: &Path) -> Repository {
@@ -108,7 +110,7 @@ fn open(root: &Path) -> Repository {
 
 fn exported(repository: &Repository, snapshot: &Snapshot) -> Vec<u8> {
     let out = tempfile::tempdir().unwrap();
-    let paths = repository.reader(snapshot).unwrap().export(out.path(), 2, NEVER).unwrap();
+    let paths = repository.reader(snapshot).unwrap().export(out.path(), &task(2)).unwrap();
     std::fs::read(&paths[0]).unwrap()
 }
 
@@ -122,7 +124,7 @@ fn packs(root: &Path) -> BTreeMap<String, u64> {
 }
 
 fn intact(repository: &Repository) {
-    let report = repository.verify(true, 2, NEVER).unwrap();
+    let report = repository.verify(true, &task(2)).unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
 }
 
@@ -322,11 +324,11 @@ fn damage_is_named() {
         let repository = Repository::open(root.path()).unwrap();
         let out = tempfile::tempdir().unwrap();
         // Some bits say nothing about the bytes: those of the age, and those behind the last symbol of a Huffman code.
-        match repository.reader(&snapshot).unwrap().export(out.path(), 1, NEVER) {
+        match repository.reader(&snapshot).unwrap().export(out.path(), &task(1)) {
             Ok(paths) => assert!(std::fs::read(&paths[0]).unwrap() == self::file(&model)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
         }
-        assert!(!repository.verify(true, 1, NEVER).unwrap().problems.is_empty());
+        assert!(!repository.verify(true, &task(1)).unwrap().problems.is_empty());
     }
     std::fs::write(&deltas, &good).unwrap();
 
@@ -337,7 +339,7 @@ fn damage_is_named() {
     std::fs::write(&whole, bad).unwrap();
     let opened = Repository::open(root.path()).unwrap();
     let out = tempfile::tempdir().unwrap();
-    let error = opened.reader(&snapshot).unwrap().export(out.path(), 1, NEVER).unwrap_err();
+    let error = opened.reader(&snapshot).unwrap().export(out.path(), &task(1)).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.message().contains(&base.hex()), "{error}");
     // A save does not rely on it.
     touch(&mut model[0].1, 2, 64);
@@ -345,7 +347,7 @@ fn damage_is_named() {
     assert!(exported(&opened, &next) == self::file(&model));
     std::fs::remove_file(&whole).unwrap();
     let opened = Repository::open(root.path()).unwrap();
-    let error = opened.reader(&snapshot).unwrap().export(out.path(), 1, NEVER).unwrap_err();
+    let error = opened.reader(&snapshot).unwrap().export(out.path(), &task(1)).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.message().contains(&base.hex()), "{error}");
 }
 
@@ -453,7 +455,7 @@ fn a_base_that_is_pruned_while_its_delta_is_verified_is_no_damage() {
     let watcher = PruneAtRead { root: folder.path().to_owned(), pack: delta, opened: AtomicUsize::new(0) };
     let watcher = Arc::new(watcher);
     let _watch = watch(folder.path(), Arc::clone(&watcher) as Arc<dyn Watcher>);
-    let report = open(folder.path()).verify(true, 1, NEVER).unwrap();
+    let report = open(folder.path()).verify(true, &task(1)).unwrap();
     assert!(watcher.opened.load(Ordering::Relaxed) >= 9);
     assert!(report.problems.is_empty(), "{:?}", report.problems);
 }

@@ -21,6 +21,7 @@ use lamina_core::format::structure::{FileEntry, Structure, TensorEntry};
 use lamina_core::format::tree::ChunkRef;
 use lamina_core::repository::Repository;
 use lamina_core::restore::reader::Reader;
+use lamina_core::task::Task;
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
@@ -486,7 +487,7 @@ fn devices_and_pipes_do_not_hang() {
     let pack = root.path().join("packs").join(format!("{}.pack", "0".repeat(64)));
     for target in ["/dev/zero", "/dev/full", "/"] {
         std::os::unix::fs::symlink(target, &pack).unwrap();
-        let report = repository.verify(true, 1, &|| Ok(())).unwrap();
+        let report = repository.verify(true, &Task::new(1).unwrap()).unwrap();
         assert_eq!(report.problems.len(), 1, "{target}: {:?}", report.problems);
         std::fs::remove_file(&pack).unwrap();
     }

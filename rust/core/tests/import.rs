@@ -11,13 +11,15 @@ use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::Repository;
 use lamina_core::repository::retention::Keep;
-use lamina_core::repository::save::SaveOptions;
 use lamina_core::repository::session::Session;
 use lamina_core::restore::reader::Want;
+use lamina_core::task::Task;
 use lamina_core::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 
-const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
+fn task(threads: usize) -> Task<'static> {
+    Task::new(threads).unwrap()
+}
 const FLOATS: usize = 6000;
 
 /// Two tensors that stand alone; a step changes the last bits of the first one, one from 100 on of both.
@@ -45,7 +47,7 @@ fn save(repository: &Repository, step: u32, codec: CodecChoice) -> Arc<Snapshot>
         r#"{{"created_at":"then","series":"s","kind":"weights","epoch":{step},"logs":{{"loss":0.5}},"later":[1]}}"#
     ))
     .unwrap();
-    repository.save(body, &layout, &source, &SaveOptions { codec, threads: 1, interrupt: NEVER }).unwrap()
+    repository.save(body, &layout, &source, codec, &task(1)).unwrap()
 }
 
 fn new() -> (TempDir, Repository) {
@@ -67,19 +69,19 @@ fn artifact(repository: &Repository, snapshot: &Snapshot) -> TempDir {
 }
 
 fn import(repository: &Repository, folder: &Path) -> Result<(Arc<Snapshot>, bool)> {
-    repository.import(folder, None, 2, NEVER).map(|done| (done.snapshot, done.new))
+    repository.import(folder, None, &task(2)).map(|done| (done.snapshot, done.new))
 }
 
 fn read(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
     let mut bytes = vec![0; FLOATS * 8];
     let reader = repository.reader(snapshot)?;
     let offset = reader.structure.files[0].extents[0].0;
-    reader.read(vec![Want { offset, to: &mut bytes }], 1, NEVER)?;
+    reader.read(vec![Want { offset, to: &mut bytes }], &task(1))?;
     Ok(bytes)
 }
 
 fn whole(repository: &Repository) {
-    let report = repository.verify(true, 1, NEVER).unwrap();
+    let report = repository.verify(true, &task(1)).unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
 }
 
@@ -116,12 +118,12 @@ fn another_series_gives_another_id_and_no_new_bytes() {
     let folder = artifact(&theirs, &snapshot);
     import(&ours, folder.path()).unwrap();
     for new in [true, false] {
-        let done = ours.import(folder.path(), Some("other"), 1, NEVER).unwrap();
+        let done = ours.import(folder.path(), Some("other"), &task(1)).unwrap();
         assert_eq!((done.new, done.bytes, done.snapshot.number), (new, 0, 2));
         assert_ne!(done.snapshot.id, snapshot.id);
         assert_eq!(done.snapshot.body.other["later"], serde_json::json!([1]));
     }
-    assert_eq!(ours.import(folder.path(), Some(""), 1, NEVER).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(ours.import(folder.path(), Some(""), &task(1)).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 /// One bit anywhere, and every cut: no snapshot, and nothing that a later save could build on.

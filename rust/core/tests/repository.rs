@@ -12,13 +12,15 @@ use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::Repository;
 use lamina_core::repository::retention::Keep;
-use lamina_core::repository::save::SaveOptions;
 use lamina_core::repository::session::Session;
 use lamina_core::restore::reader::Want;
+use lamina_core::task::Task;
 use lamina_core::{ErrorKind, Result};
 use proptest::prelude::*;
 
-const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
+fn task(threads: usize) -> Task<'static> {
+    Task::new(threads).unwrap()
+}
 
 fn body(series: &str) -> Body {
     let json = format!(r#"{{"created_at":"2026-01-01T00:00:00.000Z","series":"{series}","kind":"weights"}}"#);
@@ -85,12 +87,12 @@ fn try_save(repository: &Repository, fields: Body, model: &Model, threads: usize
     let source =
         MemorySource { tensors: vec![model.0.iter().map(Vec::as_slice).collect(), vec![]], literals: vec![&literals] };
     source.check(&layout).unwrap();
-    repository.save(fields, &layout, &source, &SaveOptions { codec: CodecChoice::Auto, threads, interrupt: NEVER })
+    repository.save(fields, &layout, &source, CodecChoice::Auto, &task(threads))
 }
 
 fn exported(repository: &Repository, snapshot: &Snapshot) -> Vec<u8> {
     let out = tempfile::tempdir().unwrap();
-    let paths = repository.reader(snapshot).unwrap().export(out.path(), 2, NEVER).unwrap();
+    let paths = repository.reader(snapshot).unwrap().export(out.path(), &task(2)).unwrap();
     std::fs::read(&paths[0]).unwrap()
 }
 
@@ -115,7 +117,7 @@ fn stored(root: &Path) -> u64 {
 }
 
 fn intact(repository: &Repository) {
-    let report = repository.verify(true, 2, NEVER).unwrap();
+    let report = repository.verify(true, &task(2)).unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
 }
 
@@ -134,7 +136,7 @@ fn a_save_comes_back() {
     let reader = again.reader(&found).unwrap();
     let entry = reader.structure.files[0].tensors[1].clone();
     let mut bytes = vec![0; 1_600_000];
-    reader.read(vec![Want { offset: entry.4, to: &mut bytes }], 3, NEVER).unwrap();
+    reader.read(vec![Want { offset: entry.4, to: &mut bytes }], &task(3)).unwrap();
     assert_eq!(bytes, model.0[1]);
     intact(&again);
 }
@@ -351,8 +353,11 @@ fn a_failed_save_leaves_nothing_but_garbage() {
             Ok(())
         }
     };
-    let options = SaveOptions { codec: CodecChoice::Auto, threads: 2, interrupt: &stop };
-    assert_eq!(repository.save(body("s"), &layout, &source, &options).unwrap_err().kind(), ErrorKind::Cancelled);
+    let task = task(2).interrupted_by(&stop);
+    assert_eq!(
+        repository.save(body("s"), &layout, &source, CodecChoice::Auto, &task).unwrap_err().kind(),
+        ErrorKind::Cancelled
+    );
     assert!(repository.snapshots().unwrap().is_empty());
     assert_eq!(std::fs::read_dir(root.path().join("sessions")).unwrap().count(), 0);
     save(&repository, "s", &model, 2, |_| ());
@@ -385,11 +390,11 @@ fn damage_is_found() {
             let found = Repository::open(root.path()).and_then(|r| {
                 if let Ok(snapshot) = r.resolve(None, "mine") {
                     let out = tempfile::tempdir().unwrap();
-                    if let Ok(paths) = r.reader(&snapshot).and_then(|reader| reader.export(out.path(), 1, NEVER)) {
+                    if let Ok(paths) = r.reader(&snapshot).and_then(|reader| reader.export(out.path(), &task(1))) {
                         assert_eq!(std::fs::read(&paths[0]).unwrap(), model.file(), "{}", path.display());
                     }
                 }
-                let report = r.verify(true, 1, NEVER)?;
+                let report = r.verify(true, &task(1))?;
                 report.error().map_or(Ok(()), Err)
             });
             assert_eq!(found.unwrap_err().kind(), ErrorKind::Corrupt, "{}", path.display());
@@ -449,7 +454,7 @@ fn a_damaged_pack_heals_with_the_next_save() {
     let again = Repository::open(root.path()).unwrap();
     let out = tempfile::tempdir().unwrap();
     let reader = again.reader(&again.resolve(None, "latest").unwrap());
-    let error = reader.and_then(|r| r.export(out.path(), 1, NEVER)).unwrap_err();
+    let error = reader.and_then(|r| r.export(out.path(), &task(1))).unwrap_err();
     assert!(error.message().contains("pack"), "{error}");
     let snapshot = save(&again, "s", &model, 1, |_| ());
     assert_eq!(exported(&again, &snapshot), model.file());
@@ -466,13 +471,13 @@ fn a_pack_that_was_mended_is_read_again() {
     let whole = std::fs::read(&pack).unwrap();
     std::fs::write(&pack, b"gone").unwrap();
     let repository = Repository::open(root.path()).unwrap();
-    let read = |r: &Repository| r.reader(&snapshot)?.export(tempfile::tempdir().unwrap().path(), 1, NEVER).map(drop);
+    let read = |r: &Repository| r.reader(&snapshot)?.export(tempfile::tempdir().unwrap().path(), &task(1)).map(drop);
     assert_eq!(read(&repository).unwrap_err().kind(), ErrorKind::Corrupt);
     std::fs::write(&pack, &whole).unwrap();
     assert_eq!(exported(&repository, &snapshot), model.file());
     // Damage that has come since is seen by whoever looks anew.
     std::fs::write(&pack, b"gone again").unwrap();
-    assert!(!repository.verify(false, 1, NEVER).unwrap().problems.is_empty());
+    assert!(!repository.verify(false, &task(1)).unwrap().problems.is_empty());
     std::fs::write(&pack, &whole).unwrap();
     intact(&repository);
     assert_eq!(exported(&repository, &snapshot), model.file());
@@ -548,7 +553,7 @@ impl Apart {
 
     fn repair(&self, from: &[usize]) -> lamina_core::repository::repair::Repaired {
         let sources: Vec<_> = from.iter().map(|&i| self.roots[i].clone()).collect();
-        Repository::open(&self.roots[0]).unwrap().repair(vec![], &sources, 1, NEVER).unwrap()
+        Repository::open(&self.roots[0]).unwrap().repair(vec![], &sources, &task(1)).unwrap()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lamina_core::files::plain_file::{self, Image};
 use lamina_core::format::envelope;
-use lamina_core::task::pipeline::threads_or_default;
+use lamina_core::task::Task;
 use lamina_core::{Error, Result};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
@@ -34,7 +34,7 @@ pub(crate) fn write_file(
     threads: usize,
 ) -> BindingResult<()> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.write(&path, threads_or_default(threads)?))?)
+    Ok(py.detach(|| image.write(&path, &Task::new(threads)?))?)
 }
 
 /// Whether the file at `path` is what `write_file` would write.
@@ -49,7 +49,7 @@ pub(crate) fn file_is(
     threads: usize,
 ) -> BindingResult<bool> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.is_at(&path, threads_or_default(threads)?))?)
+    Ok(py.detach(|| image.is_at(&path, &Task::new(threads)?))?)
 }
 
 /// CRC-32 of the file that `write_file` would write.
@@ -63,7 +63,7 @@ pub(crate) fn crc32_file(
     threads: usize,
 ) -> BindingResult<u32> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.crc32(threads_or_default(threads)?))?)
+    Ok(py.detach(|| image.crc32(&Task::new(threads)?))?)
 }
 
 /// Copies uint8 arrays to others of the same length, in parallel.
@@ -80,7 +80,7 @@ pub(crate) fn copy_into(
     for (from, to) in &mut pairs {
         slices.push((from.as_slice().map_err(contiguous)?, to.as_slice_mut().map_err(contiguous)?));
     }
-    Ok(py.detach(|| plain_file::copy(slices, threads_or_default(threads)?))?)
+    Ok(py.detach(|| plain_file::copy(slices, &Task::new(threads)?))?)
 }
 
 /// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.

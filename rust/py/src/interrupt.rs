@@ -4,34 +4,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use lamina_core::task::progress;
+use lamina_core::task::Task;
 use lamina_core::{Error, Result};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
+use crate::progress;
 
 /// How often signals are looked for.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// The check that the core calls again and again.
-pub(crate) type Interrupt<'a> = &'a (dyn Fn() -> Result<()> + Sync);
-
-/// Runs `work` without the GIL; a signal handler that raises (Ctrl-C) cancels it.
+/// Runs `work` in `threads` threads, or the default for 0, without the GIL; a signal handler that raises (Ctrl-C) cancels it.
 pub(crate) fn interruptible<T: Send>(
     py: Python<'_>,
-    work: impl FnOnce(Interrupt<'_>) -> Result<T> + Send,
+    threads: usize,
+    work: impl FnOnce(&Task<'_>) -> Result<T> + Send,
 ) -> BindingResult<T> {
     let cancelled = AtomicBool::new(false);
     let check = || if cancelled.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) };
     let mut raised = None;
-    let watcher = progress::watcher();
+    let progress = progress::of_this_thread();
+    let task = Task::new(threads)?.interrupted_by(&check).watched_by(progress.as_deref());
     let result = py.detach(|| {
         std::thread::scope(|scope| {
             let (sender, done) = channel::<()>();
             let worker = || {
                 let _sender = sender;
-                progress::watch(watcher);
-                work(&check)
+                work(&task)
             };
             let worker = match std::thread::Builder::new().name("lamina-engine".into()).spawn_scoped(scope, worker) {
                 Ok(worker) => worker,

@@ -1,5 +1,6 @@
 //! `Progress`: counters that a long call moves and another thread reads. No Python runs for it.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use lamina_core::task::progress as core;
@@ -35,14 +36,23 @@ impl Progress {
     }
 }
 
+thread_local! {
+    static WATCHER: RefCell<Option<Arc<core::Progress>>> = const { RefCell::new(None) };
+}
+
+/// What counts the calls that this thread makes.
+pub(crate) fn of_this_thread() -> Option<Arc<core::Progress>> {
+    WATCHER.with_borrow(Clone::clone)
+}
+
 /// Lets `progress`, or nobody, watch the calls of this thread from now on.
 #[pyfunction]
 pub(crate) fn watch(progress: Option<&Progress>) {
-    core::watch(progress.map(|p| Arc::clone(&p.inner)));
+    WATCHER.set(progress.map(|p| Arc::clone(&p.inner)));
 }
 
 /// Who watches the calls of this thread.
 #[pyfunction]
 pub(crate) fn watcher() -> Option<Progress> {
-    core::watcher().map(|inner| Progress { inner })
+    of_this_thread().map(|inner| Progress { inner })
 }

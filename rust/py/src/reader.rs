@@ -9,7 +9,6 @@ use lamina_core::format::limits::MAX_JSON;
 use lamina_core::format::snapshot;
 use lamina_core::restore::reader as core;
 use lamina_core::restore::reader::Want;
-use lamina_core::task::pipeline::threads_or_default;
 use lamina_core::{Error, Result, storage};
 use numpy::PyReadwriteArray1;
 use pyo3::prelude::*;
@@ -53,13 +52,13 @@ impl Reader {
             let to = array.as_slice_mut().map_err(|_| Error::invalid("a destination is not contiguous"))?;
             list.push(Want { offset: *offset, to });
         }
-        interruptible(py, |check| self.inner.read(list, threads_or_default(threads)?, check))
+        interruptible(py, threads, |task| self.inner.read(list, task))
     }
 
     /// Writes the files into a folder; gives their paths.
     #[pyo3(signature = (folder, threads = 0))]
     fn export(&self, py: Python<'_>, folder: PathBuf, threads: usize) -> BindingResult<Vec<PathBuf>> {
-        interruptible(py, |check| self.inner.export(&folder, threads_or_default(threads)?, check))
+        interruptible(py, threads, |task| self.inner.export(&folder, task))
     }
 
     /// Names and lengths of the chunks that hold bytes `offset..offset + length` of the state.

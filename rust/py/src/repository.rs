@@ -9,9 +9,8 @@ use lamina_core::layout::pieces::Layout;
 use lamina_core::layout::source::{FileSource, MemorySource, StateSource};
 use lamina_core::repository as core;
 use lamina_core::repository::retention::Keep;
-use lamina_core::repository::save::SaveOptions;
 use lamina_core::repository::verify::Report;
-use lamina_core::task::pipeline::threads_or_default;
+use lamina_core::task::Task;
 use lamina_core::{Error, Result};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
@@ -19,7 +18,7 @@ use pyo3::types::PyBytes;
 
 use crate::convert::{self, FileArg, TensorArg};
 use crate::error::BindingResult;
-use crate::interrupt::{Interrupt, interruptible};
+use crate::interrupt::interruptible;
 use crate::reader::Reader;
 use crate::snapshot::Snapshot;
 
@@ -32,7 +31,7 @@ pub(crate) struct Repository {
 /// Threads that the engine uses where none are named.
 #[pyfunction]
 pub(crate) fn default_threads() -> BindingResult<usize> {
-    Ok(threads_or_default(0)?)
+    Ok(Task::new(0)?.threads())
 }
 
 /// What the steps of a save share, whatever its bytes come from.
@@ -40,13 +39,11 @@ struct Save<'a> {
     repository: &'a core::Repository,
     body: &'a str,
     codec: CodecChoice,
-    threads: usize,
 }
 
 impl Save<'_> {
-    fn run(&self, layout: &Layout, source: &dyn StateSource, interrupt: Interrupt<'_>) -> Result<Snapshot> {
-        let options = SaveOptions { codec: self.codec, threads: self.threads, interrupt };
-        Ok(self.repository.save(convert::body(self.body)?, layout, source, &options)?.into())
+    fn run(&self, layout: &Layout, source: &dyn StateSource, task: &Task<'_>) -> Result<Snapshot> {
+        Ok(self.repository.save(convert::body(self.body)?, layout, source, self.codec, task)?.into())
     }
 }
 
@@ -117,10 +114,10 @@ impl Repository {
         codec: &str,
         threads: usize,
     ) -> BindingResult<Snapshot> {
-        let save = Save { repository: &self.inner, body, codec: codec.parse()?, threads };
-        interruptible(py, |check| {
+        let save = Save { repository: &self.inner, body, codec: codec.parse()? };
+        interruptible(py, threads, |task| {
             let specs = convert::files(files);
-            save.run(&Layout::new(&specs, &[])?, &FileSource::open(&specs, paths)?, check)
+            save.run(&Layout::new(&specs, &[])?, &FileSource::open(&specs, paths)?, task)
         })
     }
 
@@ -142,13 +139,13 @@ impl Repository {
         codec: &str,
         threads: usize,
     ) -> BindingResult<Snapshot> {
-        let save = Save { repository: &self.inner, body, codec: codec.parse()?, threads };
+        let save = Save { repository: &self.inner, body, codec: codec.parse()? };
         let tensors = arrays.iter().map(|file| slices(file)).collect::<Result<Vec<_>>>()?;
         let source = MemorySource { tensors, literals: slices(&literals)? };
-        interruptible(py, |check| {
+        interruptible(py, threads, |task| {
             let layout = Layout::new(&convert::files(files), &convert::tensors(training))?;
             source.check(&layout)?;
-            save.run(&layout, &source, check)
+            save.run(&layout, &source, task)
         })
     }
 
@@ -173,22 +170,19 @@ impl Repository {
 
     #[pyo3(signature = (full, threads = 0))]
     fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<VerifyFigures> {
-        let verify = |check: Interrupt<'_>| self.inner.verify(full, threads_or_default(threads)?, check);
-        Ok(figures(interruptible(py, verify)?)?)
+        Ok(figures(interruptible(py, threads, |task| self.inner.verify(full, task))?)?)
     }
 
     /// The same, with the bytes of about `share` of the chunks; `seed` decides which.
     #[pyo3(signature = (share, seed, threads = 0))]
     fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<VerifyFigures> {
-        let verify = |check: Interrupt<'_>| self.inner.verify_sample(share, seed, threads_or_default(threads)?, check);
-        Ok(figures(interruptible(py, verify)?)?)
+        Ok(figures(interruptible(py, threads, |task| self.inner.verify_sample(share, seed, task))?)?)
     }
 
     /// Names of the packs that are damaged; reads every byte.
     #[pyo3(signature = (threads = 0))]
     fn damaged_packs(&self, py: Python<'_>, threads: usize) -> BindingResult<Vec<String>> {
-        let found =
-            interruptible(py, |check: Interrupt<'_>| self.inner.damaged_packs(threads_or_default(threads)?, check))?;
+        let found = interruptible(py, threads, |task| self.inner.damaged_packs(task))?;
         Ok(found.iter().map(|name| name.hex()).collect())
     }
 
@@ -208,9 +202,7 @@ impl Repository {
         threads: usize,
     ) -> BindingResult<String> {
         let suspects = suspects.iter().filter_map(|name| PackName::from_hex(name)).collect();
-        let repaired = interruptible(py, |check: Interrupt<'_>| {
-            self.inner.repair(suspects, &sources, threads_or_default(threads)?, check)
-        })?;
+        let repaired = interruptible(py, threads, |task| self.inner.repair(suspects, &sources, task))?;
         Ok(repaired.to_json()?)
     }
 
@@ -223,9 +215,7 @@ impl Repository {
         series: Option<&str>,
         threads: usize,
     ) -> BindingResult<(Snapshot, bool, u64)> {
-        let done = interruptible(py, |check: Interrupt<'_>| {
-            self.inner.import(&folder, series, threads_or_default(threads)?, check)
-        })?;
+        let done = interruptible(py, threads, |task| self.inner.import(&folder, series, task))?;
         Ok((done.snapshot.into(), done.new, done.bytes))
     }
 

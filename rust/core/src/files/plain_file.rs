@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::storage;
 use crate::storage::temporary::Temporary;
-use crate::task::pipeline;
+use crate::task::Task;
 
 /// Bytes that one thread writes or sums at a time.
 const STEP: usize = 4 << 20;
@@ -61,25 +61,25 @@ impl<'a> Image<'a> {
     }
 
     /// Writes the file: temporary name beside it, flush, rename, flush of the folder. Until the rename the old file stands.
-    pub fn write(&self, path: &Path, threads: usize) -> Result<()> {
+    pub fn write(&self, path: &Path, task: &Task<'_>) -> Result<()> {
         let temporary = Temporary::file(&storage::parent(path))?;
         temporary.sweep();
-        self.write_to(&temporary, threads)?;
+        self.write_to(&temporary, task)?;
         temporary.rename_to(path)?;
         storage::sync_dir(&storage::parent(path))
     }
 
-    fn write_to(&self, temporary: &Temporary, threads: usize) -> Result<()> {
+    fn write_to(&self, temporary: &Temporary, task: &Task<'_>) -> Result<()> {
         let (file, temp) = (temporary.opened(), temporary.path());
         storage::set_length(file, temp, self.size)?;
         let mut steps = self.steps();
         let work = |_: &mut (), (offset, bytes)| storage::write_early(file, temp, bytes, offset);
-        pipeline::run(threads, 64, || Ok(steps.next()), || (), work, |()| Ok(()))?;
+        task.run(64, || Ok(steps.next()), || (), work, |()| Ok(()))?;
         storage::sync(file, temp)
     }
 
     /// Whether the file at `path` holds these bytes and no others.
-    pub fn is_at(&self, path: &Path, threads: usize) -> Result<bool> {
+    pub fn is_at(&self, path: &Path, task: &Task<'_>) -> Result<bool> {
         let file = storage::open(path)?;
         if storage::length(&file, path)? != self.size {
             return Ok(false);
@@ -95,12 +95,12 @@ impl<'a> Image<'a> {
             same &= part;
             Ok(())
         };
-        pipeline::run(threads, 64, || Ok(steps.next()), Vec::new, work, sink)?;
+        task.run(64, || Ok(steps.next()), Vec::new, work, sink)?;
         Ok(same)
     }
 
     /// CRC-32 of the file, as zip archives hold it.
-    pub fn crc32(&self, threads: usize) -> Result<u32> {
+    pub fn crc32(&self, task: &Task<'_>) -> Result<u32> {
         let mut steps = self.steps();
         let work = |_: &mut (), (_, bytes): (u64, &[u8])| {
             let mut hasher = crc32fast::Hasher::new();
@@ -108,8 +108,7 @@ impl<'a> Image<'a> {
             Ok(hasher)
         };
         let mut whole = crc32fast::Hasher::new();
-        pipeline::run(
-            threads,
+        task.run(
             64,
             || Ok(steps.next()),
             || (),
@@ -124,12 +123,12 @@ impl<'a> Image<'a> {
 }
 
 /// Copies each source to its destination of the same length, in parallel.
-pub fn copy(pairs: Vec<(&[u8], &mut [u8])>, threads: usize) -> Result<()> {
+pub fn copy(pairs: Vec<(&[u8], &mut [u8])>, task: &Task<'_>) -> Result<()> {
     if let Some((from, to)) = pairs.iter().find(|(from, to)| from.len() != to.len()) {
         return Err(Error::invalid(format!("{} bytes cannot be copied to {} bytes", from.len(), to.len())));
     }
     let total: usize = pairs.iter().map(|p| p.0.len()).sum();
-    if threads <= 1 || total < 2 * STEP {
+    if task.threads() <= 1 || total < 2 * STEP {
         pairs.into_iter().for_each(|(from, to)| to.copy_from_slice(from));
         return Ok(());
     }
@@ -138,12 +137,16 @@ pub fn copy(pairs: Vec<(&[u8], &mut [u8])>, threads: usize) -> Result<()> {
         to.copy_from_slice(from);
         Ok(())
     };
-    pipeline::run(threads, 256, || Ok(steps.next()), || (), work, |()| Ok(()))
+    task.run(256, || Ok(steps.next()), || (), work, |()| Ok(()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn task(threads: usize) -> Task<'static> {
+        Task::new(threads).unwrap()
+    }
 
     #[test]
     fn written_whole() {
@@ -152,23 +155,26 @@ mod tests {
         let big = vec![5u8; 9 << 20];
         let size = 3 + big.len() as u64 + 4;
         let image = Image::new(size, vec![(3, &big), (size - 1, b"z"), (9, b"")], b"abcxyw").unwrap();
-        image.write(&path, 3).unwrap();
+        image.write(&path, &task(3)).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes, [&b"abc"[..], &big, b"xyw", b"z"].concat());
-        assert!(image.is_at(&path, 2).unwrap());
+        assert!(image.is_at(&path, &task(2)).unwrap());
         assert!(
-            !Image::new(size, vec![(3, &big), (size - 1, b"y"), (9, b"")], b"abcxyw").unwrap().is_at(&path, 2).unwrap()
+            !Image::new(size, vec![(3, &big), (size - 1, b"y"), (9, b"")], b"abcxyw")
+                .unwrap()
+                .is_at(&path, &task(2))
+                .unwrap()
         );
-        assert!(!Image::new(3, vec![], b"abc").unwrap().is_at(&path, 1).unwrap());
-        assert_eq!(image.crc32(2).unwrap(), crc32fast::hash(&bytes));
+        assert!(!Image::new(3, vec![], b"abc").unwrap().is_at(&path, &task(1)).unwrap());
+        assert_eq!(image.crc32(&task(2)).unwrap(), crc32fast::hash(&bytes));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(Image::new(5, vec![], b"").unwrap_err().message().contains("few"));
         assert!(Image::new(0, vec![], b"a").is_err());
         assert!(Image::new(4, vec![(0, b"abc"), (2, b"de")], b"").is_err());
-        assert!(Image::new(0, vec![], b"").unwrap().write(&folder.path().join("no/f"), 1).is_err());
+        assert!(Image::new(0, vec![], b"").unwrap().write(&folder.path().join("no/f"), &task(1)).is_err());
         let mut to = vec![0; big.len()];
-        copy(vec![(&big, &mut to)], 3).unwrap();
+        copy(vec![(&big, &mut to)], &task(3)).unwrap();
         assert_eq!(to, big);
-        assert!(copy(vec![(b"a", &mut [])], 1).is_err());
+        assert!(copy(vec![(b"a", &mut [])], &task(1)).is_err());
     }
 }

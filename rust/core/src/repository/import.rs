@@ -21,7 +21,7 @@ use crate::repository::rescue::Rescue;
 use crate::repository::save::Saving;
 use crate::restore::reader::Reader;
 use crate::storage;
-use crate::task::{pipeline, progress};
+use crate::task::Task;
 
 /// What came of an import.
 #[derive(Debug, Clone)]
@@ -41,8 +41,7 @@ struct Import<'a> {
     repository: &'a Repository,
     saving: &'a Saving,
     source: &'a Source,
-    threads: usize,
-    interrupt: &'a (dyn Fn() -> Result<()> + Sync),
+    task: &'a Task<'a>,
 }
 
 impl Repository {
@@ -51,13 +50,7 @@ impl Repository {
     ///
     /// # Errors
     /// `Corrupt` where anything of it is not what its name says; then there is no snapshot.
-    pub fn import(
-        &self,
-        folder: &Path,
-        series: Option<&str>,
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<Imported> {
+    pub fn import(&self, folder: &Path, series: Option<&str>, task: &Task<'_>) -> Result<Imported> {
         let (bytes, snapshot) = file_of(folder, series)?;
         if let Some(there) = self.readable_snapshots()?.into_iter().find(|s| s.id == snapshot.id) {
             self.flush_names()?;
@@ -67,7 +60,7 @@ impl Repository {
         let chunks = Chunks::new(source.chunks.shared_placement(), source.paths.packs());
         let reader = Reader::open(chunks, &snapshot)?;
         let saving = self.begin_save()?;
-        let import = Import { repository: self, saving: &saving, source: &source, threads, interrupt };
+        let import = Import { repository: self, saving: &saving, source: &source, task };
         let (packs, copied) = import.bring_packs(&reader.packs())?;
         let rescued = import.bring_chunks(&reader.closure())?;
         import.check(&reader.closure(), &packs)?;
@@ -105,12 +98,8 @@ impl Import<'_> {
         let names: Vec<PackName> = serving.iter().filter(lacking).copied().collect();
         names.iter().try_for_each(|name| self.repository.refuse_damaged(name))?;
         let lengths = names.iter().filter_map(|name| self.source.chunks.placement().pack(name)).map(|pack| pack.length);
-        progress::begin("importing", lengths.sum());
+        self.task.begin("importing", lengths.sum());
         let mut names = names.into_iter();
-        let next = || {
-            (self.interrupt)()?;
-            Ok(names.next())
-        };
         let work = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
             let temp = self.saving.session.temp(&name.hex());
             let vouched = self.copy_verified(&name, &temp, decoder, scratch)?;
@@ -118,17 +107,23 @@ impl Import<'_> {
         };
         let paths = &self.repository.paths;
         let (mut new, mut bytes) = (HashSet::new(), 0);
-        pipeline::run(self.threads, 4, next, Default::default, work, |(name, temp, vouched): (_, PathBuf, _)| {
-            let length = storage::rough_length(&temp);
-            progress::advance(length);
-            if vouched {
-                storage::rename(&temp, &paths.pack(&name))?;
-                new.insert(name);
-                bytes += length;
-                return Ok(());
-            }
-            storage::remove_file(&temp)
-        })?;
+        self.task.run(
+            4,
+            || Ok(names.next()),
+            Default::default,
+            work,
+            |(name, temp, vouched): (_, PathBuf, _)| {
+                let length = storage::rough_length(&temp);
+                self.task.advance(length);
+                if vouched {
+                    storage::rename(&temp, &paths.pack(&name))?;
+                    new.insert(name);
+                    bytes += length;
+                    return Ok(());
+                }
+                storage::remove_file(&temp)
+            },
+        )?;
         storage::sync_dir(&paths.packs())?;
         Ok((new, bytes))
     }
@@ -167,7 +162,7 @@ impl Import<'_> {
         let condemned = &self.saving.condemned;
         let mut rescue = Rescue::new(self.repository, &self.saving.session, condemned.clone());
         for id in wanted.iter().filter(|id| known.stored(id, condemned).is_none()) {
-            (self.interrupt)()?;
+            self.task.check()?;
             let place = self.source.chunks.placement().find(id)?;
             if rescue.copy(&self.source.chunks, place)?.is_none() {
                 return Err(Error::corrupt(format!(
@@ -184,10 +179,6 @@ impl Import<'_> {
     fn check(&self, wanted: &HashSet<ChunkId>, verified: &HashSet<PackName>) -> Result<()> {
         let known = self.repository.chunks()?;
         let mut wanted = wanted.iter();
-        let next = || {
-            (self.interrupt)()?;
-            Ok(wanted.next())
-        };
         let work = |scratch: &mut Scratch, id: &ChunkId| {
             let place = readable(known.placement(), id, &self.saving.condemned)?;
             if verified.contains(&place.pack.name) {
@@ -196,7 +187,7 @@ impl Import<'_> {
             let mut raw = vec![0; place.entry.raw as usize];
             known.read_at(place, &mut raw, scratch).map_err(|e| e.context("the repository is damaged, repair it first"))
         };
-        pipeline::run(self.threads, 64, next, Scratch::new, work, |()| Ok(()))
+        self.task.run(64, || Ok(wanted.next()), Scratch::new, work, |()| Ok(()))
     }
 }
 

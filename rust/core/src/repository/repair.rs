@@ -23,6 +23,7 @@ use crate::repository::rescue::Rescue;
 use crate::repository::session::{PruneLock, Session};
 use crate::repository::small_file::{self, is_damaged};
 use crate::storage;
+use crate::task::Task;
 
 /// What a repair did, and what it could not do.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -79,38 +80,32 @@ impl Repository {
     }
 
     /// The packs that are damaged: every byte of every pack is read.
-    pub fn damaged_packs(&self, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Vec<PackName>> {
-        self.damaged_among(self.paths.pack_names()?, threads, interrupt)
+    pub fn damaged_packs(&self, task: &Task<'_>) -> Result<Vec<PackName>> {
+        self.damaged_among(self.paths.pack_names()?, task)
     }
 
     /// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.
     ///
     /// # Errors
     /// `Io` where a prune is running, `Unsupported` where locks do not work: nothing was changed.
-    pub fn repair(
-        &self,
-        suspects: Vec<PackName>,
-        sources: &[PathBuf],
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<Repaired> {
+    pub fn repair(&self, suspects: Vec<PackName>, sources: &[PathBuf], task: &Task<'_>) -> Result<Repaired> {
         let _lock = PruneLock::take(self.root())?;
         let session = Session::begin(self.root())?;
         let sources = sources.iter().map(|folder| Source::open(folder)).collect::<Result<Vec<_>>>()?;
         let mut done = Repaired::default();
         self.forget();
-        let mut damaged: BTreeSet<_> = self.damaged_among(suspects, threads, interrupt)?.into_iter().collect();
+        let mut damaged: BTreeSet<_> = self.damaged_among(suspects, task)?.into_iter().collect();
         self.restore_packs(&mut damaged, &sources, &session, &mut done)?;
-        self.rescue_chunks(&damaged, &session, interrupt, &mut done)?;
+        self.rescue_chunks(&damaged, &session, task, &mut done)?;
         let gone = self.repair_snapshots(&sources, &session, &mut done)?;
-        self.fetch_chunks(&damaged, &sources, &session, interrupt, &mut done)?;
+        self.fetch_chunks(&damaged, &sources, &session, task, &mut done)?;
         done.lost.extend(gone);
         done.lost.sort_by_key(|lost| lost.snapshot);
         for name in &damaged {
             self.quarantine(&self.paths.pack(name), &mut done)?;
         }
         self.repair_small_files(&sources, &session, &mut done)?;
-        done.problems = self.verify(false, threads, interrupt)?.problems;
+        done.problems = self.verify(false, task)?.problems;
         Ok(done)
     }
 
@@ -140,7 +135,7 @@ impl Repository {
         &self,
         damaged: &BTreeSet<PackName>,
         session: &Session,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
+        task: &Task<'_>,
         done: &mut Repaired,
     ) -> Result<()> {
         let chunks = self.chunks()?;
@@ -150,7 +145,7 @@ impl Repository {
         let mut rescue = Rescue::new(self, session, condemned);
         for pack in damaged.iter().filter_map(|name| all.pack(name)) {
             for entry in &pack.entries {
-                interrupt()?;
+                task.check()?;
                 if all.stored(&entry.id, &untrusted).is_none() && !rescue.has(&entry.id) {
                     let found = rescue.copy(&chunks, Location { pack, entry })?;
                     done.chunks_rescued += u64::from(found.is_some());
@@ -166,7 +161,7 @@ impl Repository {
         damaged: &BTreeSet<PackName>,
         sources: &[Source],
         session: &Session,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
+        task: &Task<'_>,
         done: &mut Repaired,
     ) -> Result<()> {
         let mut whole = (*self.refresh()?).clone();
@@ -181,7 +176,7 @@ impl Repository {
         let none = HashSet::new();
         let mut search = Search::new(&whole, &none, &mut fetch);
         for snapshot in self.readable_snapshots()? {
-            interrupt()?;
+            task.check()?;
             done.lost.extend(search.lost(&snapshot)?);
         }
         done.chunks_fetched = fetched;

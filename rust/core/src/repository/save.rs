@@ -14,29 +14,13 @@ use crate::repository::{Repository, lock};
 use crate::save::bases::Bases;
 use crate::save::writer::{Options, Writer};
 use crate::storage;
-use crate::task::pipeline;
+use crate::task::Task;
 
 /// A save, or an import, that has begun.
 pub(crate) struct Saving {
     pub(crate) session: Session,
     /// Packs that nothing may be built on.
     pub(crate) condemned: HashSet<PackName>,
-}
-
-/// How a save is done.
-pub struct SaveOptions<'a> {
-    /// Codec for new chunks.
-    pub codec: CodecChoice,
-    /// Threads; 0: the default.
-    pub threads: usize,
-    /// Asked again and again; its error ends the save.
-    pub interrupt: &'a (dyn Fn() -> Result<()> + Sync),
-}
-
-impl std::fmt::Debug for SaveOptions<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SaveOptions").field("codec", &self.codec).finish_non_exhaustive()
-    }
 }
 
 impl Repository {
@@ -46,24 +30,23 @@ impl Repository {
         mut body: Body,
         layout: &Layout,
         source: &dyn StateSource,
-        options: &SaveOptions<'_>,
+        codec: CodecChoice,
+        task: &Task<'_>,
     ) -> Result<Arc<Snapshot>> {
         if body.series.is_empty() {
             return Err(Error::invalid("a snapshot needs the name of its series"));
         }
         let Saving { session, condemned } = self.begin_save()?;
         let known = self.chunks()?;
-        let threads = pipeline::threads_or_default(options.threads)?;
         let newest = self.newest(&body.series);
         // What the newest save found new; the whole state for a first one.
         let expected_new = newest.as_ref().map_or(layout.length, |s| s.body.bytes_new.min(layout.length));
-        let settings = Options { codec: options.codec, threads, expected_new };
-        let bases = newest.filter(|_| options.codec.delta_share().is_some()).and_then(|newest| {
+        let settings = Options { codec, expected_new };
+        let bases = newest.filter(|_| codec.delta_share().is_some()).and_then(|newest| {
             // Damage of an earlier version must not keep this one from being saved.
             Bases::find(&known, &newest, layout, &condemned).ok()
         });
-        let writer =
-            Writer::new(layout, source, known.placement(), &condemned, bases.as_ref(), settings, options.interrupt);
+        let writer = Writer::new(layout, source, known.placement(), &condemned, bases.as_ref(), settings, task);
         let written = writer.write(session.folder(), &self.paths.packs())?;
         drop(bases);
         drop(known);

@@ -14,7 +14,7 @@ use crate::repository::paths::small_files;
 use crate::repository::{Repository, small_file};
 use crate::restore::reader::Reader;
 use crate::storage;
-use crate::task::{pipeline, progress};
+use crate::task::Task;
 
 /// What was looked at, and what was found wrong.
 #[derive(Debug, Default, Clone)]
@@ -38,30 +38,26 @@ impl Repository {
     ///
     /// # Errors
     /// Only where the operating system refuses; damage is in the report.
-    pub fn verify(&self, full: bool, threads: usize, interrupt: &(dyn Fn() -> Result<()> + Sync)) -> Result<Report> {
+    pub fn verify(&self, full: bool, task: &Task<'_>) -> Result<Report> {
         let mut report = Report::default();
         self.forget();
         self.verify_small_files(&mut report)?;
-        let damaged = self.verify_packs(full, threads, interrupt, &mut report)?;
-        self.verify_snapshots(interrupt, &mut report)?;
+        let damaged = self.verify_packs(full, task, &mut report)?;
+        self.verify_snapshots(task, &mut report)?;
         if !report.problems.is_empty() {
-            report.lost = self.lost(&damaged, interrupt)?;
+            report.lost = self.lost(&damaged, task)?;
         }
         Ok(report)
     }
 
     /// What the snapshots have lost, where these chunks are damaged in these packs.
-    pub(crate) fn lost(
-        &self,
-        damaged: &HashSet<(PackName, ChunkId)>,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<Vec<Lost>> {
+    pub(crate) fn lost(&self, damaged: &HashSet<(PackName, ChunkId)>, task: &Task<'_>) -> Result<Vec<Lost>> {
         let chunks = self.chunks()?;
         let mut nowhere = |_: &ChunkId| Ok(None);
         let mut search = Search::new(&chunks, damaged, &mut nowhere);
         let mut found = vec![];
         for snapshot in self.readable_snapshots()? {
-            interrupt()?;
+            task.check()?;
             // Prune may have been faster.
             if let Some(lost) = search.lost(&snapshot)?
                 && storage::exists(&self.paths.snapshot(snapshot.number))?
@@ -100,18 +96,12 @@ impl Repository {
     }
 
     /// Gives the chunks that are damaged, and the packs in which they are.
-    fn verify_packs(
-        &self,
-        full: bool,
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-        report: &mut Report,
-    ) -> Result<HashSet<(PackName, ChunkId)>> {
+    fn verify_packs(&self, full: bool, task: &Task<'_>, report: &mut Report) -> Result<HashSet<(PackName, ChunkId)>> {
         let names = self.paths.pack_names()?;
         report.packs = names.len();
         if full {
             let length = |n: &PackName| storage::rough_length(&self.paths.pack(n));
-            progress::begin("verifying", names.iter().map(length).sum());
+            task.begin("verifying", names.iter().map(length).sum());
         }
         let chunks = self.chunks()?;
         let check = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
@@ -122,8 +112,8 @@ impl Repository {
             }
         };
         let mut damaged = HashSet::new();
-        self.check_packs(names, threads, interrupt, check, |name, found| {
-            progress::advance(found.bytes);
+        self.check_packs(names, task, check, |name, found| {
+            task.advance(found.bytes);
             report.chunks += found.chunks;
             report.bytes += found.bytes;
             report.problems.extend(found.problems.iter().map(|problem| problem.message().to_owned()));
@@ -133,18 +123,13 @@ impl Repository {
     }
 
     /// Those of `names` that are damaged; every byte is read. A pack of a newer version is not.
-    pub(crate) fn damaged_among(
-        &self,
-        names: Vec<PackName>,
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<Vec<PackName>> {
+    pub(crate) fn damaged_among(&self, names: Vec<PackName>, task: &Task<'_>) -> Result<Vec<PackName>> {
         // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
         let check = |(decoder, _): &mut (Decoder, Scratch), name: PackName| {
             check_pack(&self.paths.pack(&name), name, decoder, |_, _| None)
         };
         let mut damaged = vec![];
-        self.check_packs(names, threads, interrupt, check, |name, found| {
+        self.check_packs(names, task, check, |name, found| {
             damaged.extend(found.problems.iter().any(|e| e.kind() == ErrorKind::Corrupt).then_some(name));
         })?;
         Ok(damaged)
@@ -154,28 +139,29 @@ impl Repository {
     fn check_packs(
         &self,
         names: Vec<PackName>,
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
+        task: &Task<'_>,
         check: impl Fn(&mut (Decoder, Scratch), PackName) -> Result<PackReport> + Sync,
         mut each: impl FnMut(PackName, PackReport),
     ) -> Result<()> {
         let mut names = names.into_iter();
-        let source = || {
-            interrupt()?;
-            Ok(names.next())
-        };
         let work = |buffers: &mut (Decoder, Scratch), name| Ok((name, check(buffers, name)?));
-        pipeline::run(threads, 16, source, Default::default, work, |(name, found)| {
-            each(name, found);
-            Ok(())
-        })
+        task.run(
+            16,
+            || Ok(names.next()),
+            Default::default,
+            work,
+            |(name, found)| {
+                each(name, found);
+                Ok(())
+            },
+        )
     }
 
-    fn verify_snapshots(&self, interrupt: &(dyn Fn() -> Result<()> + Sync), report: &mut Report) -> Result<()> {
+    fn verify_snapshots(&self, task: &Task<'_>, report: &mut Report) -> Result<()> {
         report.snapshots = small_files(&self.paths.snapshots())?.len();
         let Some(placement) = note(report, self.refresh())? else { return Ok(()) };
         for snapshot in note(report, self.snapshots())?.into_iter().flatten() {
-            interrupt()?;
+            task.check()?;
             let open = |placement| Reader::open(Chunks::new(placement, self.paths.packs()), &snapshot);
             let Err(_) = open(placement.clone()) else { continue };
             // It may be newer than what was read of the packs, or a prune may have been faster.

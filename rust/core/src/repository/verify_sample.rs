@@ -8,24 +8,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest};
 use crate::repository::Repository;
 use crate::repository::verify::Report;
-use crate::task::{pipeline, progress};
+use crate::task::Task;
 
 impl Repository {
     /// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.
     ///
     /// # Errors
     /// `InvalidInput` for a share outside 0..=1, else only where the operating system refuses; damage is in the report.
-    pub fn verify_sample(
-        &self,
-        share: f64,
-        seed: u64,
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<Report> {
+    pub fn verify_sample(&self, share: f64, seed: u64, task: &Task<'_>) -> Result<Report> {
         if !(0.0..=1.0).contains(&share) {
             return Err(Error::invalid(format!("the share of a sample is between 0 and 1. Received: {share}")));
         }
-        let mut report = self.verify(false, threads, interrupt)?;
+        let mut report = self.verify(false, task)?;
         let chunks = self.chunks()?;
         let placement = chunks.placement();
         let mut sorted: Vec<_> = placement.packs().collect();
@@ -37,12 +31,8 @@ impl Repository {
         };
         let chosen: Vec<_> =
             all.filter(|place| is_in_sample(&place.entry.id, share, seed) && is_readable(place)).collect();
-        progress::begin("reading a sample", chosen.iter().map(|place| u64::from(place.entry.encoded)).sum());
+        task.begin("reading a sample", chosen.iter().map(|place| u64::from(place.entry.encoded)).sum());
         let mut places = chosen.into_iter();
-        let source = || {
-            interrupt()?;
-            Ok(places.next())
-        };
         let work = |(scratch, raw): &mut (Scratch, Vec<u8>), place: Location<'_>| {
             raw.resize(place.entry.raw as usize, 0);
             let bytes = u64::from(place.entry.encoded);
@@ -56,18 +46,24 @@ impl Repository {
         };
         let worker = || (Scratch::new(), vec![]);
         let mut damaged = HashSet::new();
-        pipeline::run(threads, 64, source, worker, work, |(bytes, problem)| {
-            progress::advance(bytes);
-            report.chunks += 1;
-            report.bytes += bytes;
-            if let Some((place, problem)) = problem {
-                report.problems.push(problem);
-                damaged.insert(place);
-            }
-            Ok(())
-        })?;
+        task.run(
+            64,
+            || Ok(places.next()),
+            worker,
+            work,
+            |(bytes, problem)| {
+                task.advance(bytes);
+                report.chunks += 1;
+                report.bytes += bytes;
+                if let Some((place, problem)) = problem {
+                    report.problems.push(problem);
+                    damaged.insert(place);
+                }
+                Ok(())
+            },
+        )?;
         if !damaged.is_empty() {
-            report.lost = self.lost(&damaged, interrupt)?;
+            report.lost = self.lost(&damaged, task)?;
         }
         Ok(report)
     }

@@ -8,16 +8,11 @@ use crate::error::{Error, Result};
 use crate::restore::reader::Reader;
 use crate::storage;
 use crate::storage::temporary::Temporary;
-use crate::task::{pipeline, progress};
+use crate::task::Task;
 
 impl Reader {
     /// Writes the files of the snapshot into `folder`, each under a temporary name until it is complete.
-    pub fn export(
-        &self,
-        folder: &Path,
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<Vec<PathBuf>> {
+    pub fn export(&self, folder: &Path, task: &Task<'_>) -> Result<Vec<PathBuf>> {
         self.refuse_lost(0..self.content.len())?;
         storage::create_dir(folder)?;
         let mut outputs = Outputs::default();
@@ -41,12 +36,8 @@ impl Reader {
         }
         let mut runs: Vec<_> = runs.into_iter().collect();
         runs.sort_by_key(|r| r.0);
-        progress::begin("exporting", runs.iter().map(|r| u64::from(self.content[r.0].len)).sum());
+        task.begin("exporting", runs.iter().map(|r| u64::from(self.content[r.0].len)).sum());
         let mut runs = runs.into_iter();
-        let source = || {
-            interrupt()?;
-            Ok(runs.next())
-        };
         let work = |scratch: &mut Scratch, (index, copies): (usize, Vec<Copy>)| {
             let mut raw = std::mem::take(&mut scratch.raw);
             raw.resize(self.content[index].len as usize, 0);
@@ -55,10 +46,16 @@ impl Reader {
             scratch.raw = raw;
             result.map(|()| u64::from(self.content[index].len))
         };
-        pipeline::run(threads, 64, source, Scratch::new, work, |bytes| {
-            progress::advance(bytes);
-            Ok(())
-        })
+        task.run(
+            64,
+            || Ok(runs.next()),
+            Scratch::new,
+            work,
+            |bytes| {
+                task.advance(bytes);
+                Ok(())
+            },
+        )
         .map_err(|e| self.told(e))?;
         outputs.commit()
     }

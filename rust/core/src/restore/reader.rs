@@ -11,7 +11,7 @@ use crate::format::snapshot::Snapshot;
 use crate::format::structure::{Structure, describe};
 use crate::format::tree::ChunkRef;
 use crate::storage;
-use crate::task::pipeline;
+use crate::task::Task;
 
 /// A destination: bytes of the state from `offset` go here.
 #[derive(Debug)]
@@ -163,13 +163,8 @@ impl Reader {
     }
 
     /// Fills all destinations, verified. On an error some hold bytes, but never wrong ones that were reported as right.
-    pub fn read(
-        &self,
-        wants: Vec<Want<'_>>,
-        threads: usize,
-        interrupt: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<()> {
-        let mut tasks: HashMap<usize, Vec<(usize, &mut [u8])>> = HashMap::new();
+    pub fn read(&self, wants: Vec<Want<'_>>, task: &Task<'_>) -> Result<()> {
+        let mut fills: HashMap<usize, Vec<(usize, &mut [u8])>> = HashMap::new();
         for want in wants {
             let end = want.offset.checked_add(want.to.len() as u64).filter(|&e| e <= self.length);
             let end = end.ok_or_else(|| Error::invalid("bytes outside the state were asked for"))?;
@@ -179,22 +174,18 @@ impl Reader {
                 let within = (at - self.starts[index]) as usize;
                 let n = (self.content[index].len as usize - within).min(rest.len());
                 let (part, later) = rest.split_at_mut(n);
-                tasks.entry(index).or_default().push((within, part));
+                fills.entry(index).or_default().push((within, part));
                 rest = later;
                 at += n as u64;
             }
         }
-        let mut tasks: Vec<_> = tasks.into_iter().collect();
-        tasks.sort_by_key(|t| t.0);
-        self.refuse_lost(tasks.iter().map(|t| t.0))?;
-        let mut tasks = tasks.into_iter();
-        let source = || {
-            interrupt()?;
-            Ok(tasks.next())
-        };
+        let mut fills: Vec<_> = fills.into_iter().collect();
+        fills.sort_by_key(|t| t.0);
+        self.refuse_lost(fills.iter().map(|t| t.0))?;
+        let mut fills = fills.into_iter();
         let work =
             |scratch: &mut Scratch, (index, parts): (usize, Vec<(usize, &mut [u8])>)| self.fill(scratch, index, parts);
-        pipeline::run(threads, 64, source, Scratch::new, work, |()| Ok(())).map_err(|e| self.told(e))
+        task.run(64, || Ok(fills.next()), Scratch::new, work, |()| Ok(())).map_err(|e| self.told(e))
     }
 
     fn fill(&self, scratch: &mut Scratch, index: usize, mut parts: Vec<(usize, &mut [u8])>) -> Result<()> {

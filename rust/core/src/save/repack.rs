@@ -99,7 +99,7 @@ impl Writer<'_> {
             if !chosen.contains(&entry.id) || filling.packs.has(&entry.id) {
                 continue;
             }
-            (self.interrupt)()?;
+            self.task.check()?;
             let index = self.layout.starts.partition_point(|&s| s <= start) - 1;
             let job = match &self.layout.pieces[index] {
                 Piece::Literals { file, .. } => {

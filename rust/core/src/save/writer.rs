@@ -24,7 +24,7 @@ use crate::save::budget::Budget;
 use crate::save::chunk::{Chunk, Cost, Delta, Form, Job};
 use crate::save::literals::Cutter;
 use crate::save::tree::Tree;
-use crate::task::{pipeline, progress};
+use crate::task::Task;
 
 /// What a save wrote.
 #[derive(Debug)]
@@ -46,8 +46,6 @@ pub struct Written {
 pub struct Options {
     /// Codec for new chunks.
     pub codec: CodecChoice,
-    /// Threads that hash and encode.
-    pub threads: usize,
     /// Raw bytes that are expected to be new; decides the size of packs.
     pub expected_new: u64,
 }
@@ -60,7 +58,7 @@ pub struct Writer<'a> {
     pub(super) condemned: &'a HashSet<PackName>,
     bases: Option<&'a Bases<'a>>,
     options: Options,
-    pub(super) interrupt: &'a (dyn Fn() -> Result<()> + Sync),
+    pub(super) task: &'a Task<'a>,
 }
 
 impl std::fmt::Debug for Writer<'_> {
@@ -117,9 +115,9 @@ impl<'a> Writer<'a> {
         condemned: &'a HashSet<PackName>,
         bases: Option<&'a Bases<'a>>,
         options: Options,
-        interrupt: &'a (dyn Fn() -> Result<()> + Sync),
+        task: &'a Task<'a>,
     ) -> Self {
-        Self { layout, source, known, condemned, bases, options, interrupt }
+        Self { layout, source, known, condemned, bases, options, task }
     }
 
     /// Writes packs to `temp`, moves them to `packs`.
@@ -128,7 +126,7 @@ impl<'a> Writer<'a> {
         let mut filling =
             Filling { packs: PackWriter::new(temp, packs, target, self.condemned.clone()), budget: Budget::default() };
         let mut content = vec![];
-        progress::begin("saving", self.layout.length);
+        self.task.begin("saving", self.layout.length);
         self.store(self.content_jobs(), &mut filling, |c| content.push(c))?;
         let (found, most) = (content.len() as u64, most_chunks(self.layout.length));
         if found > most {
@@ -150,20 +148,16 @@ impl<'a> Writer<'a> {
     /// Runs jobs through the pipeline: hash, look up, encode; new chunks go into packs.
     fn store(
         &self,
-        mut jobs: impl FnMut() -> Result<Option<Job<'a>>> + Send,
+        jobs: impl FnMut() -> Result<Option<Job<'a>>> + Send,
         filling: &mut Filling,
         mut each: impl FnMut(ChunkRef),
     ) -> Result<()> {
-        let window = 4 * self.options.threads + 4;
+        let window = 4 * self.task.threads() + 4;
         let work = |scratch: &mut Scratch, job: Job<'a>| self.chunk(scratch, job, false);
-        let source = || {
-            (self.interrupt)()?;
-            jobs()
-        };
-        pipeline::run(self.options.threads, window, source, Scratch::new, work, |chunk| {
+        self.task.run(window, jobs, Scratch::new, work, |chunk| {
             each(chunk.id());
             if chunk.kind() == Kind::Content {
-                progress::advance(u64::from(chunk.id().len));
+                self.task.advance(u64::from(chunk.id().len));
             }
             filling.add(chunk, true)
         })

@@ -35,7 +35,7 @@ const MAX_THREADS: usize = 1024;
 ///
 /// # Errors
 /// `InvalidInput` where `LAMINA_THREADS` is no number of threads.
-pub fn threads_or_default(wanted: usize) -> Result<usize> {
+pub(super) fn threads_or_default(wanted: usize) -> Result<usize> {
     if wanted > 0 {
         return Ok(wanted);
     }
@@ -54,7 +54,7 @@ fn named(text: Option<String>) -> Result<usize> {
 
 /// Runs `work` on the items of `source` in `threads` threads and gives the results to `sink` in order, on the calling thread.
 /// At most `window` results wait. The first error, in order, ends it.
-pub fn run<T, R, W>(
+pub(super) fn run<T, R, W>(
     threads: usize,
     window: usize,
     source: impl FnMut() -> Result<Option<T>> + Send,

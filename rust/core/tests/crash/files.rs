@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::chance::Chance;
 use crate::disk::{Disk, Fate, Tree, plant};
 use crate::watch::{Recorder, Refusal, quiet};
-use crate::world::{Model, NEVER, TENSORS, scratch};
+use crate::world::{Model, TENSORS, scratch, task};
 use crate::{A, B, C, Cases, REFUSED, digest, first_seed, names, soak};
 
 /// What an export calls its file.
@@ -42,14 +42,14 @@ impl Way {
                 let bytes = model.file();
                 let half = bytes.len() / 2;
                 Image::new(bytes.len() as u64, vec![(half as u64, &bytes[half..])], &bytes[..half])?
-                    .write(&folder.join(FILE), 1)
+                    .write(&folder.join(FILE), &task())
             }
             Self::Export(model) => {
                 let home = scratch();
                 let _watch = quiet(home.path());
                 let repository = Repository::open_or_create(home.path(), "").unwrap();
                 let snapshot = model.save(&repository, 0).unwrap();
-                repository.reader(&snapshot).unwrap().export(folder, 1, NEVER).map(drop)
+                repository.reader(&snapshot).unwrap().export(folder, &task()).map(drop)
             }
         }
     }

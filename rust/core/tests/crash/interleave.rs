@@ -19,7 +19,7 @@ use lamina_core::storage::faults::{Watch, Watcher, watch};
 use lamina_core::{ErrorKind, Result};
 
 use crate::disk::{Fate, Tree, plant};
-use crate::world::{Model, NEVER, Op, Promise, World, check, read, scratch};
+use crate::world::{Model, Op, Promise, World, check, read, scratch, task};
 use crate::{A, B, C, soak, world};
 
 /// What a process does, once.
@@ -201,7 +201,7 @@ fn act(root: &Path, job: &Job, epoch: i64, contents: &HashMap<i64, Vec<u8>>, rep
             assert_eq!(Some(&bytes), contents.get(epoch), "other bytes than were saved");
         }
         Job::Verify => {
-            let report = repository.verify(true, 1, NEVER)?;
+            let report = repository.verify(true, &task())?;
             assert!(report.problems.is_empty(), "{:?}", report.problems);
         }
         Job::SetAlias(epoch) => {

@@ -12,7 +12,7 @@ use lamina_core::repository::retention::Keep;
 use lamina_core::storage::call::Call;
 use lamina_core::storage::faults::{Watch, Watcher, watch};
 
-use crate::world::{Model, NEVER, SERIES, scratch, whole};
+use crate::world::{Model, SERIES, scratch, task, whole};
 use crate::{A, B, C};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -145,9 +145,9 @@ fn a_repair_keeps_what_was_damaged_or_refuses() {
         std::fs::write(&pack, &bad).unwrap();
 
         let _watch = poor(folder.path(), &lacks);
-        let suspects = repository.damaged_packs(1, NEVER).unwrap();
+        let suspects = repository.damaged_packs(&task()).unwrap();
         assert_eq!(suspects.len(), 1);
-        let repaired = repository.repair(suspects, &[other.path().to_owned()], 1, NEVER);
+        let repaired = repository.repair(suspects, &[other.path().to_owned()], &task());
         if lacks == [Lack::Links] || lacks == [Lack::FolderFlush] {
             repaired.unwrap_or_else(|e| panic!("{lacks:?}: {e}"));
             whole(&repository, &contents).unwrap_or_else(|problem| panic!("{lacks:?}: {problem}"));

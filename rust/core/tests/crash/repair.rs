@@ -7,7 +7,7 @@ use lamina_core::repository::Repository;
 use crate::chance::Chance;
 use crate::disk::{Fate, Tree, plant};
 use crate::watch::quiet;
-use crate::world::{NEVER, Op, World, check, scratch};
+use crate::world::{Op, World, check, scratch, task};
 use crate::{A, B, world};
 
 /// Damages the first file of a folder; gives its bytes.
@@ -24,8 +24,8 @@ fn damage(folder: &Path, extension: &str) -> Vec<u8> {
 
 fn repair(root: &Path, sources: &[PathBuf]) {
     let repository = Repository::open(root).unwrap();
-    let suspects = repository.damaged_packs(1, NEVER).unwrap();
-    let repaired = repository.repair(suspects, sources, 1, NEVER).unwrap();
+    let suspects = repository.damaged_packs(&task()).unwrap();
+    let repaired = repository.repair(suspects, sources, &task()).unwrap();
     assert!(repaired.lost.is_empty() && repaired.problems.is_empty(), "{repaired:?}");
 }
 

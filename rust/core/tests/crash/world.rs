@@ -11,9 +11,9 @@ use lamina_core::layout::plan::{FileSpec, TensorSpec};
 use lamina_core::layout::source::MemorySource;
 use lamina_core::repository::Repository;
 use lamina_core::repository::retention::Keep;
-use lamina_core::repository::save::SaveOptions;
 use lamina_core::repository::session;
 use lamina_core::restore::reader::Want;
+use lamina_core::task::Task;
 use lamina_core::{ErrorKind, Result};
 use tempfile::TempDir;
 
@@ -21,7 +21,10 @@ use crate::chance::Chance;
 use crate::disk::{Change, Disk, Fate, Tree, plant};
 use crate::watch::{Recorder, Refusal, quiet};
 
-pub(crate) const NEVER: &(dyn Fn() -> Result<()> + Sync) = &|| Ok(());
+/// One thread, so that every run makes the same calls.
+pub(crate) fn task() -> Task<'static> {
+    Task::new(1).unwrap()
+}
 pub(crate) const TENSORS: usize = 5;
 pub(crate) const SERIES: &str = "s";
 
@@ -71,7 +74,7 @@ impl Model {
         };
         let json = format!(r#"{{"created_at":"","series":"{SERIES}","kind":"weights","epoch":{epoch}}}"#);
         let body: Body = serde_json::from_str(&json).unwrap();
-        repository.save(body, &layout, &source, &SaveOptions { codec: CodecChoice::Auto, threads: 1, interrupt: NEVER })
+        repository.save(body, &layout, &source, CodecChoice::Auto, &task())
     }
 }
 
@@ -231,7 +234,7 @@ impl World {
             Op::Import(model) => {
                 let epoch = self.contents.len() as i64;
                 self.contents.insert(epoch, model.file());
-                let imported = repository.import(artifact(model, epoch).path(), None, 1, NEVER)?;
+                let imported = repository.import(artifact(model, epoch).path(), None, &task())?;
                 after.repository = true;
                 after.highest = after.highest.max(imported.snapshot.number);
                 after.snapshots.insert(imported.snapshot.id.clone(), imported.snapshot.number);
@@ -258,7 +261,7 @@ impl World {
                 after.snapshots.retain(|_, number| !pruned.snapshots.contains(number));
             }
             Op::Verify => {
-                let report = repository.verify(true, 1, NEVER)?;
+                let report = repository.verify(true, &task())?;
                 assert!(report.problems.is_empty(), "{:?}", report.problems);
             }
         }
@@ -308,7 +311,7 @@ pub(crate) fn read(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u
     for &(offset, length) in &reader.structure.files[0].extents {
         let at = file.len();
         file.resize(at + length as usize, 0);
-        reader.read(vec![Want { offset, to: &mut file[at..] }], 1, NEVER)?;
+        reader.read(vec![Want { offset, to: &mut file[at..] }], &task())?;
     }
     Ok(file)
 }
@@ -348,7 +351,7 @@ pub(crate) fn check(
 
 /// Everything that can be seen is whole.
 pub(crate) fn whole(repository: &Repository, contents: &HashMap<i64, Vec<u8>>) -> std::result::Result<(), String> {
-    let report = repository.verify(true, 1, NEVER).map_err(|e| format!("verify: {e}"))?;
+    let report = repository.verify(true, &task()).map_err(|e| format!("verify: {e}"))?;
     if let Some(problem) = report.problems.first() {
         return Err(format!("verify: {problem}"));
     }
