@@ -3,9 +3,11 @@
 //! A message says what was found, what was expected and, where it helps, what to do. The binding maps each kind to one
 //! class of `lamina.errors`.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What went wrong, as far as a caller can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +26,16 @@ pub enum ErrorKind {
     Busy,
     /// The caller asked to stop.
     Cancelled,
+    /// The engine is wrong; it is to be reported.
+    Internal,
 }
 
-/// An error with its kind, a message for people and, for `Io`, the operating system's error number.
+/// An error with its kind, a message for people and, for `Io`, what the operating system said.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    errno: Option<i32>,
+    source: Option<Arc<io::Error>>,
 }
 
 /// Result of the engine's functions.
@@ -39,7 +43,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), errno: None }
+        Self { kind, message: message.into(), source: None }
     }
 
     /// The caller's arguments make no sense.
@@ -73,17 +77,24 @@ impl Error {
     }
 
     /// The operating system refused `action` on `path`.
-    pub fn io(action: &str, path: &Path, source: &io::Error) -> Self {
-        Self {
-            kind: ErrorKind::Io,
-            message: format!("cannot {action} {}: {source}", path.display()),
-            errno: source.raw_os_error(),
-        }
+    pub fn io(action: &str, path: &Path, source: io::Error) -> Self {
+        Self::refused(format!("cannot {action} {}: {source}", path.display()), source)
     }
 
     /// The operating system refused a thread.
-    pub fn no_thread(source: &io::Error) -> Self {
-        Self { kind: ErrorKind::Io, message: format!("cannot start a thread: {source}"), errno: source.raw_os_error() }
+    pub fn no_thread(source: io::Error) -> Self {
+        Self::refused(format!("cannot start a thread: {source}"), source)
+    }
+
+    fn refused(message: String, source: io::Error) -> Self {
+        Self { kind: ErrorKind::Io, message, source: Some(Arc::new(source)) }
+    }
+
+    /// The engine panicked with this payload.
+    pub fn panicked(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it did not say why");
+        Self::new(ErrorKind::Internal, format!("the engine of lamina failed: {text}. Please report this"))
     }
 
     /// The kind.
@@ -98,7 +109,7 @@ impl Error {
 
     /// The operating system's error number, if it was the one that refused.
     pub fn errno(&self) -> Option<i32> {
-        self.errno
+        self.source.as_ref()?.raw_os_error()
     }
 
     /// The same error, with what was being done in front.
@@ -114,4 +125,33 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_its_source_and_its_number() {
+        let missing = io::Error::from_raw_os_error(2);
+        let error = Error::io("open", Path::new("f"), missing).context("a look");
+        assert_eq!((error.kind(), error.errno()), (ErrorKind::Io, Some(2)));
+        let source = std::error::Error::source(&error).unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(source.kind(), io::ErrorKind::NotFound);
+        assert!(error.message().starts_with("a look: cannot open f: "));
+        assert!(std::error::Error::source(&Error::invalid("no")).is_none());
+    }
+
+    #[test]
+    fn a_panic_is_told_with_its_words() {
+        for payload in [Box::new("why") as Box<dyn Any + Send>, Box::new("why".to_owned()), Box::new(7)] {
+            let error = Error::panicked(&*payload);
+            assert_eq!(error.kind(), ErrorKind::Internal);
+            assert!(error.message().contains("why") && error.message().contains("report"));
+        }
+    }
+}

@@ -41,6 +41,7 @@ fn to_python(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         ErrorKind::Unsupported => "UnsupportedFormatError",
         ErrorKind::Io => "StorageError",
         ErrorKind::Busy => "BusyError",
+        ErrorKind::Internal => "LaminaError",
         ErrorKind::Cancelled => return Ok(PyKeyboardInterrupt::new_err(())),
     };
     let class = py.import("lamina.errors")?.getattr(class)?;

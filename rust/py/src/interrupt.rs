@@ -34,7 +34,7 @@ pub(crate) fn interruptible<T: Send>(
             };
             let worker = match std::thread::Builder::new().name("lamina-engine".into()).spawn_scoped(scope, worker) {
                 Ok(worker) => worker,
-                Err(error) => return Ok(Err(Error::no_thread(&error))),
+                Err(error) => return Ok(Err(Error::no_thread(error))),
             };
             while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(PERIOD) {
                 if let Err(error) = Python::attach(|py| py.check_signals()) {
@@ -50,6 +50,6 @@ pub(crate) fn interruptible<T: Send>(
     }
     match result {
         Ok(result) => Ok(result?),
-        Err(_) => Err(Error::invalid("a thread of the engine panicked; please report this").into()),
+        Err(payload) => Err(Error::panicked(&*payload).into()),
     }
 }

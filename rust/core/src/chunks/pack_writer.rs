@@ -98,15 +98,14 @@ impl PackWriter {
             drop(file);
             storage::rename(&temp, &path)
         };
-        self.flushing = Some(
-            std::thread::Builder::new().name("lamina-flush".into()).spawn(flush).map_err(|e| Error::no_thread(&e))?,
-        );
+        self.flushing =
+            Some(std::thread::Builder::new().name("lamina-flush".into()).spawn(flush).map_err(Error::no_thread)?);
         Ok(())
     }
 
     fn join(&mut self) -> Result<()> {
         match self.flushing.take().map(std::thread::JoinHandle::join) {
-            Some(Err(_)) => Err(Error::invalid("the thread that flushes packs panicked; please report this")),
+            Some(Err(payload)) => Err(Error::panicked(&*payload)),
             Some(Ok(result)) => result,
             None => Ok(()),
         }
@@ -148,7 +147,7 @@ impl OpenPack {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
     }
 
     fn add(&mut self, chunk: &Encoded<'_>) -> Result<()> {
@@ -170,7 +169,7 @@ impl OpenPack {
             salt += 1;
         };
         self.write(&footer)?;
-        let file = self.file.into_inner().map_err(|e| Error::io("write", &self.path, e.error()))?;
+        let file = self.file.into_inner().map_err(|e| Error::io("write", &self.path, e.into_error()))?;
         Ok((file.into_file(), Pack { name, length: self.length, entries: self.entries, salt }))
     }
 }

@@ -26,7 +26,7 @@ impl Session {
         // Another process that sweeps may take the folder for a dead one before its lock is held; then draw again.
         (0..8)
             .find_map(|_| Self::try_begin(&sessions).transpose())
-            .unwrap_or_else(|| Err(Error::io("begin a session in", &sessions, &std::io::ErrorKind::WouldBlock.into())))
+            .unwrap_or_else(|| Err(Error::io("begin a session in", &sessions, std::io::ErrorKind::WouldBlock.into())))
     }
 
     fn try_begin(sessions: &Path) -> Result<Option<Self>> {

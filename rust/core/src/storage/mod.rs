@@ -43,7 +43,7 @@ fn command(what: Call<'_>, mut action: impl FnMut() -> io::Result<()>) -> io::Re
 
 /// Makes the error of `action` on `path`.
 fn failed<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |e| Error::io(action, path, &e)
+    move |e| Error::io(action, path, e)
 }
 
 /// Creates a folder and its parents, and flushes the entries of those that it made: what is saved there must be found again.
@@ -78,7 +78,7 @@ pub fn create_if_free(path: &Path) -> Result<Option<File>> {
     match create_exclusively(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => Ok(None),
-        Err(e) => Err(Error::io("create", path, &e)),
+        Err(e) => Err(Error::io("create", path, e)),
     }
 }
 
@@ -87,7 +87,7 @@ pub fn claim(path: &Path) -> Result<bool> {
     match create_exclusively(path) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(e) => Err(Error::io("create", path, &e)),
+        Err(e) => Err(Error::io("create", path, e)),
     }
 }
 
@@ -101,7 +101,7 @@ pub fn is_free(path: &Path) -> Result<bool> {
     match call(Call::Look(path), || path.symlink_metadata()) {
         Ok(_) => Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(e) => Err(Error::io("look at", path, &e)),
+        Err(e) => Err(Error::io("look at", path, e)),
     }
 }
 
@@ -162,7 +162,7 @@ pub fn open_lock(path: &Path, create: bool) -> Result<File> {
     options.read(true).write(true).create(create).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    call(what, || options.open(path)).map_err(|e| not_found_or("open", path, &e))
+    call(what, || options.open(path)).map_err(|e| not_found_or("open", path, e))
 }
 
 /// Opens a regular file for reading. Of anything else, an end may never come: a device, a pipe that nobody writes to.
@@ -171,15 +171,15 @@ pub fn open(path: &Path) -> Result<File> {
     options.read(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    let file = call(Call::Open(path), || options.open(path)).map_err(|e| not_found_or("open", path, &e))?;
+    let file = call(Call::Open(path), || options.open(path)).map_err(|e| not_found_or("open", path, e))?;
     match call(Call::Look(path), || file.metadata()) {
         Ok(found) if found.is_file() => Ok(file),
         Ok(_) => Err(Error::corrupt(format!("{} is not a regular file", path.display()))),
-        Err(e) => Err(Error::io("look at", path, &e)),
+        Err(e) => Err(Error::io("look at", path, e)),
     }
 }
 
-fn not_found_or(action: &str, path: &Path, e: &io::Error) -> Error {
+fn not_found_or(action: &str, path: &Path, e: io::Error) -> Error {
     if e.kind() == io::ErrorKind::NotFound {
         Error::not_found(format!("{} does not exist", path.display()))
     } else {
@@ -212,7 +212,7 @@ pub fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64)
                 buffer = &mut buffer[n..];
                 offset += n as u64;
             }
-            Err(e) => return Err(Error::io("read", path, &e)),
+            Err(e) => return Err(Error::io("read", path, e)),
         }
     }
     Ok(())
@@ -251,12 +251,12 @@ pub fn write_early(file: &File, path: &Path, buffer: &[u8], offset: u64) -> Resu
 pub fn write_at(file: &File, path: &Path, mut buffer: &[u8], mut offset: u64) -> Result<()> {
     while !buffer.is_empty() {
         match write_some(file, path, buffer, offset) {
-            Ok(0) => return Err(Error::io("write", path, &io::ErrorKind::WriteZero.into())),
+            Ok(0) => return Err(Error::io("write", path, io::ErrorKind::WriteZero.into())),
             Ok(n) => {
                 buffer = &buffer[n..];
                 offset += n as u64;
             }
-            Err(e) => return Err(Error::io("write", path, &e)),
+            Err(e) => return Err(Error::io("write", path, e)),
         }
     }
     Ok(())
@@ -327,7 +327,7 @@ pub fn sync_dir(path: &Path) -> Result<()> {
                 io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
             ) =>
         {
-            Err(Error::io("flush", path, &e))
+            Err(Error::io("flush", path, e))
         }
         _ => Ok(()),
     }
@@ -351,7 +351,7 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
 /// Deletes a file; one that is gone already is no error.
 pub fn remove_file(path: &Path) -> Result<()> {
     match call(Call::Remove(path), || fs::remove_file(path)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, &e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, e)),
         _ => Ok(()),
     }
 }
@@ -359,7 +359,7 @@ pub fn remove_file(path: &Path) -> Result<()> {
 /// Deletes a folder with all that is in it; one that is gone already is no error.
 pub fn remove_dir(path: &Path) -> Result<()> {
     match call(Call::RemoveDir(path), || fs::remove_dir_all(path)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, &e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, e)),
         _ => Ok(()),
     }
 }
@@ -370,7 +370,7 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
     match call(Call::List(path), names) {
         Ok(names) => Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(vec![]),
-        Err(e) => Err(Error::io("list", path, &e)),
+        Err(e) => Err(Error::io("list", path, e)),
     }
 }
 

@@ -100,7 +100,7 @@ fn draw(place: &Path, mut make: impl FnMut(PathBuf) -> Result<Option<Temporary>>
             return Ok(made);
         }
     }
-    Err(Error::io("make a temporary file in", place, &std::io::ErrorKind::WouldBlock.into()))
+    Err(Error::io("make a temporary file in", place, std::io::ErrorKind::WouldBlock.into()))
 }
 
 fn is_ours(name: &str) -> bool {

@@ -78,7 +78,7 @@ where
                 Ok(_) => {}
                 // One is enough.
                 Err(_) if started > 0 => break,
-                Err(e) => return Err(Error::no_thread(&e)),
+                Err(e) => return Err(Error::no_thread(e)),
             }
         }
         let result = drain(&shared, &mut sink);
@@ -149,7 +149,7 @@ fn drain<S, R>(shared: &Shared<S, R>, sink: &mut impl FnMut(R) -> Result<()>) ->
         } else if queue.total == Some(next) {
             return Ok(());
         } else if queue.stopped {
-            return Err(Error::invalid("a worker thread of the engine panicked; please report this"));
+            return Err(Error::panicked(&"a worker thread panicked"));
         } else {
             queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
