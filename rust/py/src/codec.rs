@@ -11,7 +11,8 @@ use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::error::{BindingError, BindingResult};
+use crate::error::BindingResult;
+use crate::interrupt::detached;
 
 thread_local! {
     // As in a save, where every thread keeps the buffers and zstd contexts of its codecs.
@@ -44,7 +45,7 @@ pub(crate) fn encode<'py>(
     let (_, element) = parse_dtype(dtype)?;
     check_length(raw.len())?;
     ENCODER.with_borrow_mut(|encoder| {
-        let (codec, bytes) = py.detach(|| encoder.encode(raw, element, choice))?;
+        let (codec, bytes) = detached(py, || encoder.encode(raw, element, choice))?;
         Ok((codec.name(), PyBytes::new(py, bytes)))
     })
 }
@@ -60,8 +61,8 @@ pub(crate) fn decode<'py>(
     let codec = named(codec)?;
     check_length(raw_length)?;
     let fill = |dst: &mut [u8]| {
-        let done = DECODER.with_borrow_mut(|decoder| py.detach(|| decoder.decode_into(codec, data, dst)));
-        done.map_err(|error| BindingError::from(error).into())
+        let done = DECODER.with_borrow_mut(|decoder| detached(py, || decoder.decode_into(codec, data, dst)));
+        done.map_err(Into::into)
     };
     Ok(PyBytes::new_with(py, raw_length, fill)?)
 }
@@ -77,11 +78,11 @@ pub(crate) fn decode_into(
     let codec = named(codec)?;
     let dst = out.as_slice_mut().map_err(|_| Error::invalid("a buffer is not contiguous"))?;
     check_length(dst.len())?;
-    Ok(DECODER.with_borrow_mut(|decoder| py.detach(|| decoder.decode_into(codec, data, dst)))?)
+    DECODER.with_borrow_mut(|decoder| detached(py, || decoder.decode_into(codec, data, dst)))
 }
 
 /// The instructions that the engine's kernels use here, as `LAMINA_CPU` names them.
 #[pyfunction]
-pub(crate) fn cpu_level() -> BindingResult<&'static str> {
-    Ok(kernels::level()?.name())
+pub(crate) fn cpu_level(py: Python<'_>) -> BindingResult<&'static str> {
+    detached(py, || Ok(kernels::level()?.name()))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lamina_core::files::plain_file::{self, Image};
 use lamina_core::format::envelope;
-use lamina_core::task::Task;
+use lamina_core::task::{Task, guarded};
 use lamina_core::{Error, Result};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
@@ -12,6 +12,7 @@ use pyo3::types::PyBytes;
 use serde_json::{Map, Value};
 
 use crate::error::BindingResult;
+use crate::interrupt::detached;
 
 type TensorsArg<'py> = Vec<(u64, PyReadonlyArray1<'py, u8>)>;
 
@@ -19,7 +20,9 @@ fn image_of<'a>(size: u64, tensors: &'a TensorsArg<'_>, literals: &'a PyReadonly
     let contiguous = |_| Error::invalid("a buffer is not contiguous");
     let slice =
         |(offset, array): &'a (u64, PyReadonlyArray1<'_, u8>)| Ok((*offset, array.as_slice().map_err(contiguous)?));
-    Image::new(size, tensors.iter().map(slice).collect::<Result<_>>()?, literals.as_slice().map_err(contiguous)?)
+    let (tensors, literals) =
+        (tensors.iter().map(slice).collect::<Result<_>>()?, literals.as_slice().map_err(contiguous)?);
+    guarded(|| Image::new(size, tensors, literals))
 }
 
 /// Writes a file of `size` bytes from tensors (offset, uint8 array) and the literal bytes between them; atomically.
@@ -34,7 +37,7 @@ pub(crate) fn write_file(
     threads: usize,
 ) -> BindingResult<()> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.write(&path, &Task::new(threads)?))?)
+    detached(py, || image.write(&path, &Task::new(threads)?))
 }
 
 /// Whether the file at `path` is what `write_file` would write.
@@ -49,7 +52,7 @@ pub(crate) fn file_is(
     threads: usize,
 ) -> BindingResult<bool> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.is_at(&path, &Task::new(threads)?))?)
+    detached(py, || image.is_at(&path, &Task::new(threads)?))
 }
 
 /// CRC-32 of the file that `write_file` would write.
@@ -63,7 +66,7 @@ pub(crate) fn crc32_file(
     threads: usize,
 ) -> BindingResult<u32> {
     let image = image_of(size, &tensors, &literals)?;
-    Ok(py.detach(|| image.crc32(&Task::new(threads)?))?)
+    detached(py, || image.crc32(&Task::new(threads)?))
 }
 
 /// Copies uint8 arrays to others of the same length, in parallel.
@@ -80,22 +83,24 @@ pub(crate) fn copy_into(
     for (from, to) in &mut pairs {
         slices.push((from.as_slice().map_err(contiguous)?, to.as_slice_mut().map_err(contiguous)?));
     }
-    Ok(py.detach(|| plain_file::copy(slices, &Task::new(threads)?))?)
+    detached(py, || plain_file::copy(slices, &Task::new(threads)?))
 }
 
 /// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.
 #[pyfunction]
 pub(crate) fn seal<'py>(py: Python<'py>, kind: &str, body: &str) -> BindingResult<Bound<'py, PyBytes>> {
-    let fields: Map<String, Value> =
-        serde_json::from_str(body).map_err(|e| Error::invalid(format!("not a JSON object: {e}")))?;
-    let mut map = envelope::body([]);
-    map.extend(fields);
-    Ok(PyBytes::new(py, &envelope::seal(kind, &map)?))
+    let sealed = detached(py, || {
+        let fields: Map<String, Value> =
+            serde_json::from_str(body).map_err(|e| Error::invalid(format!("not a JSON object: {e}")))?;
+        let mut map = envelope::body([]);
+        map.extend(fields);
+        envelope::seal(kind, &map)
+    })?;
+    Ok(PyBytes::new(py, &sealed))
 }
 
 /// Checks a small file of this kind and gives its body as JSON text; `what` names it in messages.
 #[pyfunction]
-pub(crate) fn unseal(kind: &str, data: &[u8], what: &str) -> BindingResult<String> {
-    let (_, map) = envelope::unseal(data, kind, what)?;
-    Ok(Value::Object(map).to_string())
+pub(crate) fn unseal(py: Python<'_>, kind: &str, data: &[u8], what: &str) -> BindingResult<String> {
+    detached(py, || Ok(Value::Object(envelope::unseal(data, kind, what)?.1).to_string()))
 }

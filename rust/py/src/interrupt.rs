@@ -1,10 +1,12 @@
+//! Every call into the engine is made here, without the GIL, and a panic in it becomes an error of `lamina.errors`.
+//!
 //! Long calls answer Ctrl-C: the work runs in a thread of its own while the calling thread looks for signals.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use lamina_core::task::Task;
+use lamina_core::task::{Task, guarded};
 use lamina_core::{Error, Result};
 use pyo3::prelude::*;
 
@@ -13,6 +15,11 @@ use crate::progress;
 
 /// How often signals are looked for.
 const PERIOD: Duration = Duration::from_millis(100);
+
+/// Runs `work` without the GIL.
+pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> BindingResult<T> {
+    Ok(py.detach(|| guarded(work))?)
+}
 
 /// Runs `work` in `threads` threads, or the default for 0, without the GIL; a signal handler that raises (Ctrl-C) cancels it.
 pub(crate) fn interruptible<T: Send>(
@@ -34,7 +41,7 @@ pub(crate) fn interruptible<T: Send>(
             };
             let worker = match std::thread::Builder::new().name("lamina-engine".into()).spawn_scoped(scope, worker) {
                 Ok(worker) => worker,
-                Err(error) => return Ok(Err(Error::no_thread(error))),
+                Err(error) => return Err(Error::no_thread(error)),
             };
             while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(PERIOD) {
                 if let Err(error) = Python::attach(|py| py.check_signals()) {
@@ -42,14 +49,11 @@ pub(crate) fn interruptible<T: Send>(
                     cancelled.store(true, Ordering::Relaxed);
                 }
             }
-            worker.join()
+            worker.join().unwrap_or_else(|payload| Err(Error::panicked(&*payload)))
         })
     });
     if let Some(error) = raised {
         return Err(error.into());
     }
-    match result {
-        Ok(result) => Ok(result?),
-        Err(payload) => Err(Error::panicked(&*payload).into()),
-    }
+    Ok(result?)
 }

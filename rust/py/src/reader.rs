@@ -9,12 +9,12 @@ use lamina_core::format::limits::MAX_JSON;
 use lamina_core::format::snapshot;
 use lamina_core::restore::reader as core;
 use lamina_core::restore::reader::Want;
-use lamina_core::{Error, Result, storage};
+use lamina_core::{Error, storage};
 use numpy::PyReadwriteArray1;
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
-use crate::interrupt::interruptible;
+use crate::interrupt::{detached, interruptible};
 
 /// An opened snapshot: its structure has been read, its bytes have not.
 #[pyclass(frozen, module = "lamina._core")]
@@ -27,7 +27,7 @@ impl Reader {
     /// Opens an artifact directory: snapshot and placement files, and the folder of packs.
     #[staticmethod]
     fn open_artifact(py: Python<'_>, snapshot: PathBuf, placement: PathBuf, packs: PathBuf) -> BindingResult<Self> {
-        let inner = py.detach(|| -> Result<_> {
+        let inner = detached(py, || {
             let bytes = storage::read_small(&snapshot, MAX_JSON)?;
             let parsed = snapshot::Snapshot::parse(&bytes, 0, &snapshot.display().to_string())?;
             let bytes = storage::read_small(&placement, 1 << 32)?;
@@ -38,9 +38,8 @@ impl Reader {
     }
 
     /// The structure as JSON text (docs/format.md §5.1).
-    fn structure(&self) -> BindingResult<String> {
-        let bytes = self.inner.structure.to_bytes()?;
-        Ok(String::from_utf8(bytes).map_err(|e| Error::corrupt(e.to_string()))?)
+    fn structure(&self, py: Python<'_>) -> BindingResult<String> {
+        detached(py, || String::from_utf8(self.inner.structure.to_bytes()?).map_err(|e| Error::corrupt(e.to_string())))
     }
 
     /// Fills uint8 arrays with the bytes of the state from each offset, verified.
@@ -62,19 +61,24 @@ impl Reader {
     }
 
     /// Names and lengths of the chunks that hold bytes `offset..offset + length` of the state.
-    fn chunks(&self, offset: u64, length: u64) -> Vec<(String, u32)> {
-        self.inner.chunks(offset, length).iter().map(|c| (c.id.hex(), c.len)).collect()
+    fn chunks(&self, py: Python<'_>, offset: u64, length: u64) -> BindingResult<Vec<(String, u32)>> {
+        detached(py, || Ok(self.inner.chunks(offset, length).iter().map(|c| (c.id.hex(), c.len)).collect()))
     }
 
     /// Bytes that each of the chunks which hold bytes `offset..offset + length` takes in its pack.
-    fn encoded(&self, offset: u64, length: u64) -> Vec<u32> {
-        self.inner.chunks(offset, length).iter().map(|c| self.inner.encoded(&c.id).unwrap_or(c.len)).collect()
+    fn encoded(&self, py: Python<'_>, offset: u64, length: u64) -> BindingResult<Vec<u32>> {
+        detached(py, || {
+            let chunks = self.inner.chunks(offset, length).iter();
+            Ok(chunks.map(|c| self.inner.encoded(&c.id).unwrap_or(c.len)).collect())
+        })
     }
 
     /// Names of the packs that serve the snapshot, sorted.
-    fn packs(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.inner.packs().iter().map(|n| n.hex()).collect();
-        names.sort();
-        names
+    fn packs(&self, py: Python<'_>) -> BindingResult<Vec<String>> {
+        detached(py, || {
+            let mut names: Vec<_> = self.inner.packs().iter().map(|n| n.hex()).collect();
+            names.sort();
+            Ok(names)
+        })
     }
 }

@@ -10,7 +10,7 @@ use lamina_core::layout::source::{FileSource, MemorySource, StateSource};
 use lamina_core::repository as core;
 use lamina_core::repository::retention::Keep;
 use lamina_core::repository::verify::Report;
-use lamina_core::task::Task;
+use lamina_core::task::{Task, guarded};
 use lamina_core::{Error, Result};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
@@ -18,7 +18,7 @@ use pyo3::types::PyBytes;
 
 use crate::convert::{self, FileArg, TensorArg};
 use crate::error::BindingResult;
-use crate::interrupt::interruptible;
+use crate::interrupt::{detached, interruptible};
 use crate::reader::Reader;
 use crate::snapshot::Snapshot;
 
@@ -30,8 +30,8 @@ pub(crate) struct Repository {
 
 /// Threads that the engine uses where none are named.
 #[pyfunction]
-pub(crate) fn default_threads() -> BindingResult<usize> {
-    Ok(Task::new(0)?.threads())
+pub(crate) fn default_threads(py: Python<'_>) -> BindingResult<usize> {
+    detached(py, || Ok(Task::new(0)?.threads()))
 }
 
 /// What the steps of a save share, whatever its bytes come from.
@@ -62,12 +62,12 @@ type KeepArg = (Option<usize>, Option<usize>, Option<u64>);
 impl Repository {
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> BindingResult<Self> {
-        Ok(Self { inner: py.detach(|| core::Repository::open(&path))? })
+        Ok(Self { inner: detached(py, || core::Repository::open(&path))? })
     }
 
     #[staticmethod]
     fn open_or_create(py: Python<'_>, path: PathBuf, created_at: &str) -> BindingResult<Self> {
-        Ok(Self { inner: py.detach(|| core::Repository::open_or_create(&path, created_at))? })
+        Ok(Self { inner: detached(py, || core::Repository::open_or_create(&path, created_at))? })
     }
 
     #[getter]
@@ -82,25 +82,25 @@ impl Repository {
 
     /// All snapshots by number.
     fn snapshots(&self, py: Python<'_>) -> BindingResult<Vec<Snapshot>> {
-        let all = py.detach(|| self.inner.snapshots())?;
+        let all = detached(py, || self.inner.snapshots())?;
         Ok(all.into_iter().map(Snapshot::from).collect())
     }
 
     fn resolve(&self, py: Python<'_>, series: Option<&str>, reference: &str) -> BindingResult<Snapshot> {
-        Ok(py.detach(|| self.inner.resolve(series, reference))?.into())
+        Ok(detached(py, || self.inner.resolve(series, reference))?.into())
     }
 
     /// Number → aliases of each snapshot.
     fn aliases(&self, py: Python<'_>) -> BindingResult<HashMap<u64, Vec<String>>> {
-        Ok(py.detach(|| self.inner.aliases())?)
+        detached(py, || self.inner.aliases())
     }
 
     fn set_alias(&self, py: Python<'_>, snapshot: &Snapshot, alias: &str) -> BindingResult<()> {
-        Ok(py.detach(|| self.inner.set_alias(&snapshot.inner, alias))?)
+        detached(py, || self.inner.set_alias(&snapshot.inner, alias))
     }
 
     fn remove_alias(&self, py: Python<'_>, series: &str, alias: &str) -> BindingResult<bool> {
-        Ok(py.detach(|| self.inner.remove_alias(series, alias))?)
+        detached(py, || self.inner.remove_alias(series, alias))
     }
 
     /// Saves files on disk: (path in the snapshot, size, tensors) and the path on disk of each.
@@ -150,33 +150,34 @@ impl Repository {
     }
 
     fn reader(&self, py: Python<'_>, snapshot: &Snapshot) -> BindingResult<Reader> {
-        Ok(Reader { inner: py.detach(|| self.inner.reader(&snapshot.inner))? })
+        Ok(Reader { inner: detached(py, || self.inner.reader(&snapshot.inner))? })
     }
 
     /// Names and lengths of the packs that serve a snapshot.
     fn packs_of(&self, py: Python<'_>, snapshot: &Snapshot) -> BindingResult<Vec<(String, u64)>> {
-        let packs = py.detach(|| self.inner.packs_of(&snapshot.inner))?;
+        let packs = detached(py, || self.inner.packs_of(&snapshot.inner))?;
         Ok(packs.into_iter().map(|(name, length)| (name.hex(), length)).collect())
     }
 
     fn snapshot_bytes<'py>(&self, py: Python<'py>, number: u64) -> BindingResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.inner.snapshot_bytes(number)?))
+        let bytes = detached(py, || self.inner.snapshot_bytes(number))?;
+        Ok(PyBytes::new(py, &bytes))
     }
 
     fn placement_bytes<'py>(&self, py: Python<'py>, snapshot: &Snapshot) -> BindingResult<Bound<'py, PyBytes>> {
-        let bytes = py.detach(|| self.inner.placement_bytes(&snapshot.inner))?;
+        let bytes = detached(py, || self.inner.placement_bytes(&snapshot.inner))?;
         Ok(PyBytes::new(py, &bytes))
     }
 
     #[pyo3(signature = (full, threads = 0))]
     fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<VerifyFigures> {
-        Ok(figures(interruptible(py, threads, |task| self.inner.verify(full, task))?)?)
+        interruptible(py, threads, |task| figures(self.inner.verify(full, task)?))
     }
 
     /// The same, with the bytes of about `share` of the chunks; `seed` decides which.
     #[pyo3(signature = (share, seed, threads = 0))]
     fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<VerifyFigures> {
-        Ok(figures(interruptible(py, threads, |task| self.inner.verify_sample(share, seed, task))?)?)
+        interruptible(py, threads, |task| figures(self.inner.verify_sample(share, seed, task)?))
     }
 
     /// Names of the packs that are damaged; reads every byte.
@@ -189,7 +190,7 @@ impl Repository {
     /// Brings back a damaged or missing config; what was done, as JSON text.
     #[staticmethod]
     fn restore_config(py: Python<'_>, path: PathBuf, sources: Vec<PathBuf>, created_at: &str) -> BindingResult<String> {
-        Ok(py.detach(|| core::Repository::restore_config(&path, &sources, created_at))?.to_json()?)
+        detached(py, || core::Repository::restore_config(&path, &sources, created_at)?.to_json())
     }
 
     /// What was done and what is lost, as JSON text.
@@ -202,8 +203,7 @@ impl Repository {
         threads: usize,
     ) -> BindingResult<String> {
         let suspects = suspects.iter().filter_map(|name| PackName::from_hex(name)).collect();
-        let repaired = interruptible(py, threads, |task| self.inner.repair(suspects, &sources, task))?;
-        Ok(repaired.to_json()?)
+        interruptible(py, threads, |task| self.inner.repair(suspects, &sources, task)?.to_json())
     }
 
     /// The snapshot of an artifact directory, whether it is new here, and the bytes that the repository has grown by.
@@ -229,7 +229,7 @@ impl Repository {
         dry_run: bool,
     ) -> BindingResult<(Vec<u64>, usize, u64, usize)> {
         let keep = keep.map(|(last, best, every)| Keep { last, best, every });
-        let pruned = py.detach(|| self.inner.prune(keep.as_ref(), series, dry_run))?;
+        let pruned = detached(py, || self.inner.prune(keep.as_ref(), series, dry_run))?;
         Ok((pruned.snapshots, pruned.packs, pruned.bytes, pruned.waiting))
     }
 }
@@ -243,17 +243,20 @@ fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {
 /// MD5 digests of files, as W&B wants them; several at once where the processor can.
 #[pyfunction]
 pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Vec<String>> {
-    Ok(py.detach(|| lamina_core::files::md5::of_files(&paths))?)
+    detached(py, || lamina_core::files::md5::of_files(&paths))
 }
 
 /// In a forked child: gives up the locks that only the parent holds.
 #[pyfunction]
-pub(crate) fn close_inherited_locks() {
-    lamina_core::storage::lock::close_inherited_locks();
+pub(crate) fn close_inherited_locks() -> BindingResult<()> {
+    Ok(guarded(|| {
+        lamina_core::storage::lock::close_inherited_locks();
+        Ok(())
+    })?)
 }
 
 /// Refuses a name that no user alias may have.
 #[pyfunction]
-pub(crate) fn check_alias(alias: &str) -> BindingResult<()> {
-    Ok(core::names::check_alias(alias)?)
+pub(crate) fn check_alias(py: Python<'_>, alias: &str) -> BindingResult<()> {
+    detached(py, || core::names::check_alias(alias))
 }

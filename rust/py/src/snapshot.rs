@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use lamina_core::Error;
 use lamina_core::format::snapshot as core;
-use lamina_core::{Error, Result};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
+use crate::interrupt::detached;
 
 /// A snapshot file that has been read and checked.
 #[pyclass(frozen, module = "lamina._core")]
@@ -41,14 +42,13 @@ impl Snapshot {
     }
 
     /// The body as JSON text.
-    fn body(&self) -> BindingResult<String> {
-        let text: Result<_> = serde_json::to_string(&self.inner.body).map_err(|e| Error::invalid(e.to_string()));
-        Ok(text?)
+    fn body(&self, py: Python<'_>) -> BindingResult<String> {
+        detached(py, || serde_json::to_string(&self.inner.body).map_err(|e| Error::invalid(e.to_string())))
     }
 }
 
 /// Reads and checks the bytes of a snapshot file (an artifact's `lamina.json`).
 #[pyfunction]
-pub(crate) fn parse_snapshot(data: &[u8], what: &str) -> BindingResult<Snapshot> {
-    Ok(Arc::new(core::Snapshot::parse(data, 0, what)?).into())
+pub(crate) fn parse_snapshot(py: Python<'_>, data: &[u8], what: &str) -> BindingResult<Snapshot> {
+    detached(py, || Ok(Arc::new(core::Snapshot::parse(data, 0, what)?).into()))
 }

@@ -7,6 +7,7 @@ use lamina_core::storage::{lock, temporary};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
+use crate::interrupt::detached;
 
 /// A hidden folder that is removed with this object, or by the next one in its place if this process is killed.
 #[pyclass(frozen, module = "lamina._core")]
@@ -22,18 +23,21 @@ impl Temporary {
     #[new]
     #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
     fn new(py: Python<'_>, place: PathBuf) -> BindingResult<Self> {
-        let made = py.detach(|| {
+        let made = detached(py, || {
             let made = temporary::Temporary::folder(&place)?;
             made.sweep();
-            Ok::<_, lamina_core::Error>(made)
+            Ok(made)
         })?;
         Ok(Self { path: made.path().to_owned(), inner: Mutex::new(Some(made)) })
     }
 
     /// Removes the folder and all that is in it.
-    fn remove(&self, py: Python<'_>) {
+    fn remove(&self, py: Python<'_>) -> BindingResult<()> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| drop(inner));
+        detached(py, || {
+            drop(inner);
+            Ok(())
+        })
     }
 }
 
@@ -49,12 +53,16 @@ impl Claim {
     #[staticmethod]
     #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
     fn take(py: Python<'_>, path: PathBuf) -> BindingResult<Option<Self>> {
-        let taken = py.detach(|| lock::Claim::take(&path))?;
+        let taken = detached(py, || lock::Claim::take(&path))?;
         Ok(taken.map(|claim| Self { inner: Mutex::new(Some(claim)) }))
     }
 
     /// Gives it back.
-    fn release(&self) {
-        drop(self.inner.lock().unwrap_or_else(PoisonError::into_inner).take());
+    fn release(&self, py: Python<'_>) -> BindingResult<()> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        detached(py, || {
+            drop(inner);
+            Ok(())
+        })
     }
 }

@@ -3,7 +3,9 @@
 mod pipeline;
 pub mod progress;
 
-use crate::error::Result;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, Result};
 use progress::Progress;
 
 /// How a long call is carried out: in how many threads, what may end it, and who watches it.
@@ -82,10 +84,25 @@ impl<'a> Task<'a> {
     }
 }
 
+/// Does `work`; a panic in it becomes an error, so that none reaches whoever is no Rust.
+///
+/// # Errors
+/// What `work` fails with, `Internal` where it panics.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::panicked(&*payload)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
+
+    #[test]
+    fn a_guarded_panic_is_an_error() {
+        assert_eq!(guarded(|| Ok(1)).unwrap(), 1);
+        let error = guarded(|| -> Result<()> { panic!("a wheel came off") }).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Internal);
+        assert!(error.message().contains("a wheel came off"));
+    }
 
     #[test]
     fn a_task_is_watched_and_ended() {

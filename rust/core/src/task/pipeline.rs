@@ -3,7 +3,9 @@
 //! Everything that decides what is written happens in the first and the last step, so the result does not depend on the
 //! number of threads.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -21,6 +23,8 @@ struct Queue<R> {
     /// Number of items, once the source has ended.
     total: Option<usize>,
     stopped: bool,
+    /// What a worker panicked with.
+    panicked: Option<Box<dyn Any + Send>>,
 }
 
 /// A lock whose holder panicked still guards data that is whole: every update is a single step.
@@ -53,7 +57,8 @@ fn named(text: Option<String>) -> Result<usize> {
 }
 
 /// Runs `work` on the items of `source` in `threads` threads and gives the results to `sink` in order, on the calling thread.
-/// At most `window` results wait. The first error, in order, ends it.
+/// At most `window` results wait. The first error, in order, ends it. A panic of `source`, `worker` or `work` becomes an
+/// error; one of `sink` is the caller's, and the threads have ended when it goes on.
 pub(super) fn run<T, R, W>(
     threads: usize,
     window: usize,
@@ -65,13 +70,18 @@ pub(super) fn run<T, R, W>(
 where
     R: Send,
 {
-    let queue = Queue { done: BTreeMap::new(), next: 0, total: None, stopped: false };
+    let queue = Queue { done: BTreeMap::new(), next: 0, total: None, stopped: false, panicked: None };
     let shared = Shared { source: Mutex::new((source, 0)), queue: Mutex::new(queue), changed: Condvar::new() };
     std::thread::scope(|scope| {
         let each = || {
-            let _guard = StopOnPanic(&shared);
-            let mut state = worker();
-            while step(&shared, window.max(1), |item| work(&mut state, item)) {}
+            let all = || {
+                let mut state = worker();
+                while step(&shared, window.max(1), |item| work(&mut state, item)) {}
+            };
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(all)) {
+                lock(&shared.queue).panicked.get_or_insert(payload);
+                shared.stop();
+            }
         };
         for started in 0..threads.max(1) {
             match std::thread::Builder::new().name("lamina-work".into()).spawn_scoped(scope, each) {
@@ -81,22 +91,25 @@ where
                 Err(e) => return Err(Error::no_thread(e)),
             }
         }
-        let result = drain(&shared, &mut sink);
-        lock(&shared.queue).stopped = true;
-        shared.changed.notify_all();
-        result
+        let _stop = StopAtEnd(&shared);
+        drain(&shared, &mut sink)
     })
 }
 
-/// Makes the sink give up when a worker panics, instead of waiting for ever.
-struct StopOnPanic<'a, S, R>(&'a Shared<S, R>);
+impl<S, R> Shared<S, R> {
+    /// Nothing more is wanted: whoever waits gives up.
+    fn stop(&self) {
+        lock(&self.queue).stopped = true;
+        self.changed.notify_all();
+    }
+}
 
-impl<S, R> Drop for StopOnPanic<'_, S, R> {
+/// Stops the workers once the sink takes no more, also where it panics: the scope waits for them.
+struct StopAtEnd<'a, S, R>(&'a Shared<S, R>);
+
+impl<S, R> Drop for StopAtEnd<'_, S, R> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            lock(&self.0.queue).stopped = true;
-            self.0.changed.notify_all();
-        }
+        self.0.stop();
     }
 }
 
@@ -148,8 +161,8 @@ fn drain<S, R>(shared: &Shared<S, R>, sink: &mut impl FnMut(R) -> Result<()>) ->
             queue = lock(&shared.queue);
         } else if queue.total == Some(next) {
             return Ok(());
-        } else if queue.stopped {
-            return Err(Error::panicked(&"a worker thread panicked"));
+        } else if let Some(payload) = queue.panicked.take() {
+            return Err(Error::panicked(&*payload));
         } else {
             queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -217,5 +230,40 @@ mod tests {
         };
         let error = run(3, 4, source, || (), |(), i| Ok(i), |i| if i == 9 { Err(Error::cancelled()) } else { Ok(()) });
         assert!(error.is_err());
+    }
+
+    /// Runs a thousand items in three threads; one of the four steps panics at the tenth.
+    fn panicking(place: &str) -> Result<()> {
+        let at = |step: &str, i: u64| assert!(place != step || i != 10, "in the {step}");
+        let mut i = 0u64;
+        let source = || {
+            i += 1;
+            at("source", i);
+            Ok((i < 1000).then_some(i))
+        };
+        let work = |(): &mut (), i| {
+            at("work", i);
+            Ok(i)
+        };
+        let sink = |i| {
+            at("sink", i);
+            Ok(())
+        };
+        run(3, 4, source, || at("worker", 10), work, sink)
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_is_an_error() {
+        for place in ["source", "worker", "work"] {
+            let error = panicking(place).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Internal, "{place}");
+            assert!(error.message().contains(&format!("in the {place}")), "{}", error.message());
+        }
+    }
+
+    #[test]
+    fn a_panic_in_the_sink_goes_on_and_does_not_hang() {
+        let payload = catch_unwind(|| panicking("sink")).unwrap_err();
+        assert_eq!(payload.downcast_ref::<String>().unwrap(), "in the sink");
     }
 }
