@@ -164,7 +164,7 @@ impl Model {
 fn restore(repository: &Repository, snapshot: &Snapshot, arrays: &mut [Vec<u8>]) {
     let reader = repository.reader(snapshot).unwrap();
     let tensors = &reader.structure.files[0].tensors;
-    let wants = tensors.iter().zip(arrays).map(|(entry, to)| Want { offset: entry.4, to }).collect();
+    let wants = tensors.iter().zip(arrays).map(|(entry, to)| Want { offset: entry.offset, to }).collect();
     reader.read(wants, &task(2)).unwrap();
 }
 

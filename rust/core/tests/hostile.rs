@@ -193,7 +193,13 @@ fn body() -> Vec<u8> {
 }
 
 fn structure() -> Structure {
-    let tensor = |n: u64| TensorEntry(format!("l/{n}"), "<f4".into(), vec![2, 3], "weights".into(), 24 * n);
+    let tensor = |n: u64| TensorEntry {
+        name: format!("l/{n}"),
+        dtype: "<f4".into(),
+        shape: vec![2, 3],
+        role: "weights".into(),
+        offset: 24 * n,
+    };
     let file =
         |path: &str, at: u64| FileEntry { path: path.into(), size: 24, tensors: vec![], extents: vec![(at, 24)] };
     let mut first = file("a/b.h5", 0);

@@ -136,7 +136,7 @@ fn a_save_comes_back() {
     let reader = again.reader(&found).unwrap();
     let entry = reader.structure.files[0].tensors[1].clone();
     let mut bytes = vec![0; 1_600_000];
-    reader.read(vec![Want { offset: entry.4, to: &mut bytes }], &task(3)).unwrap();
+    reader.read(vec![Want { offset: entry.offset, to: &mut bytes }], &task(3)).unwrap();
     assert_eq!(bytes, model.0[1]);
     intact(&again);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::format::dtype::tensor_bytes;
@@ -35,9 +35,36 @@ pub struct FileEntry {
     pub extents: Vec<(u64, u64)>,
 }
 
-/// A tensor of the structure: name, dtype, shape, role, offset in the state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TensorEntry(pub String, pub String, pub Vec<u64>, pub String, pub u64);
+/// A tensor of the structure.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "WireTensor")]
+pub struct TensorEntry {
+    /// Its name, which no other tensor of its file has.
+    pub name: String,
+    /// Its dtype, as docs/format.md §5.1 writes it.
+    pub dtype: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// One of [`ROLES`].
+    pub role: String,
+    /// Its first byte in the state; 0 where it has none.
+    pub offset: u64,
+}
+
+/// A tensor as JSON holds it: an array of its fields, in this order.
+type WireTensor = (String, String, Vec<u64>, String, u64);
+
+impl From<WireTensor> for TensorEntry {
+    fn from((name, dtype, shape, role, offset): WireTensor) -> Self {
+        Self { name, dtype, shape, role, offset }
+    }
+}
+
+impl Serialize for TensorEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        (&self.name, &self.dtype, &self.shape, &self.role, self.offset).serialize(serializer)
+    }
+}
 
 impl Structure {
     /// Reads and checks the bytes of a structure against the length of its state.
@@ -94,8 +121,8 @@ impl Structure {
             let mut names = HashSet::with_capacity(tensors.len());
             for tensor in tensors {
                 runs.extend(tensor.run(length)?);
-                if !names.insert(&tensor.0) {
-                    return Err(Error::invalid(format!("two tensors are called {:?}", tensor.0)));
+                if !names.insert(&tensor.name) {
+                    return Err(Error::invalid(format!("two tensors are called {:?}", tensor.name)));
                 }
             }
         }
@@ -106,7 +133,7 @@ impl Structure {
 impl TensorEntry {
     /// Where its bytes stand in the state, if it has any.
     fn run(&self, length: u64) -> Result<Option<(u64, u64)>> {
-        let Self(name, dtype, shape, role, offset) = self;
+        let Self { name, dtype, shape, role, offset } = self;
         let bytes = tensor_bytes(dtype, shape)?;
         if !ROLES.contains(&role.as_str()) {
             return Err(Error::invalid(format!("tensor {name:?} has the role {role:?}, expected one of {ROLES:?}")));
@@ -169,15 +196,15 @@ pub(crate) fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<Strin
         let first = parts.partition_point(|part| part.1 <= at);
         len > 0 && parts.get(first).is_some_and(|part| part.0 < at + len)
     };
-    let is_hit = |t: &&TensorEntry| hit(t.4, tensor_bytes(&t.1, &t.2).unwrap_or(0));
+    let is_hit = |t: &&TensorEntry| hit(t.offset, tensor_bytes(&t.dtype, &t.shape).unwrap_or(0));
     let (mut files, mut tensors) = (vec![], vec![]);
     for file in &structure.files {
         if file.extents.iter().any(|&(at, len)| hit(at, len)) {
             files.push(file.path.clone());
         }
-        tensors.extend(file.tensors.iter().filter(is_hit).map(|t| (Some(file.path.clone()), t.0.clone())));
+        tensors.extend(file.tensors.iter().filter(is_hit).map(|t| (Some(file.path.clone()), t.name.clone())));
     }
-    tensors.extend(structure.training.iter().filter(is_hit).map(|t| (None, t.0.clone())));
+    tensors.extend(structure.training.iter().filter(is_hit).map(|t| (None, t.name.clone())));
     (files, tensors)
 }
 
@@ -229,8 +256,41 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_is_an_array_in_json() {
+        let file = FileEntry {
+            path: "m.h5".into(),
+            size: 32,
+            tensors: vec![TensorEntry {
+                name: "d/kernel".into(),
+                dtype: "<f4".into(),
+                shape: vec![2, 3],
+                role: "weights".into(),
+                offset: 8,
+            }],
+            extents: vec![(0, 32)],
+        };
+        let structure = Structure { files: vec![file], training: vec![] };
+        let bytes = structure.to_bytes().unwrap();
+        let pinned = r#"{"files":[{"path":"m.h5","size":32,"tensors":[["d/kernel","<f4",[2,3],"weights",8]],"extents":[[0,32]]}],"training":[]}"#;
+        assert_eq!(String::from_utf8(bytes.clone()).unwrap(), pinned);
+        assert_eq!(Structure::parse(&bytes, 32).unwrap(), structure);
+        for bad in
+            [r#"["d/kernel","<f4",[2,3],"weights"]"#, r#"["d/kernel","<f4",[2,3],"weights",8,9]"#, r#"{"name":"d"}"#]
+        {
+            let text = pinned.replace(r#"["d/kernel","<f4",[2,3],"weights",8]"#, bad);
+            assert!(Structure::parse(text.as_bytes(), 32).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn tensors_are_checked() {
-        let tensor = |name: &str, n, role: &str, at| TensorEntry(name.into(), "<f4".into(), vec![n], role.into(), at);
+        let tensor = |name: &str, n, role: &str, at| TensorEntry {
+            name: name.into(),
+            dtype: "<f4".into(),
+            shape: vec![n],
+            role: role.into(),
+            offset: at,
+        };
         let check = |training| Structure { files: vec![], training }.check(10);
         check(vec![tensor("a", 1, "weights", 6), tensor("b", 1, "training", 2), tensor("c", 0, "counters", 0)])
             .unwrap();

@@ -110,11 +110,11 @@ impl<'a> MemorySource<'a> {
                 return Err(Error::invalid(format!("{} buffers for {} tensors", buffers.len(), tensors.len())));
             }
             for (entry, buffer) in tensors.iter().zip(buffers) {
-                let bytes = crate::format::dtype::tensor_bytes(&entry.1, &entry.2)?;
+                let bytes = crate::format::dtype::tensor_bytes(&entry.dtype, &entry.shape)?;
                 if bytes != buffer.len() as u64 {
                     return Err(Error::invalid(format!(
                         "the buffer of {:?} has {} bytes, its dtype and shape need {bytes}",
-                        entry.0,
+                        entry.name,
                         buffer.len()
                     )));
                 }

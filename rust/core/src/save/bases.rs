@@ -177,7 +177,7 @@ impl<'a> Places<'a> {
         let files = before.files.into_iter().enumerate().map(|(file, entry)| (Some(file), entry.tensors));
         let places = files
             .chain([(None, before.training)])
-            .flat_map(|(file, tensors)| tensors.into_iter().map(move |tensor| ((file, tensor.0), tensor.4)));
+            .flat_map(|(file, tensors)| tensors.into_iter().map(move |tensor| ((file, tensor.name), tensor.offset)));
         Ok(Self::Named(&layout.structure, places.collect()))
     }
 
@@ -198,5 +198,5 @@ impl<'a> Places<'a> {
 fn name(structure: &Structure, at: &TensorAt) -> Option<(Option<usize>, String)> {
     let file = structure.files.get(at.file);
     let tensors = file.map_or(&structure.training, |f| &f.tensors);
-    Some((file.map(|_| at.file), tensors.get(at.tensor)?.0.clone()))
+    Some((file.map(|_| at.file), tensors.get(at.tensor)?.name.clone()))
 }
