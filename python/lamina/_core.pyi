@@ -17,6 +17,8 @@ __all__ = [
     "Temporary",
     "check_alias",
     "close_inherited_locks",
+    "fork_begins",
+    "fork_ended",
     "copy_into",
     "cpu_level",
     "crc32_file",
@@ -142,6 +144,8 @@ class Claim:
 
 def check_alias(alias: str) -> None: ...
 def close_inherited_locks() -> None: ...
+def fork_begins() -> None: ...
+def fork_ended() -> None: ...
 def md5_files(paths: Sequence[_Path]) -> list[str]: ...
 def write_file(
     path: _Path, size: int, tensors: Sequence[tuple[int, _Bytes]], literals: _Bytes, threads: int = 0

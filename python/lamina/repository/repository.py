@@ -311,4 +311,6 @@ def _report(text: str) -> RepairReport:
 
 if hasattr(os, "register_at_fork"):
     # A worker of a data loader must not keep the lock of a save alive that its parent has begun.
-    os.register_at_fork(after_in_child=_core.close_inherited_locks)
+    os.register_at_fork(
+        before=_core.fork_begins, after_in_parent=_core.fork_ended, after_in_child=_core.close_inherited_locks
+    )

@@ -52,6 +52,10 @@ mod _core {
     #[pymodule_export]
     use super::repository::default_threads;
     #[pymodule_export]
+    use super::repository::fork_begins;
+    #[pymodule_export]
+    use super::repository::fork_ended;
+    #[pymodule_export]
     use super::repository::md5_files;
     #[pymodule_export]
     use super::snapshot::Snapshot;

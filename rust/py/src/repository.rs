@@ -246,11 +246,28 @@ pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Ve
     detached(py, || lamina_core::files::md5::of_files(&paths))
 }
 
+/// In the thread that forks, before it does: no lock file is just being opened or closed.
+#[pyfunction]
+pub(crate) fn fork_begins() -> BindingResult<()> {
+    of_a_fork(lamina_core::storage::lock::fork_begins)
+}
+
+/// In the parent, after it has forked.
+#[pyfunction]
+pub(crate) fn fork_ended() -> BindingResult<()> {
+    of_a_fork(lamina_core::storage::lock::fork_ended)
+}
+
 /// In a forked child: gives up the locks that only the parent holds.
 #[pyfunction]
 pub(crate) fn close_inherited_locks() -> BindingResult<()> {
+    of_a_fork(lamina_core::storage::lock::close_inherited_locks)
+}
+
+/// With the GIL, which a thread that forks must not give up.
+fn of_a_fork(step: fn()) -> BindingResult<()> {
     Ok(guarded(|| {
-        lamina_core::storage::lock::close_inherited_locks();
+        step();
         Ok(())
     })?)
 }

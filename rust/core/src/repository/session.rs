@@ -35,8 +35,8 @@ impl Session {
         storage::make_dir(&early)?;
         let mut session = Self { name, folder: early, lock: None, locks_work: false };
         let path = session.folder.join("lock");
-        let Some(file) = storage::create_if_free(&path)? else { return Ok(None) };
-        let Some(lock) = hold(file, &path)? else { return Ok(None) };
+        let Some(made) = LockFile::new_if(|| storage::create_if_free(&path))? else { return Ok(None) };
+        let Some(lock) = hold(made, &path)? else { return Ok(None) };
         session.lock = Some(lock);
         session.locks_work = try_lock(&path).0 == Lockable::Held;
         storage::rename(&session.folder, &folder)?;
@@ -154,9 +154,9 @@ impl PruneLock {
 
     fn try_take(repository: &Path) -> Result<Self> {
         let path = Paths::new(repository).prune_lock();
-        let file = storage::open_lock(&path, true)?;
-        match storage::try_lock(&file, &path) {
-            Lockable::Free if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: LockFile::new(file) }),
+        let lock = LockFile::new(|| storage::open_lock(&path, true))?;
+        match storage::try_lock(lock.file(), &path) {
+            Lockable::Free if try_lock(&path).0 == Lockable::Held => Ok(Self { _file: lock }),
             Lockable::Held => Err(Error::busy(format!("another prune of {} is running", repository.display()))),
             _ => Err(Error::unsupported(format!(
                 "file locks do not work in {}; prune needs them and has deleted nothing. Prune from a machine where the \

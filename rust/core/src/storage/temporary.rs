@@ -28,7 +28,7 @@ impl Temporary {
     /// A new empty file in `place`.
     pub fn file(place: &Path) -> Result<Self> {
         draw(place, |path| {
-            let lock = hold(storage::create_new(&path)?, &path)?;
+            let lock = hold(LockFile::new(|| storage::create_new(&path))?, &path)?;
             Ok(lock.map(|lock| Self::new(path, lock, false)))
         })
     }
@@ -38,8 +38,8 @@ impl Temporary {
         draw(place, |path| {
             storage::make_dir(&path)?;
             let lock = path.join(LOCK);
-            let Some(file) = storage::create_if_free(&lock)? else { return Ok(None) };
-            Ok(hold(file, &lock)?.map(|lock| Self::new(path, lock, true)))
+            let Some(made) = LockFile::new_if(|| storage::create_if_free(&lock))? else { return Ok(None) };
+            Ok(hold(made, &lock)?.map(|lock| Self::new(path, lock, true)))
         })
     }
 
@@ -181,7 +181,7 @@ mod tests {
         let mut attempts = 0;
         let made = draw(place.path(), |path| {
             attempts += 1;
-            let file = storage::create_new(&path)?;
+            let file = LockFile::new(|| storage::create_new(&path))?;
             if attempts == 1 {
                 remove_if_dead(&path);
             }
