@@ -159,13 +159,13 @@ fn a_sparse_update_costs_what_it_touched() {
         assert!(exported(&repository, snapshot) == *file);
     }
     // The base outlives its version, and goes with the last one that needs it.
-    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
     let (newest, state) = saves.last().unwrap();
     assert!(exported(&repository, newest) == *state);
     intact(&repository);
     let other = vec![("<f4", floats(7, 2_000_000))];
     save(&repository, "s", &other, CodecChoice::Auto, 2);
-    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
     assert!(packs(root.path()).values().sum::<u64>() < first.body.bytes_stored * 11 / 10);
     intact(&repository);
 }
@@ -398,7 +398,7 @@ proptest! {
                 }
                 Step::Prune(last) => {
                     let keep = Keep { last: Some(last), ..Keep::default() };
-                    let gone = repository.prune(Some(&keep), None, false).unwrap().snapshots;
+                    let gone = repository.prune(Some(&keep), None, false, &task(1)).unwrap().snapshots;
                     held.retain(|(snapshot, _)| !gone.contains(&snapshot.number));
                 }
             }
@@ -426,7 +426,7 @@ impl Watcher for PruneAtRead {
         let twice = || self.opened.compare_exchange(2, 9, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if *call == Call::Read(&self.pack) && twice() {
             let keep = Keep { last: Some(1), ..Keep::default() };
-            assert_eq!(open(&self.root).prune(Some(&keep), None, false).unwrap().packs, 2);
+            assert_eq!(open(&self.root).prune(Some(&keep), None, false, &task(1)).unwrap().packs, 2);
         }
     }
 

@@ -193,11 +193,11 @@ fn a_condemned_pack_is_not_built_on() {
     save(&ours, 100, CodecChoice::Raw);
     let under_way = Session::begin(ours.root()).unwrap();
     let keep = Keep { last: Some(1), ..Keep::default() };
-    assert!(ours.prune(Some(&keep), None, false).unwrap().waiting > 0);
+    assert!(ours.prune(Some(&keep), None, false, &task(1)).unwrap().waiting > 0);
     let (brought, new) = import(&ours, folder.path()).unwrap();
     assert!(new);
     drop(under_way);
-    ours.prune(None, None, false).unwrap();
+    ours.prune(None, None, false, &task(1)).unwrap();
     assert_eq!(read(&ours, &brought).unwrap(), state(1));
     whole(&ours);
 }

@@ -192,7 +192,7 @@ fn three_hundred_versions_stay_compact() {
     let held: u64 = repository.packs_of(&newest).unwrap().iter().map(|p| p.1).sum();
     assert!(held as f64 <= 1.7 * live as f64, "{held} against {live}");
     let all = stored(root.path());
-    let pruned = repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    let pruned = repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
     assert_eq!(pruned.snapshots.len(), 299);
     assert!(stored(root.path()) < all / 2);
     assert_eq!(exported(&repository, &newest), model.file());
@@ -237,10 +237,10 @@ fn retention_leaves_other_series_alone() {
     let tagged = repository.resolve(Some("a"), "epoch_0").unwrap();
     repository.set_alias(&tagged, "paper").unwrap();
     let keep = Keep { last: Some(1), best: Some(1), every: None };
-    let plan = repository.prune(Some(&keep), Some("a"), true).unwrap();
+    let plan = repository.prune(Some(&keep), Some("a"), true, &task(1)).unwrap();
     assert_eq!(plan.snapshots, [3]);
     assert_eq!(repository.snapshots().unwrap().len(), 6);
-    repository.prune(Some(&keep), Some("a"), false).unwrap();
+    repository.prune(Some(&keep), Some("a"), false, &task(1)).unwrap();
     assert_eq!(repository.resolve(Some("a"), "best").unwrap().number, 2);
     assert_eq!(exported(&repository, &repository.resolve(Some("b"), "5").unwrap()), models[4].file());
     assert_eq!(repository.resolve(Some("b"), "epoch_9").unwrap_err().kind(), ErrorKind::NotFound);
@@ -261,7 +261,7 @@ fn numbers_are_never_used_twice() {
     };
     save(&repository, "s", &model, 1, value(2.0));
     save(&repository, "s", &model, 1, value(1.0));
-    repository.prune(Some(&Keep { best: Some(1), ..Keep::default() }), None, false).unwrap();
+    repository.prune(Some(&Keep { best: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
     assert_eq!(repository.snapshots().unwrap().len(), 1);
     assert_eq!(save(&repository, "s", &model, 1, |_| ()).number, 3);
     assert!(Keep::default().check().is_err());
@@ -276,11 +276,11 @@ fn prune_waits_for_saves_under_way() {
     let keep = Keep { last: Some(1), ..Keep::default() };
     // A save that began before prune may have deduplicated against the first pack.
     let early = Session::begin(root.path()).unwrap();
-    let pruned = repository.prune(Some(&keep), None, false).unwrap();
+    let pruned = repository.prune(Some(&keep), None, false, &task(1)).unwrap();
     assert_eq!((pruned.snapshots.len(), pruned.packs, pruned.waiting), (1, 0, 1));
     drop(early);
     let late = Session::begin(root.path()).unwrap();
-    let pruned = repository.prune(None, None, false).unwrap();
+    let pruned = repository.prune(None, None, false, &task(1)).unwrap();
     assert_eq!((pruned.packs, pruned.waiting), (1, 0));
     drop(late);
     assert!(!root.path().join("condemned.json").exists());
@@ -296,14 +296,14 @@ fn a_condemned_pack_is_not_relied_on() {
     let condemned = packs(root.path()).into_keys().next().unwrap();
     save(&repository, "s", &Model::new(2, &[9000]), 1, |_| ());
     let early = Session::begin(root.path()).unwrap();
-    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
     // Its chunks are stored anew, in a pack of another name: prune may delete the old one at any moment.
     let snapshot = save(&repository, "s", &model, 1, |_| ());
     assert!(snapshot.body.bytes_new >= 36_000);
     std::fs::remove_file(root.path().join("packs").join(condemned)).unwrap();
     drop(early);
     assert_eq!(exported(&repository, &snapshot), model.file());
-    repository.prune(None, None, false).unwrap();
+    repository.prune(None, None, false, &task(1)).unwrap();
     intact(&repository);
 }
 
@@ -315,7 +315,7 @@ fn a_pack_that_was_condemned_in_vain_stays() {
     save(&repository, "s", &model, 1, |_| ());
     save(&repository, "s", &Model::new(2, &[9000]), 1, |_| ());
     let slow = Session::begin(root.path()).unwrap();
-    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false).unwrap();
+    repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
     // The slow save commits what it deduplicated before prune came.
     let condemned = std::fs::read(root.path().join("condemned.json")).unwrap();
     std::fs::remove_file(root.path().join("condemned.json")).unwrap();
@@ -323,7 +323,7 @@ fn a_pack_that_was_condemned_in_vain_stays() {
     assert_eq!(snapshot.body.bytes_new, 0);
     std::fs::write(root.path().join("condemned.json"), condemned).unwrap();
     drop(slow);
-    let pruned = repository.prune(None, None, false).unwrap();
+    let pruned = repository.prune(None, None, false, &task(1)).unwrap();
     assert_eq!((pruned.packs, pruned.waiting), (0, 0));
     assert_eq!(exported(&repository, &snapshot), model.file());
 }
@@ -335,6 +335,64 @@ fn a_folder_with_other_things_is_no_repository() {
     assert_eq!(Repository::open_or_create(root.path(), "").unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(Repository::open(root.path()).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+}
+
+/// Ends a call at its n-th look at whether it goes on.
+struct Ends(std::sync::atomic::AtomicUsize);
+
+impl Ends {
+    fn at(n: usize) -> Self {
+        Self(std::sync::atomic::AtomicUsize::new(n))
+    }
+
+    fn look(&self) -> Result<()> {
+        let left = self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        if left == 1 { Err(lamina_core::Error::cancelled()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn an_interrupted_prune_is_done_by_the_next() {
+    let keep = Keep { last: Some(1), ..Keep::default() };
+    let mut interrupted = 0;
+    for n in 1.. {
+        let root = tempfile::tempdir().unwrap();
+        let repository = create(root.path());
+        for seed in 1..=4 {
+            save(&repository, "s", &Model::new(seed, &[100_000]), 2, |_| ());
+        }
+        let ends = Ends::at(n);
+        let stop = || ends.look();
+        match repository.prune(Some(&keep), None, false, &task(1).interrupted_by(&stop)) {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
+            Ok(_) => break,
+        }
+        interrupted += 1;
+        let again = Repository::open(root.path()).unwrap();
+        again.prune(Some(&keep), None, false, &task(1)).unwrap();
+        let left = again.snapshots().unwrap();
+        assert_eq!(left.iter().map(|s| s.number).collect::<Vec<_>>(), [4]);
+        let needed = again.packs_of(&left[0]).unwrap().len();
+        assert_eq!(std::fs::read_dir(root.path().join("packs")).unwrap().count(), needed);
+        intact(&again);
+    }
+    // Each snapshot that stays, each that goes, each pack that goes, and what stays once more.
+    assert!(interrupted >= 8, "{interrupted}");
+}
+
+#[test]
+fn an_interrupted_repair_of_the_config_changes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    save(&create(root.path()), "s", &Model::new(1, &[1000]), 1, |_| ());
+    let config = root.path().join("config.json");
+    std::fs::write(&config, "damaged").unwrap();
+    let ends = Ends::at(1);
+    let stop = || ends.look();
+    let restore = |task: &Task<'_>| Repository::restore_config(root.path(), &[], "", task);
+    assert_eq!(restore(&task(1).interrupted_by(&stop)).unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(std::fs::read(&config).unwrap(), b"damaged");
+    restore(&task(1)).unwrap();
+    intact(&Repository::open(root.path()).unwrap());
 }
 
 #[test]
@@ -420,7 +478,7 @@ fn a_damaged_snapshot_hides_no_other() {
         assert_eq!(again.resolve(None, reference).unwrap_err().kind(), ErrorKind::Corrupt, "{reference}");
     }
     let keep = Keep { last: Some(1), ..Keep::default() };
-    assert_eq!(again.prune(Some(&keep), None, false).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(again.prune(Some(&keep), None, false, &task(1)).unwrap_err().kind(), ErrorKind::Corrupt);
     std::fs::write(root.path().join("snapshots/0000000003.json"), "{").unwrap();
     assert_eq!(Repository::open(root.path()).unwrap().resolve(None, "latest").unwrap_err().kind(), ErrorKind::Corrupt);
 }
@@ -502,7 +560,7 @@ fn a_snapshot_that_no_reader_would_take_is_not_committed() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         for repository in [&repository, &Repository::open(root.path()).unwrap()] {
             assert_eq!(repository.snapshots().unwrap().len(), 1);
-            repository.prune(None, None, false).unwrap();
+            repository.prune(None, None, false, &task(1)).unwrap();
             assert_eq!(exported(repository, &first), model.file());
         }
     }
@@ -637,7 +695,7 @@ proptest! {
                     let name = series.map(|s| format!("s{s}"));
                     let keep = Keep { last: Some(last), ..Keep::default() };
                     if name.is_some() && !held.contains_key(&series.unwrap()) { continue }
-                    repository.prune(Some(&keep), name.as_deref(), false).unwrap();
+                    repository.prune(Some(&keep), name.as_deref(), false, &task(1)).unwrap();
                     for (s, list) in &mut held {
                         if series.is_none_or(|n| n == *s) {
                             let cut = list.len().saturating_sub(last);

@@ -190,7 +190,7 @@ impl Repository {
     /// Brings back a damaged or missing config; what was done, as JSON text.
     #[staticmethod]
     fn restore_config(py: Python<'_>, path: PathBuf, sources: Vec<PathBuf>, created_at: &str) -> BindingResult<String> {
-        detached(py, || core::Repository::restore_config(&path, &sources, created_at)?.to_json())
+        interruptible(py, 1, |task| core::Repository::restore_config(&path, &sources, created_at, task)?.to_json())
     }
 
     /// What was done and what is lost, as JSON text.
@@ -229,7 +229,7 @@ impl Repository {
         dry_run: bool,
     ) -> BindingResult<(Vec<u64>, usize, u64, usize)> {
         let keep = keep.map(|(last, best, every)| Keep { last, best, every });
-        let pruned = detached(py, || self.inner.prune(keep.as_ref(), series, dry_run))?;
+        let pruned = interruptible(py, 1, |task| self.inner.prune(keep.as_ref(), series, dry_run, task))?;
         Ok((pruned.snapshots, pruned.packs, pruned.bytes, pruned.waiting))
     }
 }

@@ -14,6 +14,7 @@ use crate::repository::retention::Keep;
 use crate::repository::session::{self, PruneLock};
 use crate::repository::{Repository, lock, small_file};
 use crate::storage;
+use crate::task::Task;
 
 /// What prune did, or would do.
 #[derive(Debug, Default, Clone)]
@@ -30,8 +31,8 @@ pub struct Pruned {
 
 impl Repository {
     /// Deletes the snapshots that `keep` does not hold (of `series`, or of each), then packs that nothing needs any more.
-    /// Without `keep` only the latter.
-    pub fn prune(&self, keep: Option<&Keep>, series: Option<&str>, dry_run: bool) -> Result<Pruned> {
+    /// Without `keep` only the latter. A prune that is interrupted can be started again.
+    pub fn prune(&self, keep: Option<&Keep>, series: Option<&str>, dry_run: bool, task: &Task<'_>) -> Result<Pruned> {
         if let Some(keep) = keep {
             keep.check()?;
         }
@@ -50,7 +51,7 @@ impl Repository {
         self.refuse_lost(&all)?;
         let stay: Vec<_> = all.iter().filter(|s| !doomed.contains(&s.number)).cloned().collect();
         // Before anything is deleted: whatever stays must be complete, else prune would hide what was lost.
-        let needed = self.needed(&stay)?;
+        let needed = self.needed(&stay, task)?;
         let mut pruned = Pruned { snapshots: doomed.iter().copied().collect(), ..Pruned::default() };
         if dry_run {
             let known = self.refresh()?;
@@ -62,8 +63,8 @@ impl Repository {
             return Ok(pruned);
         }
         session::sweep(self.root())?;
-        self.delete_snapshots(&doomed)?;
-        self.delete_packs(&needed, &mut pruned)?;
+        self.delete_snapshots(&doomed, task)?;
+        self.delete_packs(&needed, task, &mut pruned)?;
         Ok(pruned)
     }
 
@@ -101,7 +102,7 @@ impl Repository {
         Ok(doomed)
     }
 
-    fn delete_snapshots(&self, doomed: &BTreeSet<u64>) -> Result<()> {
+    fn delete_snapshots(&self, doomed: &BTreeSet<u64>, task: &Task<'_>) -> Result<()> {
         let folder = self.paths.snapshots();
         // Also where nothing is doomed: a prune that was killed may have deleted snapshots whose packs are deleted now.
         storage::sync_dir(&folder)?;
@@ -114,6 +115,7 @@ impl Repository {
             storage::sync_dir(&folder)?;
         }
         for &number in doomed {
+            task.check()?;
             storage::remove_file(&self.paths.snapshot(number))?;
             lock(&self.snapshots).remove(&number);
         }
@@ -127,11 +129,12 @@ impl Repository {
     }
 
     /// The packs that snapshots or uploads under way need.
-    fn needed(&self, snapshots: &[Arc<Snapshot>]) -> Result<HashSet<PackName>> {
+    fn needed(&self, snapshots: &[Arc<Snapshot>], task: &Task<'_>) -> Result<HashSet<PackName>> {
         let chunks = self.chunks()?;
         let mut nodes = Nodes::new();
         let mut needed = self.journal()?.1;
         for snapshot in snapshots {
+            task.check()?;
             let ids = closure(&chunks, &snapshot.body.state, &mut nodes).map(Closure::ids);
             let serving = ids.and_then(|ids| chunks.placement().serve(&ids));
             let serving = serving.map_err(|e| {
@@ -162,7 +165,7 @@ impl Repository {
         Ok((ids, packs))
     }
 
-    fn delete_packs(&self, needed: &HashSet<PackName>, pruned: &mut Pruned) -> Result<()> {
+    fn delete_packs(&self, needed: &HashSet<PackName>, task: &Task<'_>, pruned: &mut Pruned) -> Result<()> {
         let known = self.refresh()?;
         let mut condemned = self.read_condemned().ok().flatten().unwrap_or_default();
         condemned.retain(|name, _| known.pack(name).is_some());
@@ -185,8 +188,9 @@ impl Repository {
             .map(|(n, _)| *n)
             .collect();
         // These sessions have ended, so what they committed can be seen now.
-        let needed = self.needed(&self.snapshots()?)?;
+        let needed = self.needed(&self.snapshots()?, task)?;
         for name in due {
+            task.check()?;
             if !needed.contains(&name) {
                 pruned.packs += 1;
                 pruned.bytes += known.pack(&name).map_or(0, |p| p.length);

@@ -55,7 +55,7 @@ impl Repository {
     ///
     /// # Errors
     /// `NotFound` where nothing speaks for a repository, `Io` where a prune is running.
-    pub fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str) -> Result<Repaired> {
+    pub fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str, task: &Task<'_>) -> Result<Repaired> {
         let (paths, mut done) = (Paths::new(root), Repaired::default());
         match Self::open(root) {
             Err(e) if e.kind() == ErrorKind::Corrupt => {}
@@ -68,7 +68,12 @@ impl Repository {
         // Another repository may hold the same snapshots; a copy of this one is who has an id that stands in the damaged file.
         let damaged = storage::read_small_if_any(&paths.config(), MAX_JSON).ok().flatten().unwrap_or_default();
         let is_copy = |other: &Self| occurs(other.id(), &damaged);
-        let copy = sources.iter().filter_map(|folder| Self::open(folder).ok()).find(is_copy);
+        let mut copy = None;
+        for other in sources.iter().filter_map(|folder| Self::open(folder).ok()) {
+            task.check()?;
+            copy = copy.or(Some(other).filter(is_copy));
+        }
+        task.check()?;
         let bytes = match copy {
             Some(copy) => storage::read_small(&copy.paths.config(), MAX_JSON)?,
             None => Self::new_config(created_at)?,

@@ -190,9 +190,9 @@ fn act(root: &Path, job: &Job, epoch: i64, contents: &HashMap<i64, Vec<u8>>, rep
         }
         Job::Prune(last) => {
             let keep = Keep { last: Some(*last), ..Keep::default() };
-            let doomed = repository.prune(Some(&keep), None, true)?.snapshots;
+            let doomed = repository.prune(Some(&keep), None, true, &task())?.snapshots;
             reports.lock().unwrap().pruned.extend(doomed);
-            let pruned = repository.prune(Some(&keep), None, false)?;
+            let pruned = repository.prune(Some(&keep), None, false, &task())?;
             reports.lock().unwrap().pruned.extend(pruned.snapshots);
         }
         Job::Read(epoch) => {

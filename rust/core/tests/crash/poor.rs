@@ -109,7 +109,7 @@ fn prune_refuses_without_working_locks() {
         let _watch = poor(folder.path(), &lacks);
         let (repository, contents) = saved(folder.path(), &[A, B, C]);
         let keep = Keep { last: Some(1), ..Keep::default() };
-        let pruned = repository.prune(Some(&keep), None, false);
+        let pruned = repository.prune(Some(&keep), None, false, &task());
         let left = repository.snapshots().unwrap().len();
         if lacks.contains(&Lack::Locks) || lacks.contains(&Lack::Exclusion) {
             assert_eq!(pruned.unwrap_err().kind(), ErrorKind::Unsupported, "{lacks:?}");

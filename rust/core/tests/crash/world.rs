@@ -255,9 +255,9 @@ impl World {
             }
             Op::Prune(last) => {
                 let keep = Keep { last: Some(*last), ..Keep::default() };
-                let doomed = repository.prune(Some(&keep), None, true)?;
+                let doomed = repository.prune(Some(&keep), None, true, &task())?;
                 during.snapshots.retain(|_, number| !doomed.snapshots.contains(number));
-                let pruned = repository.prune(Some(&keep), None, false)?;
+                let pruned = repository.prune(Some(&keep), None, false, &task())?;
                 after.snapshots.retain(|_, number| !pruned.snapshots.contains(number));
             }
             Op::Verify => {
@@ -380,7 +380,7 @@ fn go_on(
     }
     whole(repository, &contents).map_err(|e| format!("after the next save: {e}"))?;
     let keep = Keep { last: Some(1), ..Keep::default() };
-    let pruned = repository.prune(Some(&keep), None, false).map_err(told("prune"))?;
+    let pruned = repository.prune(Some(&keep), None, false, &task()).map_err(told("prune"))?;
     if pruned.waiting > 0 || !session::alive(repository.root()).map_err(told("sessions"))?.is_empty() {
         return Err(format!("{} packs wait for a session that is dead", pruned.waiting));
     }
