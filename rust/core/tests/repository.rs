@@ -14,6 +14,8 @@ use lamina_core::repository::Repository;
 use lamina_core::repository::retention::Keep;
 use lamina_core::repository::session::Session;
 use lamina_core::restore::reader::Want;
+use lamina_core::storage::call::Call;
+use lamina_core::storage::faults::{Watcher, watch};
 use lamina_core::task::Task;
 use lamina_core::{ErrorKind, Result};
 use proptest::prelude::*;
@@ -378,6 +380,50 @@ fn an_interrupted_prune_is_done_by_the_next() {
     }
     // Each snapshot that stays, each that goes, each pack that goes, and what stays once more.
     assert!(interrupted >= 8, "{interrupted}");
+}
+
+/// Puts a link that leads to itself in the place of a pack when it is opened for the n-th time.
+#[cfg(unix)]
+struct Unreadable {
+    pack: std::path::PathBuf,
+    left: Ends,
+}
+
+#[cfg(unix)]
+impl Watcher for Unreadable {
+    fn before(&self, call: &Call<'_>) -> std::io::Result<()> {
+        if matches!(call, Call::Open(path) if *path == self.pack) && self.left.look().is_err() {
+            std::fs::remove_file(&self.pack)?;
+            std::os::unix::fs::symlink(&self.pack, &self.pack)?;
+        }
+        Ok(())
+    }
+
+    fn after(&self, _call: &Call<'_>) {}
+}
+
+#[cfg(unix)]
+#[test]
+fn a_sample_that_cannot_be_read_is_no_sample_of_a_pruned_pack() {
+    let mut refused = 0;
+    for n in 1.. {
+        let root = tempfile::tempdir().unwrap();
+        let repository = create(root.path());
+        save(&repository, "s", &Model::new(1, &[1000]), 1, |_| ());
+        let pack = std::fs::read_dir(root.path().join("packs")).unwrap().next().unwrap().unwrap().path();
+        let watcher = Arc::new(Unreadable { pack, left: Ends::at(n) });
+        let opened = Repository::open(root.path()).unwrap();
+        let watch = watch(root.path(), watcher.clone());
+        let report = opened.verify_sample(1.0, 1, &task(1));
+        drop(watch);
+        if watcher.pack.metadata().is_ok() {
+            report.unwrap();
+            break;
+        }
+        assert_eq!(report.unwrap_err().kind(), ErrorKind::Io, "the open {n}");
+        refused += 1;
+    }
+    assert!(refused >= 2, "{refused}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest};
 use crate::repository::Repository;
 use crate::repository::verify::Report;
+use crate::storage;
 use crate::task::Task;
 
 impl Repository {
@@ -38,8 +39,8 @@ impl Repository {
             let bytes = u64::from(place.entry.encoded);
             match chunks.read_at(place, raw, scratch) {
                 Ok(()) => Ok((bytes, None)),
-                // Prune may have been faster.
-                Err(_) if !chunks.path(&place.pack.name).exists() => Ok((bytes, None)),
+                // Prune may have been faster. Where the system cannot tell, that is an error: nothing was verified.
+                Err(_) if !storage::exists(&chunks.path(&place.pack.name))? => Ok((bytes, None)),
                 Err(e) if e.kind() == ErrorKind::Io => Err(e),
                 Err(e) => Ok((bytes, Some(((place.pack.name, place.entry.id), e.message().to_owned())))),
             }
