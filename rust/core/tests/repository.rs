@@ -664,8 +664,10 @@ impl Apart {
 #[test]
 fn a_repair_takes_no_other_state_for_the_one_that_is_lost() {
     // Behind its first line; in the digest there; all of it but the session.
-    let flip = |at: usize| move |bytes: &mut Vec<u8>| bytes[at] ^= 1;
-    let damages: [Box<dyn Fn(&mut Vec<u8>)>; 2] = [Box::new(|bytes| flip(bytes.len() - 9)(bytes)), Box::new(flip(60))];
+    fn flip(at: usize) -> impl Fn(&mut Vec<u8>) {
+        move |bytes| bytes[at] ^= 1
+    }
+    let damages: [fn(&mut Vec<u8>); 2] = [|bytes| flip(bytes.len() - 9)(bytes), |bytes| flip(60)(bytes)];
     for damage in damages {
         let apart = Apart::new();
         let mut bytes = std::fs::read(apart.path()).unwrap();
