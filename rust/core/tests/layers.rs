@@ -163,3 +163,26 @@ fn files_use_each_other_in_no_circle() {
     }
     assert!(left.is_empty(), "files that use each other: {left:#?}");
 }
+
+fn files_below(folder: &str) -> (PathBuf, Vec<PathBuf>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut found = vec![];
+    sources(&root, &mut found);
+    (root, found)
+}
+
+#[test]
+fn unsafe_code_stands_where_contributing_says() {
+    let (root, files) = files_below("src");
+    let found = files.iter().filter(|path| code(path).contains("unsafe ")).map(|path| module(&root, path));
+    let elsewhere: BTreeSet<_> = found.filter(|name| !name.starts_with("kernels")).collect();
+    assert_eq!(elsewhere, ["storage::lock", "storage::writeback"].map(str::to_owned).into());
+}
+
+/// `detached` and `interruptible` make errors of panics, which pyo3 would hand to Python as they are.
+#[test]
+fn every_call_of_the_binding_without_the_gil_is_guarded() {
+    let (root, files) = files_below("../py/src");
+    let found = files.iter().filter(|path| code(path).contains(".detach(")).map(|path| module(&root, path));
+    assert_eq!(found.collect::<Vec<_>>(), ["interrupt"]);
+}

@@ -1,4 +1,5 @@
-//! Kernels: the few loops that are written for the processor at hand, and the only home of `unsafe` in this crate.
+//! Kernels: the few loops that are written for the processor at hand. Elsewhere `unsafe` stands only around two system calls,
+//! in `storage::lock` and `storage::writeback`.
 //!
 //! Each has a portable form that the others must equal byte for byte. Which one runs is decided once; the environment
 //! variable `LAMINA_CPU` demands another one, for tests and measurements.
