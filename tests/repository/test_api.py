@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 import lamina
+from lamina import _core
 from lamina.errors import (
     BusyError,
     CorruptDataError,
@@ -428,6 +431,50 @@ def test_a_file_that_changes_while_it_is_saved(tmp_path: Path, repo: Path) -> No
         stop.set()
         thread.join()
     assert lamina.open(repo).snapshots() == []
+
+
+@pytest.fixture
+def unhurried() -> Iterator[None]:
+    """No thread is made to give up the GIL: another one runs only where a call gives it up by itself."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+def gives_up_the_gil(call: Callable[[], object]) -> bool:
+    """Whether this thread runs while another one is in `call`."""
+    for _ in range(20):  # a busy machine may wake this one too late to see it
+        begun, ended = threading.Event(), []
+
+        def work(begun: threading.Event = begun, ended: list[object] = ended) -> None:
+            begun.set()
+            ended.append(call())
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        begun.wait()
+        amid = not ended
+        thread.join()
+        if amid:
+            return True
+    return False
+
+
+def test_large_small_files_leave_the_gil_to_training(tmp_path: Path, repo: Path, unhurried: None) -> None:
+    path = weights(tmp_path / "m.weights.h5", layers=1, units=8, **{f"t{i}": np.ones(1) for i in range(2000)})
+    lamina.save(path, repo, metadata={"note": "x" * (32 << 20)})
+    core = _core.Repository.open(str(repo))
+    snapshot = core.snapshots()[0]
+    sealed = core.snapshot_bytes(1)
+    body = json.dumps({"note": "x" * (32 << 20)})
+    assert not gives_up_the_gil(lambda: sum(range(3_000_000)))
+    assert gives_up_the_gil(lambda: core.snapshot_bytes(1))
+    assert gives_up_the_gil(lambda: _core.seal("journal", body))
+    assert gives_up_the_gil(lambda: _core.unseal("snapshot", sealed, "it"))
+    assert gives_up_the_gil(lambda: _core.parse_snapshot(sealed, "it"))
+    assert gives_up_the_gil(snapshot.body)
+    assert gives_up_the_gil(core.reader(snapshot).structure)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
