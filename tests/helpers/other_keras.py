@@ -63,7 +63,8 @@ def train(folder: Path) -> None:
         options = tf.saved_model.SaveOptions()
         checkpoint = ModelCheckpoint(folder / "served" / "", monitor="loss", options=options)
         model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0, callbacks=[checkpoint])
-        assert tf.saved_model.load(str(folder / "served")).serve(np.ones((1, 4), "float32")).shape == (1, 3)
+        served = tf.saved_model.load(str(folder / "served"))  # its variables go with it
+        assert served.serve(np.ones((1, 4), "float32")).shape == (1, 3)
 
 
 def main() -> None:
