@@ -68,6 +68,11 @@ def is_portable(name: str) -> bool:
     return name.encode(errors="replace").decode() == name and not _NOT_PORTABLE.search(name)
 
 
+def portable(name: str) -> str:
+    """A name that the format can write down: what it cannot is percent-encoded, as in an address (``:`` is ``%3A``)."""
+    return _NOT_PORTABLE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
+
+
 def _portable(name: str) -> str:
     """Refuse a name that the format cannot write down before anything is read."""
     if not is_portable(name) or len(name.encode()) > MAX_PATH:

@@ -14,7 +14,9 @@ import numpy as np
 from lamina import _core
 from lamina.errors import NotFoundError
 from lamina.files import h5
+from lamina.files.listing import portable
 from lamina.files.plan import FilePlan
+from lamina.files.replacing import put_in_place
 from lamina.keras.capture.archive_plan import Members, archive_plan
 from lamina.keras.capture.arena import Bytes
 from lamina.keras.capture.capture import Captured
@@ -38,7 +40,7 @@ class PlannedFile:
         threads: int,
         check: Callable[[bool], None] | None,
     ) -> None:
-        self._weights = replace(plan, path=name)
+        self._weights = replace(plan, path=portable(name))
         self._literals = literals
         self._captured = captured
         self._members = members
@@ -65,7 +67,7 @@ class PlannedFile:
         return Snapshot(core, repository=repository)
 
     def write(self, path: str) -> None:
-        self.copy_to(Path(path))
+        put_in_place(Path(path), self.copy_to)
         if self._check is not None:
             with contextlib.suppress(NotFoundError, FileNotFoundError):  # who waited for it has taken it away already
                 self._check(self._reads_back(Path(path)))

@@ -87,8 +87,19 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
 
 def check_repository(repository: Any) -> None:
     """A repository is a directory on this machine."""
-    if not isinstance(repository, Repository | None):
-        local_path(repository, "repository= to be a directory")
+    if repository is None or isinstance(repository, Repository):
+        return
+    local_path(repository, "repository= to be a directory")
+    _check_directory(os.path.abspath(repository))
+
+
+def _check_directory(wanted: str) -> None:
+    """Refuse now what could not be made at the first save."""
+    place = wanted
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise InvalidInputError(f"the repository must be a directory, and {place} is none. Received: {wanted!r}")
 
 
 def check_resumable(target: Target, repository: Any) -> None:

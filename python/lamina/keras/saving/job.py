@@ -94,7 +94,7 @@ class SaveJob:
             snapshot = self._store()
             there = self.destination.keep_file or snapshot is None
             if there:
-                self.content.write(self.target)
+                self._write()
             # As a Path, gs:// would become gs:/.
             path = self.path if is_remote(self.path) else Path(self.path)
             self.committed(self._commit(path if there else None, snapshot))
@@ -105,11 +105,23 @@ class SaveJob:
         self.content.release()
 
     def _store(self) -> Snapshot | None:
-        repository = self.destination.repository
-        if repository is None or not self._room(repository):
-            return None
-        fields = self.facts.fields()
-        return self.content.store(repository, fields, codec=self.destination.codec, threads=self.destination.threads)
+        destination = self.destination
+        try:
+            if destination.repository is None or not self._room(destination.repository):
+                return None
+            fields = self.facts.fields()
+            return self.content.store(
+                destination.repository, fields, codec=destination.codec, threads=destination.threads
+            )
+        except BaseException:
+            if destination.keep_file:  # the plain file is there whatever becomes of the snapshot
+                self._write()
+            raise
+
+    def _write(self) -> None:
+        if not is_remote(self.target):
+            os.makedirs(os.path.dirname(self.target), exist_ok=True)
+        self.content.write(self.target)
 
     def _room(self, repository: Repository) -> bool:
         try:

@@ -12,7 +12,9 @@ import numpy as np
 
 from lamina import _core
 from lamina.files import h5
+from lamina.files.listing import portable
 from lamina.files.plain import kind_of
+from lamina.files.replacing import behind_links, flush, mode_of
 from lamina.keras import remote
 from lamina.keras.capture.capture import Captured
 from lamina.keras.capture.training_state import TrainingTensors
@@ -22,7 +24,7 @@ from lamina.writing import body, file_argument, save_path
 
 
 class KeptFile:
-    """Keras's own file, in a dot-named folder beside ``path`` under its final name."""
+    """Keras's own file, in a dot-named folder beside ``path`` under the name that the snapshot gives it."""
 
     def __init__(
         self,
@@ -39,7 +41,7 @@ class KeptFile:
         beside.mkdir(parents=True, exist_ok=True)
         self._temporary = _core.Temporary(beside)
         self._folder = self._temporary.path / "made"
-        self.file = self._folder / os.path.basename(path)
+        self.file = self._folder / portable(os.path.basename(path))
         try:
             self._folder.mkdir()
             save_by_keras(model, str(self.file), weights_only=weights_only)
@@ -72,11 +74,14 @@ class KeptFile:
         if remote.is_remote(path):
             remote.copy(self.file, path)
             return
-        place = Path(path).parent
+        place, name = Path(path).parent, self.file.name
         for file in self._files():
-            target = place / file.relative_to(self._folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            named = place / str(file.relative_to(self._folder)).replace(name, Path(path).name, 1)
+            named.parent.mkdir(parents=True, exist_ok=True)
+            target = behind_links(named)
             flush(file)
+            if (mode := mode_of(target)) is not None:
+                os.chmod(file, mode)
             os.replace(file, target)
             flush(target.parent)
         self.file = Path(path)
@@ -97,13 +102,3 @@ def save_by_keras(model: Any, path: str, *, weights_only: bool) -> None:
         model.save_weights(path, overwrite=True)
     else:
         model.save(path, overwrite=True)
-
-
-def flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle for it
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -62,6 +62,11 @@ class Pipeline:
         """Whether this thread is committing a save."""
         return self._runner == threading.get_ident()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """The first failure since it was taken."""
+        return self._failure
+
     def admit(self, nbytes: int) -> None:
         """Wait until a save of this size may be captured; with ``replace`` make room for it."""
         with self._changed:

@@ -16,8 +16,8 @@ import keras
 
 from lamina import _core
 from lamina.errors import InvalidInputError
+from lamina.files.replacing import flush
 from lamina.keras import private, remote
-from lamina.keras.saving.keras_file import flush
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import save_path

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from lamina.errors import BusyError, InvalidInputError, UnsupportedFormatError
+from lamina.files.replacing import behind_links
 from lamina.keras.capture import training_state
 from lamina.keras.capture.planner import Planner
 from lamina.keras.capture.tracked import Tracked
@@ -125,6 +126,11 @@ class Saver:
             raise InvalidInputError("wait() inside on_commit would wait for its own end: wait where training goes on")
         return self._pipeline.wait(timeout)
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What a save has failed with, not yet taken."""
+        return self._pipeline.failure
+
     def take_failure(self) -> BaseException | None:
         """What a save has failed with since the last call, once those behind it are committed too."""
         failure = self._pipeline.take_failure()
@@ -174,7 +180,7 @@ class Saver:
 
     def _temporary_place(self, where: Where) -> Path:
         if where.keep_file and not is_remote(where.path):
-            return Path(where.path).absolute().parent
+            return behind_links(Path(where.path).absolute()).parent  # a link may lead to another disk
         repository = self.repository
         return Path.cwd() if repository is None else repository.path
 
