@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,64 @@ def test_a_forked_worker_dies_of_sigterm_however_early(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("done\n")
+
+
+def test_the_step_that_preemption_saves_makes_its_folder(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        callback = ModelCheckpoint(folder / "out" / "c.keras", save_on_preempt=True)
+        fit(callback, At(6, term), epochs=2)
+        """,
+    )
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "every captured save is committed" in done.stdout
+    assert (tmp_path / "out" / "c.keras").exists()
+
+
+def test_a_failed_save_is_told_at_sigterm(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        """
+        def full(content, path):
+            raise OSError(28, "No space left on device")
+        PlannedFile.write = full
+        fit(weights(save_on_preempt=True), At(6, term), epochs=2)
+        """,
+    )
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert "a save has failed: OSError(28" in done.stdout
+    assert "every captured save" not in done.stdout
+
+
+@pytest.mark.parametrize("save_on_preempt", [False, True])
+def test_sigterm_ends_a_training_whose_output_nobody_reads(save_on_preempt: bool, tmp_path: Path) -> None:
+    code = f"""
+    from lamina.keras.saving import sigterm
+    sigterm.BUDGET_SECONDS = 2.0
+
+    def fill():
+        flags = fcntl.fcntl(1, fcntl.F_GETFL)
+        fcntl.fcntl(1, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+        try:
+            while os.write(1, bytes(4096)):
+                pass
+        except BlockingIOError:
+            fcntl.fcntl(1, fcntl.F_SETFL, flags)
+        (folder / "full").touch()
+
+    callback = weights(save_freq=2, save_on_preempt={save_on_preempt}, repository=folder / "r")
+    callback.verbose = 1
+    model.fit(x, x, batch_size=4, epochs=10**6, callbacks=[callback, At(5, fill)], verbose=0)
+    """
+    file = tmp_path / "script.py"
+    file.write_text("import fcntl\n" + _PRELUDE + textwrap.dedent(code))
+    with subprocess.Popen([sys.executable, str(file), str(tmp_path)], stdout=subprocess.PIPE) as process:
+        try:
+            while not (tmp_path / "full").exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == -signal.SIGTERM
+        finally:
+            process.kill()

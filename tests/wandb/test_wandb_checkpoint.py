@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import time
 import warnings
@@ -560,3 +561,30 @@ def test_an_old_release_is_warned_of() -> None:
     check_release()
     with pytest.warns(UserWarning, match=r"0\.29\.0"):
         check_release("0.29.0")
+
+
+def test_one_can_wait_until_the_server_has_every_version(wandb_online: Server) -> None:
+    wandb_online.inject(method="PUT", path="*.keras", delay=1.0)
+    with wandb.init() as run:
+        checkpoint = WandbModelCheckpoint(FILE, monitor="loss")
+        fit(small_model(), checkpoint, epochs=2)
+        assert not checkpoint.wait(0.0, uploads=True)
+        assert checkpoint.wait(uploads=True)
+        versions = wandb_online.store.artifacts(f"run_{run.id}_model")
+        assert "latest" in versions[-1].aliases
+        assert "epoch_1" in versions[-1].aliases
+
+
+def test_a_series_may_differ_from_the_artifact(offline: Offline) -> None:
+    fit(small_model(), WandbModelCheckpoint(FILE, "loss", layout="packs", name="n", series="mine"), epochs=1)
+    assert lamina.open("ck/.lamina").series == ["mine"]
+    assert [artifact.name.partition(":")[0] for artifact in offline.end().artifacts] == ["n"]
+
+
+def test_all_keywords_are_spelled_out() -> None:
+    stock = inspect.signature(lamina.keras.ModelCheckpoint).parameters
+    ours = inspect.signature(WandbModelCheckpoint).parameters
+    assert stock.keys() - ours.keys() == set()
+    spelled = {name for name in stock if name not in ("unknown", "initial_value_threshold", "options")}
+    assert [name for name in spelled if stock[name].annotation != ours[name].annotation] == []
+    assert [name for name in spelled if stock[name].default != ours[name].default] == []

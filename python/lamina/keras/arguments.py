@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import keras
 import numpy as np
@@ -11,6 +11,12 @@ from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.repository.keep import Keep
 from lamina.writing import threads_or_default
+
+Codec: TypeAlias = Literal["auto", "raw", "zstd", "planes", "delta"]
+Layout: TypeAlias = Literal["file", "packs"]
+Mode: TypeAlias = Literal["auto", "min", "max"]
+OnBacklog: TypeAlias = Literal["wait", "replace"]
+OnError: TypeAlias = Literal["warn", "raise"]
 
 
 def refuse(name: str, expected: str, value: object) -> InvalidInputError:
@@ -61,11 +67,11 @@ def listing(name: str, value: Any) -> list[Any]:
 
 
 def codec(value: Any) -> str:
-    return str(choice("codec", value, ("auto", "raw", "zstd", "planes", "delta")))
+    return str(choice("codec", value, get_args(Codec)))
 
 
 def backlog(value: Any) -> str:
-    return str(choice("on_backlog", value, ("wait", "replace")))
+    return str(choice("on_backlog", value, get_args(OnBacklog)))
 
 
 def keep(value: Any) -> Keep | None:

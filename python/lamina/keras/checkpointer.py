@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
+from lamina.keras.arguments import Codec, Mode, OnBacklog
 from lamina.keras.built import check_built
 from lamina.keras.capture.tracked import Tracked
 from lamina.keras.processes import saves_here
@@ -64,10 +65,10 @@ class Checkpointer:
         weights_only: bool = False,
         series: str = DEFAULT_SERIES,
         monitor: str = "val_loss",
-        mode: str = "auto",
-        codec: str = "auto",
+        mode: Mode = "auto",
+        codec: Codec = "auto",
         keep: Keep | None = None,
-        on_backlog: str = "wait",
+        on_backlog: OnBacklog = "wait",
         threads: int | None = None,
         track: Sequence[keras.callbacks.Callback] = (),
         on_commit: Callable[[Commit], None] | None = None,
@@ -88,7 +89,7 @@ class Checkpointer:
         )
         self._keep = arguments.keep(keep)
         self._on_commit = arguments.function("on_commit", on_commit)
-        self._series = series
+        self._series = arguments.text("series", series)
         self._monitor = monitor
         self._mode = _mode(mode)
         self._direction: str | None = None
@@ -206,8 +207,8 @@ class Checkpointer:
             raise failure
 
 
-def _mode(given: str) -> str:
-    if given in ("min", "max", "auto"):
+def _mode(given: Mode) -> Mode:
+    if given in get_args(Mode):
         return given
     warnings.warn(f"Checkpointer mode {given!r} is unknown, fallback to auto mode.", stacklevel=3)
     return "auto"

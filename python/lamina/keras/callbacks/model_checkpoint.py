@@ -13,6 +13,7 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
+from lamina.keras.arguments import Codec, Mode, OnBacklog
 from lamina.keras.callbacks import resuming
 from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_state import SavedState
@@ -22,8 +23,10 @@ from lamina.keras.saving import sigterm
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import check_model, check_repository, check_resumable, refuse_unknown, target_of
 from lamina.keras.saving.job import Facts
+from lamina.keras.saving.output import print_later, print_waiting, print_within
 from lamina.keras.saving.saved_model import check_replaceable
 from lamina.keras.saving.saver import Saver, What, Where
+from lamina.keras.saving.series import default_series, old_default_series
 from lamina.keras.saving.summary import Totals, line
 from lamina.keras.schedule import monitoring
 from lamina.keras.schedule.batch_ends import BatchEnds
@@ -34,6 +37,8 @@ from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 
+#: After SIGTERM, for a last line.
+_PRINT_SECONDS = 1.0
 _OF_THIS_PROCESS = ("_saver", "_decision", "_batch_ends", "_later", "_tracked_later")
 
 
@@ -65,6 +70,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         on_backlog: where saves outrun the disk, ``"wait"`` for it, so that every save is kept, or let a newer save
             ``"replace"`` the one that still waits, though never one that is the best.
         blocking: return from a save only when it is committed.
+        series: which series the snapshots belong to; None: the path template, ``fold1/m.keras`` as a whole.
         resume: where the series has a snapshot, continue from it: weights, optimizer, random seeds, ``track``, best
             value and the initial epoch.
         track: callbacks whose state travels with the snapshot, such as EarlyStopping.
@@ -83,16 +89,17 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         verbose: int = 0,
         save_best_only: bool = False,
         save_weights_only: bool = False,
-        mode: str = "auto",
+        mode: Mode = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
         *,
         repository: str | os.PathLike[str] | Repository | None = None,
-        codec: str = "auto",
+        codec: Codec = "auto",
         keep: Keep | None = None,
         keep_file: bool = True,
-        on_backlog: str = "wait",
+        on_backlog: OnBacklog = "wait",
         blocking: bool = False,
+        series: str | None = None,
         resume: bool = False,
         track: Sequence[keras.callbacks.Callback] = (),
         save_on_preempt: bool = False,
@@ -121,6 +128,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.keep_file = arguments.flag("keep_file", keep_file)
         self.on_backlog = arguments.backlog(on_backlog)
         self.blocking = arguments.flag("blocking", blocking)
+        self.series = None if series is None else arguments.text("series", series)
         self.resume = arguments.flag("resume", resume)
         self.track = Tracked(arguments.callbacks("track", track))
         self.save_on_preempt = arguments.flag("save_on_preempt", save_on_preempt)
@@ -133,8 +141,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._best = monitoring.BestValue(scalar(self.best))
         self._validation: dict[str, Any] = {}  # metrics of the last epoch that had some
         self._resumed = False
+        self._old_series: str | None = None  # that is continued
         self._last_saved: tuple[int, int | None] | None = None
+        self._told_of_missing = False
         self._current_epoch = 0
+        self._continues = False  # training must begin where the snapshot ended
         self.preempted = False
         self._begin_process()
 
@@ -184,15 +195,20 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         """The committed snapshot with the best value of the monitored metric."""
         return self._saver.best_snapshot
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, *, uploads: bool = False) -> bool:
         """Wait until every save so far is committed; False if that takes longer than ``timeout`` seconds.
+
+        Args:
+            timeout: seconds; None has no limit.
+            uploads: also wait until the server has every version, where there is one.
 
         Raises:
             Exception: what a save has failed with, if one has.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
         done = self._saver.wait(timeout)
-        self._raise_failure()
-        return done
+        self._hear()
+        return done and (not uploads or self._uploaded(deadline))
 
     def wait_until_finished(self) -> None:
         """Wait until every save so far is committed."""
@@ -210,10 +226,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._later = [callback for callback in self.track if callback.params is not params]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._raise_failure()
+        self._hear()
         super().on_train_begin(logs)
         self.preempted = False
         self._last_saved = None
+        self._continues = False
         self._leave_strangers()
         if self.repository is not None:
             resuming.warn_of_swapped_weights(self, self.track)
@@ -230,13 +247,14 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
+        self._check_first_epoch(epoch)
         self._forget_initial_epoch()
         state, self._tracked_later = self._tracked_later, None
         if state is not None:
             state.put_into_callbacks(self.track, self._later)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._raise_failure()
+        self._hear()
         if self._looks_at_batches:
             self._catch_up()
             self._batch_ends.begin()
@@ -246,7 +264,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             self._batch_ended(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._raise_failure()
+        self._hear()
         if self._looks_at_batches:
             self._catch_up()
         with self._deciding(epoch, None, logs):
@@ -254,6 +272,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
                 self._set_monitor_op()
             super().on_epoch_end(epoch, logs)
             self._validation = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
+            self._warn_of_missing_metric(logs or {})
         if self.preempted:
             self._save_and_end(epoch, None, logs)
 
@@ -285,7 +304,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             self._batch_ended(batch, logs)
 
     def _batch_ended(self, batch: int, logs: dict[str, Any] | None) -> None:
-        self._raise_failure()
+        self._hear()
         if self.monitor_op is None and self.monitor in (logs or {}):  # as soon as there is a value to judge
             self._set_monitor_op()
         with self._deciding(self._current_epoch, batch, logs):
@@ -304,6 +323,16 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
                 stacklevel=2,
             )
 
+    def _check_first_epoch(self, epoch: int) -> None:
+        """Training must begin where it was said to continue: another model than this one may be in `fit`."""
+        expected = getattr(self._model, "_initial_epoch", None) if self._continues else None
+        self._continues = False
+        if expected is not None and epoch != expected:
+            raise InvalidInputError(
+                f"training was to continue with epoch {expected + 1}, but begins with epoch {epoch + 1}: the model of "
+                f"this {type(self).__name__} is not the one that is trained. Pass initial_epoch={expected} to fit"
+            )
+
     def _forget_initial_epoch(self) -> None:
         """Keras would let every later `fit` of the model begin there."""
         if self._resumed and self._model is not None and getattr(self._model, "_initial_epoch", None):
@@ -313,7 +342,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _series_name(self) -> str:
         """Which series the snapshots belong to."""
-        return os.path.basename(str(self.filepath))
+        if self.series or self._old_series:
+            return self.series or self._old_series or ""
+        return default_series(self.filepath, self._repository.path if self.repository is not None else None)
 
     def _run_id(self) -> str | None:
         """Which run they belong to."""
@@ -328,10 +359,25 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _resume_from(self) -> Snapshot | None:
         """What ``resume=True`` continues from."""
-        return resuming.latest(self._repository, self._series_name())
+        return resuming.latest(self._repository, self._series_name()) or self._from_old_series()
 
-    def _ending(self) -> None:
-        """Called on SIGTERM, when the saves are committed or the time for them is over."""
+    def _from_old_series(self) -> Snapshot | None:
+        """From before the whole template named a series: that series is continued under its name."""
+        name = old_default_series(self.filepath)
+        if self.series is not None or name == self._series_name():
+            return None
+        found = resuming.latest(self._repository, name)
+        if found is None or found.training.get("checkpoint", {}).get("template"):  # it is another file's
+            return None
+        self._old_series = name
+        return found
+
+    def _ending(self, seconds: float) -> None:
+        """Called on SIGTERM, when the saves are committed or the time for them is over; at most this time is left."""
+
+    def _uploaded(self, deadline: float | None) -> bool:
+        """Wait until all that is committed is uploaded too; False if that takes longer."""
+        return True
 
     def _finish(self) -> None:
         """Called when training has ended and every save is committed or has failed."""
@@ -367,6 +413,21 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         chosen = self.save_best_only or self.monitor != "val_loss"
         used = [*([self.monitor] if chosen else []), *monitoring.placeholders(self.filepath)]
         monitoring.warn_of_validation_metric(type(self).__name__, self.save_freq, used)
+
+    def _warn_of_missing_metric(self, logs: Mapping[str, Any]) -> None:
+        """Once; a snapshot that is the best matters only where snapshots, or versions, are kept."""
+        if self._told_of_missing or self.monitor in logs or not self._marks_best():
+            return
+        self._told_of_missing = True
+        warnings.warn(
+            f"`monitor` {self.monitor!r} is not among the metrics of this epoch ({', '.join(logs)}), so no save is "
+            "marked as the best; pass validation_data to fit, or monitor another metric",
+            stacklevel=3,
+        )
+
+    def _marks_best(self) -> bool:
+        """Whether anything beside the callback learns which save is the best."""
+        return self.repository is not None
 
     def _set_monitor_op(self) -> None:
         if not self._keras_knows():
@@ -429,7 +490,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
                 self._best.committed = commit.value
             if decision.verbose > 0:
                 costs = line(commit, time.perf_counter() - started)
-                tell(f"\nEpoch {decision.epoch + 1}: finished saving model to {path}\n{costs}")
+                print_later(f"\nEpoch {decision.epoch + 1}: finished saving model to {path}\n{costs}")
             self._committed(commit)
 
         self._saver.save(
@@ -468,6 +529,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
                 "best": scalar(self.best),
                 "best_value": self._best.decided,
                 "batches_seen": self._batches_seen_since_last_saving,
+                "template": self._old_series is None,  # whether the series is named by the rule of today
             },
         )
 
@@ -482,7 +544,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if self.verbose > 0 and self._saver.totals.saves:
             tell(f"\n{self._summary()}")
 
-    def _raise_failure(self) -> None:
+    def _hear(self) -> None:
+        """At each hook: what the thread that saves has to say comes out, and what it has failed with."""
+        print_waiting()
         failure = self._saver.take_failure()
         if failure is None:
             return
@@ -502,12 +566,16 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             resuming.warn_if_unbuilt(model)
             return
         went_on = not resuming.is_older(model, snapshot)
-        state = resuming.resume(model, snapshot) if went_on else resuming.leave(snapshot)
+        state = resuming.resume(model, snapshot, self._epochs()) if went_on else resuming.leave(snapshot)
+        self._continues = went_on
         noted = state.checkpoint()
         self._take_best_over(snapshot, noted.get("best_value"))
         self._batches_seen_since_last_saving = noted.get("batches_seen", 0)
         self._saver.last_snapshot = snapshot
         self._tracked_later = state if self.track and went_on else None
+
+    def _epochs(self) -> int | None:
+        return (self.params or {}).get("epochs")
 
     def _take_best_over(self, snapshot: Snapshot, value: float | None) -> None:
         if value is None or snapshot.monitor != self.monitor or self.direction not in (None, snapshot.mode):
@@ -537,13 +605,13 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         folder = os.path.dirname(self.filepath).partition("{")[0]
         return os.path.join(folder, f"preempted{self.target.suffix}"), self.repository is None
 
-    def _end_early(self, timeout: float) -> None:
-        done = self._saver.wait(timeout)
-        self._ending()
-        tell(
-            f"\n{type(self).__name__}: SIGTERM; "
-            + ("every captured save is committed" if done else "a save could not be committed in time")
-        )
+    def _end_early(self, deadline: float) -> None:
+        done = self._saver.wait(max(deadline - time.monotonic(), 0.0))
+        self._ending(max(deadline - time.monotonic(), 0.0))
+        said = "every captured save is committed" if done else "a save could not be committed in time"
+        if (failure := self._saver.failure) is not None:
+            said = f"a save has failed: {failure!r}"
+        print_within(f"\n{type(self).__name__}: SIGTERM; {said}", _PRINT_SECONDS)
 
 
 def _always(value: float, reference: float | None) -> bool:

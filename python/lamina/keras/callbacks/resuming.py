@@ -76,7 +76,7 @@ def leave(snapshot: Snapshot) -> SavedState:
     return SavedState(resolve(snapshot))
 
 
-def resume(model: Any, snapshot: Snapshot) -> SavedState:
+def resume(model: Any, snapshot: Snapshot, epochs: int | None = None) -> SavedState:
     """Put a snapshot into a model that is about to be trained, and let `fit` begin where it ended."""
     check_built(model, "fit with resume=True")
     opened = resolve(snapshot)
@@ -87,6 +87,12 @@ def resume(model: Any, snapshot: Snapshot) -> SavedState:
     what = "the end of epoch" if snapshot.batch is None else f"batch {snapshot.batch + 1} of epoch"
     tell(
         f"\nResuming from {what} {(snapshot.epoch or 0) + 1} (snapshot {snapshot.id[:12]}): "
-        f"training begins with epoch {(snapshot.next_epoch or 0) + 1}"
+        + _next(snapshot.next_epoch or 0, epochs)
     )
     return state
+
+
+def _next(begins: int, epochs: int | None) -> str:
+    if epochs is not None and begins >= epochs:
+        return f"already at epoch {begins} of {epochs}, nothing to train"
+    return f"training begins with epoch {begins + 1}"

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import keras
 
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.keras import arguments
+from lamina.keras.arguments import Codec, Layout, Mode, OnBacklog, OnError
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
 from lamina.keras.processes import is_first
 from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
 from lamina.keras.schedule.direction import scalars
+from lamina.repository.keep import Keep
+from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import software
 
@@ -46,6 +52,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         layout: ``"file"`` uploads the plain file each time, as wandb's own callback does; ``"packs"`` uploads what
             has changed, compressed. Its snapshots stand in ``repository``, by default ``.lamina`` beside the files.
         name: the artifact collection.
+        series: which series the snapshots belong to; None: the one of the artifact collection's name.
         artifact: of each version: ``tags``, ``ttl``, ``description``, ``metadata``, more ``aliases``, ``type``.
         on_error: what happens when W&B fails: ``"warn"`` once, also by `run.alert`, or ``"raise"`` at the next hook.
         log_stats: log what checkpoints cost to the history as well: each row of the run gets the sums of those since
@@ -70,17 +77,29 @@ class WandbModelCheckpoint(ModelCheckpoint):
         verbose: int = 0,
         save_best_only: bool = False,
         save_weights_only: bool = False,
-        mode: str = "auto",
+        mode: Mode = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: Any = None,
         *documented_threshold: float | None,
-        layout: str = "file",
+        layout: Layout = "file",
         name: str | None = None,
         artifact: Mapping[str, Any] | None = None,
-        on_error: str = "warn",
+        on_error: OnError = "warn",
         log_stats: bool = False,
         options: Any = None,
-        **more: Any,
+        repository: str | os.PathLike[str] | Repository | None = None,
+        codec: Codec = "auto",
+        keep: Keep | None = None,
+        keep_file: bool = True,
+        on_backlog: OnBacklog = "wait",
+        blocking: bool = False,
+        series: str | None = None,
+        resume: bool = False,
+        track: Sequence[keras.callbacks.Callback] = (),
+        save_on_preempt: bool = False,
+        threads: int | None = None,
+        on_commit: Callable[[Commit], None] | None = None,
+        **unknown: Any,
     ) -> None:
         options, threshold = _ordered(initial_value_threshold, documented_threshold, options)
         run = active_run("WandbModelCheckpoint", required=is_first())
@@ -89,13 +108,33 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self.layout = description.layout_or_error(layout)
         self.name = name
         self.artifact = description.artifact_options(artifact)
-        self.on_error = arguments.choice("on_error", on_error, ("warn", "raise"))
+        self.on_error = arguments.choice("on_error", on_error, get_args(OnError))
         self.log_stats = arguments.flag("log_stats", log_stats)
-        if self.layout == "packs" and more.get("repository") is None:
-            more["repository"] = default_repository(os.fspath(filepath)).absolute()
-        more["options"] = options
+        if self.layout == "packs" and repository is None:
+            repository = default_repository(os.fspath(filepath)).absolute()
         super().__init__(
-            filepath, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, threshold, **more
+            filepath,
+            monitor,
+            verbose,
+            save_best_only,
+            save_weights_only,
+            mode,
+            save_freq,
+            threshold,
+            repository=repository,
+            codec=codec,
+            keep=keep,
+            keep_file=keep_file,
+            on_backlog=on_backlog,
+            blocking=blocking,
+            series=series,
+            resume=resume,
+            track=track,
+            save_on_preempt=save_on_preempt,
+            threads=threads,
+            on_commit=on_commit,
+            options=options,
+            **unknown,
         )
         self._run: Any = run
         self._troubles: list[ArtifactError] = []
@@ -189,7 +228,10 @@ class WandbModelCheckpoint(ModelCheckpoint):
         return publisher_of(self._run).server.qualified(self._collection())
 
     def _series_name(self) -> str:
-        return self._collection()
+        return self.series or self._collection()
+
+    def _marks_best(self) -> bool:
+        return self._uploads() or super()._marks_best()
 
     def _run_id(self) -> str | None:
         return None if self._run is None else self._run.id
@@ -207,6 +249,16 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def _summary(self) -> str:
         return super()._summary() + (self._saver.totals.as_packs() if self.layout == "file" else "")
 
+    def _uploaded(self, deadline: float | None) -> bool:
+        if not self._uploads():
+            return True
+        from lamina.wandb.upload.publisher import publisher_of
+
+        publisher = publisher_of(self._run)
+        done = all(wait(_left(deadline)) for wait in (publisher.drain, publisher.settle))
+        self._report()
+        return done
+
     def _finish(self) -> None:
         if not self._uploads():
             return
@@ -223,11 +275,11 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._saver.wait(limit)
         self._report()
 
-    def _ending(self) -> None:
+    def _ending(self, seconds: float) -> None:
         if self._uploads():
             from lamina.wandb.upload.publisher import publisher_of
 
-            publisher_of(self._run).drain(ENDING_SECONDS)
+            publisher_of(self._run).drain(min(ENDING_SECONDS, seconds))
 
     # The way to W&B.
 
@@ -347,6 +399,10 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         return state | {"_run": None, "_troubles": [], "_stats": [], "_row": {}, "_logged_at": None}
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 def default_repository(filepath: str) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Protocol
 
-#: Seconds that SIGTERM leaves for commits; spot machines give 30 and more.
+#: Seconds from SIGTERM to the end, for the step that is saved and for commits; spot machines give 30 and more.
 BUDGET_SECONDS = 20.0
 
 
@@ -22,13 +22,15 @@ class Trainee(Protocol):
     save_on_preempt: bool
     preempted: bool
 
-    def _end_early(self, timeout: float) -> None: ...
+    def _end_early(self, deadline: float) -> None:
+        """Commit what is captured until then, by `time.monotonic`."""
 
 
 #: Callback → the id of the frame that trains. An exception that ends `fit` calls no hook; the frame is gone then.
 _training: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _previous: Any = None
 _installed = False
+_deadline = 0.0  # by `time.monotonic`; 0 while no SIGTERM has come
 
 
 def enter(callback: Trainee) -> None:
@@ -49,12 +51,13 @@ def leave(callback: Trainee) -> None:
 
 def finish(frame: Any = None) -> None:
     """Commit what is captured within the budget, and pass the signal on; once nobody has a step to save."""
+    global _deadline
     if any(callback.preempted for callback in _training):
         return
-    deadline = time.monotonic() + BUDGET_SECONDS
+    deadline = _deadline or time.monotonic() + BUDGET_SECONDS
     for callback in list(_training):
-        callback._end_early(max(deadline - time.monotonic(), 0.0))
-    previous = _previous
+        callback._end_early(deadline)
+    previous, _deadline = _previous, 0.0
     if callable(previous):
         previous(signal.SIGTERM, frame)
     elif previous == signal.SIG_DFL:
@@ -64,15 +67,32 @@ def finish(frame: Any = None) -> None:
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:
+    global _deadline
+    _deadline = _deadline or time.monotonic() + BUDGET_SECONDS
     stack = set(_frames(frame))
     alive = [callback for callback, trainer in _training.items() if trainer in stack]
     due = [callback for callback in alive if callback.save_on_preempt and not callback.preempted]
     for callback in due:
         callback.preempted = True  # it saves at the next batch end and calls `finish`
-    if not due:  # or they have been asked before, and no batch has ended since
+    if due:
+        _remind()
+    else:  # or they have been asked before, and no batch has ended since
         for callback in list(_training):
             callback.preempted = False
         finish(frame)
+
+
+def _remind() -> None:
+    """Whoever has not saved a step when the time is over, because none ends, ends without it."""
+    deadline = _deadline
+
+    def again() -> None:
+        if _deadline == deadline and any(callback.preempted for callback in list(_training)):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    timer = threading.Timer(max(deadline - time.monotonic(), 0.0), again)
+    timer.daemon = True
+    timer.start()
 
 
 def _trainer() -> int:
