@@ -18,7 +18,7 @@ from keras import layers
 
 import lamina
 import small_memory
-from lamina import api
+from lamina import writing
 from lamina.errors import StorageError
 from lamina.keras import ModelCheckpoint
 from lamina.keras.saving import job
@@ -166,7 +166,7 @@ def test_a_clock_that_goes_back(tmp_path: Path, model: Any, monkeypatch: pytest.
             os.utime(path, (0, 0) if number % 2 else (5e9, 5e9))
         return f"{year}-01-01T00:00:00.000Z"
 
-    monkeypatch.setattr(api, "now", earlier)
+    monkeypatch.setattr(writing, "now", earlier)
     fit(model, checkpoint(folder, keep=lamina.Keep(last=2)))
     fit(model, checkpoint(folder, resume=True, keep=lamina.Keep(last=2)), epochs=6)
     found = intact(folder)

@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 import lamina
-from lamina.errors import InvalidInputError
+from lamina.errors import InvalidInputError, NotFoundError
 from lamina.keras import ModelCheckpoint
 from lamina.keras.saving.series import default_series
 
@@ -141,3 +141,11 @@ def test_a_metric_that_is_not_there_is_told_once(best_only: bool) -> None:
     said = [str(one.message) for one in caught if "'val_loss' is not among" in str(one.message)]
     assert len(said) == 1
     assert "(loss)" in said[0]
+
+
+def test_a_best_snapshot_that_is_not_there_is_explained() -> None:
+    fit(ModelCheckpoint("m.keras", repository="r"))
+    with pytest.raises(NotFoundError, match=r"no snapshot 'best' in .*monitored metric; it has the names .*latest"):
+        lamina.open("r").snapshot("best")
+    with pytest.raises(NotFoundError, match=r"no snapshot 'epoch_7' in .*; it has the names epoch_0, epoch_1, latest;"):
+        lamina.load_model("r@epoch_7")

@@ -24,6 +24,9 @@ from lamina.schemes import check_name, local_path, native_path, opener_of
 _PARTS = ("config.json", "packs", "snapshots")
 _MEND = "lamina verify --repair --from OTHER brings back what another copy has"
 
+#: Names in an error.
+_LISTED = 20
+
 
 class Repository:
     """An open repository. Several threads and processes may use the same directory at once.
@@ -72,7 +75,10 @@ class Repository:
         check_name(series or "", "the name of a series")
         if series is None and ":" in ref:
             series, ref = ref.rsplit(":", 1)
-        return Snapshot(self._core.resolve(series, ref or "latest"), repository=self)
+        try:
+            return Snapshot(self._core.resolve(series, ref or "latest"), repository=self)
+        except NotFoundError as error:
+            raise self._explained(error, ref, series) from None
 
     def best(self, metric: str | None = None, mode: str | None = None, *, series: str | None = None) -> Snapshot:
         """The snapshot with the best value of ``metric``; without one, what the alias ``best`` names.
@@ -184,6 +190,18 @@ class Repository:
 
     def _meant(self, snapshot: Snapshot | str | int) -> Snapshot:
         return snapshot if isinstance(snapshot, Snapshot) else self.snapshot(snapshot)
+
+    def _explained(self, error: NotFoundError, ref: str, series: str | None) -> NotFoundError:
+        """Which names there are in place of one that there is not."""
+        numbers = {snapshot.number for snapshot in self.snapshots(series)}
+        names = {name for number, given in self._core.aliases().items() if number in numbers for name in given}
+        if not names:
+            return error
+        why = ": no snapshot has a value of its monitored metric" if ref == "best" and "best" not in names else ""
+        listed = ", ".join(sorted(names)[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+        return NotFoundError(
+            f"no snapshot {ref!r} in {self.path}{why}; it has the names {listed}; a number or an id works too"
+        )
 
     def _aliases_of(self, snapshot: Snapshot) -> list[str]:
         return self._core.aliases().get(snapshot.number or 0, [])
