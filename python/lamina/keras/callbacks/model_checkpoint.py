@@ -367,7 +367,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if self.series is not None or name == self._series_name():
             return None
         found = resuming.latest(self._repository, name)
-        if found is None or found.training.get("checkpoint", {}).get("template"):  # it is another file's
+        noted = {} if found is None else found.training.get("checkpoint")
+        if found is None or (isinstance(noted, dict) and noted.get("template")):  # it is another file's
             return None
         self._old_series = name
         return found
