@@ -11,6 +11,8 @@ from pathlib import Path
 import keras
 import pytest
 
+import lamina
+
 pytestmark = [
     pytest.mark.keras,
     pytest.mark.backend,
@@ -43,7 +45,8 @@ except InvalidInputError as error:
 """
 
 
-def test_what_several_processes_hold_together_is_refused_by_name(tmp_path: Path) -> None:
+def _run_two(program: str, tmp_path: Path, *arguments: str) -> list[str]:
+    """What two processes of one training say."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,7 +54,7 @@ def test_what_several_processes_hold_together_is_refused_by_name(tmp_path: Path)
     children = []
     for rank, output in enumerate(outputs):
         with output.open("w") as file:
-            command = [sys.executable, "-c", PROCESS, str(port), str(rank)]
+            command = [sys.executable, "-c", program, str(port), str(rank), *arguments]
             children.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ}))
     try:
         status = [child.wait(timeout=240) for child in children]
@@ -60,4 +63,36 @@ def test_what_several_processes_hold_together_is_refused_by_name(tmp_path: Path)
             child.kill()
     said = [output.read_text() for output in outputs]
     assert status == [0, 0], said
+    return said
+
+
+def test_what_several_processes_hold_together_is_refused_by_name(tmp_path: Path) -> None:
+    said = _run_two(PROCESS, tmp_path)
     assert all("(4, 3) is sharded over several" in text for text in said), said
+
+
+FIT = """
+import sys
+import jax
+import numpy as np
+
+rank = int(sys.argv[2])
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, rank)
+import keras
+from lamina.keras import ModelCheckpoint
+
+keras.utils.set_random_seed(1)
+keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+model.compile("adam", "mse")
+x = np.ones((8, 3), "float32")
+checkpoint = ModelCheckpoint(sys.argv[3] + "/m.keras", "loss", repository=sys.argv[3] + "/r")
+model.fit(x, x[:, :2], epochs=2, batch_size=8, verbose=0, callbacks=[checkpoint])
+print("fitted", flush=True)
+"""
+
+
+def test_fit_of_several_processes_that_hold_the_same_weights(tmp_path: Path) -> None:
+    said = _run_two(FIT, tmp_path, str(tmp_path))
+    assert all("fitted" in text for text in said), said
+    assert [snapshot.epoch for snapshot in lamina.open(tmp_path / "r").snapshots()] == [0, 1]

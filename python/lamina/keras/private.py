@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
 _SAVING_LIB = "keras.src.saving.saving_lib"
 _STORES = ("H5IOStore", "DiskIOStore")
@@ -197,6 +198,26 @@ def replaced_save_state(method: Callable[..., None]) -> Any:
     return _replaced(saving_lib, "_save_state", method)
 
 
+@contextmanager
+def _variables_on_no_device() -> Iterator[None]:
+    """On JAX, give the variables that this thread makes plain arrays for values.
+
+    Under a distribution a value on devices is compared over all processes, but only the first one plans a save.
+    """
+    if keras.backend.backend() != "jax" or not hasattr(keras.Variable, "_initialize_layout"):
+        yield
+        return
+
+    def array(original: Callable[..., Any], variable: Any, value: Any, dtype: Any = None) -> Any:
+        return np.asarray(value, dtype)
+
+    with (
+        replaced_variable_method("_initialize_layout", lambda original, variable: None),
+        replaced_variable_method("_convert_to_tensor", array),
+    ):
+        yield
+
+
 _skipsets: dict[str, Any] = {}
 
 
@@ -205,7 +226,8 @@ def cached_skipsets() -> Any:
 
     def get_attr_skipset(original: Callable[[str], Any], kind: str) -> Any:
         if kind not in _skipsets:
-            _skipsets[kind] = original(kind)
+            with _variables_on_no_device():
+                _skipsets[kind] = original(kind)
         return _skipsets[kind]
 
     return _replaced(saving_lib, "get_attr_skipset", get_attr_skipset)
