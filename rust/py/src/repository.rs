@@ -275,5 +275,5 @@ fn of_a_fork(step: fn()) -> BindingResult<()> {
 /// Refuses a name that no user alias may have.
 #[pyfunction]
 pub(crate) fn check_alias(py: Python<'_>, alias: &str) -> BindingResult<()> {
-    detached(py, || core::names::check_alias(alias))
+    detached(py, || core::check_alias(alias))
 }

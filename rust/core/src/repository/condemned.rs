@@ -7,11 +7,25 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::PackName;
 use crate::format::envelope;
-use crate::repository::{Repository, small_file};
+use crate::repository::paths::Paths;
+use crate::repository::small_file;
 use crate::storage;
 
-impl Repository {
-    pub(super) fn read_condemned(&self) -> Result<Option<BTreeMap<PackName, Option<Vec<String>>>>> {
+/// The list of condemned packs, each with the sessions that may know it; `None` until a prune has looked for them.
+pub(super) type List = BTreeMap<PackName, Option<Vec<String>>>;
+
+/// The file that holds it. Only the holder of the prune lock writes it.
+#[derive(Debug)]
+pub(crate) struct Condemned {
+    paths: Paths,
+}
+
+impl Condemned {
+    pub(super) fn new(paths: Paths) -> Self {
+        Self { paths }
+    }
+
+    pub(super) fn read(&self) -> Result<Option<List>> {
         let path = self.paths.condemned();
         let Some(body) = small_file::read(&path, "condemned")? else { return Ok(None) };
         let damaged = || Error::corrupt(format!("{} is damaged", path.display()));
@@ -25,20 +39,30 @@ impl Repository {
     }
 
     /// The condemned packs; `None` if the list cannot be read: then no pack may be deduplicated against.
-    pub(crate) fn condemned_for_save(&self) -> Result<Option<HashSet<PackName>>> {
-        match self.read_condemned() {
+    pub(crate) fn for_save(&self) -> Result<Option<HashSet<PackName>>> {
+        match self.read() {
             Ok(list) => Ok(Some(list.unwrap_or_default().into_keys().collect())),
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    pub(super) fn write_condemned(&self, condemned: &BTreeMap<PackName, Option<Vec<String>>>) -> Result<()> {
+    pub(super) fn write(&self, condemned: &List) -> Result<()> {
         let packs: Map<String, Value> = condemned.iter().map(|(n, s)| (n.hex(), Value::from(s.clone()))).collect();
         storage::write_atomic(
             &self.paths.condemned_temp(),
             &self.paths.condemned(),
             &envelope::seal("condemned", &envelope::body([("packs", packs.into())]))?,
         )
+    }
+
+    /// Nothing is condemned any more.
+    pub(super) fn clear(&self) -> Result<()> {
+        storage::remove_file(&self.paths.condemned())
+    }
+
+    /// Removes what a killed prune has left.
+    pub(super) fn sweep(&self) -> Result<()> {
+        storage::remove_file(&self.paths.condemned_temp())
     }
 }

@@ -10,7 +10,7 @@ use crate::format::digest::{Digest, PackName};
 use crate::format::envelope;
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
-use crate::repository::Repository;
+use crate::repository::parts::Parts;
 use crate::repository::paths::{Paths, small_files, snapshot_number};
 use crate::storage;
 
@@ -33,7 +33,7 @@ impl Source {
                 Err(_) => {}
             }
         }
-        let id = Repository::open(folder).ok().map(|r| r.id().to_owned());
+        let id = Parts::open(folder).ok().map(|r| r.id().to_owned());
         let chunks = Chunks::new(Arc::new(placement), paths.packs());
         Ok(Self { paths, id, chunks })
     }

@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
-use crate::repository::Repository;
 use crate::repository::copies::{Source, copy};
+use crate::repository::parts::Parts;
 use crate::repository::paths::Paths;
 use crate::repository::rescue::Rescue;
-use crate::repository::save::Saving;
+use crate::repository::save::{Saving, begin_save};
 use crate::restore::reader::Reader;
 use crate::storage;
 use crate::task::Task;
@@ -38,35 +38,33 @@ pub struct Imported {
 
 /// An import under way.
 struct Import<'a> {
-    repository: &'a Repository,
+    parts: &'a Parts,
     saving: &'a Saving,
     source: &'a Source,
     task: &'a Task<'a>,
 }
 
-impl Repository {
-    /// Brings the snapshot of an artifact directory in: its packs under their names, its file byte for byte under the next
-    /// number. With another `series` the file is written anew with that name, and has the id that follows from it.
-    ///
-    /// # Errors
-    /// `Corrupt` where anything of it is not what its name says; then there is no snapshot.
-    pub fn import(&self, folder: &Path, series: Option<&str>, task: &Task<'_>) -> Result<Imported> {
-        let (bytes, snapshot) = file_of(folder, series)?;
-        if let Some(there) = self.readable_snapshots()?.into_iter().find(|s| s.id == snapshot.id) {
-            self.flush_names()?;
-            return Ok(Imported { snapshot: there, new: false, packs: 0, bytes: 0 });
-        }
-        let source = Source::open(folder)?;
-        let chunks = Chunks::new(source.chunks.shared_placement(), source.paths.packs());
-        let reader = Reader::open(chunks, &snapshot)?;
-        let saving = self.begin_save()?;
-        let import = Import { repository: self, saving: &saving, source: &source, task };
-        let (packs, copied) = import.bring_packs(&reader.packs())?;
-        let rescued = import.bring_chunks(&reader.closure())?;
-        import.check(&reader.closure(), &packs)?;
-        let snapshot = self.commit_bytes(&bytes, &saving.session)?;
-        Ok(Imported { snapshot, new: true, packs: packs.len(), bytes: copied + rescued })
+/// Brings the snapshot of an artifact directory in: its packs under their names, its file byte for byte under the next
+/// number. With another `series` the file is written anew with that name, and has the id that follows from it.
+///
+/// # Errors
+/// `Corrupt` where anything of it is not what its name says; then there is no snapshot.
+pub(super) fn import(parts: &Parts, folder: &Path, series: Option<&str>, task: &Task<'_>) -> Result<Imported> {
+    let (bytes, snapshot) = file_of(folder, series)?;
+    if let Some(there) = parts.snapshots.readable()?.into_iter().find(|s| s.id == snapshot.id) {
+        parts.flush_names()?;
+        return Ok(Imported { snapshot: there, new: false, packs: 0, bytes: 0 });
     }
+    let source = Source::open(folder)?;
+    let chunks = Chunks::new(source.chunks.shared_placement(), source.paths.packs());
+    let reader = Reader::open(chunks, &snapshot)?;
+    let saving = begin_save(parts)?;
+    let import = Import { parts, saving: &saving, source: &source, task };
+    let (packs, copied) = import.bring_packs(&reader.packs())?;
+    let rescued = import.bring_chunks(&reader.closure())?;
+    import.check(&reader.closure(), &packs)?;
+    let snapshot = parts.snapshots.commit(&bytes, &saving.session)?;
+    Ok(Imported { snapshot, new: true, packs: packs.len(), bytes: copied + rescued })
 }
 
 /// The bytes of the snapshot file that is to be committed.
@@ -93,10 +91,10 @@ impl Import<'_> {
     /// Copies the packs that the repository lacks, each chunk verified. One with deltas whose base is nowhere is left out:
     /// nobody can tell whether they lie, and a later save would build on them. Gives the new packs, and their bytes.
     fn bring_packs(&self, serving: &HashSet<PackName>) -> Result<(HashSet<PackName>, u64)> {
-        let known = self.repository.refresh()?;
+        let known = self.parts.packs.refresh()?;
         let lacking = |name: &&PackName| known.pack(name).is_none() && !self.saving.condemned.contains(name);
         let names: Vec<PackName> = serving.iter().filter(lacking).copied().collect();
-        names.iter().try_for_each(|name| self.repository.refuse_damaged(name))?;
+        names.iter().try_for_each(|name| self.parts.packs.refuse_damaged(name))?;
         let lengths = names.iter().filter_map(|name| self.source.chunks.placement().pack(name)).map(|pack| pack.length);
         self.task.begin("importing", lengths.sum());
         let mut names = names.into_iter();
@@ -105,7 +103,7 @@ impl Import<'_> {
             let vouched = self.copy_verified(&name, &temp, decoder, scratch)?;
             Ok((name, temp, vouched))
         };
-        let paths = &self.repository.paths;
+        let paths = &self.parts.paths;
         let (mut new, mut bytes) = (HashSet::new(), 0);
         self.task.run(
             4,
@@ -158,9 +156,9 @@ impl Import<'_> {
 
     /// Stores the chunks that no trusted pack holds in packs of the import's own.
     fn bring_chunks(&self, wanted: &HashSet<ChunkId>) -> Result<u64> {
-        let known = self.repository.refresh()?;
+        let known = self.parts.packs.refresh()?;
         let condemned = &self.saving.condemned;
-        let mut rescue = Rescue::new(self.repository, &self.saving.session, condemned.clone());
+        let mut rescue = Rescue::new(self.parts, &self.saving.session, condemned.clone());
         for id in wanted.iter().filter(|id| known.stored(id, condemned).is_none()) {
             self.task.check()?;
             let place = self.source.chunks.placement().find(id)?;
@@ -177,7 +175,7 @@ impl Import<'_> {
 
     /// Reads the chunks that the repository had before: a snapshot is not built on damage.
     fn check(&self, wanted: &HashSet<ChunkId>, verified: &HashSet<PackName>) -> Result<()> {
-        let known = self.repository.chunks()?;
+        let known = self.parts.packs.chunks()?;
         let mut wanted = wanted.iter();
         let work = |scratch: &mut Scratch, id: &ChunkId| {
             let place = readable(known.placement(), id, &self.saving.condemned)?;

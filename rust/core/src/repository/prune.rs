@@ -9,10 +9,11 @@ use crate::chunks::closure::{Closure, Nodes, closure};
 use crate::error::{Error, Result};
 use crate::format::digest::PackName;
 use crate::format::snapshot::Snapshot;
-use crate::repository::paths::{claim_number, small_files};
+use crate::repository::parts::Parts;
+use crate::repository::paths::small_files;
 use crate::repository::retention::Keep;
 use crate::repository::session::{self, PruneLock};
-use crate::repository::{Repository, lock, small_file};
+use crate::repository::small_file;
 use crate::storage;
 use crate::task::Task;
 
@@ -29,181 +30,154 @@ pub struct Pruned {
     pub waiting: usize,
 }
 
-impl Repository {
-    /// Deletes the snapshots that `keep` does not hold (of `series`, or of each), then packs that nothing needs any more.
-    /// Without `keep` only the latter. A prune that is interrupted can be started again.
-    pub fn prune(&self, keep: Option<&Keep>, series: Option<&str>, dry_run: bool, task: &Task<'_>) -> Result<Pruned> {
-        if let Some(keep) = keep {
-            keep.check()?;
-        }
-        let _lock = PruneLock::take(self.root())?;
-        if !dry_run {
-            storage::remove_file(&self.paths.condemned_temp())?;
-            // What is seen and was not flushed, because its writer was killed, must not come or go once things are deleted.
-            self.settle()?;
-            self.sync_aliases()?;
-        }
-        let all = self.snapshots()?;
-        let doomed = match keep {
-            Some(keep) => self.doomed(keep, series, &all)?,
-            None => BTreeSet::new(),
+/// Deletes the snapshots that `keep` does not hold (of `series`, or of each), then packs that nothing needs any more.
+/// Without `keep` only the latter. A prune that is interrupted can be started again.
+pub(super) fn prune(
+    parts: &Parts,
+    keep: Option<&Keep>,
+    series: Option<&str>,
+    dry_run: bool,
+    task: &Task<'_>,
+) -> Result<Pruned> {
+    if let Some(keep) = keep {
+        keep.check()?;
+    }
+    let _lock = PruneLock::take(parts.root())?;
+    if !dry_run {
+        parts.condemned.sweep()?;
+        // What is seen and was not flushed, because its writer was killed, must not come or go once things are deleted.
+        parts.settle()?;
+        parts.aliases.sync()?;
+    }
+    let all = parts.snapshots.all()?;
+    let doomed = match keep {
+        Some(keep) => doomed(parts, keep, series, &all)?,
+        None => BTreeSet::new(),
+    };
+    refuse_lost(parts, &all)?;
+    let stay: Vec<_> = all.iter().filter(|s| !doomed.contains(&s.number)).cloned().collect();
+    // Before anything is deleted: whatever stays must be complete, else prune would hide what was lost.
+    let needed = needed_packs(parts, &stay, task)?;
+    let mut pruned = Pruned { snapshots: doomed.iter().copied().collect(), ..Pruned::default() };
+    if dry_run {
+        let known = parts.packs.refresh()?;
+        let dead = known.packs().filter(|p| !needed.contains(&p.name));
+        dead.for_each(|p| {
+            pruned.packs += 1;
+            pruned.bytes += p.length;
+        });
+        return Ok(pruned);
+    }
+    session::sweep(parts.root())?;
+    parts.snapshots.delete(&doomed, task)?;
+    delete_packs(parts, &needed, task, &mut pruned)?;
+    Ok(pruned)
+}
+
+/// Refuses where the file of a snapshot that an alias holds is lost: its packs, from which it can be brought back with a
+/// copy of that file, would be deleted.
+fn refuse_lost(parts: &Parts, all: &[Arc<Snapshot>]) -> Result<()> {
+    let lost = parts.aliases.all()?.into_iter().find(|(_, id)| all.iter().all(|s| s.id != *id));
+    lost.map_or(Ok(()), |(alias, id)| {
+        Err(Error::corrupt(format!(
+            "alias {alias:?} names snapshot {id}, whose file is lost; nothing was deleted. Repair the repository from \
+             a copy first, or remove the alias to give up what it held"
+        )))
+    })
+}
+
+fn doomed(parts: &Parts, keep: &Keep, series: Option<&str>, all: &[Arc<Snapshot>]) -> Result<BTreeSet<u64>> {
+    let mut held_ids: HashSet<String> = parts.aliases.all()?.into_iter().map(|a| a.1).collect();
+    held_ids.extend(journal(parts)?.0);
+    let mut groups: BTreeMap<&str, Vec<&Snapshot>> = BTreeMap::new();
+    for s in all.iter().filter(|s| series.is_none_or(|n| n == s.body.series)) {
+        groups.entry(&s.body.series).or_default().push(s);
+    }
+    if let Some(name) = series
+        && groups.is_empty()
+    {
+        return Err(Error::not_found(format!("{} has no series {name:?}", parts.root().display())));
+    }
+    let mut doomed = BTreeSet::new();
+    for inside in groups.values() {
+        let held = keep.held(inside);
+        doomed
+            .extend(inside.iter().filter(|s| !held.contains(&s.number) && !held_ids.contains(&s.id)).map(|s| s.number));
+    }
+    Ok(doomed)
+}
+
+/// The packs that snapshots or uploads under way need.
+fn needed_packs(parts: &Parts, snapshots: &[Arc<Snapshot>], task: &Task<'_>) -> Result<HashSet<PackName>> {
+    let chunks = parts.packs.chunks()?;
+    let mut nodes = Nodes::new();
+    let mut needed = journal(parts)?.1;
+    for snapshot in snapshots {
+        task.check()?;
+        let ids = closure(&chunks, &snapshot.body.state, &mut nodes).map(Closure::ids);
+        let serving = ids.and_then(|ids| chunks.placement().serve(&ids));
+        let serving = serving.map_err(|e| {
+            parts.packs.explain(e).context(format!("snapshot {} is not complete, nothing was deleted", snapshot.number))
+        })?;
+        needed.extend(serving.live.into_keys());
+    }
+    Ok(needed)
+}
+
+/// Snapshot ids and packs that uploads under way need.
+fn journal(parts: &Parts) -> Result<(HashSet<String>, HashSet<PackName>)> {
+    let (mut ids, mut packs) = (HashSet::new(), HashSet::new());
+    for path in small_files(&parts.paths.journal())? {
+        let Some(body) = small_file::read(&path, "journal")? else { continue };
+        let strings = |field: &str| {
+            body.get(field)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
-        self.refuse_lost(&all)?;
-        let stay: Vec<_> = all.iter().filter(|s| !doomed.contains(&s.number)).cloned().collect();
-        // Before anything is deleted: whatever stays must be complete, else prune would hide what was lost.
-        let needed = self.needed(&stay, task)?;
-        let mut pruned = Pruned { snapshots: doomed.iter().copied().collect(), ..Pruned::default() };
-        if dry_run {
-            let known = self.refresh()?;
-            let dead = known.packs().filter(|p| !needed.contains(&p.name));
-            dead.for_each(|p| {
-                pruned.packs += 1;
-                pruned.bytes += p.length;
-            });
-            return Ok(pruned);
-        }
-        session::sweep(self.root())?;
-        self.delete_snapshots(&doomed, task)?;
-        self.delete_packs(&needed, task, &mut pruned)?;
-        Ok(pruned)
+        ids.extend(strings("snapshots"));
+        packs.extend(strings("packs").iter().filter_map(|p| PackName::from_hex(p)));
     }
+    Ok((ids, packs))
+}
 
-    /// Refuses where the file of a snapshot that an alias holds is lost: its packs, from which it can be brought back with a
-    /// copy of that file, would be deleted.
-    fn refuse_lost(&self, all: &[Arc<Snapshot>]) -> Result<()> {
-        let lost = self.user_aliases()?.into_iter().find(|(_, id)| all.iter().all(|s| s.id != *id));
-        lost.map_or(Ok(()), |(alias, id)| {
-            Err(Error::corrupt(format!(
-                "alias {alias:?} names snapshot {id}, whose file is lost; nothing was deleted. Repair the repository from \
-                 a copy first, or remove the alias to give up what it held"
-            )))
-        })
+fn delete_packs(parts: &Parts, needed: &HashSet<PackName>, task: &Task<'_>, pruned: &mut Pruned) -> Result<()> {
+    let known = parts.packs.refresh()?;
+    let mut condemned = parts.condemned.read().ok().flatten().unwrap_or_default();
+    condemned.retain(|name, _| known.pack(name).is_some());
+    for pack in known.packs().filter(|p| !needed.contains(&p.name)) {
+        condemned.entry(pack.name).or_insert(None);
     }
-
-    fn doomed(&self, keep: &Keep, series: Option<&str>, all: &[Arc<Snapshot>]) -> Result<BTreeSet<u64>> {
-        let mut held_ids: HashSet<String> = self.user_aliases()?.into_iter().map(|a| a.1).collect();
-        held_ids.extend(self.journal()?.0);
-        let mut groups: BTreeMap<&str, Vec<&Snapshot>> = BTreeMap::new();
-        for s in all.iter().filter(|s| series.is_none_or(|n| n == s.body.series)) {
-            groups.entry(&s.body.series).or_default().push(s);
-        }
-        if let Some(name) = series
-            && groups.is_empty()
-        {
-            return Err(Error::not_found(format!("{} has no series {name:?}", self.root().display())));
-        }
-        let mut doomed = BTreeSet::new();
-        for inside in groups.values() {
-            let held = keep.held(inside);
-            doomed.extend(
-                inside.iter().filter(|s| !held.contains(&s.number) && !held_ids.contains(&s.id)).map(|s| s.number),
-            );
-        }
-        Ok(doomed)
+    if condemned.is_empty() {
+        return parts.condemned.clear();
     }
-
-    fn delete_snapshots(&self, doomed: &BTreeSet<u64>, task: &Task<'_>) -> Result<()> {
-        let folder = self.paths.snapshots();
-        // Also where nothing is doomed: a prune that was killed may have deleted snapshots whose packs are deleted now.
-        storage::sync_dir(&folder)?;
-        if doomed.is_empty() {
-            return Ok(());
-        }
-        let (_, highest) = self.numbers()?;
-        if doomed.contains(&highest) {
-            storage::claim(&self.paths.claim(highest))?;
-            storage::sync_dir(&folder)?;
-        }
-        for &number in doomed {
-            task.check()?;
-            storage::remove_file(&self.paths.snapshot(number))?;
-            lock(&self.snapshots).remove(&number);
-        }
-        for name in storage::list(&folder)? {
-            // A claim below the highest number guards nothing any more: its number is never drawn again.
-            if claim_number(&name).is_some_and(|n| n < highest) {
-                storage::remove_file(&folder.join(name))?;
-            }
-        }
-        storage::sync_dir(&folder)
+    parts.condemned.write(&condemned)?;
+    // Only now: a save that could have missed the list is alive now, or has ended.
+    let alive = session::alive(parts.root())?;
+    for sessions in condemned.values_mut() {
+        sessions.get_or_insert_with(|| alive.clone());
     }
-
-    /// The packs that snapshots or uploads under way need.
-    fn needed(&self, snapshots: &[Arc<Snapshot>], task: &Task<'_>) -> Result<HashSet<PackName>> {
-        let chunks = self.chunks()?;
-        let mut nodes = Nodes::new();
-        let mut needed = self.journal()?.1;
-        for snapshot in snapshots {
-            task.check()?;
-            let ids = closure(&chunks, &snapshot.body.state, &mut nodes).map(Closure::ids);
-            let serving = ids.and_then(|ids| chunks.placement().serve(&ids));
-            let serving = serving.map_err(|e| {
-                self.explain(e).context(format!("snapshot {} is not complete, nothing was deleted", snapshot.number))
-            })?;
-            needed.extend(serving.live.into_keys());
+    parts.condemned.write(&condemned)?;
+    let due: Vec<_> = condemned
+        .iter()
+        .filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(parts.root(), n)))
+        .map(|(n, _)| *n)
+        .collect();
+    // These sessions have ended, so what they committed can be seen now.
+    let needed = needed_packs(parts, &parts.snapshots.all()?, task)?;
+    for name in due {
+        task.check()?;
+        if !needed.contains(&name) {
+            pruned.packs += 1;
+            pruned.bytes += known.pack(&name).map_or(0, |p| p.length);
+            storage::remove_file(&parts.paths.pack(&name))?;
         }
-        Ok(needed)
+        condemned.remove(&name);
     }
-
-    /// Snapshot ids and packs that uploads under way need.
-    fn journal(&self) -> Result<(HashSet<String>, HashSet<PackName>)> {
-        let (mut ids, mut packs) = (HashSet::new(), HashSet::new());
-        for path in small_files(&self.paths.journal())? {
-            let Some(body) = small_file::read(&path, "journal")? else { continue };
-            let strings = |field: &str| {
-                body.get(field)
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten()
-                    .filter_map(Value::as_str)
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>()
-            };
-            ids.extend(strings("snapshots"));
-            packs.extend(strings("packs").iter().filter_map(|p| PackName::from_hex(p)));
-        }
-        Ok((ids, packs))
-    }
-
-    fn delete_packs(&self, needed: &HashSet<PackName>, task: &Task<'_>, pruned: &mut Pruned) -> Result<()> {
-        let known = self.refresh()?;
-        let mut condemned = self.read_condemned().ok().flatten().unwrap_or_default();
-        condemned.retain(|name, _| known.pack(name).is_some());
-        for pack in known.packs().filter(|p| !needed.contains(&p.name)) {
-            condemned.entry(pack.name).or_insert(None);
-        }
-        if condemned.is_empty() {
-            return storage::remove_file(&self.paths.condemned());
-        }
-        self.write_condemned(&condemned)?;
-        // Only now: a save that could have missed the list is alive now, or has ended.
-        let alive = session::alive(self.root())?;
-        for sessions in condemned.values_mut() {
-            sessions.get_or_insert_with(|| alive.clone());
-        }
-        self.write_condemned(&condemned)?;
-        let due: Vec<_> = condemned
-            .iter()
-            .filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(self.root(), n)))
-            .map(|(n, _)| *n)
-            .collect();
-        // These sessions have ended, so what they committed can be seen now.
-        let needed = self.needed(&self.snapshots()?, task)?;
-        for name in due {
-            task.check()?;
-            if !needed.contains(&name) {
-                pruned.packs += 1;
-                pruned.bytes += known.pack(&name).map_or(0, |p| p.length);
-                storage::remove_file(&self.paths.pack(&name))?;
-            }
-            condemned.remove(&name);
-        }
-        pruned.waiting = condemned.len();
-        storage::sync_dir(&self.paths.packs())?;
-        if condemned.is_empty() {
-            storage::remove_file(&self.paths.condemned())
-        } else {
-            self.write_condemned(&condemned)
-        }
-    }
+    pruned.waiting = condemned.len();
+    storage::sync_dir(&parts.paths.packs())?;
+    if condemned.is_empty() { parts.condemned.clear() } else { parts.condemned.write(&condemned) }
 }

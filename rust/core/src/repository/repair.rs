@@ -15,13 +15,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::format::limits::MAX_JSON;
 use crate::format::snapshot::Snapshot;
-use crate::repository::Repository;
 use crate::repository::copies::{Source, copy, copy_pack, digest_in, find_snapshot, occurs};
 use crate::repository::lost::{Lost, Search};
-use crate::repository::paths::{Paths, small_files, snapshot_number};
+use crate::repository::parts::Parts;
+use crate::repository::paths::{Paths, snapshot_number};
 use crate::repository::rescue::Rescue;
 use crate::repository::session::{PruneLock, Session};
-use crate::repository::small_file::{self, is_damaged};
+use crate::repository::small_file::is_damaged;
+use crate::repository::verify::{damaged_among, verify};
 use crate::storage;
 use crate::task::Task;
 
@@ -49,268 +50,259 @@ impl Repaired {
     }
 }
 
-impl Repository {
-    /// Brings back the `config.json` of the repository in `root` if it is damaged or missing: from a copy among `sources`
-    /// that can still be told, else a new one, with another id, by which older copies are not known any more.
-    ///
-    /// # Errors
-    /// `NotFound` where nothing speaks for a repository, `Io` where a prune is running.
-    pub fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str, task: &Task<'_>) -> Result<Repaired> {
-        let (paths, mut done) = (Paths::new(root), Repaired::default());
-        match Self::open(root) {
-            Err(e) if e.kind() == ErrorKind::Corrupt => {}
-            Err(e) if e.kind() == ErrorKind::NotFound && storage::exists(&paths.snapshots())? => {}
-            other => return other.map(|_| done),
-        }
-        let repository = Self::at(root, "");
-        let _lock = PruneLock::take(root)?;
-        let session = Session::begin(root)?;
-        // Another repository may hold the same snapshots; a copy of this one is who has an id that stands in the damaged file.
-        let damaged = storage::read_small_if_any(&paths.config(), MAX_JSON).ok().flatten().unwrap_or_default();
-        let is_copy = |other: &Self| occurs(other.id(), &damaged);
-        let mut copy = None;
-        for other in sources.iter().filter_map(|folder| Self::open(folder).ok()) {
-            task.check()?;
-            copy = copy.or(Some(other).filter(is_copy));
-        }
+/// Brings back the `config.json` of the repository in `root` if it is damaged or missing: from a copy among `sources`
+/// that can still be told, else a new one, with another id, by which older copies are not known any more.
+///
+/// # Errors
+/// `NotFound` where nothing speaks for a repository, `Io` where a prune is running.
+pub(super) fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str, task: &Task<'_>) -> Result<Repaired> {
+    let (paths, mut done) = (Paths::new(root), Repaired::default());
+    match Parts::open(root) {
+        Err(e) if e.kind() == ErrorKind::Corrupt => {}
+        Err(e) if e.kind() == ErrorKind::NotFound && storage::exists(&paths.snapshots())? => {}
+        other => return other.map(|_| done),
+    }
+    let parts = Parts::at(root, "");
+    let _lock = PruneLock::take(root)?;
+    let session = Session::begin(root)?;
+    // Another repository may hold the same snapshots; a copy of this one is who has an id that stands in the damaged file.
+    let damaged = storage::read_small_if_any(&paths.config(), MAX_JSON).ok().flatten().unwrap_or_default();
+    let is_copy = |other: &Parts| occurs(other.id(), &damaged);
+    let mut copy = None;
+    for other in sources.iter().filter_map(|folder| Parts::open(folder).ok()) {
         task.check()?;
-        let bytes = match copy {
-            Some(copy) => storage::read_small(&copy.paths.config(), MAX_JSON)?,
-            None => Self::new_config(created_at)?,
-        };
-        let temp = session.temp("restored");
-        storage::write_synced(&temp, &bytes)?;
-        repository.replace(&temp, &paths.config(), &mut done)?;
-        Ok(done)
+        copy = copy.or(Some(other).filter(is_copy));
     }
+    task.check()?;
+    let bytes = match copy {
+        Some(copy) => storage::read_small(&copy.paths.config(), MAX_JSON)?,
+        None => Parts::new_config(created_at)?,
+    };
+    let temp = session.temp("restored");
+    storage::write_synced(&temp, &bytes)?;
+    replace(&parts, &temp, &paths.config(), &mut done)?;
+    Ok(done)
+}
 
-    /// The packs that are damaged: every byte of every pack is read.
-    pub fn damaged_packs(&self, task: &Task<'_>) -> Result<Vec<PackName>> {
-        self.damaged_among(self.paths.pack_names()?, task)
+/// The packs that are damaged: every byte of every pack is read.
+pub(super) fn damaged_packs(parts: &Parts, task: &Task<'_>) -> Result<Vec<PackName>> {
+    damaged_among(parts, parts.paths.pack_names()?, task)
+}
+
+/// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.
+///
+/// # Errors
+/// `Io` where a prune is running, `Unsupported` where locks do not work: nothing was changed.
+pub(super) fn repair(parts: &Parts, suspects: Vec<PackName>, sources: &[PathBuf], task: &Task<'_>) -> Result<Repaired> {
+    let _lock = PruneLock::take(parts.root())?;
+    let session = Session::begin(parts.root())?;
+    let sources = sources.iter().map(|folder| Source::open(folder)).collect::<Result<Vec<_>>>()?;
+    let mut done = Repaired::default();
+    parts.forget();
+    let mut damaged: BTreeSet<_> = damaged_among(parts, suspects, task)?.into_iter().collect();
+    restore_packs(parts, &mut damaged, &sources, &session, &mut done)?;
+    rescue_chunks(parts, &damaged, &session, task, &mut done)?;
+    let gone = repair_snapshots(parts, &sources, &session, &mut done)?;
+    fetch_chunks(parts, &damaged, &sources, &session, task, &mut done)?;
+    done.lost.extend(gone);
+    done.lost.sort_by_key(|lost| lost.snapshot);
+    for name in &damaged {
+        quarantine(parts, &parts.paths.pack(name), &mut done)?;
     }
+    repair_small_files(parts, &sources, &session, &mut done)?;
+    done.problems = verify(parts, false, task)?.problems;
+    Ok(done)
+}
 
-    /// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.
-    ///
-    /// # Errors
-    /// `Io` where a prune is running, `Unsupported` where locks do not work: nothing was changed.
-    pub fn repair(&self, suspects: Vec<PackName>, sources: &[PathBuf], task: &Task<'_>) -> Result<Repaired> {
-        let _lock = PruneLock::take(self.root())?;
-        let session = Session::begin(self.root())?;
-        let sources = sources.iter().map(|folder| Source::open(folder)).collect::<Result<Vec<_>>>()?;
-        let mut done = Repaired::default();
-        self.forget();
-        let mut damaged: BTreeSet<_> = self.damaged_among(suspects, task)?.into_iter().collect();
-        self.restore_packs(&mut damaged, &sources, &session, &mut done)?;
-        self.rescue_chunks(&damaged, &session, task, &mut done)?;
-        let gone = self.repair_snapshots(&sources, &session, &mut done)?;
-        self.fetch_chunks(&damaged, &sources, &session, task, &mut done)?;
-        done.lost.extend(gone);
-        done.lost.sort_by_key(|lost| lost.snapshot);
-        for name in &damaged {
-            self.quarantine(&self.paths.pack(name), &mut done)?;
-        }
-        self.repair_small_files(&sources, &session, &mut done)?;
-        done.problems = self.verify(false, task)?.problems;
-        Ok(done)
-    }
-
-    /// Damaged packs that a source has whole come back under their names.
-    fn restore_packs(
-        &self,
-        damaged: &mut BTreeSet<PackName>,
-        sources: &[Source],
-        session: &Session,
-        done: &mut Repaired,
-    ) -> Result<()> {
-        for name in damaged.clone() {
-            let temp = session.folder().join("restored.tmp");
-            for source in sources.iter().filter(|s| s.chunks.placement().pack(&name).is_some()) {
-                if copy_pack(&source.chunks.path(&name), &temp, name)? {
-                    self.replace(&temp, &self.paths.pack(&name), done)?;
-                    damaged.remove(&name);
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The whole chunks of damaged packs are stored anew, also those that no snapshot needs: a save under way may.
-    fn rescue_chunks(
-        &self,
-        damaged: &BTreeSet<PackName>,
-        session: &Session,
-        task: &Task<'_>,
-        done: &mut Repaired,
-    ) -> Result<()> {
-        let chunks = self.chunks()?;
-        let all = chunks.placement();
-        let condemned = self.condemned_for_save()?.unwrap_or_default();
-        let untrusted: HashSet<_> = damaged.iter().copied().chain(condemned.iter().copied()).collect();
-        let mut rescue = Rescue::new(self, session, condemned);
-        for pack in damaged.iter().filter_map(|name| all.pack(name)) {
-            for entry in &pack.entries {
-                task.check()?;
-                if all.stored(&entry.id, &untrusted).is_none() && !rescue.has(&entry.id) {
-                    let found = rescue.copy(&chunks, Location { pack, entry })?;
-                    done.chunks_rescued += u64::from(found.is_some());
-                }
-            }
-        }
-        rescue.finish().map(drop)
-    }
-
-    /// Looks for every chunk that the snapshots need.
-    fn fetch_chunks(
-        &self,
-        damaged: &BTreeSet<PackName>,
-        sources: &[Source],
-        session: &Session,
-        task: &Task<'_>,
-        done: &mut Repaired,
-    ) -> Result<()> {
-        let mut whole = (*self.refresh()?).clone();
-        damaged.iter().for_each(|name| whole.remove(name));
-        let whole = Chunks::new(Arc::new(whole), self.paths.packs());
-        let (mut rescue, mut fetched) = (Rescue::new(self, session, self.condemned_for_save()?.unwrap_or_default()), 0);
-        let mut fetch = |id: &ChunkId| {
-            let found = rescue.fetch(id, sources)?;
-            fetched += u64::from(found.is_some());
-            Ok(found)
-        };
-        let none = HashSet::new();
-        let mut search = Search::new(&whole, &none, &mut fetch);
-        for snapshot in self.readable_snapshots()? {
-            task.check()?;
-            done.lost.extend(search.lost(&snapshot)?);
-        }
-        done.chunks_fetched = fetched;
-        rescue.finish().map(drop)
-    }
-
-    /// Damaged snapshot files, and those that an earlier repair moved aside, come back from a source or are moved aside.
-    fn repair_snapshots(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<Vec<Lost>> {
-        let mut lost = vec![];
-        let mut numbers = BTreeSet::new();
-        for folder in [self.paths.snapshots(), self.paths.quarantine().snapshots()] {
-            numbers.extend(storage::list(&folder)?.iter().filter_map(|name| snapshot_number(name)));
-        }
-        for number in numbers {
-            let place = self.paths.snapshot(number);
-            let (aside, damaged) = match storage::read_small_if_any(&place, MAX_JSON) {
-                Ok(None) => (true, storage::read_small(&self.paths.quarantine().snapshot(number), MAX_JSON)?),
-                Ok(Some(bytes)) => match Snapshot::parse(&bytes, number, "") {
-                    Err(e) if e.kind() == ErrorKind::Corrupt => (false, bytes),
-                    _ => continue,
-                },
-                Err(e) if e.kind() == ErrorKind::Corrupt => (false, vec![]), // longer than any
-                Err(e) => return Err(e),
-            };
-            if let Some(bytes) = find_snapshot(sources, &damaged, number, self.id())? {
-                let temp = session.folder().join("restored.tmp");
-                storage::write_synced(&temp, &bytes)?;
-                self.replace(&temp, &place, done)?;
-                continue;
-            }
-            if !aside {
-                // The number is not used again (docs/format.md §8).
-                storage::claim(&self.paths.claim(number))?;
-                self.quarantine(&place, done)?;
-            }
-            let id = digest_in(&damaged).map(|digest| digest.hex()[..32].to_owned());
-            lost.push(Lost { snapshot: number, id, everything: true, ..Lost::default() });
-        }
-        self.restore_named(sources, session, done)?;
-        let there: HashSet<u64> = self.readable_snapshots()?.iter().map(|s| s.number).collect();
-        lost.retain(|lost| !there.contains(&lost.snapshot));
-        Ok(lost)
-    }
-
-    /// Snapshots that aliases name and whose files are gone come back from a copy of this repository, under their numbers.
-    fn restore_named(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
-        let there: HashSet<String> = self.readable_snapshots()?.iter().map(|s| s.id.clone()).collect();
-        for id in self.alias_targets()?.difference(&there) {
-            let copies = sources.iter().filter(|s| s.is_copy_of(self.id()));
-            for (bytes, number) in copies.filter_map(|s| s.file_of(id)) {
-                let place = self.paths.snapshot(number);
-                if storage::is_free(&place)? {
-                    let temp = session.temp("restored");
-                    storage::write_synced(&temp, &bytes)?;
-                    self.replace(&temp, &place, done)?;
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Ids of the snapshots that aliases name, as far as these can be read.
-    fn alias_targets(&self) -> Result<HashSet<String>> {
-        let bodies =
-            small_files(&self.paths.aliases())?.into_iter().filter_map(|p| small_file::read(&p, "alias").ok()?);
-        Ok(bodies.filter_map(|body| Some(body.get("snapshot")?.as_str()?.to_owned())).collect())
-    }
-
-    /// Damaged aliases, journal entries and the list of condemned packs hinder prune: they are moved aside. An alias
-    /// comes back from a copy of this repository.
-    fn repair_small_files(&self, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
-        for (kind, path) in self.paths.small_files()? {
-            if !is_damaged(&path, kind)? {
-                continue;
-            }
-            let damaged = storage::read_small_if_any(&path, MAX_JSON).ok().flatten().unwrap_or_default();
-            let shown = self.paths.shown(&path);
-            let copies = sources.iter().filter(|_| kind == "alias");
-            let whole = |s: &Source| s.alias(&s.paths.root().join(&shown), &damaged, self.id());
-            match copies.filter_map(whole).next() {
-                Some(bytes) => {
-                    let temp = session.temp("restored");
-                    storage::write_synced(&temp, &bytes)?;
-                    self.replace(&temp, &path, done)?;
-                }
-                None => self.quarantine(&path, done)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts `temp` where the damaged file `place` stands, which is kept in the quarantine; the name is never without a file.
-    fn replace(&self, temp: &Path, place: &Path, done: &mut Repaired) -> Result<()> {
-        if storage::exists(place)? {
-            let aside = self.free_place(place)?;
-            if storage::link(place, &aside).is_err() {
-                copy(place, &aside)?;
-            }
-            storage::sync_dir(&storage::parent(&aside))?;
-            done.quarantined.push(self.paths.shown(place));
-        }
-        storage::rename(temp, place)?;
-        storage::sync_dir(&storage::parent(place))?;
-        done.restored.push(self.paths.shown(place));
-        Ok(())
-    }
-
-    fn quarantine(&self, place: &Path, done: &mut Repaired) -> Result<()> {
-        let aside = self.free_place(place)?;
-        storage::rename(place, &aside)?;
-        // Its new name first: a crash between the two may leave both, but not neither.
-        storage::sync_dir(&storage::parent(&aside))?;
-        storage::sync_dir(&storage::parent(place))?;
-        done.quarantined.push(self.paths.shown(place));
-        Ok(())
-    }
-
-    /// A name in the quarantine that nothing has.
-    fn free_place(&self, damaged: &Path) -> Result<PathBuf> {
-        let place = self.paths.quarantine().root().join(self.paths.shown(damaged));
-        storage::create_dir(&storage::parent(&place))?;
-        let mut free = place.clone();
-        for n in 1u32.. {
-            if storage::is_free(&free)? {
+/// Damaged packs that a source has whole come back under their names.
+fn restore_packs(
+    parts: &Parts,
+    damaged: &mut BTreeSet<PackName>,
+    sources: &[Source],
+    session: &Session,
+    done: &mut Repaired,
+) -> Result<()> {
+    for name in damaged.clone() {
+        let temp = session.folder().join("restored.tmp");
+        for source in sources.iter().filter(|s| s.chunks.placement().pack(&name).is_some()) {
+            if copy_pack(&source.chunks.path(&name), &temp, name)? {
+                replace(parts, &temp, &parts.paths.pack(&name), done)?;
+                damaged.remove(&name);
                 break;
             }
-            free = PathBuf::from(format!("{}.{n}", place.display()));
         }
-        Ok(free)
     }
+    Ok(())
+}
+
+/// The whole chunks of damaged packs are stored anew, also those that no snapshot needs: a save under way may.
+fn rescue_chunks(
+    parts: &Parts,
+    damaged: &BTreeSet<PackName>,
+    session: &Session,
+    task: &Task<'_>,
+    done: &mut Repaired,
+) -> Result<()> {
+    let chunks = parts.packs.chunks()?;
+    let all = chunks.placement();
+    let condemned = parts.condemned.for_save()?.unwrap_or_default();
+    let untrusted: HashSet<_> = damaged.iter().copied().chain(condemned.iter().copied()).collect();
+    let mut rescue = Rescue::new(parts, session, condemned);
+    for pack in damaged.iter().filter_map(|name| all.pack(name)) {
+        for entry in &pack.entries {
+            task.check()?;
+            if all.stored(&entry.id, &untrusted).is_none() && !rescue.has(&entry.id) {
+                let found = rescue.copy(&chunks, Location { pack, entry })?;
+                done.chunks_rescued += u64::from(found.is_some());
+            }
+        }
+    }
+    rescue.finish().map(drop)
+}
+
+/// Looks for every chunk that the snapshots need.
+fn fetch_chunks(
+    parts: &Parts,
+    damaged: &BTreeSet<PackName>,
+    sources: &[Source],
+    session: &Session,
+    task: &Task<'_>,
+    done: &mut Repaired,
+) -> Result<()> {
+    let mut whole = (*parts.packs.refresh()?).clone();
+    damaged.iter().for_each(|name| whole.remove(name));
+    let whole = Chunks::new(Arc::new(whole), parts.paths.packs());
+    let (mut rescue, mut fetched) = (Rescue::new(parts, session, parts.condemned.for_save()?.unwrap_or_default()), 0);
+    let mut fetch = |id: &ChunkId| {
+        let found = rescue.fetch(id, sources)?;
+        fetched += u64::from(found.is_some());
+        Ok(found)
+    };
+    let none = HashSet::new();
+    let mut search = Search::new(&whole, &none, &mut fetch);
+    for snapshot in parts.snapshots.readable()? {
+        task.check()?;
+        done.lost.extend(search.lost(&snapshot)?);
+    }
+    done.chunks_fetched = fetched;
+    rescue.finish().map(drop)
+}
+
+/// Damaged snapshot files, and those that an earlier repair moved aside, come back from a source or are moved aside.
+fn repair_snapshots(parts: &Parts, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<Vec<Lost>> {
+    let mut lost = vec![];
+    let mut numbers = BTreeSet::new();
+    for folder in [parts.paths.snapshots(), parts.paths.quarantine().snapshots()] {
+        numbers.extend(storage::list(&folder)?.iter().filter_map(|name| snapshot_number(name)));
+    }
+    for number in numbers {
+        let place = parts.paths.snapshot(number);
+        let (aside, damaged) = match storage::read_small_if_any(&place, MAX_JSON) {
+            Ok(None) => (true, storage::read_small(&parts.paths.quarantine().snapshot(number), MAX_JSON)?),
+            Ok(Some(bytes)) => match Snapshot::parse(&bytes, number, "") {
+                Err(e) if e.kind() == ErrorKind::Corrupt => (false, bytes),
+                _ => continue,
+            },
+            Err(e) if e.kind() == ErrorKind::Corrupt => (false, vec![]), // longer than any
+            Err(e) => return Err(e),
+        };
+        if let Some(bytes) = find_snapshot(sources, &damaged, number, parts.id())? {
+            let temp = session.folder().join("restored.tmp");
+            storage::write_synced(&temp, &bytes)?;
+            replace(parts, &temp, &place, done)?;
+            continue;
+        }
+        if !aside {
+            // The number is not used again (docs/format.md §8).
+            storage::claim(&parts.paths.claim(number))?;
+            quarantine(parts, &place, done)?;
+        }
+        let id = digest_in(&damaged).map(|digest| digest.hex()[..32].to_owned());
+        lost.push(Lost { snapshot: number, id, everything: true, ..Lost::default() });
+    }
+    restore_named(parts, sources, session, done)?;
+    let there: HashSet<u64> = parts.snapshots.readable()?.iter().map(|s| s.number).collect();
+    lost.retain(|lost| !there.contains(&lost.snapshot));
+    Ok(lost)
+}
+
+/// Snapshots that aliases name and whose files are gone come back from a copy of this repository, under their numbers.
+fn restore_named(parts: &Parts, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
+    let there: HashSet<String> = parts.snapshots.readable()?.iter().map(|s| s.id.clone()).collect();
+    for id in parts.aliases.readable_targets()?.difference(&there) {
+        let copies = sources.iter().filter(|s| s.is_copy_of(parts.id()));
+        for (bytes, number) in copies.filter_map(|s| s.file_of(id)) {
+            let place = parts.paths.snapshot(number);
+            if storage::is_free(&place)? {
+                let temp = session.temp("restored");
+                storage::write_synced(&temp, &bytes)?;
+                replace(parts, &temp, &place, done)?;
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Damaged aliases, journal entries and the list of condemned packs hinder prune: they are moved aside. An alias
+/// comes back from a copy of this repository.
+fn repair_small_files(parts: &Parts, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
+    for (kind, path) in parts.paths.small_files()? {
+        if !is_damaged(&path, kind)? {
+            continue;
+        }
+        let damaged = storage::read_small_if_any(&path, MAX_JSON).ok().flatten().unwrap_or_default();
+        let shown = parts.paths.shown(&path);
+        let copies = sources.iter().filter(|_| kind == "alias");
+        let whole = |s: &Source| s.alias(&s.paths.root().join(&shown), &damaged, parts.id());
+        match copies.filter_map(whole).next() {
+            Some(bytes) => {
+                let temp = session.temp("restored");
+                storage::write_synced(&temp, &bytes)?;
+                replace(parts, &temp, &path, done)?;
+            }
+            None => quarantine(parts, &path, done)?,
+        }
+    }
+    Ok(())
+}
+
+/// Puts `temp` where the damaged file `place` stands, which is kept in the quarantine; the name is never without a file.
+fn replace(parts: &Parts, temp: &Path, place: &Path, done: &mut Repaired) -> Result<()> {
+    if storage::exists(place)? {
+        let aside = free_place(parts, place)?;
+        if storage::link(place, &aside).is_err() {
+            copy(place, &aside)?;
+        }
+        storage::sync_dir(&storage::parent(&aside))?;
+        done.quarantined.push(parts.paths.shown(place));
+    }
+    storage::rename(temp, place)?;
+    storage::sync_dir(&storage::parent(place))?;
+    done.restored.push(parts.paths.shown(place));
+    Ok(())
+}
+
+fn quarantine(parts: &Parts, place: &Path, done: &mut Repaired) -> Result<()> {
+    let aside = free_place(parts, place)?;
+    storage::rename(place, &aside)?;
+    // Its new name first: a crash between the two may leave both, but not neither.
+    storage::sync_dir(&storage::parent(&aside))?;
+    storage::sync_dir(&storage::parent(place))?;
+    done.quarantined.push(parts.paths.shown(place));
+    Ok(())
+}
+
+/// A name in the quarantine that nothing has.
+fn free_place(parts: &Parts, damaged: &Path) -> Result<PathBuf> {
+    let place = parts.paths.quarantine().root().join(parts.paths.shown(damaged));
+    storage::create_dir(&storage::parent(&place))?;
+    let mut free = place.clone();
+    for n in 1u32.. {
+        if storage::is_free(&free)? {
+            break;
+        }
+        free = PathBuf::from(format!("{}.{n}", place.display()));
+    }
+    Ok(free)
 }

@@ -11,8 +11,8 @@ use crate::format::digest::{ChunkId, PackName};
 use crate::format::dtype::Element;
 use crate::format::pack::{Codec, Entry};
 use crate::format::tree::ChunkRef;
-use crate::repository::Repository;
 use crate::repository::copies::Source;
+use crate::repository::parts::Parts;
 use crate::repository::session::Session;
 
 /// A pack of rescued chunks ends here.
@@ -27,9 +27,9 @@ pub(crate) struct Rescue {
 }
 
 impl Rescue {
-    pub(crate) fn new(repository: &Repository, session: &Session, avoid: HashSet<PackName>) -> Self {
+    pub(crate) fn new(parts: &Parts, session: &Session, avoid: HashSet<PackName>) -> Self {
         Self {
-            packs: PackWriter::new(session.folder(), &repository.paths.packs(), PACK_TARGET, avoid),
+            packs: PackWriter::new(session.folder(), &parts.paths.packs(), PACK_TARGET, avoid),
             scratch: Scratch::new(),
             encoder: Encoder::new(),
             encoded: vec![],

@@ -9,8 +9,8 @@ use crate::format::digest::PackName;
 use crate::format::snapshot::{Body, Snapshot};
 use crate::layout::pieces::Layout;
 use crate::layout::source::StateSource;
+use crate::repository::parts::Parts;
 use crate::repository::session::{self, Session};
-use crate::repository::{Repository, lock};
 use crate::save::bases::Bases;
 use crate::save::writer::{Options, Writer};
 use crate::storage;
@@ -23,59 +23,55 @@ pub(crate) struct Saving {
     pub(crate) condemned: HashSet<PackName>,
 }
 
-impl Repository {
-    /// Saves a state and commits a snapshot of it with the fields of `body`; its state, session and figures are filled in here.
-    pub fn save(
-        &self,
-        mut body: Body,
-        layout: &Layout,
-        source: &dyn StateSource,
-        codec: CodecChoice,
-        task: &Task<'_>,
-    ) -> Result<Arc<Snapshot>> {
-        if body.series.is_empty() {
-            return Err(Error::invalid("a snapshot needs the name of its series"));
-        }
-        let Saving { session, condemned } = self.begin_save()?;
-        let known = self.chunks()?;
-        let newest = self.newest(&body.series);
-        // What the newest save found new; the whole state for a first one.
-        let expected_new = newest.as_ref().map_or(layout.length, |s| s.body.bytes_new.min(layout.length));
-        let settings = Options { codec, expected_new };
-        let bases = newest.filter(|_| codec.delta_share().is_some()).and_then(|newest| {
-            // Damage of an earlier version must not keep this one from being saved.
-            Bases::find(&known, &newest, layout, &condemned).ok()
-        });
-        let writer = Writer::new(layout, source, known.placement(), &condemned, bases.as_ref(), settings, task);
-        let written = writer.write(session.folder(), &self.paths.packs())?;
-        drop(bases);
-        drop(known);
-        if written.deltas {
-            body.required.push("delta".into());
-        }
-        body.session = session.name().to_owned();
-        body.bytes_total = layout.length;
-        body.bytes_new = written.bytes_new;
-        body.bytes_stored = written.bytes_stored;
-        body.state = written.state;
-        let snapshot = self.commit(&body, &session)?;
-        let mut known = lock(&self.placement);
-        let placement = Arc::make_mut(&mut known.placement);
-        written.packs.into_iter().for_each(|pack| placement.insert(pack));
-        Ok(snapshot)
+/// Saves a state and commits a snapshot of it with the fields of `body`; its state, session and figures are filled in here.
+pub(super) fn save(
+    parts: &Parts,
+    mut body: Body,
+    layout: &Layout,
+    source: &dyn StateSource,
+    codec: CodecChoice,
+    task: &Task<'_>,
+) -> Result<Arc<Snapshot>> {
+    if body.series.is_empty() {
+        return Err(Error::invalid("a snapshot needs the name of its series"));
     }
+    let Saving { session, condemned } = begin_save(parts)?;
+    let known = parts.packs.chunks()?;
+    let newest = parts.snapshots.newest(&body.series);
+    // What the newest save found new; the whole state for a first one.
+    let expected_new = newest.as_ref().map_or(layout.length, |s| s.body.bytes_new.min(layout.length));
+    let settings = Options { codec, expected_new };
+    let bases = newest.filter(|_| codec.delta_share().is_some()).and_then(|newest| {
+        // Damage of an earlier version must not keep this one from being saved.
+        Bases::find(&known, &newest, layout, &condemned).ok()
+    });
+    let writer = Writer::new(layout, source, known.placement(), &condemned, bases.as_ref(), settings, task);
+    let written = writer.write(session.folder(), &parts.paths.packs())?;
+    drop(bases);
+    drop(known);
+    if written.deltas {
+        body.required.push("delta".into());
+    }
+    body.session = session.name().to_owned();
+    body.bytes_total = layout.length;
+    body.bytes_new = written.bytes_new;
+    body.bytes_stored = written.bytes_stored;
+    body.state = written.state;
+    let snapshot = parts.snapshots.commit(&body.seal()?, &session)?;
+    parts.packs.add(written.packs);
+    Ok(snapshot)
+}
 
-    /// Begins what ends in a commit: from now on no pack goes that is not condemned already.
-    pub(crate) fn begin_save(&self) -> Result<Saving> {
-        let session = Session::begin(self.root())?;
-        if session.locks_work() {
-            session::sweep(self.root())?;
-        }
-        self.settle()?;
-        storage::create_dir(&self.paths.packs())?;
-        let condemned = self.condemned_for_save()?;
-        let known = self.refresh()?;
-        let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
-        Ok(Saving { session, condemned })
+/// Begins what ends in a commit: from now on no pack goes that is not condemned already.
+pub(crate) fn begin_save(parts: &Parts) -> Result<Saving> {
+    let session = Session::begin(parts.root())?;
+    if session.locks_work() {
+        session::sweep(parts.root())?;
     }
+    parts.settle()?;
+    storage::create_dir(&parts.paths.packs())?;
+    let condemned = parts.condemned.for_save()?;
+    let known = parts.packs.refresh()?;
+    let condemned = condemned.unwrap_or_else(|| known.packs().map(|p| p.name).collect());
+    Ok(Saving { session, condemned })
 }

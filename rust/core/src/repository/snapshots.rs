@@ -1,20 +1,40 @@
 //! The snapshots of a repository: their files, and how one gets its number (docs/format.md §8).
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::MAX_JSON;
-use crate::format::snapshot::{Body, Snapshot};
-use crate::repository::paths::{claim_number, snapshot_number};
+use crate::format::snapshot::Snapshot;
+use crate::repository::paths::{Paths, claim_number, snapshot_number};
 use crate::repository::session::Session;
-use crate::repository::{Repository, lock};
 use crate::storage;
+use crate::task::Task;
 
 /// Snapshots by number, and the newest damaged one.
 type Readable = (Vec<Arc<Snapshot>>, Option<(u64, Error)>);
 
-impl Repository {
+/// The snapshot files, and what has been read of them.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    paths: Paths,
+    held: Mutex<BTreeMap<u64, Arc<Snapshot>>>,
+}
+
+impl Snapshots {
+    pub(super) fn new(paths: Paths) -> Self {
+        Self { paths, held: Mutex::default() }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Snapshot>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what has been read: the next look is at the files.
+    pub(super) fn forget(&self) {
+        self.held().clear();
+    }
+
     pub(super) fn numbers(&self) -> Result<(BTreeSet<u64>, u64)> {
         let (mut numbers, mut highest) = (BTreeSet::new(), 0);
         for name in storage::list(&self.paths.snapshots())? {
@@ -25,14 +45,14 @@ impl Repository {
         Ok((numbers, highest))
     }
 
-    pub(super) fn load(&self, number: u64) -> Result<Arc<Snapshot>> {
-        if let Some(snapshot) = lock(&self.snapshots).get(&number) {
+    fn load(&self, number: u64) -> Result<Arc<Snapshot>> {
+        if let Some(snapshot) = self.held().get(&number) {
             return Ok(Arc::clone(snapshot));
         }
         let path = self.paths.snapshot(number);
         let bytes = storage::read_small(&path, MAX_JSON)?;
         let snapshot = Arc::new(Snapshot::parse(&bytes, number, &path.display().to_string())?);
-        lock(&self.snapshots).insert(number, Arc::clone(&snapshot));
+        self.held().insert(number, Arc::clone(&snapshot));
         Ok(snapshot)
     }
 
@@ -40,22 +60,22 @@ impl Repository {
     ///
     /// # Errors
     /// `Corrupt` where one is damaged.
-    pub fn snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
-        match self.readable()? {
+    pub(crate) fn all(&self) -> Result<Vec<Arc<Snapshot>>> {
+        match self.readable_and_damage()? {
             (all, None) => Ok(all),
             (_, Some((_, damage))) => Err(damage),
         }
     }
 
     /// The snapshots that can be read.
-    pub(crate) fn readable_snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
-        Ok(self.readable()?.0)
+    pub(crate) fn readable(&self) -> Result<Vec<Arc<Snapshot>>> {
+        Ok(self.readable_and_damage()?.0)
     }
 
     /// The snapshots that can be read by number, and the newest one that cannot, with its damage.
-    pub(super) fn readable(&self) -> Result<Readable> {
+    pub(super) fn readable_and_damage(&self) -> Result<Readable> {
         let (numbers, _) = self.numbers()?;
-        lock(&self.snapshots).retain(|n, _| numbers.contains(n));
+        self.held().retain(|n, _| numbers.contains(n));
         let (mut all, mut damaged) = (vec![], None);
         for number in numbers {
             match self.load(number) {
@@ -69,7 +89,7 @@ impl Repository {
     }
 
     /// The bytes of a snapshot file, for an artifact.
-    pub fn snapshot_bytes(&self, number: u64) -> Result<Vec<u8>> {
+    pub(super) fn bytes(&self, number: u64) -> Result<Vec<u8>> {
         storage::read_small(&self.paths.snapshot(number), MAX_JSON)
     }
 
@@ -79,19 +99,9 @@ impl Repository {
         numbers.iter().rev().filter_map(|&n| self.load(n).ok()).find(|s| s.body.series == series)
     }
 
-    /// Flushes the names of the snapshots that are seen: their saver may have been killed before it did.
-    pub(crate) fn flush_names(&self) -> Result<()> {
-        self.settle()?;
-        storage::sync_dir(&self.paths.snapshots())
-    }
-
-    pub(super) fn commit(&self, body: &Body, session: &Session) -> Result<Arc<Snapshot>> {
-        self.commit_bytes(&body.seal()?, session)
-    }
-
     /// Gives a snapshot file its number. What no reader would take is refused before it has one: it would stand in the way of
     /// every later look at the repository.
-    pub(crate) fn commit_bytes(&self, bytes: &[u8], session: &Session) -> Result<Arc<Snapshot>> {
+    pub(crate) fn commit(&self, bytes: &[u8], session: &Session) -> Result<Arc<Snapshot>> {
         let mut snapshot = Snapshot::parse(bytes, 0, "it")
             .map_err(|e| Error::invalid(format!("the snapshot cannot be written, no reader would take it: {e}")))?;
         let folder = self.paths.snapshots();
@@ -106,8 +116,35 @@ impl Repository {
         let _ = storage::remove_file(&self.paths.claim(number));
         snapshot.number = number;
         let snapshot = Arc::new(snapshot);
-        lock(&self.snapshots).insert(number, Arc::clone(&snapshot));
+        self.held().insert(number, Arc::clone(&snapshot));
         Ok(snapshot)
+    }
+
+    /// Deletes snapshots; the number of the newest stays taken.
+    pub(super) fn delete(&self, doomed: &BTreeSet<u64>, task: &Task<'_>) -> Result<()> {
+        let folder = self.paths.snapshots();
+        // Also where nothing is doomed: a prune that was killed may have deleted snapshots whose packs are deleted now.
+        storage::sync_dir(&folder)?;
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let (_, highest) = self.numbers()?;
+        if doomed.contains(&highest) {
+            storage::claim(&self.paths.claim(highest))?;
+            storage::sync_dir(&folder)?;
+        }
+        for &number in doomed {
+            task.check()?;
+            storage::remove_file(&self.paths.snapshot(number))?;
+            self.held().remove(&number);
+        }
+        for name in storage::list(&folder)? {
+            // A claim below the highest number guards nothing any more: its number is never drawn again.
+            if claim_number(&name).is_some_and(|n| n < highest) {
+                storage::remove_file(&folder.join(name))?;
+            }
+        }
+        storage::sync_dir(&folder)
     }
 
     fn claim_number(&self) -> Result<u64> {

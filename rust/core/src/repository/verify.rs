@@ -10,8 +10,9 @@ use crate::codec::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
 use crate::repository::lost::{Lost, Search};
+use crate::repository::parts::Parts;
 use crate::repository::paths::small_files;
-use crate::repository::{Repository, small_file};
+use crate::repository::small_file;
 use crate::restore::reader::Reader;
 use crate::storage;
 use crate::task::Task;
@@ -33,145 +34,143 @@ pub struct Report {
     pub lost: Vec<Lost>,
 }
 
-impl Repository {
-    /// Verifies the structure of everything, with `full` also every byte of every pack.
-    ///
-    /// # Errors
-    /// Only where the operating system refuses; damage is in the report.
-    pub fn verify(&self, full: bool, task: &Task<'_>) -> Result<Report> {
-        let mut report = Report::default();
-        self.forget();
-        self.verify_small_files(&mut report)?;
-        let damaged = self.verify_packs(full, task, &mut report)?;
-        self.verify_snapshots(task, &mut report)?;
-        if !report.problems.is_empty() {
-            report.lost = self.lost(&damaged, task)?;
-        }
-        Ok(report)
+/// Verifies the structure of everything, with `full` also every byte of every pack.
+///
+/// # Errors
+/// Only where the operating system refuses; damage is in the report.
+pub(super) fn verify(parts: &Parts, full: bool, task: &Task<'_>) -> Result<Report> {
+    let mut report = Report::default();
+    parts.forget();
+    verify_small_files(parts, &mut report)?;
+    let damaged = verify_packs(parts, full, task, &mut report)?;
+    verify_snapshots(parts, task, &mut report)?;
+    if !report.problems.is_empty() {
+        report.lost = lost(parts, &damaged, task)?;
     }
+    Ok(report)
+}
 
-    /// What the snapshots have lost, where these chunks are damaged in these packs.
-    pub(crate) fn lost(&self, damaged: &HashSet<(PackName, ChunkId)>, task: &Task<'_>) -> Result<Vec<Lost>> {
-        let chunks = self.chunks()?;
-        let mut nowhere = |_: &ChunkId| Ok(None);
-        let mut search = Search::new(&chunks, damaged, &mut nowhere);
-        let mut found = vec![];
-        for snapshot in self.readable_snapshots()? {
-            task.check()?;
-            // Prune may have been faster.
-            if let Some(lost) = search.lost(&snapshot)?
-                && storage::exists(&self.paths.snapshot(snapshot.number))?
-            {
-                found.push(lost);
-            }
+/// What the snapshots have lost, where these chunks are damaged in these packs.
+pub(crate) fn lost(parts: &Parts, damaged: &HashSet<(PackName, ChunkId)>, task: &Task<'_>) -> Result<Vec<Lost>> {
+    let chunks = parts.packs.chunks()?;
+    let mut nowhere = |_: &ChunkId| Ok(None);
+    let mut search = Search::new(&chunks, damaged, &mut nowhere);
+    let mut found = vec![];
+    for snapshot in parts.snapshots.readable()? {
+        task.check()?;
+        // Prune may have been faster.
+        if let Some(lost) = search.lost(&snapshot)?
+            && storage::exists(&parts.paths.snapshot(snapshot.number))?
+        {
+            found.push(lost);
         }
-        Ok(found)
     }
+    Ok(found)
+}
 
-    fn verify_small_files(&self, report: &mut Report) -> Result<()> {
-        let mut targets = vec![];
-        for (kind, path) in [("config", self.paths.config())].into_iter().chain(self.paths.small_files()?) {
-            let body = note(report, small_file::read(&path, kind))?.flatten();
-            targets.extend(body.filter(|_| kind == "alias").map(|body| (path, body)));
+fn verify_small_files(parts: &Parts, report: &mut Report) -> Result<()> {
+    let mut targets = vec![];
+    for (kind, path) in [("config", parts.paths.config())].into_iter().chain(parts.paths.small_files()?) {
+        let body = note(report, small_file::read(&path, kind))?.flatten();
+        targets.extend(body.filter(|_| kind == "alias").map(|body| (path, body)));
+    }
+    let ids: HashSet<String> =
+        note(report, parts.snapshots.all())?.into_iter().flatten().map(|s| s.id.clone()).collect();
+    for (path, body) in targets {
+        let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        if path != parts.paths.alias(&text("series"), &text("alias")) {
+            report.problems.push(format!("{} has the name of another alias than {:?}", path.display(), text("alias")));
+        } else if !ids.contains(&text("snapshot")) {
+            report.problems.push(format!(
+                "alias {:?} of {:?} names a snapshot that is gone",
+                text("alias"),
+                text("series")
+            ));
         }
-        let ids: HashSet<String> =
-            note(report, self.snapshots())?.into_iter().flatten().map(|s| s.id.clone()).collect();
-        for (path, body) in targets {
-            let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-            if path != self.paths.alias(&text("series"), &text("alias")) {
-                report.problems.push(format!(
-                    "{} has the name of another alias than {:?}",
-                    path.display(),
-                    text("alias")
-                ));
-            } else if !ids.contains(&text("snapshot")) {
-                report.problems.push(format!(
-                    "alias {:?} of {:?} names a snapshot that is gone",
-                    text("alias"),
-                    text("series")
-                ));
-            }
+    }
+    Ok(())
+}
+
+/// Gives the chunks that are damaged, and the packs in which they are.
+fn verify_packs(
+    parts: &Parts,
+    full: bool,
+    task: &Task<'_>,
+    report: &mut Report,
+) -> Result<HashSet<(PackName, ChunkId)>> {
+    let names = parts.paths.pack_names()?;
+    report.packs = names.len();
+    if full {
+        let length = |n: &PackName| storage::rough_length(&parts.paths.pack(n));
+        task.begin("verifying", names.iter().map(length).sum());
+    }
+    let chunks = parts.packs.chunks()?;
+    let check = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
+        let path = parts.paths.pack(&name);
+        match full {
+            true => check_pack(&path, name, decoder, |entry, raw| read_delta(&chunks, name, entry, scratch, raw)),
+            false => check_footer(&path, name),
         }
-        Ok(())
-    }
+    };
+    let mut damaged = HashSet::new();
+    check_packs(names, task, check, |name, found| {
+        task.advance(found.bytes);
+        report.chunks += found.chunks;
+        report.bytes += found.bytes;
+        report.problems.extend(found.problems.iter().map(|problem| problem.message().to_owned()));
+        damaged.extend(found.damaged.into_iter().map(|id| (name, id)));
+    })?;
+    Ok(damaged)
+}
 
-    /// Gives the chunks that are damaged, and the packs in which they are.
-    fn verify_packs(&self, full: bool, task: &Task<'_>, report: &mut Report) -> Result<HashSet<(PackName, ChunkId)>> {
-        let names = self.paths.pack_names()?;
-        report.packs = names.len();
-        if full {
-            let length = |n: &PackName| storage::rough_length(&self.paths.pack(n));
-            task.begin("verifying", names.iter().map(length).sum());
+/// Those of `names` that are damaged; every byte is read. A pack of a newer version is not.
+pub(crate) fn damaged_among(parts: &Parts, names: Vec<PackName>, task: &Task<'_>) -> Result<Vec<PackName>> {
+    // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
+    let check = |(decoder, _): &mut (Decoder, Scratch), name: PackName| {
+        check_pack(&parts.paths.pack(&name), name, decoder, |_, _| None)
+    };
+    let mut damaged = vec![];
+    check_packs(names, task, check, |name, found| {
+        damaged.extend(found.problems.iter().any(|e| e.kind() == ErrorKind::Corrupt).then_some(name));
+    })?;
+    Ok(damaged)
+}
+
+/// Checks packs side by side; `each` is told what was found, in order.
+fn check_packs(
+    names: Vec<PackName>,
+    task: &Task<'_>,
+    check: impl Fn(&mut (Decoder, Scratch), PackName) -> Result<PackReport> + Sync,
+    mut each: impl FnMut(PackName, PackReport),
+) -> Result<()> {
+    let mut names = names.into_iter();
+    let work = |buffers: &mut (Decoder, Scratch), name| Ok((name, check(buffers, name)?));
+    task.run(
+        16,
+        || Ok(names.next()),
+        Default::default,
+        work,
+        |(name, found)| {
+            each(name, found);
+            Ok(())
+        },
+    )
+}
+
+fn verify_snapshots(parts: &Parts, task: &Task<'_>, report: &mut Report) -> Result<()> {
+    report.snapshots = small_files(&parts.paths.snapshots())?.len();
+    let Some(placement) = note(report, parts.packs.refresh())? else { return Ok(()) };
+    for snapshot in note(report, parts.snapshots.all())?.into_iter().flatten() {
+        task.check()?;
+        let open = |placement| Reader::open(Chunks::new(placement, parts.paths.packs()), &snapshot);
+        let Err(_) = open(placement.clone()) else { continue };
+        // It may be newer than what was read of the packs, or a prune may have been faster.
+        if storage::exists(&parts.paths.snapshot(snapshot.number))? {
+            let reader = parts.packs.refresh().and_then(open);
+            note(report, reader.map_err(|e| e.context(format!("snapshot {}", snapshot.number))))?;
         }
-        let chunks = self.chunks()?;
-        let check = |(decoder, scratch): &mut (Decoder, Scratch), name: PackName| {
-            let path = self.paths.pack(&name);
-            match full {
-                true => check_pack(&path, name, decoder, |entry, raw| read_delta(&chunks, name, entry, scratch, raw)),
-                false => check_footer(&path, name),
-            }
-        };
-        let mut damaged = HashSet::new();
-        self.check_packs(names, task, check, |name, found| {
-            task.advance(found.bytes);
-            report.chunks += found.chunks;
-            report.bytes += found.bytes;
-            report.problems.extend(found.problems.iter().map(|problem| problem.message().to_owned()));
-            damaged.extend(found.damaged.into_iter().map(|id| (name, id)));
-        })?;
-        Ok(damaged)
     }
-
-    /// Those of `names` that are damaged; every byte is read. A pack of a newer version is not.
-    pub(crate) fn damaged_among(&self, names: Vec<PackName>, task: &Task<'_>) -> Result<Vec<PackName>> {
-        // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
-        let check = |(decoder, _): &mut (Decoder, Scratch), name: PackName| {
-            check_pack(&self.paths.pack(&name), name, decoder, |_, _| None)
-        };
-        let mut damaged = vec![];
-        self.check_packs(names, task, check, |name, found| {
-            damaged.extend(found.problems.iter().any(|e| e.kind() == ErrorKind::Corrupt).then_some(name));
-        })?;
-        Ok(damaged)
-    }
-
-    /// Checks packs side by side; `each` is told what was found, in order.
-    fn check_packs(
-        &self,
-        names: Vec<PackName>,
-        task: &Task<'_>,
-        check: impl Fn(&mut (Decoder, Scratch), PackName) -> Result<PackReport> + Sync,
-        mut each: impl FnMut(PackName, PackReport),
-    ) -> Result<()> {
-        let mut names = names.into_iter();
-        let work = |buffers: &mut (Decoder, Scratch), name| Ok((name, check(buffers, name)?));
-        task.run(
-            16,
-            || Ok(names.next()),
-            Default::default,
-            work,
-            |(name, found)| {
-                each(name, found);
-                Ok(())
-            },
-        )
-    }
-
-    fn verify_snapshots(&self, task: &Task<'_>, report: &mut Report) -> Result<()> {
-        report.snapshots = small_files(&self.paths.snapshots())?.len();
-        let Some(placement) = note(report, self.refresh())? else { return Ok(()) };
-        for snapshot in note(report, self.snapshots())?.into_iter().flatten() {
-            task.check()?;
-            let open = |placement| Reader::open(Chunks::new(placement, self.paths.packs()), &snapshot);
-            let Err(_) = open(placement.clone()) else { continue };
-            // It may be newer than what was read of the packs, or a prune may have been faster.
-            if storage::exists(&self.paths.snapshot(snapshot.number))? {
-                let reader = self.refresh().and_then(open);
-                note(report, reader.map_err(|e| e.context(format!("snapshot {}", snapshot.number))))?;
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Puts damage into the report and lets errors of the operating system through.

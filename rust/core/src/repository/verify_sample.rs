@@ -6,68 +6,65 @@ use crate::chunks::placement::Location;
 use crate::chunks::read::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, Digest};
-use crate::repository::Repository;
-use crate::repository::verify::Report;
+use crate::repository::parts::Parts;
+use crate::repository::verify::{Report, lost, verify};
 use crate::storage;
 use crate::task::Task;
 
-impl Repository {
-    /// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a share outside 0..=1, else only where the operating system refuses; damage is in the report.
-    pub fn verify_sample(&self, share: f64, seed: u64, task: &Task<'_>) -> Result<Report> {
-        if !(0.0..=1.0).contains(&share) {
-            return Err(Error::invalid(format!("the share of a sample is between 0 and 1. Received: {share}")));
-        }
-        let mut report = self.verify(false, task)?;
-        let chunks = self.chunks()?;
-        let placement = chunks.placement();
-        let mut sorted: Vec<_> = placement.packs().collect();
-        sorted.sort_by_key(|pack| pack.name);
-        let all = sorted.iter().flat_map(|&pack| pack.entries.iter().map(move |entry| Location { pack, entry }));
-        // Of a delta that no snapshot needs any more the base may be gone.
-        let is_readable = |place: &Location<'_>| {
-            place.entry.base.is_none_or(|base| placement.whole(&base, &HashSet::new()).next().is_some())
-        };
-        let chosen: Vec<_> =
-            all.filter(|place| is_in_sample(&place.entry.id, share, seed) && is_readable(place)).collect();
-        task.begin("reading a sample", chosen.iter().map(|place| u64::from(place.entry.encoded)).sum());
-        let mut places = chosen.into_iter();
-        let work = |(scratch, raw): &mut (Scratch, Vec<u8>), place: Location<'_>| {
-            raw.resize(place.entry.raw as usize, 0);
-            let bytes = u64::from(place.entry.encoded);
-            match chunks.read_at(place, raw, scratch) {
-                Ok(()) => Ok((bytes, None)),
-                // Prune may have been faster. Where the system cannot tell, that is an error: nothing was verified.
-                Err(_) if !storage::exists(&chunks.path(&place.pack.name))? => Ok((bytes, None)),
-                Err(e) if e.kind() == ErrorKind::Io => Err(e),
-                Err(e) => Ok((bytes, Some(((place.pack.name, place.entry.id), e.message().to_owned())))),
-            }
-        };
-        let worker = || (Scratch::new(), vec![]);
-        let mut damaged = HashSet::new();
-        task.run(
-            64,
-            || Ok(places.next()),
-            worker,
-            work,
-            |(bytes, problem)| {
-                task.advance(bytes);
-                report.chunks += 1;
-                report.bytes += bytes;
-                if let Some((place, problem)) = problem {
-                    report.problems.push(problem);
-                    damaged.insert(place);
-                }
-                Ok(())
-            },
-        )?;
-        if !damaged.is_empty() {
-            report.lost = self.lost(&damaged, task)?;
-        }
-        Ok(report)
+/// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.
+///
+/// # Errors
+/// `InvalidInput` for a share outside 0..=1, else only where the operating system refuses; damage is in the report.
+pub(super) fn verify_sample(parts: &Parts, share: f64, seed: u64, task: &Task<'_>) -> Result<Report> {
+    if !(0.0..=1.0).contains(&share) {
+        return Err(Error::invalid(format!("the share of a sample is between 0 and 1. Received: {share}")));
     }
+    let mut report = verify(parts, false, task)?;
+    let chunks = parts.packs.chunks()?;
+    let placement = chunks.placement();
+    let mut sorted: Vec<_> = placement.packs().collect();
+    sorted.sort_by_key(|pack| pack.name);
+    let all = sorted.iter().flat_map(|&pack| pack.entries.iter().map(move |entry| Location { pack, entry }));
+    // Of a delta that no snapshot needs any more the base may be gone.
+    let is_readable = |place: &Location<'_>| {
+        place.entry.base.is_none_or(|base| placement.whole(&base, &HashSet::new()).next().is_some())
+    };
+    let chosen: Vec<_> = all.filter(|place| is_in_sample(&place.entry.id, share, seed) && is_readable(place)).collect();
+    task.begin("reading a sample", chosen.iter().map(|place| u64::from(place.entry.encoded)).sum());
+    let mut places = chosen.into_iter();
+    let work = |(scratch, raw): &mut (Scratch, Vec<u8>), place: Location<'_>| {
+        raw.resize(place.entry.raw as usize, 0);
+        let bytes = u64::from(place.entry.encoded);
+        match chunks.read_at(place, raw, scratch) {
+            Ok(()) => Ok((bytes, None)),
+            // Prune may have been faster. Where the system cannot tell, that is an error: nothing was verified.
+            Err(_) if !storage::exists(&chunks.path(&place.pack.name))? => Ok((bytes, None)),
+            Err(e) if e.kind() == ErrorKind::Io => Err(e),
+            Err(e) => Ok((bytes, Some(((place.pack.name, place.entry.id), e.message().to_owned())))),
+        }
+    };
+    let worker = || (Scratch::new(), vec![]);
+    let mut damaged = HashSet::new();
+    task.run(
+        64,
+        || Ok(places.next()),
+        worker,
+        work,
+        |(bytes, problem)| {
+            task.advance(bytes);
+            report.chunks += 1;
+            report.bytes += bytes;
+            if let Some((place, problem)) = problem {
+                report.problems.push(problem);
+                damaged.insert(place);
+            }
+            Ok(())
+        },
+    )?;
+    if !damaged.is_empty() {
+        report.lost = lost(parts, &damaged, task)?;
+    }
+    Ok(report)
 }
 
 /// Ids are evenly spread, and so are their digests with a seed; each chunk is asked on its own.
