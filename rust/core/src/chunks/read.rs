@@ -1,9 +1,9 @@
 //! Bytes of chunks, read from packs and verified.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::chunks::placement::{Location, Placement};
 use crate::codec::Decoder;
@@ -12,6 +12,7 @@ use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::pack::{self, Codec, Entry};
 use crate::format::tree::ChunkRef;
 use crate::storage;
+use crate::storage::open_files::OpenFiles;
 
 /// The chunks of a folder of packs: where each one stands, and the files that it is read from.
 #[derive(Debug)]
@@ -145,15 +146,12 @@ impl Chunks {
 #[derive(Debug)]
 struct PackFiles {
     folder: PathBuf,
-    open: Mutex<HashMap<PackName, Arc<File>>>,
+    open: OpenFiles<PackName>,
 }
-
-/// Pack files that are kept open at once; more than a snapshot of a repository normally needs, fewer than any system allows.
-const OPEN_FILES: usize = 128;
 
 impl PackFiles {
     fn new(folder: PathBuf) -> Self {
-        Self { folder, open: Mutex::default() }
+        Self { folder, open: OpenFiles::default() }
     }
 
     fn path(&self, name: &PackName) -> PathBuf {
@@ -161,21 +159,13 @@ impl PackFiles {
     }
 
     fn file(&self, name: &PackName) -> Result<Arc<File>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(name) {
-            return Ok(Arc::clone(file));
-        }
-        let path = self.path(name);
-        let file = storage::open(&path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Error::corrupt(format!("pack {} is missing", path.display())),
-            _ => e,
-        })?;
-        if open.len() >= OPEN_FILES {
-            open.clear();
-        }
-        let file = Arc::new(file);
-        open.insert(*name, Arc::clone(&file));
-        Ok(file)
+        self.open.get(*name, || {
+            let path = self.path(name);
+            storage::open(&path).map_err(|e| match e.kind() {
+                ErrorKind::NotFound => Error::corrupt(format!("pack {} is missing", path.display())),
+                _ => e,
+            })
+        })
     }
 
     fn read(&self, place: Location<'_>, within: usize, buffer: &mut [u8]) -> Result<()> {

@@ -1,13 +1,14 @@
 //! Where the bytes of a state come from when it is saved: files on disk, or memory.
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layout::pieces::{Layout, Piece, TensorAt};
 use crate::layout::plan::FileSpec;
-use crate::storage;
+use crate::storage::open_files::OpenFiles;
+use crate::storage::{self, Identity};
 
 /// Random access to the bytes of a state, from several threads at once.
 pub trait StateSource: Sync {
@@ -28,36 +29,48 @@ pub trait StateSource: Sync {
 #[derive(Debug)]
 pub struct FileSource<'a> {
     specs: &'a [FileSpec],
-    files: Vec<(PathBuf, File, Option<SystemTime>)>,
+    files: Vec<(PathBuf, Identity)>,
+    open: OpenFiles<usize>,
 }
 
 impl<'a> FileSource<'a> {
     /// Opens the file of each spec.
     pub fn open(specs: &'a [FileSpec], paths: Vec<PathBuf>) -> Result<Self> {
-        let open = |path: PathBuf| {
-            let file = storage::open(&path)?;
-            let modified = file.metadata().and_then(|m| m.modified()).ok();
-            Ok((path, file, modified))
-        };
-        let files = paths.into_iter().map(open).collect::<Result<Vec<_>>>()?;
-        if files.len() != specs.len() {
-            return Err(Error::invalid(format!("{} files for {} file plans", files.len(), specs.len())));
+        if paths.len() != specs.len() {
+            return Err(Error::invalid(format!("{} files for {} file plans", paths.len(), specs.len())));
         }
-        let source = Self { specs, files };
+        let open = OpenFiles::default();
+        let look = |(index, path): (usize, PathBuf)| {
+            let file = open.get(index, || storage::open(&path))?;
+            let identity = storage::identity(&file, &path)?;
+            Ok((path, identity))
+        };
+        let files = paths.into_iter().enumerate().map(look).collect::<Result<Vec<_>>>()?;
+        let source = Self { specs, files, open };
         source.finish()?;
         Ok(source)
     }
 
-    fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let (path, file, _) = &self.files[file];
-        storage::read_at(file, path, buffer, offset).map_err(|e| match e.kind() {
-            crate::error::ErrorKind::Corrupt => changed(path),
+    /// A file, opened anew if it had to be closed; then it must be the one that it was.
+    fn file(&self, index: usize) -> Result<Arc<File>> {
+        let (path, identity) = &self.files[index];
+        self.open.get(index, || {
+            let file =
+                storage::open(path).map_err(|e| if e.kind() == ErrorKind::NotFound { changed(path) } else { e })?;
+            if storage::identity(&file, path)? == *identity { Ok(file) } else { Err(changed(path)) }
+        })
+    }
+
+    fn read(&self, index: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let path = &self.files[index].0;
+        storage::read_at(&*self.file(index)?, path, buffer, offset).map_err(|e| match e.kind() {
+            ErrorKind::Corrupt => changed(path),
             _ => e,
         })
     }
 }
 
-fn changed(path: &std::path::Path) -> Error {
+fn changed(path: &Path) -> Error {
     Error::invalid(format!("{} was changed while it was being saved; nothing was saved. Save again", path.display()))
 }
 
@@ -74,9 +87,9 @@ impl StateSource for FileSource<'_> {
     }
 
     fn finish(&self) -> Result<()> {
-        for ((path, file, modified), spec) in self.files.iter().zip(self.specs) {
-            let now = file.metadata().and_then(|m| m.modified()).ok();
-            if storage::length(file, path)? != spec.size || now != *modified {
+        for (index, ((path, identity), spec)) in self.files.iter().zip(self.specs).enumerate() {
+            let file = self.file(index)?;
+            if storage::length(&file, path)? != spec.size || storage::identity(&file, path)? != *identity {
                 return Err(changed(path));
             }
         }

@@ -1,12 +1,14 @@
 //! Export: the files of a snapshot, into a folder.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::chunks::read::Scratch;
 use crate::error::{Error, Result};
 use crate::restore::reader::Reader;
 use crate::storage;
+use crate::storage::open_files::{self, OpenFiles};
 use crate::storage::temporary::Temporary;
 use crate::task::Task;
 
@@ -15,7 +17,7 @@ impl Reader {
     pub fn export(&self, folder: &Path, task: &Task<'_>) -> Result<Vec<PathBuf>> {
         self.refuse_lost(0..self.content.len())?;
         storage::create_dir(folder)?;
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::new(folder, self.structure.files.len())?;
         for file in &self.structure.files {
             outputs.create(folder, &file.path, file.size)?;
         }
@@ -69,13 +71,30 @@ struct Copy {
     len: usize,
 }
 
+/// A file that is being written.
+enum Output {
+    /// Open and locked, beside what it will be called.
+    Alone(Temporary),
+    /// One of many that share a folder and its lock: so many cannot all be open.
+    Shared(PathBuf),
+}
+
 /// Files being written, and what they will be called; those not committed are removed.
 #[derive(Default)]
 struct Outputs {
-    files: Vec<(Temporary, PathBuf)>,
+    files: Vec<(Output, PathBuf)>,
+    shared: Option<Temporary>,
+    open: OpenFiles<usize>,
 }
 
 impl Outputs {
+    /// For `count` files in `folder`.
+    fn new(folder: &Path, count: usize) -> Result<Self> {
+        let shared = if count > open_files::MOST { Some(Temporary::folder(folder)?) } else { None };
+        shared.iter().for_each(Temporary::sweep);
+        Ok(Self { shared, ..Self::default() })
+    }
+
     fn create(&mut self, folder: &Path, path: &str, size: u64) -> Result<()> {
         let target = path.split('/').fold(folder.to_owned(), |folder, part| folder.join(part));
         let parent = storage::parent(&target);
@@ -86,34 +105,50 @@ impl Outputs {
                 target.display()
             )));
         }
-        let temporary = Temporary::file(&parent)?;
-        // Files of one folder follow each other; it is swept once.
-        if self.files.last().is_none_or(|(_, before)| before.parent() != target.parent()) {
-            temporary.sweep();
-        }
-        storage::set_length(temporary.opened(), temporary.path(), size)?;
-        self.files.push((temporary, target));
+        let shared = self.shared.as_ref().map(Temporary::path).filter(|shared| storage::on_one_disk(shared, &parent));
+        let output = match shared {
+            Some(shared) => {
+                let place = shared.join(self.files.len().to_string());
+                let file = self.open.get(self.files.len(), || storage::create_new(&place))?;
+                storage::set_length(&file, &place, size)?;
+                Output::Shared(place)
+            }
+            None => {
+                let temporary = Temporary::file(&parent)?;
+                // Files of one folder follow each other; it is swept once.
+                if self.files.last().is_none_or(|(_, before)| before.parent() != target.parent()) {
+                    temporary.sweep();
+                }
+                storage::set_length(temporary.opened(), temporary.path(), size)?;
+                Output::Alone(temporary)
+            }
+        };
+        self.files.push((output, target));
         Ok(())
     }
 
+    /// Does something with a file, opened anew if it had to be closed.
+    fn with(&self, index: usize, action: impl FnOnce(&File, &Path) -> Result<()>) -> Result<()> {
+        match &self.files[index].0 {
+            Output::Alone(temporary) => action(temporary.opened(), temporary.path()),
+            Output::Shared(place) => action(&*self.open.get(index, || storage::open_to_write(place))?, place),
+        }
+    }
+
     fn write(&self, copy: &Copy, raw: &[u8]) -> Result<()> {
-        let (temporary, _) = &self.files[copy.file];
-        storage::write_early(
-            temporary.opened(),
-            temporary.path(),
-            &raw[copy.within..copy.within + copy.len],
-            copy.position,
-        )
+        let bytes = &raw[copy.within..copy.within + copy.len];
+        self.with(copy.file, |file, path| storage::write_early(file, path, bytes, copy.position))
     }
 
     fn commit(self) -> Result<Vec<PathBuf>> {
-        for (temporary, _) in &self.files {
-            storage::sync(temporary.opened(), temporary.path())?;
-        }
+        (0..self.files.len()).try_for_each(|index| self.with(index, storage::sync))?;
         let mut paths = vec![];
         let mut folders = HashSet::new();
-        for (temporary, target) in self.files {
-            temporary.rename_to(&target)?;
+        for (output, target) in self.files {
+            match output {
+                Output::Alone(temporary) => temporary.rename_to(&target)?,
+                Output::Shared(place) => storage::rename(&place, &target)?,
+            }
             folders.insert(storage::parent(&target));
             paths.push(target);
         }

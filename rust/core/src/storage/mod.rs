@@ -13,6 +13,7 @@ pub mod call;
 pub mod faults;
 pub mod lock;
 pub mod names;
+pub(crate) mod open_files;
 pub mod temporary;
 mod writeback;
 
@@ -190,6 +191,39 @@ fn not_found_or(action: &str, path: &Path, e: io::Error) -> Error {
 /// Length of an open file.
 pub fn length(file: &File, path: &Path) -> Result<u64> {
     Ok(call(Call::Look(path), || file.metadata()).map_err(failed("look at", path))?.len())
+}
+
+/// What tells a file from another that has taken its name: when it was changed, and on Unix its disk and number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    modified: Option<std::time::SystemTime>,
+    place: (u64, u64),
+}
+
+/// The identity of an open file.
+pub fn identity(file: &File, path: &Path) -> Result<Identity> {
+    let found = call(Call::Look(path), || file.metadata()).map_err(failed("look at", path))?;
+    #[cfg(unix)]
+    let place = (std::os::unix::fs::MetadataExt::dev(&found), std::os::unix::fs::MetadataExt::ino(&found));
+    #[cfg(not(unix))]
+    let place = (0, 0);
+    Ok(Identity { modified: found.modified().ok(), place })
+}
+
+/// Whether a file can be renamed from one folder to the other; yes where the system does not say.
+pub fn on_one_disk(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    if let (Ok(a), Ok(b)) = (call(Call::Look(a), || a.metadata()), call(Call::Look(b), || b.metadata())) {
+        return std::os::unix::fs::MetadataExt::dev(&a) == std::os::unix::fs::MetadataExt::dev(&b);
+    }
+    #[cfg(not(unix))]
+    let _ = (a, b);
+    true
+}
+
+/// Opens a file that is there for writing.
+pub fn open_to_write(path: &Path) -> Result<File> {
+    call(Call::Open(path), || OpenOptions::new().write(true).open(path)).map_err(|e| not_found_or("open", path, e))
 }
 
 /// Gives a file its length.
