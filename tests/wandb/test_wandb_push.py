@@ -118,8 +118,6 @@ def test_plain_wandb_sync_works_in_the_original_place(wandb_online: Server, tmp_
     code = "import sys, subprocess; subprocess.run([sys.executable, '-m', 'wandb', 'sync', sys.argv[1]], check=True)"
     run_python(code, {}, tmp_path / "train", f"wandb/{directory.name}")
     assert len(wandb_online.store.artifacts(f"p/{name}")) == 5
-    texts = wandb_online.store.artifact(f"p/{name}:latest").entries.values()
-    assert not any(str(tmp_path) in (entry.local_path or "") for entry in texts)
 
 
 def test_the_packs_of_an_offline_run_outlive_the_repository(wandb_online: Server, tmp_path: Path) -> None:
@@ -274,7 +272,8 @@ def test_two_pushes_at_once_send_nothing_twice(wandb_online: Server, tmp_path: P
     environment = wandb_online.environment(tmp_path / "second")
     other = threading.Thread(target=lambda: sent.append(run_python(PUSH, environment, tmp_path, "repo")))
     other.start()
-    while other.is_alive() and not (tmp_path / "second" / "wandb").exists():  # it has begun a run, and sends the first
+    begun = wandb_online.count("CreateArtifact")
+    while other.is_alive() and wandb_online.count("CreateArtifact") == begun:  # it has begun a run, and sends the first
         time.sleep(0.01)
     with pytest.warns(UserWarning, match="2 versions in .*repo are left to the process that is sending them"):
         assert lamina.wandb.push("repo") == []

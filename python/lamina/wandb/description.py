@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
+
+import wandb
 
 from lamina.errors import InvalidInputError
 from lamina.repository.json_values import plain
@@ -16,6 +19,9 @@ from lamina.repository.snapshot import Snapshot
 MAX_METADATA, OWN_METADATA = 100, 18
 
 # What wandb allows.
+#: And letters of a collection's name.
+MAX_NAME = 128
+NAME = re.compile(rf"[a-zA-Z0-9_.-]{{1,{MAX_NAME}}}")
 _TAG, _ALIAS = re.compile(r"[-\w]+( +[-\w]+)*"), re.compile(r"[^/:]+")
 LAYOUTS = ("file", "packs")
 Layout: TypeAlias = Literal["file", "packs"]
@@ -36,7 +42,24 @@ class Description:
 
 
 def default_name(run: Any) -> str:
-    return f"run_{run.id}_model"
+    return name_of_run(run, "model")
+
+
+def name_of_run(run: Any, what: str) -> str:
+    """``run_<id>_<what>``; a run's id may have letters and a length that W&B does not take in a name."""
+    return clean_name(f"run_{run.id}_{what}")
+
+
+def clean_name(wanted: str) -> str:
+    """The name that W&B takes in place of this one; of two different ones, two different ones."""
+    if NAME.fullmatch(wanted):
+        return wanted
+    mark = hashlib.sha256(wanted.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    safe = re.sub(r"[^a-zA-Z0-9_.-]", "_", wanted)
+    if len(safe) + 9 > MAX_NAME:
+        safe = safe[: MAX_NAME - 9 - 30] + safe[-30:]
+    wandb.termwarn(f"W&B takes no artifact name {wanted!r}: it is called {safe}-{mark}", repeat=False)
+    return f"{safe}-{mark}"
 
 
 def aliases_of(epoch: int | None, batch: int | None, *, best: bool) -> list[str]:

@@ -173,7 +173,9 @@ def _packed(
         home = _home_of(path, repository)
         snapshot = save_path(home, path, {"series": what.name, "run": run.id})
     full = _described(what, snapshot)
-    return packs_version(run, new_draft(full), full, home, snapshot)
+    version = packs_version(run, new_draft(full), full, home, snapshot)
+    version.judged = "best" not in what.aliases
+    return version
 
 
 def _path_of(source: Any) -> Path:

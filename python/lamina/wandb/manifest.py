@@ -86,11 +86,11 @@ def refer(artifact: Any, references: Iterable[Reference]) -> None:
             artifact.add_reference(each.ref, each.path, checksum=False)
 
 
-def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | None = None) -> None:
-    """Declare the entries.
+def fill(artifact: Any, entries: Iterable[FileEntry], root: Path) -> None:
+    """Declare the entries; ``root``, which is absolute, is where their files stand.
 
-    ``root`` is where their files stand; with ``shown``, wandb is given that path in its place: an offline run is
-    synced later, and from elsewhere.
+    wandb takes a relative path from the working directory of whoever sends the file, and the log of an offline run
+    may be sent from anywhere.
     """
     for entry in entries:
         declared = private.add_entry(
@@ -98,7 +98,7 @@ def fill(artifact: Any, entries: Iterable[FileEntry], root: Path, shown: str | N
             path=entry.path,
             digest=entry.digest,
             size=entry.size,
-            local_path=None if entry.birth else f"{shown or root}/{entry.at}",
+            local_path=None if entry.birth else f"{root}/{entry.at}",
             birth_artifact_id=entry.birth,
             skip_cache=True,
         )

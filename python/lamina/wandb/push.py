@@ -36,6 +36,8 @@ from lamina.wandb.upload.staging import Place
 
 #: The server may take a moment to show what it has committed.
 QUESTIONS = 4
+#: wandb's word for a log that it cannot read to the end.
+_CUT_OFF = "transactionlog"
 
 
 def push(
@@ -90,9 +92,13 @@ def push(
 
 def _log(source: Any, entity: str | None, project: str | None, name: str | None, options: dict[str, Any]) -> str:
     _check_what_is_logged(source, name, options)
-    with _run(entity=entity, project=project, job_type="lamina-push") as run:
-        artifact = log_checkpoint(source, run=run, name=name, **options)
-        return _arrived(artifact)
+    with (
+        tempfile.TemporaryDirectory(prefix="lamina-push-", ignore_cleanup_errors=True) as folder,
+        _run(entity=entity, project=project, job_type="lamina-push") as run,
+    ):
+        if not isinstance(source, Snapshot):  # a repository that stands beside the file is somebody's
+            options = {"repository": Path(folder) / "repository"} | options
+        return _arrived(log_checkpoint(source, run=run, name=name, **options))
 
 
 def _check_what_is_logged(source: Any, name: str | None, options: dict[str, Any]) -> None:
@@ -117,18 +123,19 @@ def _arrived(artifact: Any) -> str:
 
 @contextlib.contextmanager
 def _run(**arguments: Any) -> Iterator[Any]:
-    """A run of its own, beside one that may be active."""
-    try:
-        run = wandb.init(reinit="create_new", mode="online", **arguments)
-    except Exception as error:
-        raise ArtifactError(f"cannot start a W&B run: {reason(error)}") from error
-    try:
-        yield run
-    except Exception:
-        run.finish(exit_code=1)
-        raise
-    # Not after Ctrl-C: wandb would first upload all that it was given. The run ends with the process.
-    run.finish()
+    """A run of its own, beside one that may be active; its directory goes with it."""
+    with tempfile.TemporaryDirectory(prefix="lamina-push-", ignore_cleanup_errors=True) as folder:
+        try:
+            run = wandb.init(reinit="create_new", mode="online", dir=folder, **arguments)
+        except Exception as error:
+            raise ArtifactError(f"cannot start a W&B run: {reason(error)}") from error
+        try:
+            yield run
+        except Exception:
+            run.finish(exit_code=1)
+            raise
+        # Not after Ctrl-C: wandb would first upload all that it was given. The run ends with the process.
+        run.finish()
 
 
 # What was left in a journal.
@@ -166,36 +173,47 @@ def _sent(waiting: list[Version], entity: str | None, project: str | None) -> li
     sent: list[str] = []
     watcher = _core.watcher() or _core.Progress()
     watcher.begin("sending", sum(_here(version.record) for version in waiting))
-    for version in waiting:
-        record = version.record
-        server = Server(entity or record.run["entity"], project or record.run["project"])
-        found = find(server, record) if record.digest else None
-        sent.append(_again(version, server) if found is None else full_name(found))
-        record.remove()
-        watcher.advance(_here(record))
+    with _Runs() as runs:
+        for version in waiting:
+            record = version.record
+            server = Server(entity or record.run["entity"], project or record.run["project"])
+            found = find(server, record) if record.digest else None
+            sent.append(_again(version, server, runs) if found is None else full_name(found))
+            record.remove()
+            watcher.advance(_here(record))
     return sent
 
 
-def _again(version: Version, server: Server) -> str:
+class _Runs(contextlib.ExitStack):
+    """Runs that were begun again, each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[tuple[Any, ...], Any] = {}
+
+    def of(self, record: Record, server: Server) -> Any:
+        """The run that made the version, which may be the active one."""
+        run, name = wandb.run, record.run["id"]
+        if run is not None and not (run.offline or run.disabled) and (run.id, run.project) == (name, server.project):
+            return run
+        key = (server.entity, server.project, name)
+        if key not in self._open:
+            again = _run(entity=server.entity, project=server.project, id=name, resume="allow")
+            self._open[key] = self.enter_context(again)
+        return self._open[key]
+
+
+def _again(version: Version, server: Server, runs: _Runs) -> str:
     record = version.record
     held = late_aliases.held_by_others(server, record.what)
     what = late_aliases.without(record.what, held)
     draft = new_draft(what)
     refer(draft, record.references)
-    with _run_of(record, server) as run:
-        found = publisher_of(run).log_now(replace(version, artifact=draft, record=replace(record, what=what)))
-        name = _arrived(found)
-        publisher_of(run).settle(QUESTIONS)
+    publisher = publisher_of(runs.of(record, server))
+    name = _arrived(publisher.log_now(replace(version, artifact=draft, record=replace(record, what=what))))
+    publisher.settle(QUESTIONS)
     late_aliases.put_back(server, what, held)
     return name
-
-
-def _run_of(record: Record, server: Server) -> contextlib.AbstractContextManager[Any]:
-    """The run that made it, which may be the active one."""
-    run, name = wandb.run, record.run["id"]
-    if run is None or run.offline or run.disabled or (run.id, run.project) != (name, server.project):
-        return _run(entity=server.entity, project=server.project, id=name, resume="allow")
-    return contextlib.nullcontext(run)
 
 
 def _here(record: Record) -> int:
@@ -245,18 +263,41 @@ def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str
     if not waiting and _is_there(place.root) and not (entity or project):
         return []  # sent once more, its versions would take names back from newer ones
     _check(waiting)
-    said = _sync(place.root, waiting, entity, project)
-    found = _find(waiting, entity, project)
-    lost = [record.what.name for record in waiting if record.key not in found]
-    if lost:
-        for marker in place.root.glob("*.wandb.synced"):
-            marker.unlink()
-        raise ArtifactError(
-            f"{len(lost)} of {len(waiting)} versions of {lost[0]} did not reach W&B; wandb says: {said}"
-        )
+    _sync(place.root, bool(waiting), entity, project)
+    try:
+        return _settled(place, waiting, entity, project)
+    except BaseException:
+        _mark(place.root, synced=False)
+        raise
+
+
+def _settled(place: Place, waiting: list[Record], entity: str | None, project: str | None) -> list[str]:
+    """Of a run that was synced: send what has not arrived all the same."""
+    names = {key: full_name(version) for key, version in _find(waiting, entity, project).items()}
     for record in waiting:
-        record.remove(files=False)  # the run's log still names them
-    return [full_name(found[record.key]) for record in waiting]
+        if record.key in names:
+            record.remove(files=False)  # the run's log still names them
+    # What the log lacks, or names where it no longer stands: the run was killed, or its directory has moved.
+    names |= _resend_offline(place, entity, project)
+    _mark(place.root, synced=not list(records(place)))
+    return [names[record.key] for record in waiting if record.key in names]
+
+
+def _resend_offline(place: Place, entity: str | None, project: str | None) -> dict[str, str]:
+    """Send what still waits from its records; names by their keys."""
+    waiting = _claimed(place)
+    try:
+        return dict(zip([each.record.key for each in waiting], _sent(waiting, entity, project), strict=True))
+    finally:
+        for version in waiting:
+            version.release()
+
+
+def _mark(root: Path, *, synced: bool) -> None:
+    """Let `wandb sync` pass the run by, or not."""
+    for log in root.glob("run-*.wandb"):
+        marker = log.with_suffix(".wandb.synced")
+        marker.touch() if synced else marker.unlink(missing_ok=True)
 
 
 def _is_there(root: Path) -> bool:
@@ -264,25 +305,25 @@ def _is_there(root: Path) -> bool:
     return root.name.startswith("run-") or any(root.glob("*.wandb.synced"))
 
 
-def _sync(root: Path, waiting: list[Record], entity: str | None, project: str | None) -> str:
-    """Let wandb replay the run, from where the paths in its log are right."""
+def _sync(root: Path, has_records: bool, entity: str | None, project: str | None) -> None:
+    """Let wandb replay the run; a log that was cut off counts as far as it goes, where there are records as well."""
     options = [*(["--entity", entity] if entity else []), *(["--project", project] if project else [])]
     command = [sys.executable, "-m", "wandb", "sync", "--include-synced", "--include-online", *options, str(root)]
-    shown = next((record.run["shown"] for record in waiting), f"{root.parent.name}/{root.name}")
-    with tempfile.TemporaryDirectory(prefix="lamina-push-") as elsewhere:
-        here = Path(elsewhere)
-        if shown == f"{root.parent.name}/{root.name}":
-            here = root.parent.parent
-        else:  # it was renamed when it was copied
-            (here / shown).parent.mkdir(parents=True)
-            (here / shown).symlink_to(root, target_is_directory=True)
-        environment = {**os.environ, "WANDB_MODE": "online", "WANDB_SILENT": "false"}
-        environment.pop("WANDB_SERVICE", None)  # the service of a run of this process has another working directory
-        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-    said = _complaint(done.stdout + done.stderr)
-    if done.returncode != 0 or not list(root.glob("*.wandb.synced")):  # it ends with 0 without a network, too
-        raise ArtifactError(f"wandb sync failed: {said}")
-    return said
+    environment = {**os.environ, "WANDB_MODE": "online", "WANDB_SILENT": "false"}
+    environment.pop("WANDB_SERVICE", None)
+    _mark(root, synced=False)
+    # Some releases leave files of theirs in the working directory.
+    done = subprocess.run(command, cwd=root.parent.parent, env=environment, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    if done.returncode == 0 and list(root.glob("*.wandb.synced")):  # it ends with 0 without a network, too
+        return
+    if not (has_records and _CUT_OFF in said):
+        raise ArtifactError(f"wandb sync failed: {_complaint(said)}")
+    warnings.warn(
+        f"wandb's log of the run {root.name} ends early, as after a kill: rows of the history may be missing. The "
+        "versions are sent from their records",
+        stacklevel=4,
+    )
 
 
 def _complaint(output: str) -> str:

@@ -124,7 +124,9 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
         run = active_run(self.__class__.__name__)
         if run.disabled:
             return
-        artifact = wandb.Artifact(f"run_{run.id}_pred", type=type)
+        from lamina.wandb.description import name_of_run
+
+        artifact = wandb.Artifact(name_of_run(run, "pred"), type=type)
         add_table(artifact, self.pred_table, table_name, getattr(self, "data_table_ref", None))
         run.log_artifact(artifact, aliases=aliases or ["latest"])
 

@@ -308,6 +308,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             version = packs_version(self._run, draft, what, self._repository, commit.snapshot)
         else:
             version = file_version(self._run, draft, what, self._file_name(commit), _writer(commit))
+        version.judged = "best" not in self.artifact.get("aliases", ())
         version.on_trouble = self._trouble
         version.on_committed = self._arrived
         publisher_of(self._run).submit(version)

@@ -1,7 +1,6 @@
 """The best model so far: its file in the run's directory, and the artifact that carries it."""
 
 import os
-import re
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from lamina import _core
 
 def artifact_name(run: Any) -> str:
     """``model-<run name>``, or the run's id where it has no name; only what W&B takes in a name."""
-    name = f"model-{run.name or run.id}"
-    safe = re.sub(r"[^a-zA-Z0-9_.-]", "_", name)
-    return safe if len(safe) <= 128 else f"{safe[:63]}..{safe[-63:]}"
+    from lamina.wandb.description import clean_name
+
+    return clean_name(f"model-{run.name or run.id}")
 
 
 def metadata(epoch: int, monitor: str, value: float | None, logs: dict[str, float]) -> dict[str, Any]:

@@ -127,5 +127,4 @@ def _new_key() -> str:
 
 
 def _run_facts(run: Any) -> dict[str, Any]:
-    facts = {"id": run.id, "entity": run.entity or None, "project": run.project, "offline": bool(run.offline)}
-    return facts | {"shown": Place.of_run(run).shown}
+    return {"id": run.id, "entity": run.entity or None, "project": run.project, "offline": bool(run.offline)}

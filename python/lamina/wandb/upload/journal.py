@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
@@ -18,7 +19,7 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import CorruptDataError, StorageError
-from lamina.wandb.description import Description
+from lamina.wandb.description import NAME, Description, aliases_or_error, tags_or_error, ttl_or_error
 from lamina.wandb.manifest import FileEntry, Reference, as_base64
 from lamina.wandb.upload.staging import Place
 
@@ -31,7 +32,7 @@ class Record:
     """One version on its way."""
 
     key: str
-    run: dict[str, Any]  # id, entity, project, offline; for an offline run also shown
+    run: dict[str, Any]  # id, entity, project, offline
     what: Description
     entries: tuple[FileEntry, ...]
     snapshots: tuple[str, ...] = ()
@@ -97,8 +98,8 @@ class Record:
         """Files that are not there, or not what they were."""
         assert self.place is not None
         here = [(e, self.place.root / e.at) for e in self.entries if e.at is not None]
-        absent = [str(path) for _, path in here if not path.is_file()]
-        present = [(e, path) for e, path in here if path.is_file()]
+        absent = [str(path) for _, path in here if not path.is_file() or path.is_symlink()]
+        present = [(e, path) for e, path in here if str(path) not in absent]
         digests = _core.md5_files([path for _, path in present]) if present else []
         changed = [
             f"{path} (damaged)"
@@ -117,27 +118,101 @@ def records(place: Place) -> Iterator[Record]:
 def _read(path: Path, place: Place) -> Record:
     if not path.is_file() or path.stat().st_size > _MAX_JSON:  # whoever opens a pipe may wait for ever
         raise CorruptDataError(f"{path} is no record of an upload")
+    _refuse_links(path, place)
     body = json.loads(_core.unseal("journal", path.read_bytes(), str(path)))
     try:
-        what = dict(body["artifact"])
-        what |= {"aliases": tuple(what["aliases"]), "tags": tuple(what["tags"])}
-        what["ttl"] = None if what["ttl"] is None else timedelta(seconds=what["ttl"])
         return Record(
-            path.stem,
-            dict(body["run"]),
-            Description(**what),
+            _text(path.stem, _KEY),
+            _run(**{"shown": None, **body["run"]}),
+            _description(**body["artifact"]),
             tuple(_entry(*entry) for entry in body["entries"]),
-            tuple(body["snapshots"]),
-            tuple(Reference(**reference) for reference in body.get("references", ())),
-            int(body["number"]),
-            body["digest"],
+            tuple(_text(snapshot) for snapshot in _typed(body["snapshots"], list)),
+            tuple(_reference(**reference) for reference in body.get("references", ())),
+            _typed(body["number"], int),
+            _text_or_none(body["digest"]),
             place,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CorruptDataError(f"{path} is no record of an upload: {error!r}") from error
 
 
-def _entry(path: str, digest: str, size: int, at: str | None, birth: str | None) -> FileEntry:
-    if at is not None and (at.startswith("/") or set(at.split("/")) & {"", ".", ".."}):
-        raise ValueError(f"{at!r} is not below the record's root")
-    return FileEntry(path, digest, size, at, birth)
+# A record may come from anybody: the directory of a run is copied and sent. Each field is checked as it is read.
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+#: A part of an address on the server, as wandb takes it.
+_PART = re.compile(r"[^/\\#?%:\x00-\x1f\x7f]{1,256}")
+_PATH = re.compile(r"[^\\\x00-\x1f\x7f]{1,4096}")
+#: Bytes of one file; W&B takes less.
+_MAX_FILE = 1 << 43
+
+
+def _refuse_links(path: Path, place: Place) -> None:
+    """What is made for a record must stay below the root."""
+    for each in (place.folder, path, path.with_suffix("")):
+        if each.is_symlink():
+            raise CorruptDataError(f"{each} is a link; expected what lamina has made")
+
+
+def _typed(value: Any, wanted: type) -> Any:
+    if type(value) is not wanted:
+        raise TypeError(f"expected {wanted.__name__}. Received: {value!r:.80}")
+    return value
+
+
+def _text(value: Any, pattern: re.Pattern[str] = _PATH) -> str:
+    if not pattern.fullmatch(_typed(value, str)) or (pattern is _PART and value in (".", "..")):
+        raise ValueError(f"unexpected text {value!r:.80}")
+    return str(value)
+
+
+def _text_or_none(value: Any, pattern: re.Pattern[str] = _PATH) -> str | None:
+    return None if value is None else _text(value, pattern)
+
+
+def _size(value: Any) -> int:
+    if not 0 <= _typed(value, int) <= _MAX_FILE:
+        raise ValueError(f"no file has {value} bytes")
+    return int(value)
+
+
+def _below(path: str) -> str:
+    if path.startswith("/") or set(path.split("/")) & {"", ".", ".."}:
+        raise ValueError(f"{path!r} is not below the record's root")
+    return path
+
+
+def _run(id: Any, entity: Any, project: Any, offline: Any, shown: Any) -> dict[str, Any]:
+    """``shown`` is of older releases; nobody reads it."""
+    facts = {"id": _text(id, _PART), "offline": _typed(offline, bool)}
+    return facts | {"entity": _text_or_none(entity, _PART), "project": _text_or_none(project, _PART)}
+
+
+def _description(
+    name: Any, type: Any, aliases: Any, metadata: Any, description: Any, tags: Any, ttl: Any
+) -> Description:
+    if ttl is not None and not isinstance(ttl, (int, float)):
+        raise TypeError(f"expected seconds. Received: {ttl!r:.80}")
+    return Description(
+        _text(name, NAME),
+        _text(type, _PART),
+        tuple(aliases_or_error(_typed(aliases, list))),
+        _typed(metadata, dict),
+        None if description is None else _typed(description, str),
+        tuple(tags_or_error(_typed(tags, list))),
+        ttl_or_error(None if ttl is None else timedelta(seconds=ttl)),
+    )
+
+
+def _entry(path: Any, digest: Any, size: Any, at: Any, birth: Any) -> FileEntry:
+    return FileEntry(
+        _below(_text(path)),
+        "" if digest == "" else _text(digest),
+        _size(size),
+        None if at is None else _below(_text(at)),
+        _text_or_none(birth),
+    )
+
+
+def _reference(path: Any, ref: Any, digest: Any, size: Any, extra: Any) -> Reference:
+    known = None if size is None else _size(size)
+    return Reference(_below(_text(path)), _text(ref), _typed(digest, str), known, _typed(extra, dict))

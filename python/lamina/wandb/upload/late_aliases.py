@@ -45,11 +45,18 @@ def put_back(server: Server, what: Description, held: Mapping[str, Any]) -> None
 
 
 def _stays(alias: str, holder: Mapping[str, Any], late: Mapping[str, Any]) -> bool:
-    if alias == "best" and (holder.get("monitor"), holder.get("mode")) == (late.get("monitor"), late.get("mode")):
-        had, has = _number(holder, "value"), _number(late, "value")
-        if had is not None and has is not None:
-            return had >= has if late.get("mode") == "max" else had <= has
-    return _newer(holder, late)
+    better = is_as_good(holder, late) if alias == "best" else None
+    return _newer(holder, late) if better is None else better
+
+
+def is_as_good(holder: Mapping[str, Any], other: Mapping[str, Any]) -> bool | None:
+    """Whether the holder of ``best`` keeps it; None where the two were not judged by the same metric."""
+    if (holder.get("monitor"), holder.get("mode")) != (other.get("monitor"), other.get("mode")):
+        return None
+    had, has = _number(holder, "value"), _number(other, "value")
+    if had is None or has is None:
+        return None
+    return had >= has if other.get("mode") == "max" else had <= has
 
 
 def _newer(holder: Mapping[str, Any], late: Mapping[str, Any]) -> bool:

@@ -7,9 +7,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import wandb
 
 from lamina import _core
 from lamina.errors import ArtifactError
@@ -17,6 +19,7 @@ from lamina.repository import upload_times
 from lamina.wandb import private
 from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
 from lamina.wandb.server import Server, check_release
+from lamina.wandb.upload import late_aliases
 from lamina.wandb.upload.find import find
 from lamina.wandb.upload.journal import Record
 from lamina.wandb.upload.staging import Place
@@ -49,6 +52,7 @@ class Version:
     on_trouble: Callable[[Exception], None] = field(default=_nothing)
     claim: _core.Claim | None = None  # a `push` leaves the version alone meanwhile
     outcome: Exception | None = _PENDING  # None: the server has committed it
+    judged: bool = False  # it is ``best`` as far as its callback knows, not because a user says so
     settled: bool = False  # and everybody has been told
     begun: float = 0.0  # when it was handed over
     seconds: float | None = None  # from then until the server had it, where we were there to see it
@@ -78,6 +82,7 @@ class Publisher:
         self._unsettled: deque[Version] = deque()
         self._elsewhere: list[Version] = []  # sent by other threads
         self._newest: dict[str, str] = {}  # collection → version that we know to be committed
+        self._best: dict[str, Mapping[str, Any]] = {}  # collection → metadata of the best version of this run
         self._hurry_at: float | None = None
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
@@ -157,6 +162,9 @@ class Publisher:
                 finish(ACCEPT_SECONDS)
         if self.drain(ACCEPT_SECONDS):
             self.settle(SETTLE_SECONDS)
+        if self.run.offline and self.accepted:
+            root = Place.of_run(self.run).root
+            wandb.termlog(f"{self.accepted} checkpoints wait in {root}; also from another machine: lamina push {root}")
 
     # The thread.
 
@@ -261,12 +269,13 @@ class Publisher:
 
     def _log(self, version: Version) -> Any:
         with self._turn:
-            record, version.begun = version.record, time.monotonic()
+            version.begun = time.monotonic()
+            record = self._without_false_best(version)
             assert record.place is not None
             entries = list(record.entries)
             if not self.run.offline and version.has_packs:
                 entries = self._carry(record.what.name, entries)
-            fill(version.artifact, entries, record.place.root, record.place.shown)
+            fill(version.artifact, entries, record.place.root)
             version.record = record.sent_as(version.artifact.digest, entries)
             version.record.write()
             artifact = self.run.log_artifact(
@@ -278,6 +287,22 @@ class Publisher:
                     self._unsettled.append(version)
                 threading.Thread(target=self._await, args=(version,), name="lamina-wait", daemon=True).start()
             return artifact
+
+    def _without_false_best(self, version: Version) -> Record:
+        """A callback that has just begun knows no better version; the series may have one."""
+        record, what = version.record, version.record.what
+        if not version.judged or "best" not in what.aliases:
+            return record
+        holders = [self._best.get(what.name), None if self.run.offline else self._metadata_of_best(what.name)]
+        if any(holder and late_aliases.is_as_good(holder, what.metadata) for holder in holders):
+            aliases = tuple(alias for alias in what.aliases if alias != "best")
+            return replace(record, what=replace(what, aliases=aliases))
+        self._best[what.name] = what.metadata
+        return record
+
+    def _metadata_of_best(self, name: str) -> Mapping[str, Any] | None:
+        holder = self.server.committed(name, "best")
+        return None if holder is None else dict(holder.metadata)
 
     def _carry(self, name: str, entries: list[FileEntry]) -> list[FileEntry]:
         """Entries of packs that the server has need no file; one request has confirmed that it has them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -18,6 +19,16 @@ from lamina.wandb.copies import immutable_copy
 from lamina.wandb.manifest import FileEntry, measured
 
 _TRAVEL = Path(__file__).parents[1] / "travel"
+#: In the directory of an offline run.
+NOTICE = "SEND-WITH-LAMINA-PUSH.txt"
+_NOTICE = """This offline run has checkpoints of lamina.
+
+    lamina push DIRECTORY        sends all of it, from any directory and any machine
+    wandb sync DIRECTORY         sends all of it only while DIRECTORY stands where the run was made
+
+After this directory was moved or copied, wandb sync sends the history without the checkpoints and reports
+no error. Use lamina push then; it also sends what an earlier wandb sync has left out.
+"""
 TRAVELLING = ("README.md", "restore.py")
 
 
@@ -27,7 +38,6 @@ class Place:
 
     root: Path  # a repository, or the directory of a run
     folder: Path  # `journal` in a repository, `lamina` in the directory of a run
-    shown: str | None = None  # for an offline run: `root` as its log names it
 
     @classmethod
     def of_repository(cls, repository: Repository) -> Place:
@@ -38,9 +48,17 @@ class Place:
     def of_run(cls, run: Any) -> Place:
         # With a relative WANDB_DIR this is relative, too, and what the user's working directory becomes is not ours.
         root = run.__dict__.setdefault("_lamina_root", Path(run.dir).parent.absolute())
-        # Relative to the parent of the `wandb` directory, which is where people call `wandb sync`: it works after the
-        # whole has moved, and no path of this machine is uploaded.
-        return cls(root, root / "lamina", f"{root.parent.name}/{root.name}" if run.offline else None)
+        place = cls(root, root / "lamina")
+        if run.offline:
+            place._say_how_it_is_sent()
+        return place
+
+    def _say_how_it_is_sent(self) -> None:
+        """`wandb sync` of a run that was moved sends no version, and says that it has finished."""
+        path = self.root / NOTICE
+        if not path.exists():
+            with contextlib.suppress(OSError):
+                path.write_text(_NOTICE)
 
     def new_folder(self, key: str) -> Path:
         folder = self.folder / key
