@@ -65,6 +65,9 @@ def _path(text: str) -> Opened:
     path = Path(text)
     if _exists(path):
         return _existing(path)
+    before, colon, after = text.rpartition(":")
+    if colon and repository.stands_in(Path(before)):
+        raise NotFoundError(f"{text} does not exist; a snapshot of a repository is named by @: {before}@{after}")
     raise NotFoundError(f"{text} does not exist; expected a repository, a checkpoint file or DIR@alias")
 
 
@@ -76,9 +79,18 @@ def _exists(path: Path) -> bool:
 
 
 def _existing(path: Path) -> Opened:
+    if path.is_dir() and (inner := _repositories_inside(path)):
+        raise InvalidInputError(f"{path} is not a repository, but holds one: {' or '.join(map(str, inner))}")
     if path.is_dir() and (path / "lamina.json").exists():
         return open_artifact_directory(path)
     return open_plain(path)
+
+
+def _repositories_inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and repository.stands_in(child))
+    except OSError as error:
+        raise StorageError(f"cannot look into {folder}: {error.strerror or error}") from error
 
 
 def open_artifact_directory(path: Path, packs: Path | None = None) -> Opened:

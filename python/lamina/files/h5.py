@@ -54,6 +54,15 @@ def plan_source(source: Path) -> list[tuple[Path, FilePlan]]:
     return [(file, plan_file(file, name)) for file, name in source_files(source)]
 
 
+def holds_model(file: Path) -> bool:
+    """Whether a legacy ``.h5`` file holds a whole model; True for a damaged one, of which its reader tells more."""
+    try:
+        with h5py.File(file, "r", locking=False) as h5:
+            return "model_config" in h5.attrs
+    except OSError:
+        return True
+
+
 def _tensors_of(file: Path, raw: io.FileIO, name: str, size: int) -> tuple[Tensor, ...]:
     try:
         if name.endswith((".h5", ".hdf5")):

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -50,6 +51,11 @@ def training(path: Path) -> dict[str, str]:
         return {"optimizer": str(optimizer["config"].get("inner_optimizer", optimizer)["class_name"])}
     except Exception:  # damage gives almost any exception, and whoever reads the file itself will tell
         return {}
+
+
+def is_unpacked(names: Collection[str]) -> bool:
+    """Whether files are those that ``model.save(folder, zipped=False)`` writes: an archive as a folder."""
+    return {"config.json", "metadata.json"} <= set(names) and bool({KERAS_MEMBER, "model.weights.json"} & set(names))
 
 
 def _opened(raw: io.FileIO, size: int) -> zipfile.ZipFile:

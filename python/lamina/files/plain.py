@@ -145,6 +145,8 @@ def kind_of(paths: Iterable[str]) -> str:
     names = list(paths)
     if len(names) == 1 and names[0].endswith((".keras", ".h5")):
         return "weights" if names[0].endswith(".weights.h5") else "model"
+    if keras_archive.is_unpacked(names):
+        return "model"
     if any(name.endswith(".weights.json") for name in names) and len(names) > 1:
         return "weights"
     return "files"

@@ -20,6 +20,11 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.sources import resolve
 
+_OTHER = (
+    "resume=True continues the same model: for a changed one name another series or repository, and begin with "
+    "lamina.restore(SOURCE, model, skip_mismatch=True) before fit"
+)
+
 
 def latest(repository: Repository, series: str, ref: str = "latest") -> Snapshot | None:
     """The newest snapshot of a series, or another one of it; None if there is none."""
@@ -81,7 +86,7 @@ def resume(model: Any, snapshot: Snapshot, epochs: int | None = None) -> SavedSt
     check_built(model, "fit with resume=True")
     opened = resolve(snapshot)
     state = SavedState(opened)
-    restore(opened, model)
+    restore(opened, model, advice=_OTHER)
     private.begin_with(model, snapshot.next_epoch)
     resumed.note_step(model, snapshot.step)
     what = "the end of epoch" if snapshot.batch is None else f"batch {snapshot.batch + 1} of epoch"

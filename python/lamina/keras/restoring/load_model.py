@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from lamina.errors import InvalidInputError
+from lamina.files import h5, keras_archive
 from lamina.files.plain import Opened
 from lamina.keras import private
 from lamina.keras.capture.walk import NotPlannable, walk
@@ -27,6 +28,9 @@ from lamina.keras.restoring.zero_copy import adoptable
 
 #: What Keras 3 takes for a ``.keras`` file; anything else is left to it.
 _ARGUMENTS = {"custom_objects", "compile", "safe_mode"}
+#: What stands for the folder that ``model.save(folder, zipped=False)`` writes.
+_CONFIG = "config.json"
+_BUILD = "build the model and use lamina.restore(source, model)"
 #: A configuration longer than this is not read into memory on the word of its archive.
 _MAX_CONFIG = 1 << 30
 
@@ -47,7 +51,11 @@ def _load_model(opened: Opened, name: str, **load_model_kwargs: Any) -> Any:
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         files = opened.content.export(Path(folder))
         path = next(file for file in files if file.name == Path(name).name)
+        if name == _CONFIG:
+            return keras.models.load_model(path.parent, **load_model_kwargs)
         refuse_no_archive(path)
+        if path.suffix == ".h5" and not h5.holds_model(path):
+            raise InvalidInputError(f"{name} holds weights only; {_BUILD}")
         return keras.models.load_model(path, **load_model_kwargs)
 
 
@@ -56,6 +64,8 @@ def _model_file(opened: Opened) -> str:
     names = [name for name in names if not name.endswith(".weights.h5")]
     if len(names) == 1:
         return names[0]
+    if not names and keras_archive.is_unpacked(opened.content.files):
+        return _CONFIG
     if "saved_model.pb" in opened.content.files:
         raise InvalidInputError(
             "this is a SavedModel, for inference, and Keras loads none: lamina.export(source, DIRECTORY), then "
@@ -63,7 +73,7 @@ def _model_file(opened: Opened) -> str:
         )
     raise InvalidInputError(
         "load_model needs a snapshot of a whole model (a .keras or .h5 file); this one holds "
-        f"{', '.join(opened.content.files) or 'nothing'}. Build the model and use lamina.restore(source, model)"
+        f"{', '.join(opened.content.files) or 'nothing'}; {_BUILD}"
     )
 
 

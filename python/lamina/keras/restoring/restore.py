@@ -35,8 +35,18 @@ from lamina.repository.dtypes import to_numpy
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo
 
+#: What the caller of `lamina.restore` can do about a snapshot that does not fit.
+SKIP = "Pass skip_mismatch=True to leave the layers that differ as they are"
 
-def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_mismatch: bool = False) -> Snapshot:
+
+def restore(
+    opened: Opened,
+    model: Any,
+    *,
+    optimizer: bool | str = "auto",
+    skip_mismatch: bool = False,
+    advice: str = SKIP,
+) -> Snapshot:
     """Put the weights, and what training goes on from, of an opened source into ``model``."""
     if optimizer not in (True, False, "auto"):
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
@@ -44,10 +54,10 @@ def restore(opened: Opened, model: Any, *, optimizer: bool | str = "auto", skip_
         raise InvalidInputError(f"expected a Keras model. Received: {model!r} of type {type(model).__name__}")
     check_built(model, "restoring")
     with scope_of(model):
-        return _restore(opened, model, optimizer, skip_mismatch)
+        return _restore(opened, model, optimizer, skip_mismatch, advice)
 
 
-def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: bool) -> Snapshot:
+def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: bool, advice: str) -> Snapshot:
     state = saved_state(opened, model, optimizer)
     stored = stored_tensors(opened)
     if not stored or private.why_not("load"):
@@ -63,7 +73,7 @@ def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: b
     stored = without(left, stored)
     odd = _mismatches(without(left, _shapes(entries)), stored)
     if odd and not skip_mismatch:
-        raise InvalidInputError(_explain(odd))
+        raise InvalidInputError(_explain(odd, advice))
     missing_assets = compare_assets(opened, visited)
     with_optimizer = with_optimizer and _optimizer_is_ready(model, stored, optimizer, state)
     wanted = [
@@ -190,11 +200,10 @@ def _folders(names: Iterable[str]) -> set[str]:
     return {_folder(name)[0] for name in names}
 
 
-def _explain(odd: dict[str, str]) -> str:
+def _explain(odd: dict[str, str], advice: str) -> str:
     listed = "\n  ".join(odd.values())
     return (
-        f"the snapshot does not fit the model, which is unchanged; {len(odd)} variables differ:\n  {listed}\n"
-        "Pass skip_mismatch=True to leave the layers that differ as they are"
+        f"the snapshot does not fit the model, which is unchanged; {len(odd)} variables differ:\n  {listed}\n{advice}"
     )
 
 
