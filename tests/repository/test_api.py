@@ -167,6 +167,10 @@ def test_series_aliases_and_references(tmp_path: Path, repo: Path) -> None:
     assert opened.snapshot("a:v1") == a
     assert opened.remove_alias("a", "v1")
     assert not opened.remove_alias("a", "v1")
+    for meant in (a, a.id, a.number):  # both take the same
+        opened.set_alias(meant, "v2")
+        assert opened.remove_alias(meant, "v2")
+        assert not opened.remove_alias(meant, "v2")
     for bad in ("latest", "", "a/b", "a:b", "x" * 129):
         with pytest.raises(InvalidInputError):
             opened.set_alias(a, bad)
