@@ -1,0 +1,255 @@
+"""One training run twice, with the stock callbacks and with ours, and what then differs.
+
+A scenario is plain data. Running it gives an outcome: a flat dict of what a user sees afterwards, by name. The two
+outcomes of a scenario are compared name by name, so a difference says where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import lamina.keras
+from wandb_training import Follow
+
+Outcome = dict[str, Any]
+#: Name → (what stock did, what ours did), only where they differ; ABSENT where one has no such name.
+Differing = Mapping[str, tuple[Any, Any]]
+ABSENT = "absent"
+
+BATCHES = 3
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training with one checkpoint callback, without W&B."""
+
+    file: str = "m-{epoch}.keras"
+    weights_only: bool = False
+    monitor: str = "score"
+    mode: str = "min"
+    best_only: bool = False
+    freq: str | int = "epoch"
+    verbose: int = 0
+    threshold: float | None = None
+    scores: tuple[float, ...] = (3.0, 1.0, 2.0)
+    first: bool = False
+    data: str = "arrays"
+    before: str = "nothing"
+    event: str = "nothing"
+    repository: bool = False
+
+
+class Interrupted(Exception):
+    """What a training of ours ends with."""
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            raise Interrupted
+
+
+class ChangeDirectory(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            Path("elsewhere").mkdir()
+            os.chdir("elsewhere")
+
+
+def differing(stock: Outcome, ours: Outcome) -> Differing:
+    names = sorted(stock.keys() | ours.keys())
+    pairs = {name: (stock.get(name, ABSENT), ours.get(name, ABSENT)) for name in names}
+    return {name: (one, other) for name, (one, other) in pairs.items() if one != other}
+
+
+@functools.cache
+def _model() -> tuple[Any, list[np.ndarray]]:
+    """Compiled once, since that takes longer than the training; and its first values."""
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((4,), name="in"), keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")]
+    model = keras.Sequential(layers, name="m")
+    model.compile(keras.optimizers.Adam(0.01, name="adam"), "mse", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    return model, [np.array(variable) for variable in _variables(model)]
+
+
+def _variables(model: Any) -> list[Any]:
+    return [*model.variables, *model.optimizer.variables]
+
+
+def fresh_model() -> Any:
+    model, values = _model()
+    for variable, value in zip(_variables(model), values, strict=True):
+        variable.assign(value)
+    return model
+
+
+def fit_on(model: Any, kind: str, callbacks: list[Any], **more: Any) -> None:
+    """`fit` on arrays, a `tf.data` pipeline, or a generator whose length nobody knows."""
+    generator = np.random.default_rng(0)
+    x = generator.random((4 * BATCHES, 4), dtype=np.float32)
+    y = generator.random((4 * BATCHES, 1), dtype=np.float32)
+    more |= {"verbose": 0, "shuffle": False, "callbacks": callbacks, "validation_data": (x[:4], y[:4])}
+    if kind == "arrays":
+        model.fit(x, y, batch_size=4, **more)
+    elif kind == "dataset":
+        import tensorflow as tf
+
+        model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(4), **more)
+    else:
+        model.fit(_endless(x, y), steps_per_epoch=BATCHES, **more)
+
+
+def _endless(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    while True:
+        for begin in range(0, len(x), 4):
+            yield x[begin : begin + 4], y[begin : begin + 4]
+
+
+# --- A training without W&B.
+
+
+def both(scenario: Training, folder: Path) -> Differing:
+    """Run it in two folders below one that is empty."""
+    stock = _outcome(scenario, folder / "stock", keras.callbacks.ModelCheckpoint)
+    more = {"repository": folder / "repository"} if scenario.repository else {}
+    ours = _outcome(scenario, folder / "ours", functools.partial(lamina.keras.ModelCheckpoint, **more))
+    return differing(stock, ours)
+
+
+def _outcome(scenario: Training, root: Path, make: Callable[..., Any]) -> Outcome:
+    root.mkdir(parents=True)
+    found: Outcome = {}
+    said = io.StringIO()
+    with inside(root), contextlib.redirect_stdout(said):
+        _prepare(scenario)
+        model = fresh_model()
+        checkpoint = None
+        for number in range(2 if "again" in scenario.event else 1):
+            try:
+                if checkpoint is None or scenario.event == "again with a new callback":
+                    checkpoint = _checkpoint(scenario, make)
+                if number and scenario.event == "again in another directory":
+                    Path("elsewhere").mkdir()
+                    os.chdir("elsewhere")
+                _train(scenario, model, checkpoint)
+            except Exception as error:  # what ends a training is part of what is compared
+                found[f"raised in fit {number}"] = type(error).__name__
+    return found | {"printed": said.getvalue().replace(str(root), "ROOT").splitlines()} | tree(root)
+
+
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _checkpoint(scenario: Training, make: Callable[..., Any]) -> Any:
+    return make(
+        scenario.file,
+        monitor=scenario.monitor,
+        verbose=scenario.verbose,
+        save_best_only=scenario.best_only,
+        save_weights_only=scenario.weights_only,
+        mode=scenario.mode,
+        save_freq=scenario.freq,
+        initial_value_threshold=scenario.threshold,
+    )
+
+
+def _train(scenario: Training, model: Any, checkpoint: Any) -> None:
+    around = [Follow(scenario.scores)]
+    callbacks = [checkpoint, *around] if scenario.first else [*around, checkpoint]
+    if scenario.event == "interrupted":
+        callbacks.append(Interrupt())
+    if scenario.event == "another directory in training":
+        callbacks.append(ChangeDirectory())
+    try:
+        fit_on(model, scenario.data, callbacks, epochs=len(scenario.scores))
+    finally:
+        if hasattr(checkpoint, "wait"):  # a training that was interrupted leaves the last save to its thread
+            checkpoint.wait()
+
+
+def _prepare(scenario: Training) -> None:
+    """What stands where the first file will be."""
+    target = Path(scenario.file.replace("{epoch}", "1").replace("{epoch:02d}", "01"))
+    if scenario.before == "link of the folder":
+        Path("disk").mkdir()
+        if target.parent != Path():
+            target.parent.symlink_to("disk")
+        return
+    if scenario.before != "nothing":
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if scenario.before == "link":
+        Path("disk").mkdir()
+        Path("disk/old").write_bytes(b"old")
+        target.symlink_to(os.path.relpath("disk/old", target.parent))
+    elif scenario.before == "dangling link":
+        Path("disk").mkdir()
+        target.symlink_to(os.path.relpath("disk/new", target.parent))
+    elif scenario.before == "hard link":
+        Path("other").write_bytes(b"old")
+        os.link("other", target)
+    elif scenario.before == "directory":
+        target.mkdir()
+    elif scenario.before.startswith("mode "):
+        target.write_bytes(b"old")
+        target.chmod(int(scenario.before.split()[1], 8))
+
+
+# --- What is on disk.
+
+
+def tree(root: Path) -> Outcome:
+    """Links, modes and contents below a folder."""
+    found: Outcome = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            found[f"link {name}"] = os.readlink(path)
+        elif path.is_file():
+            found[f"mode {name}"] = oct(stat.S_IMODE(path.stat().st_mode))
+            found[f"content {name}"] = content(path.read_bytes())
+            if path.stat().st_nlink > 1:
+                found[f"names of {name}"] = path.stat().st_nlink
+        else:
+            found[f"folder {name}"] = oct(stat.S_IMODE(path.stat().st_mode))
+    return found
+
+
+def content(data: bytes) -> Any:
+    """A digest; of a ``.keras`` file one for each member, but without the dates that two saves cannot share."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return hashlib.sha256(data).hexdigest()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [
+            (member.filename, member.compress_type, member.external_attr, _member(archive, member))
+            for member in archive.infolist()
+        ]
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
+    if member.filename == "metadata.json":
+        return ""
+    # Keras writes addresses in memory into the configuration; they differ from process to process.
+    data = re.sub(rb'"shared_object_id": \d+', b"", archive.read(member))
+    return hashlib.sha256(data).hexdigest()
