@@ -467,11 +467,18 @@ def test_a_forbidden_path_writes_nothing(tmp_path: Path, path: str) -> None:
     assert restored(tmp_path) == before
 
 
-@pytest.mark.parametrize("path", ["empty", "EMPTY", "empty/a", "Empty/b/c", "model.weights.h5/x"])
+@pytest.mark.parametrize("path", ["empty", "EMPTY", "empty. ", "empty/a", "Empty/b/c", "empty./a", "model.weights.h5/x"])
 def test_paths_that_clash_are_refused(tmp_path: Path, path: str) -> None:
     model = sample()
     model.structure["files"][1]["path"] = path
-    with pytest.raises(DamagedError, match=r"letter case|as the folder"):
+    with pytest.raises(DamagedError, match=r"for one|as the folder"):
+        read_all(model.write_artifact(tmp_path / "artifact"))
+
+
+def test_paths_that_differ_in_the_form_of_a_character_are_refused(tmp_path: Path) -> None:
+    model = sample()
+    model.structure["files"][0]["path"], model.structure["files"][1]["path"] = "caf\u00e9", "cafe\u0301"
+    with pytest.raises(DamagedError, match="for one"):
         read_all(model.write_artifact(tmp_path / "artifact"))
 
 

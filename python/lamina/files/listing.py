@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from pathlib import Path
 
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
@@ -36,6 +37,12 @@ def file_status(path: Path) -> os.stat_result:
         raise NotFoundError(f"{path} does not exist") from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def folded_path(path: str) -> str:
+    """What a path has in common with those that some file system takes for the same (docs/format.md §5.1)."""
+    lower = unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).lower())
+    return "/".join(part.rstrip(". ") for part in lower.split("/"))
 
 
 def _names_below(root: Path) -> list[str]:

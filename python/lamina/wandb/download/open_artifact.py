@@ -17,7 +17,7 @@ import wandb
 from lamina import _core
 from lamina.cache import cache_folder
 from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError
-from lamina.files.listing import is_portable
+from lamina.files.listing import folded_path, is_portable
 from lamina.files.plain import Opened, open_plain
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
@@ -157,8 +157,8 @@ def _safe(path: str) -> bool:
 
 
 def _refuse_collisions(paths: Iterable[str], what: str) -> None:
-    """No file may stand where another one, or its folder, stands; letter case is ignored."""
-    folded = [path.lower() for path in paths]
+    """No file may stand where another one, or its folder, stands, on any file system."""
+    folded = [folded_path(path) for path in paths]
     folders = {path[:at] for path in folded for at, letter in enumerate(path) if letter == "/"}
     seen: set[str] = set()
     for path in folded:

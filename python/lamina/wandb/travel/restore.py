@@ -438,12 +438,18 @@ def _check_paths(paths: list[str]) -> None:
         bad = bad or any(sign in "\\:" or unicodedata.category(sign) in ("Cc", "Cs") for sign in path)
         good = not bad and len(path.encode()) <= 1024
         _demand(good, f"the snapshot names a file with the forbidden path {path!a}")
-    known = {path.lower() for path in paths}
-    _demand(len(known) == len(paths), "the snapshot names two files that differ in letter case at most")
+    known = {_folded(path) for path in paths}
+    _demand(len(known) == len(paths), "the snapshot names two files that some file systems take for one")
     for path in known:
         parts = path.split("/")
         good = not any("/".join(parts[:depth]) in known for depth in range(1, len(parts)))
         _demand(good, f"the snapshot uses a file as the folder of {path!a}")
+
+
+def _folded(path: str) -> str:
+    """What a path has in common with those that some file system takes for the same."""
+    lower = unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).lower())
+    return "/".join(part.rstrip(". ") for part in lower.split("/"))
 
 
 def _check_disjoint(runs: list[tuple[int, int]]) -> None:

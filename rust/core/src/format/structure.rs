@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize, Serializer};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::error::{Error, Result};
 use crate::format::dtype::tensor_bytes;
@@ -163,7 +164,7 @@ fn in_state(offset: u64, run: u64, length: u64) -> Result<()> {
     }
 }
 
-/// Checks that file paths stay inside the folder they are written to and do not collide on any file system.
+/// Checks that file paths stay inside the folder they are written to, and that no file system takes two for one.
 pub fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = HashSet::new();
     let mut folders = HashSet::new();
@@ -178,16 +179,24 @@ pub fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(bad("it is absolute or has an empty, '.' or '..' part"));
         }
-        let folded = path.to_lowercase();
+        let folded = folded(path);
         folders.extend(folded.match_indices('/').map(|(at, _)| folded[..at].to_owned()));
         if !seen.insert(folded) {
-            return Err(bad("another file has this path (letter case ignored)"));
+            return Err(bad("some file systems take it for the path of another file"));
         }
     }
     match seen.intersection(&folders).next() {
         Some(both) => Err(Error::invalid(format!("{both:?} is a file and a folder"))),
         None => Ok(()),
     }
+}
+
+/// What a path has in common with those that some file system takes for the same: letter case, the form of composed
+/// characters (macOS), and dots and spaces at the end of a part (Windows) make no difference.
+fn folded(path: &str) -> String {
+    let lower: String = path.nfd().collect::<String>().to_lowercase().nfd().collect();
+    let parts: Vec<_> = lower.split('/').map(|part| part.trim_end_matches(['.', ' '])).collect();
+    parts.join("/")
 }
 
 /// The files and tensors that have bytes in `parts` of a state, which ascend.
@@ -234,7 +243,11 @@ mod tests {
         for bad in ["", "/a", "a/", "../a", "a/./b", "a\\b", "c:a", "a\nb", "a//b"] {
             assert!(check_paths([bad].into_iter()).is_err(), "{bad:?}");
         }
-        assert!(check_paths(["a", "A"].into_iter()).is_err());
+        for same in [["a", "A"], ["caf\u{e9}", "cafe\u{301}"], ["\u{c9}", "e\u{301}"], ["a", "a."], ["a/b", "a. ./b"]] {
+            assert!(check_paths(same.into_iter()).is_err(), "{same:?}");
+        }
+        check_paths(["con", "aux.h5", "a .h5", "a.h5", "e", "\u{e9}"].into_iter()).unwrap();
+        assert!(check_paths(["caf\u{e9}/b", "cafe\u{301}"].into_iter()).is_err());
         assert!(check_paths(["a/b", "A"].into_iter()).is_err());
         assert!(check_paths([&*"x".repeat(1025)].into_iter()).is_err());
     }
