@@ -64,6 +64,18 @@ def test_importing_lamina_is_light() -> None:
     assert (done.stdout.strip(), done.returncode) == ("none", 0), done.stderr
 
 
+def test_numbers_come_back_equal(tmp_path: Path, repo: Path) -> None:
+    path = weights(tmp_path / "m.weights.h5", kernel=np.ones(3))
+    state = np.random.default_rng(1).bit_generator.state
+    floats = [0.1, 1e-05, 1e16, 1e22, 5e-324, 1.7976931348623157e308, -0.0, 1.0]
+    metadata = {"rng": state, "whole": [2**64, 2**128 - 1, -(2**63) - 1, 10**4000], "floats": floats}
+    lamina.save(path, repo, metadata=metadata)
+    read = lamina.open(repo).snapshot().metadata
+    assert read == metadata
+    assert list(map(repr, read["floats"])) == list(map(repr, floats))
+    assert all(type(number) is int for number in read["whole"])
+
+
 def test_a_file_comes_back(tmp_path: Path, repo: Path) -> None:
     path = weights(tmp_path / "m.weights.h5", odd=np.float16(3), empty=np.zeros((3, 0)), big=np.arange(9, dtype=">i4"))
     snapshot = lamina.save(path, repo, aliases=["first"], metadata={"note": "é", "n": np.int64(3)})

@@ -12,8 +12,14 @@ pub const VERSION: u32 = 1;
 /// Required features of JSON bodies that this engine knows.
 const KNOWN_FEATURES: &[&str] = &["delta"];
 
+/// Digits of the longest whole number; Python reads no longer ones.
+const MAX_DIGITS: usize = 4300;
+
 /// The bytes of an envelope around `body`.
 pub fn seal(kind: &str, body: &Map<String, Value>) -> Result<Vec<u8>> {
+    if let Some(number) = body.values().find_map(unusable) {
+        return Err(Error::invalid(format!("{kind} cannot be written: {}", too_large(number))));
+    }
     let body = serde_json::to_string(body).map_err(|e| Error::invalid(format!("{kind} cannot be written: {e}")))?;
     let head = format!("{{\"lamina\":\"{kind}\",\"version\":{VERSION},\"blake3\":\"");
     let tail = format!("\",\n\"body\":{body}\n}}\n");
@@ -61,8 +67,33 @@ pub fn unseal(bytes: &[u8], kind: &str, what: &str) -> Result<(Digest, Map<Strin
     }
     let body: Map<String, Value> =
         serde_json::from_str(body).map_err(|e| damaged(&format!("its body is not JSON: {e}")))?;
+    if let Some(number) = body.values().find_map(unusable) {
+        return Err(damaged(&too_large(number)));
+    }
     check_features(&body, what)?;
     Ok((digest, body))
+}
+
+/// A number that not every reader can hold: a whole one that is too long, or another that is larger than any float.
+fn unusable(value: &Value) -> Option<&str> {
+    match value {
+        Value::Number(number) => {
+            let text = number.as_str();
+            let usable = match text.contains(['.', 'e', 'E']) {
+                true => number.as_f64().is_some_and(f64::is_finite),
+                false => text.len() <= MAX_DIGITS,
+            };
+            (!usable).then_some(text)
+        }
+        Value::Array(list) => list.iter().find_map(unusable),
+        Value::Object(map) => map.values().find_map(unusable),
+        _ => None,
+    }
+}
+
+fn too_large(number: &str) -> String {
+    let begin: String = number.chars().take(20).collect();
+    format!("the number {begin}… is too large")
 }
 
 fn parse_head(head: &str) -> Option<(&str, u32)> {
@@ -116,6 +147,29 @@ mod tests {
         assert!(text.starts_with("{\"lamina\":\"alias\",\"version\":1,\"blake3\":\""));
         assert!(serde_json::from_str::<Value>(&text).is_ok());
         assert_eq!(unseal(text.as_bytes(), "config", "it").unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn numbers_keep_their_text() {
+        let long = "9".repeat(MAX_DIGITS);
+        for text in ["340282366920938463463374607431768211455", "-18446744073709551617", "1e-05", "0.1", "-0.0", &long]
+        {
+            let value: Value = serde_json::from_str(text).unwrap();
+            let bytes = seal("alias", &body([("x", vec![value].into())])).unwrap();
+            let (_, map) = unseal(&bytes, "alias", "it").unwrap();
+            assert_eq!(map["x"].to_string(), format!("[{text}]"));
+        }
+        for text in ["1e999", "-1.5e400", &format!("{long}9")] {
+            let value: Value = serde_json::from_str(text).unwrap();
+            let error = seal("alias", &body([("x", vec![value].into())])).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
+            let (head, tail) = (
+                "{\"lamina\":\"alias\",\"version\":1,\"blake3\":\"",
+                format!("\",\n\"body\":{{\"required\":[],\"optional\":[],\"x\":{text}}}\n}}\n"),
+            );
+            let foreign = format!("{head}{}{tail}", digest_of(head, &tail).hex());
+            assert_eq!(unseal(foreign.as_bytes(), "alias", "it").unwrap_err().kind(), ErrorKind::Corrupt, "{text}");
+        }
     }
 
     #[test]
