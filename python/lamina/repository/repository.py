@@ -124,8 +124,8 @@ class Repository:
         if not 0 <= seed < 1 << 64:
             raise InvalidInputError(f"a seed is between 0 and 2**64 - 1. Received: {seed}")
         found = self._core.verify(full) if sample is None else self._core.verify_sample(sample, seed)
-        snapshots, packs, chunks, read, problems, lost = found
-        report = VerifyReport(snapshots, packs, chunks, read, problems, losses(json.loads(lost)))
+        lost = losses(json.loads(found.lost))
+        report = VerifyReport(found.snapshots, found.packs, found.chunks, found.bytes, found.problems, lost)
         if report.problems:
             more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
             hit = ", ".join(str(lost.snapshot) for lost in report.lost)
@@ -162,7 +162,8 @@ class Repository:
             raise InvalidInputError(f"keep must be a lamina.Keep. Received: {keep!r}")
         rules = None if keep is None else (keep.last, keep.best, keep.every)
         check_name(series or "", "the name of a series")
-        return PruneReport(*self._core.prune(rules, series, dry_run))
+        done = self._core.prune(rules, series, dry_run)
+        return PruneReport(done.snapshots, done.packs, done.bytes, done.waiting)
 
     def stats(self) -> Stats:
         """What it holds."""

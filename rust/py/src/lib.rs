@@ -7,6 +7,7 @@ mod image;
 mod interrupt;
 mod progress;
 mod reader;
+mod reports;
 mod repository;
 mod snapshot;
 mod temporary;
@@ -43,6 +44,10 @@ mod _core {
     use super::progress::watcher;
     #[pymodule_export]
     use super::reader::Reader;
+    #[pymodule_export]
+    use super::reports::Pruned;
+    #[pymodule_export]
+    use super::reports::Verified;
     #[pymodule_export]
     use super::repository::Repository;
     #[pymodule_export]

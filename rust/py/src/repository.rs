@@ -9,7 +9,6 @@ use lamina_core::layout::pieces::Layout;
 use lamina_core::layout::source::{FileSource, MemorySource, StateSource};
 use lamina_core::repository as core;
 use lamina_core::repository::retention::Keep;
-use lamina_core::repository::verify::Report;
 use lamina_core::task::{Task, guarded};
 use lamina_core::{Error, Result};
 use numpy::PyReadonlyArray1;
@@ -20,6 +19,7 @@ use crate::convert::{self, FileArg, TensorArg};
 use crate::error::BindingResult;
 use crate::interrupt::{detached, interruptible};
 use crate::reader::Reader;
+use crate::reports::{Pruned, Verified};
 use crate::snapshot::Snapshot;
 
 /// An open repository.
@@ -45,14 +45,6 @@ impl Save<'_> {
     fn run(&self, layout: &Layout, source: &dyn StateSource, task: &Task<'_>) -> Result<Snapshot> {
         Ok(self.repository.save(convert::body(self.body)?, layout, source, self.codec, task)?.into())
     }
-}
-
-/// (snapshots, packs, chunks, bytes, problems, what is lost as JSON text)
-type VerifyFigures = (usize, usize, u64, u64, Vec<String>, String);
-
-fn figures(report: Report) -> Result<VerifyFigures> {
-    let lost = report.lost_json()?;
-    Ok((report.snapshots, report.packs, report.chunks, report.bytes, report.problems, lost))
 }
 
 /// (last, best, every)
@@ -170,14 +162,14 @@ impl Repository {
     }
 
     #[pyo3(signature = (full, threads = 0))]
-    fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<VerifyFigures> {
-        interruptible(py, threads, |task| figures(self.inner.verify(full, task)?))
+    fn verify(&self, py: Python<'_>, full: bool, threads: usize) -> BindingResult<Verified> {
+        interruptible(py, threads, |task| Verified::new(self.inner.verify(full, task)?))
     }
 
     /// The same, with the bytes of about `share` of the chunks; `seed` decides which.
     #[pyo3(signature = (share, seed, threads = 0))]
-    fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<VerifyFigures> {
-        interruptible(py, threads, |task| figures(self.inner.verify_sample(share, seed, task)?))
+    fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<Verified> {
+        interruptible(py, threads, |task| Verified::new(self.inner.verify_sample(share, seed, task)?))
     }
 
     /// Names of the packs that are damaged; reads every byte.
@@ -219,7 +211,6 @@ impl Repository {
         Ok((done.snapshot.into(), done.new, done.bytes))
     }
 
-    /// (numbers of deleted snapshots, deleted packs, their bytes, packs that wait)
     #[pyo3(signature = (keep, series = None, dry_run = false))]
     fn prune(
         &self,
@@ -227,10 +218,10 @@ impl Repository {
         keep: Option<KeepArg>,
         series: Option<&str>,
         dry_run: bool,
-    ) -> BindingResult<(Vec<u64>, usize, u64, usize)> {
+    ) -> BindingResult<Pruned> {
         let keep = keep.map(|(last, best, every)| Keep { last, best, every });
         let pruned = interruptible(py, 1, |task| self.inner.prune(keep.as_ref(), series, dry_run, task))?;
-        Ok((pruned.snapshots, pruned.packs, pruned.bytes, pruned.waiting))
+        Ok(pruned.into())
     }
 }
 
