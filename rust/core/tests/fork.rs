@@ -2,6 +2,7 @@
 //! copies what the tests beside it have open.
 #![cfg(unix)]
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs::File;
 use std::io::Read;
