@@ -467,7 +467,9 @@ def test_a_forbidden_path_writes_nothing(tmp_path: Path, path: str) -> None:
     assert restored(tmp_path) == before
 
 
-@pytest.mark.parametrize("path", ["empty", "EMPTY", "empty. ", "empty/a", "Empty/b/c", "empty./a", "model.weights.h5/x"])
+@pytest.mark.parametrize(
+    "path", ["empty", "EMPTY", "empty. ", "empty/a", "Empty/b/c", "empty./a", "model.weights.h5/x"]
+)
 def test_paths_that_clash_are_refused(tmp_path: Path, path: str) -> None:
     model = sample()
     model.structure["files"][1]["path"] = path
