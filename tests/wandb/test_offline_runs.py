@@ -232,3 +232,20 @@ def test_best_stays_with_the_best_of_the_series(wandb_online: Server, tmp_path: 
         lamina.wandb.push(directory)
     best = wandb_online.store.artifact("p/two:best")
     assert best.metadata["value"] == (0.5 if layout == "packs" else 1.0)
+
+
+def test_one_of_several_jax_processes_sends(wandb_online: Server, tmp_path: Path) -> None:
+    """They do not know of each other; their launcher's environment says which one is the first."""
+    code = """
+import wandb
+from lamina.keras import WandbModelCheckpoint
+from wandb_training import fit, small_model
+with wandb.init(project="p", id="both", resume="allow"):
+    fit(small_model(), WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True), epochs=2)
+"""
+    for rank in ("1", "0"):
+        (tmp_path / rank).mkdir()
+        environment = wandb_online.environment(tmp_path / f"client-{rank}")
+        run_python(code, environment | {"RANK": rank, "KERAS_BACKEND": "jax"}, tmp_path / rank)
+        assert len(wandb_online.store.collections) == (rank == "0")
+    assert len(wandb_online.store.artifacts("p/run_both_model")) == 2

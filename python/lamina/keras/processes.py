@@ -32,7 +32,12 @@ def is_first() -> bool:
 
 
 def _launched_first() -> bool:
-    if keras.config.backend() == "torch":
+    if keras.config.backend() == "jax":
+        import jax
+
+        if jax.process_count() > 1:
+            return True  # they know of each other, and `saves_here` has asked
+    if keras.config.backend() in ("jax", "torch"):
         return os.environ.get("RANK", "0") == "0"
     if keras.config.backend() == "tensorflow":
         return _is_chief(os.environ.get("TF_CONFIG", "{}"))

@@ -284,8 +284,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
     # The way to W&B.
 
     def _uploads(self) -> bool:
-        """Whether there is a run to upload to: a further process of a distributed training has none."""
-        return self._run is not None and not self._run.disabled
+        """Whether there is a run to upload to; a further process of a distributed training sends nothing to its own."""
+        return self._run is not None and not self._run.disabled and is_first()
 
     def _publish(self, commit: Commit) -> None:
         from lamina.wandb import description
