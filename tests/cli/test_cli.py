@@ -380,7 +380,7 @@ def test_distances(a: Any, b: Any, expected: tuple[int, float, float]) -> None:
 def test_distances_of_bfloat16_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     import ml_dtypes
 
-    monkeypatch.setattr("lamina.compare._BLOCK", 7)
+    monkeypatch.setattr("lamina.compare.BLOCK", 7)
     a = np.ones(100, ml_dtypes.bfloat16)
     b = a.copy()
     b[13] = 3

@@ -246,7 +246,7 @@ def test_a_repository_holds_its_files(keep_file: bool) -> None:
     fit(small_model(), predict, checkpoint, epochs=2)
     snapshot = checkpoint.last_snapshot
     assert snapshot is not None
-    assert (snapshot.kind, snapshot.series, snapshot.epoch) == ("files", "m", 1)
+    assert (snapshot.kind, snapshot.series, snapshot.epoch) == ("files", "ck/m", 1)
     lamina.export(snapshot, "out")
     assert serves("out", predict.seen[-1])
     assert Path("ck/m").exists() == keep_file

@@ -40,7 +40,7 @@ def test_a_star_import_works_without_wandb() -> None:
     code = "import builtins, sys; sys.modules['wandb'] = None\n"
     code += "from lamina import *\nprint(save.__name__, open is builtins.open)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("save True\n", "")
+    assert (done.returncode, done.stdout) == (0, "save True\n"), done.stderr
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=IDS)

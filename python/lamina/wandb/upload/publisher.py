@@ -17,7 +17,7 @@ from lamina import _core
 from lamina.errors import ArtifactError
 from lamina.repository import upload_times
 from lamina.wandb import private
-from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
+from lamina.wandb.manifest import carried, fill, known_entries
 from lamina.wandb.server import Server, check_release
 from lamina.wandb.upload import late_aliases
 from lamina.wandb.upload.find import find
@@ -270,11 +270,12 @@ class Publisher:
     def _log(self, version: Version) -> Any:
         with self._turn:
             version.begun = time.monotonic()
-            record = self._without_false_best(version)
+            base = self._base(version)
+            record = self._without_false_best(version, base)
             assert record.place is not None
             entries = list(record.entries)
-            if not self.run.offline and version.has_packs:
-                entries = self._carry(record.what.name, entries)
+            if base is not None:
+                entries = carried(entries, known_entries(base))
             fill(version.artifact, entries, record.place.root)
             version.record = record.sent_as(version.artifact.digest, entries)
             version.record.write()
@@ -288,26 +289,32 @@ class Publisher:
                 threading.Thread(target=self._await, args=(version,), name="lamina-wait", daemon=True).start()
             return artifact
 
-    def _without_false_best(self, version: Version) -> Record:
+    def _without_false_best(self, version: Version, base: Any | None) -> Record:
         """A callback that has just begun knows no better version; the series may have one."""
         record, what = version.record, version.record.what
         if not version.judged or "best" not in what.aliases:
             return record
-        holders = [self._best.get(what.name), None if self.run.offline else self._metadata_of_best(what.name)]
+        holders = [self._best.get(what.name), self._metadata_of_best(what.name, base)]
         if any(holder and late_aliases.is_as_good(holder, what.metadata) for holder in holders):
             aliases = tuple(alias for alias in what.aliases if alias != "best")
             return replace(record, what=replace(what, aliases=aliases))
         self._best[what.name] = what.metadata
         return record
 
-    def _metadata_of_best(self, name: str) -> Mapping[str, Any] | None:
-        holder = self.server.committed(name, "best")
+    def _metadata_of_best(self, name: str, base: Any | None) -> Mapping[str, Any] | None:
+        if self.run.offline:
+            return None
+        # While a model improves, the newest version is the best one, and no further request is needed.
+        newest_is_best = base is not None and "best" in base.aliases
+        holder = base if newest_is_best else self.server.committed(name, "best")
         return None if holder is None else dict(holder.metadata)
 
-    def _carry(self, name: str, entries: list[FileEntry]) -> list[FileEntry]:
-        """Entries of packs that the server has need no file; one request has confirmed that it has them."""
-        base = self.server.committed(name, self._newest.get(name, "latest"))
-        return entries if base is None else carried(entries, known_entries(base))
+    def _base(self, version: Version) -> Any | None:
+        """The newest committed version; entries of packs that it has need no file."""
+        if self.run.offline or not version.has_packs:
+            return None
+        name = version.record.what.name
+        return self.server.committed(name, self._newest.get(name, "latest"))
 
 
 _making = threading.Lock()
