@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadfile
 MINUTES ?= 30
 
-.PHONY: demo test test-rust test-python test-torch test-arm test-python-matrix test-wandb-matrix test-keras-matrix check bench soak docs wheel format clean
+.PHONY: demo test test-all test-rust test-python test-torch test-arm test-python-matrix test-wandb-matrix test-keras-matrix check bench soak docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -27,6 +27,10 @@ test: test-rust test-python
 
 test-rust:
 	cargo test --workspace --exclude lamina-py
+
+# With what `make test` leaves out because it takes long.
+test-all: export LAMINA_ALL = 1
+test-all: test
 
 test-python: $(VENV)/test.stamp
 	KERAS_BACKEND=tensorflow $(PYTEST) $(PARALLEL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def test_corpora_hold_what_they_are_called(name: str, tmp_path: Path) -> None:
 def test_every_group_on_a_file_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, disk, found = Corpora(tmp_path, 8 << 20).get("dense").path, tmp_path / "disk", tmp_path / "found.json"
     disk.mkdir()
-    names = ["save", "verify", "restore", "codec", "bytes", "md5"]
+    names = ["save", "codec"]
+    if os.environ.get("LAMINA_ALL"):  # a minute more
+        names += ["verify", "restore", "bytes", "md5"]
     arguments = [*names, "--quick", "--repeats", "1", "--file", str(own), "--folder", str(disk), "--json", str(found)]
     before = own.read_bytes()
     assert command.main(arguments) == 0
