@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Those that lamina may be linked with, the most wanted first; the first is lamina's own.
-ALLOWED = ("Apache-2.0", "MIT", "BSD-3-Clause", "BSD-2-Clause", "Zlib")
+ALLOWED = ("Apache-2.0", "MIT", "BSD-3-Clause", "BSD-2-Clause", "Zlib", "Unicode-3.0")
 _TEXT = re.compile(r"LICEN[CS]E(?:\.md|\.txt|[-.](\w+).*)?")
 
 _HEAD = """# Third-party software
@@ -51,22 +51,25 @@ def _runs_in_the_compiler(package: dict[str, Any]) -> bool:
     return any("proc-macro" in target["kind"] for target in package["targets"])
 
 
-def licence(package: dict[str, Any]) -> str:
-    """The licence that a crate is used under."""
-    offered = re.split(r" OR |/", package["license"] or "")
+def licences(package: dict[str, Any]) -> list[str]:
+    """The licences that a crate is used under: one, or several that hold together (``AND``)."""
+    return [_chosen(package, part.strip(" ()")) for part in (package["license"] or "").split(" AND ")]
+
+
+def _chosen(package: dict[str, Any], offered: str) -> str:
     for name in ALLOWED:
-        if name in offered:
+        if name in re.split(r" OR |/", offered):
             return name
     raise SystemExit(f"{package['name']} {package['version']} is under {package['license']!r}: not one of {ALLOWED}")
 
 
 def texts(package: dict[str, Any]) -> dict[str, str]:
-    """Path → text of the licence files of a crate, and of the C library in it."""
+    """Path → text of the licence files of a crate, and of the C library in it; without the text of Apache-2.0."""
     folder = Path(package["manifest_path"]).parent
-    wanted = licence(package).partition("-")[0]
+    wanted = {name.partition("-")[0].upper() for name in licences(package) if name != ALLOWED[0]}
     named = {path: _TEXT.fullmatch(path.name) for path in sorted(folder.rglob("*")) if path.is_file()}
-    found = [path for path, name in named.items() if name and name[1] in (None, wanted)]
-    if not found:
+    found = [path for path, name in named.items() if wanted and name and (name[1] or "").upper() in {"", *wanted}]
+    if wanted and not found:
         raise SystemExit(f"{package['name']} {package['version']} carries no text of its licence")
     return {str(path.relative_to(folder)): path.read_text() for path in found}
 
@@ -74,13 +77,12 @@ def texts(package: dict[str, Any]) -> dict[str, str]:
 def page() -> str:
     """The whole file."""
     linked = crates()
-    rows = "".join(f"| {p['name']} | {p['version']} | {licence(p)} |\n" for p in linked)
+    rows = "".join(f"| {p['name']} | {p['version']} | {' AND '.join(licences(p))} |\n" for p in linked)
     sections = []
     for package in linked:
-        if licence(package) != ALLOWED[0]:
-            for path, text in texts(package).items():
-                body = "\n".join(line.rstrip() for line in text.strip().splitlines())
-                sections.append(f"## {package['name']}: {path}\n\n```text\n{body}\n```\n")
+        for path, text in texts(package).items():
+            body = "\n".join(line.rstrip() for line in text.strip().splitlines())
+            sections.append(f"## {package['name']}: {path}\n\n```text\n{body}\n```\n")
     return "\n".join([_HEAD + rows, *sections])
 
 
