@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from lamina.version import __version__ as __version__
-
 if TYPE_CHECKING:
     from lamina import errors as errors
     from lamina import keras as keras
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from lamina.repository.repository import Repository
     from lamina.repository.repository import open as open
     from lamina.repository.snapshot import Snapshot
+    from lamina.version import __version__ as __version__
 
 #: Name → module; loaded when it is first used.
 _PUBLIC = {
@@ -34,6 +33,8 @@ _PUBLIC = {
     "restore": "lamina.api",
     "save": "lamina.api",
 }
+#: Not for `dir`. It reads the metadata of the package, which takes as long as all else of ``import lamina``.
+_VERSION = {"__version__": "lamina.version"}
 _MODULES = ("errors", "keras", "wandb")
 
 #: For ``from lamina import *``: without what would hide `open`, the packages keras and wandb, or need wandb.
@@ -54,9 +55,10 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name in _MODULES:
         return importlib.import_module(f"lamina.{name}")
-    if name not in _PUBLIC:
+    module = (_PUBLIC | _VERSION).get(name)
+    if module is None:
         raise AttributeError(f"module 'lamina' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_PUBLIC[name]), name)
+    value: object = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
 

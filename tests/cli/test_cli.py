@@ -147,17 +147,24 @@ def test_help_and_version_are_real_commands() -> None:
 
 def test_it_starts_light(repo: Path) -> None:
     code = (
-        "import sys; from lamina.cli import app\n"
+        "import json, sys; from lamina.cli import main\n"
         "assert not {'numpy', 'lamina._core', 'rich.table'} & set(sys.modules)\n"
-        "sys.argv = ['lamina', 'ls', sys.argv[1]]\n"
-        "try: app()\n"
+        "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'h5py', 'wandb'} & set(sys.modules)\n"
-        "print(heavy or 'light')"
+        "print('\\n' + json.dumps(list(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(repo)], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == "light", done.stderr
-    light = "import sys, lamina; assert not {'typer', 'rich'} & set(sys.modules)"
+    heavy = {"keras", "tensorflow", "torch", "jax", "h5py", "wandb"}
+    first = [["ls", repo], ["stats", repo], ["verify", repo], ["prune", repo, "--keep-last", "9", "--dry-run"]]
+    for verb in [*first, ["show", repo], ["diff", f"{repo}@1", f"{repo}@2"]]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, verb)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        loaded = set(json.loads(done.stdout.splitlines()[-1]))
+        assert not loaded & heavy, verb
+        assert "lamina.cli.bench" not in loaded, verb
+        assert verb not in first or not loaded & {"numpy", "rich.console"}, verb
+    light = "import sys, lamina; assert not {'typer', 'rich', 'numpy', 'importlib.metadata'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", light], check=True)
 
 

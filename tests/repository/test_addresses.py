@@ -108,8 +108,7 @@ def test_every_path_argument_refuses_it(away: str | Path, here: list[str]) -> No
 def test_every_verb_refuses_it(here: list[str]) -> None:
     code = (
         "import json, sys\n"
-        "from lamina.cli.command import app\n"
-        "import lamina.cli\n"
+        "from lamina.cli import app\n"
         "codes = []\n"
         f"for verb in json.loads({json.dumps(json.dumps(VERBS))}):\n"
         "    try:\n"

@@ -7,7 +7,8 @@ from typing import Any
 
 import typer.main
 
-from lamina.cli.command import EXIT_CODES, app
+from lamina.cli import app
+from lamina.cli.command import EXIT_CODES
 
 _HEAD = """# The `lamina` command
 

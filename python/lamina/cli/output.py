@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -49,31 +50,23 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; a column whose title begins with ``>`` is right-aligned."""
-    from rich.console import Console
-
     titles = [title.removeprefix(">") for title in columns]
     right = [title.startswith(">") for title in columns]
     cells = [["-" if cell in (None, "") else clean(cell) for cell in row] for row in rows]
-    console = Console(highlight=False)
-    if console.is_terminal:
-        _rich_table(console, titles, right, cells)
+    if _on_terminal():
+        _rich_table(titles, right, cells)
     else:
         _plain_table([titles, *cells], right)
 
 
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
     """Print names and values, one pair per line; pairs without a value are skipped."""
-    from rich.console import Console
-    from rich.text import Text
-
     shown = [(name, clean(value)) for name, value in fields if value not in (None, "")]
     width = max((len(name) for name, _ in shown), default=0)
-    console = Console(highlight=False)
-    for name, value in shown:
-        if console.is_terminal:
-            line = Text.assemble((name.ljust(width + 2), "bold"), value)
-            console.print(line, soft_wrap=True)
-        else:
+    if _on_terminal():
+        _rich_fields(shown, width)
+    else:
+        for name, value in shown:
             print(f"{name.ljust(width)}  {value}")
 
 
@@ -144,8 +137,27 @@ def _bar(what: str, meter: _core.Progress, ended: threading.Event) -> None:
             shown.update(task, description=name, completed=done, total=total or None, figures=figures, refresh=True)
 
 
-def _rich_table(console: Any, titles: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]]) -> None:
+def _on_terminal() -> bool:
+    """Whether to draw; rich is asked only where its answer may be yes, because importing it takes time."""
+    if not sys.stdout.isatty() and not {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
+        return False
+    from rich.console import Console
+
+    return Console().is_terminal
+
+
+def _rich_fields(shown: Sequence[tuple[str, str]], width: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for name, value in shown:
+        console.print(Text.assemble((name.ljust(width + 2), "bold"), value), soft_wrap=True)
+
+
+def _rich_table(titles: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]]) -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -154,7 +166,7 @@ def _rich_table(console: Any, titles: Sequence[str], right: Sequence[bool], cell
         table.add_column(title, justify="right" if aligned else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
-    console.print(table)
+    Console(highlight=False).print(table)
 
 
 def _plain_table(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import NotFoundError, StorageError
-from lamina.files import h5, keras_archive
+from lamina.files import keras_archive
 from lamina.files.plan import FilePlan
 from lamina.repository import memory
 from lamina.repository.content import Content, Empty, by_name
@@ -134,6 +134,8 @@ class _FileSnapshot:
 
 def open_plain(path: Path) -> Opened:
     """Open a checkpoint file, a sharded one by its index, or a directory of files."""
+    from lamina.files import h5  # the command line looks at repositories without h5py
+
     plans = h5.plan_source(path)
     content = PlainContent(plans)
     core: Any = _FileSnapshot(path, kind_of(plan.path for _, plan in plans), sum(content.files.values()))

@@ -9,16 +9,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina import _core
 from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
-from lamina.repository.content import Content
-from lamina.repository.diff import TensorDiff, diff
 from lamina.repository.keep import Keep
 from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import check_name, local_path, native_path, opener_of
+
+if TYPE_CHECKING:
+    from lamina.repository.content import Content
+    from lamina.repository.diff import TensorDiff
 
 #: What a repository is made of; a folder with two of them is one that was damaged.
 _PARTS = ("config.json", "packs", "snapshots")
@@ -105,6 +107,8 @@ class Repository:
     def diff(self, a: Snapshot | str | int, b: Snapshot | str | int) -> list[TensorDiff]:
         """How each tensor changed from ``a`` to ``b``, the most changed first; what has the same chunks is not read."""
         before, after = (self._open(s if isinstance(s, Snapshot) else self.snapshot(s)) for s in (a, b))
+        from lamina.repository.diff import diff
+
         return diff(before, after)
 
     def verify(self, full: bool = False, *, sample: float | None = None, seed: int = 0) -> VerifyReport:
@@ -208,6 +212,8 @@ class Repository:
         return self._core.aliases().get(snapshot.number or 0, [])
 
     def _open(self, snapshot: Snapshot) -> Content:
+        from lamina.repository.content import Content  # the command line starts without numpy
+
         return Content(self._core.reader(snapshot._core))
 
     def _name(self, snapshot: Snapshot, aliases: Iterable[str]) -> None:
