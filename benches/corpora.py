@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lamina.files.h5 import plan_file
-from lamina.files.plan import Tensor
+from lamina.files.plan import TensorPlan
 from lamina.repository.dtypes import to_numpy
 
 Bytes = npt.NDArray[np.uint8]
@@ -46,7 +46,7 @@ class Corpus:
         """All of the file, in memory; afterwards the page cache has it too."""
         return np.fromfile(self.path, np.uint8)
 
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[TensorPlan, ...]:
         """The tensors, as lamina finds them."""
         return tuple(t for t in plan_file(self.path, self.path.name).tensors if t.nbytes)
 

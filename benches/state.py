@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 import lamina
 from benches.measure import demand
-from lamina.files.plan import FilePlan, Tensor
+from lamina.files.plan import FilePlan, TensorPlan
 from lamina.repository.dtypes import as_bytes
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -29,10 +29,10 @@ class State:
         self.nbytes = sum(array.nbytes for array in self.arrays)
         self._plan = FilePlan("state.bin", self.nbytes, tuple(self._tensors()))
 
-    def _tensors(self) -> Iterator[Tensor]:
+    def _tensors(self) -> Iterator[TensorPlan]:
         at = 0
         for number, array in enumerate(self.arrays):
-            yield Tensor(f"layers/{number}/vars/0", "<f4", array.shape, "weights", at, array.nbytes)
+            yield TensorPlan(f"layers/{number}/vars/0", "<f4", array.shape, "weights", at, array.nbytes)
             at += array.nbytes
 
     def step(self, part: float) -> None:

@@ -15,7 +15,7 @@ import pytest
 from keras import layers
 
 import lamina
-from lamina.files.plan import FilePlan, Tensor
+from lamina.files.plan import FilePlan, TensorPlan
 from lamina.keras import ModelCheckpoint
 from lamina.keras.capture import arena
 from lamina.keras.capture.archive_plan import Members, archive_plan
@@ -337,7 +337,7 @@ def test_an_unbuilt_model_is_left_to_keras() -> None:
 
 def test_an_archive_over_two_gib_has_zip64_fields_where_zipfile_has_them() -> None:
     size = (1 << 31) + 5
-    weights = FilePlan("w", size, (Tensor("a", "|u1", (size - 8,), "weights", 8, size - 8),))
+    weights = FilePlan("w", size, (TensorPlan("a", "|u1", (size - 8,), "weights", 8, size - 8),))
     plan, literals = archive_plan("m.keras", weights, b"12345678", 7, Members(b"{}", b"{}", None))
     start = plan.tensors[0].offset - 8
     at = literals.index(b"model.weights.h5")

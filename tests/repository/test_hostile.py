@@ -20,7 +20,7 @@ import pytest
 import lamina
 from lamina.errors import CorruptDataError, LaminaError
 from lamina.wandb.download import open_artifact
-from lamina.wandb.download.fetching import places_of
+from lamina.wandb.download.fetching import read_placement
 from travel_writer import blake3, make_placement, restored, sample
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices")
@@ -160,7 +160,7 @@ def test_a_placement_that_lies_about_lengths(length: int | None, tail: int | Non
             struct.pack_into("<Q", data, at, value)
     lie = bytes(data) + blake3(bytes(data))
     with pytest.raises(CorruptDataError):
-        places_of(lie, "it")
+        read_placement(lie, "it")
     (artifact / "lamina.placement").write_bytes(lie)
     with pytest.raises(CorruptDataError):
         lamina.export(artifact, tmp_path / "out")

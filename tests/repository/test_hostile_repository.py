@@ -156,7 +156,7 @@ from pathlib import Path
 import lamina
 from lamina import report
 from lamina.repository import upload_times
-from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.staging import Staging
 from lamina.wandb.upload.journal import records
 from test_hostile_repository import _use, _work
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
@@ -164,7 +164,7 @@ for root in map(Path, sys.argv[1:]):
     print(root, flush=True)
     work = _work(root.parent)
     work |= {
-        "records": lambda r: list(records(Place.of_repository(r))),
+        "records": lambda r: list(records(Staging.of_repository(r))),
         "note": lambda r: upload_times.note(r.path, "a", 1.0),
         "known": lambda r: upload_times.known(r.path),
         "report": lambda r: report.gather(report.history(r.snapshot("2"))),

@@ -84,12 +84,12 @@ def _flip(path: Path, at: int) -> None:
 
 def _place(target: Repository, number: int, name: str) -> tuple[Path, int]:
     """A pack that holds a tensor's chunk, and where in it."""
-    from lamina.wandb.download.fetching import places_of
+    from lamina.wandb.download.fetching import read_placement
 
     snapshot = target.snapshot(str(number))
     content = snapshot._opened()
     ((chunk, _),) = content.chunks(content.tensors[name])  # type: ignore[union-attr]
-    _, _, chunks = places_of(target._core.placement_bytes(snapshot._core), "it")
+    _, _, chunks = read_placement(target._core.placement_bytes(snapshot._core), "it")
     (place,) = chunks[chunk]
     return target.path / "packs" / f"{place.pack}.pack", place.offset + 5
 

@@ -24,7 +24,7 @@ from lamina.wandb.pull import bring
 from lamina.wandb.upload.late_aliases import _newer
 from lamina.wandb.upload.publisher import publisher_of
 from lamina.wandb.upload.retention import _Version, held_numbers
-from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.staging import Staging
 from wandb_server import Server
 from wandb_training import (
     Follow,
@@ -303,7 +303,7 @@ def test_what_did_not_come_about_is_free(wandb_online: Server, monkeypatch: pyte
     snapshot = lamina.save("a.weights.h5", "repo")
     with wandb.init():
         with monkeypatch.context() as broken:
-            broken.setattr(Place, "stage_packs", lambda *_: 1 / 0)
+            broken.setattr(Staging, "stage_packs", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 lamina.wandb.log_checkpoint(snapshot, name="a")
         assert len(lamina.wandb.push("repo")) == 1

@@ -20,7 +20,7 @@ import wandb
 import lamina
 import lamina.wandb
 from lamina.keras import WandbModelCheckpoint
-from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.staging import Staging
 from wandb_server import Server
 from wandb_training import Remember, fit, restored, run_python, same_weights, small_model
 
@@ -143,18 +143,18 @@ def test_what_another_callback_is_about_to_write_is_not_uploaded(
     small_model().save_weights(tmp_path / "m.weights.h5")
     snapshot = lamina.save(tmp_path / "m.weights.h5", tmp_path / "repo")
     repository = lamina.open(tmp_path / "repo")
-    place = Place.of_repository(repository)
+    staging = Staging.of_repository(repository)
     write, staged = Path.write_bytes, []
 
     def slow(path: Path, content: bytes) -> int:
         if "restore.py" in path.name:
             write(path, content[:100])
             monkeypatch.setattr(Path, "write_bytes", write)
-            staged.append(place.stage_packs("other", repository, snapshot, {}))
+            staged.append(staging.stage_packs("other", repository, snapshot, {}))
         return write(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", slow)
-    staged.append(place.stage_packs("one", repository, snapshot, {}))
+    staged.append(staging.stage_packs("one", repository, snapshot, {}))
     theirs, ours = ({entry.path: (entry.digest, entry.size) for entry in entries} for entries in staged)
     assert theirs == ours
 

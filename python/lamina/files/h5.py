@@ -25,7 +25,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 from lamina.errors import InvalidInputError, StorageError
 from lamina.files.keras_archive import Window, stored_weights
 from lamina.files.listing import file_status, source_files
-from lamina.files.plan import FilePlan, Tensor
+from lamina.files.plan import FilePlan, TensorPlan
 
 # What a snapshot may hold (docs/format.md §10); a file with more links is one opaque file.
 MAX_LINKS = 1 << 24
@@ -63,7 +63,7 @@ def holds_model(file: Path) -> bool:
         return True
 
 
-def _tensors_of(file: Path, raw: io.FileIO, name: str, size: int) -> tuple[Tensor, ...]:
+def _tensors_of(file: Path, raw: io.FileIO, name: str, size: int) -> tuple[TensorPlan, ...]:
     try:
         if name.endswith((".h5", ".hdf5")):
             with _opened(file, raw, size) as h5:
@@ -127,7 +127,7 @@ def write_vectors(file: Path, vectors: Iterable[np.ndarray[Any, Any]]) -> None:
             h5.create_dataset(f"layers/dense_{number}/vars/0", data=vector)
 
 
-def _tensors(h5: h5py.File, start: int, end: int) -> Iterator[Tensor]:
+def _tensors(h5: h5py.File, start: int, end: int) -> Iterator[TensorPlan]:
     """Yield the tensors of an HDF5 file that stands in its file from ``start`` to ``end``, in no order."""
     dtypes: dict[bytes, str | None] = {}
     for name, dataset in _datasets(h5.id):
@@ -184,7 +184,7 @@ def _open(group: Any, link: bytes, prefix: str) -> tuple[str, Any] | None:
         return None  # a name that is not text, or a damaged object
 
 
-def _tensor(name: str, dataset: Any, start: int, end: int, dtypes: dict[bytes, str | None]) -> Tensor | None:
+def _tensor(name: str, dataset: Any, start: int, end: int, dtypes: dict[bytes, str | None]) -> TensorPlan | None:
     properties = dataset.get_create_plist()
     if properties.get_layout() != h5d.CONTIGUOUS or properties.get_nfilters() or properties.get_external_count():
         return None
@@ -196,11 +196,11 @@ def _tensor(name: str, dataset: Any, start: int, end: int, dtypes: dict[bytes, s
     if stored != math.prod(shape) * dataset.get_type().get_size():
         return None
     if stored == 0:
-        return Tensor(name, dtype, shape, role(name, shape), 0, 0)
+        return TensorPlan(name, dtype, shape, role(name, shape), 0, 0)
     offset = dataset.get_offset()  # counted from byte 0 of the HDF5 file, a user block included
     if offset is None or start + offset + stored > end:
         return None
-    return Tensor(name, dtype, shape, role(name, shape), start + offset, stored)
+    return TensorPlan(name, dtype, shape, role(name, shape), start + offset, stored)
 
 
 def _dtype(dataset: Any, known: dict[bytes, str | None]) -> str | None:
@@ -247,9 +247,9 @@ def role(name: str, shape: tuple[int, ...]) -> str:
     return "optimizer" if shape else "counters"
 
 
-def _disjoint(tensors: Iterator[Tensor]) -> tuple[Tensor, ...]:
-    kept: list[Tensor] = []
-    empty: list[Tensor] = []
+def _disjoint(tensors: Iterator[TensorPlan]) -> tuple[TensorPlan, ...]:
+    kept: list[TensorPlan] = []
+    empty: list[TensorPlan] = []
     end = 0
     for tensor in sorted(tensors, key=lambda t: (t.offset, t.name)):
         if tensor.nbytes == 0:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorPlan:
     """Where one tensor's bytes stand in a file; ``name`` is its HDF5 path and unique in the file."""
 
     name: str
@@ -23,7 +23,7 @@ class FilePlan:
 
     path: str  # relative, "/"-separated
     size: int
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorPlan, ...]
 
     def literal_runs(self) -> list[tuple[int, int]]:
         """(offset, length) of the bytes that belong to no tensor, in file order."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
 
 
-class Reader(Protocol):
+class StateReader(Protocol):
     """A reader of the engine, or one that fetches first what it reads."""
 
     def structure(self) -> str: ...
@@ -49,7 +49,7 @@ _WINDOW = 64 << 20
 class Content:
     """What a reader of the engine has opened. Reads go straight to their destination and are verified on the way."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: StateReader) -> None:
         self.reader = reader
         self._structure: dict[str, Any] = json.loads(reader.structure())
 
@@ -114,7 +114,7 @@ class Content:
 class _StoredFile(io.RawIOBase):
     """The concatenation of ``extents``, runs of a snapshot's state (docs/format.md §5.1); what is read is verified."""
 
-    def __init__(self, reader: Reader, extents: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, reader: StateReader, extents: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self._reader = reader
         self._extents = extents

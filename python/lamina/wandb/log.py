@@ -27,8 +27,8 @@ from lamina.wandb.description import (
     tags_or_error,
     ttl_or_error,
 )
-from lamina.wandb.upload.draft import file_version, new_draft, packs_version
-from lamina.wandb.upload.publisher import publisher_of
+from lamina.wandb.upload.draft import file_upload, new_draft, packs_upload
+from lamina.wandb.upload.publisher import Upload, publisher_of
 from lamina.wandb.upload.shared_upload import log_together
 from lamina.wandb.upload.writers import Writers
 from lamina.writing import as_repository, save_path
@@ -141,23 +141,23 @@ def log_checkpoint(
     if run.disabled:
         return run.log_artifact(new_draft(what), aliases=list(what.aliases))
     if layout == "file":
-        version = _plain(run, what, path_or_snapshot)
+        upload = _plain(run, what, path_or_snapshot)
     else:
-        version = _packed(run, what, path_or_snapshot, repository)
+        upload = _packed(run, what, path_or_snapshot, repository)
     try:
-        return publisher_of(run).log_now(version)
+        return publisher_of(run).log_now(upload)
     except (wandb.Error, ValueError, TypeError) as error:
-        version.record.remove()
+        upload.record.remove()
         raise ArtifactError(f"W&B did not take {what.name}: {error}") from error
 
 
-def _plain(run: Any, what: Description, source: str | os.PathLike[str] | Snapshot) -> Any:
+def _plain(run: Any, what: Description, source: str | os.PathLike[str] | Snapshot) -> Upload:
     if isinstance(source, Snapshot):
         raise InvalidInputError(FILE_LAYOUT)
     path = _path_of(source)
     if not path.is_file():
         raise NotFoundError(f"{path} is no file")
-    return file_version(run, new_draft(what), what, path.name, lambda target: own_copy(path, target))
+    return file_upload(run, new_draft(what), what, path.name, lambda target: own_copy(path, target))
 
 
 def _packed(
@@ -165,7 +165,7 @@ def _packed(
     what: Description,
     source: str | os.PathLike[str] | Snapshot,
     repository: str | os.PathLike[str] | Repository | None,
-) -> Any:
+) -> Upload:
     if isinstance(source, Snapshot):
         snapshot, home = source, _repository_of(source)
     else:
@@ -173,9 +173,9 @@ def _packed(
         home = _home_of(path, repository)
         snapshot = save_path(home, path, {"series": what.name, "run": run.id})
     full = _described(what, snapshot)
-    version = packs_version(run, new_draft(full), full, home, snapshot)
-    version.judged = "best" not in what.aliases
-    return version
+    upload = packs_upload(run, new_draft(full), full, home, snapshot)
+    upload.judged = "best" not in what.aliases
+    return upload
 
 
 def _path_of(source: Any) -> Path:

@@ -28,11 +28,11 @@ from lamina.wandb.log import FILE_LAYOUT, log_checkpoint
 from lamina.wandb.manifest import refer
 from lamina.wandb.server import Server, full_name, reason
 from lamina.wandb.upload import late_aliases
-from lamina.wandb.upload.draft import new_draft, packs_version
+from lamina.wandb.upload.draft import new_draft, packs_upload
 from lamina.wandb.upload.find import find
 from lamina.wandb.upload.journal import Record, records
-from lamina.wandb.upload.publisher import Version, publisher_of
-from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.publisher import Upload, publisher_of
+from lamina.wandb.upload.staging import Staging
 
 #: The server may take a moment to show what it has committed.
 QUESTIONS = 4
@@ -82,7 +82,7 @@ def push(
     if os.path.isdir(path) and (runs := sorted(run.parent for run in path.glob("*run-*/run-*.wandb"))):
         raise InvalidInputError(f"{path} holds directories of runs; push one of them, such as {runs[-1]}")
     if repository.stands_in(path):
-        return _resend(Place.of_repository(repository.open(path)), entity, project)
+        return _resend(Staging.of_repository(repository.open(path)), entity, project)
     if os.path.isfile(path):
         source_files(path)  # refuses what an index may not name
         return [_log(path, entity, project, name, options)]
@@ -141,44 +141,44 @@ def _run(**arguments: Any) -> Iterator[Any]:
 # What was left in a journal.
 
 
-def _resend(place: Place, entity: str | None, project: str | None) -> list[str]:
-    waiting = _claimed(place)
+def _resend(staging: Staging, entity: str | None, project: str | None) -> list[str]:
+    waiting = _claimed(staging)
     try:
-        for number, version in enumerate(waiting):
-            waiting[number] = _completed(version, place)
-        _check([version.record for version in waiting])
+        for number, upload in enumerate(waiting):
+            waiting[number] = _completed(upload, staging)
+        _check([upload.record for upload in waiting])
         return _sent(waiting, entity, project)
     finally:
-        for version in waiting:
-            version.release()
+        for upload in waiting:
+            upload.release()
 
 
-def _claimed(place: Place) -> list[Version]:
+def _claimed(staging: Staging) -> list[Upload]:
     """What waits, without that which a living process is sending, a training or another push."""
     free, busy = [], 0
-    for record in records(place):
-        claim = place.claim(record.key)
+    for record in records(staging):
+        claim = staging.claim(record.key)
         if claim is None:
             busy += 1
         elif record.waits:
-            free.append(Version(None, record, claim=claim))
+            free.append(Upload(None, record, claim=claim))
         else:  # it has arrived meanwhile
-            place.remove(record.key)
+            staging.remove(record.key)
     if busy:
-        warnings.warn(f"{busy} versions in {place.root} are left to the process that is sending them", stacklevel=5)
+        warnings.warn(f"{busy} versions in {staging.root} are left to the process that is sending them", stacklevel=5)
     return free
 
 
-def _sent(waiting: list[Version], entity: str | None, project: str | None) -> list[str]:
+def _sent(waiting: list[Upload], entity: str | None, project: str | None) -> list[str]:
     sent: list[str] = []
     watcher = _core.watcher() or _core.Progress()
-    watcher.begin("sending", sum(_here(version.record) for version in waiting))
+    watcher.begin("sending", sum(_here(upload.record) for upload in waiting))
     with _Runs() as runs:
-        for version in waiting:
-            record = version.record
+        for upload in waiting:
+            record = upload.record
             server = Server(entity or record.run["entity"], project or record.run["project"])
             found = find(server, record) if record.digest else None
-            sent.append(_again(version, server, runs) if found is None else full_name(found))
+            sent.append(_again(upload, server, runs) if found is None else full_name(found))
             record.remove()
             watcher.advance(_here(record))
     return sent
@@ -203,14 +203,14 @@ class _Runs(contextlib.ExitStack):
         return self._open[key]
 
 
-def _again(version: Version, server: Server, runs: _Runs) -> str:
-    record = version.record
+def _again(upload: Upload, server: Server, runs: _Runs) -> str:
+    record = upload.record
     held = late_aliases.held_by_others(server, record.what)
     what = late_aliases.without(record.what, held)
     draft = new_draft(what)
     refer(draft, record.references)
     publisher = publisher_of(runs.of(record, server))
-    name = _arrived(publisher.log_now(replace(version, artifact=draft, record=replace(record, what=what))))
+    name = _arrived(publisher.log_now(replace(upload, artifact=draft, record=replace(record, what=what))))
     publisher.settle(QUESTIONS)
     late_aliases.put_back(server, what, held)
     return name
@@ -221,17 +221,17 @@ def _here(record: Record) -> int:
     return sum(entry.size for entry in record.entries if entry.at is not None)
 
 
-def _completed(version: Version, place: Place) -> Version:
+def _completed(upload: Upload, staging: Staging) -> Upload:
     """Put aside what the process that made the record had no time for."""
-    record = version.record
+    record = upload.record
     if record.complete:
-        return version
-    home = repository.open(place.root)
+        return upload
+    home = repository.open(staging.root)
     found = [snapshot for snapshot in home.snapshots() if snapshot.id in record.snapshots]
     if not found:
-        raise NotFoundError(f"the snapshot {record.snapshots[0]} of an unfinished upload is gone from {place.root}")
-    again = packs_version(_Facts(record), new_draft(record.what), record.what, home, found[0])
-    version.release()
+        raise NotFoundError(f"the snapshot {record.snapshots[0]} of an unfinished upload is gone from {staging.root}")
+    again = packs_upload(_Facts(record), new_draft(record.what), record.what, home, found[0])
+    upload.release()
     record.remove()
     return again
 
@@ -256,41 +256,41 @@ def _check(waiting: list[Record]) -> None:
 
 
 def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str]:
-    place = Place(folder.resolve(), folder.resolve() / "lamina")
-    waiting = list(records(place))
+    staging = Staging(folder.resolve(), folder.resolve() / "lamina")
+    waiting = list(records(staging))
     if waiting and not waiting[0].run["offline"]:
-        return _resend(place, entity, project)
-    if not waiting and _is_there(place.root) and not (entity or project):
+        return _resend(staging, entity, project)
+    if not waiting and _is_there(staging.root) and not (entity or project):
         return []  # sent once more, its versions would take names back from newer ones
     _check(waiting)
-    _sync(place.root, bool(waiting), entity, project)
+    _sync(staging.root, bool(waiting), entity, project)
     try:
-        return _settled(place, waiting, entity, project)
+        return _settled(staging, waiting, entity, project)
     except BaseException:
-        _mark(place.root, synced=False)
+        _mark(staging.root, synced=False)
         raise
 
 
-def _settled(place: Place, waiting: list[Record], entity: str | None, project: str | None) -> list[str]:
+def _settled(staging: Staging, waiting: list[Record], entity: str | None, project: str | None) -> list[str]:
     """Of a run that was synced: send what has not arrived all the same."""
     names = {key: full_name(version) for key, version in _find(waiting, entity, project).items()}
     for record in waiting:
         if record.key in names:
             record.remove(files=False)  # the run's log still names them
     # What the log lacks, or names where it no longer stands: the run was killed, or its directory has moved.
-    names |= _resend_offline(place, entity, project)
-    _mark(place.root, synced=not list(records(place)))
+    names |= _resend_offline(staging, entity, project)
+    _mark(staging.root, synced=not list(records(staging)))
     return [names[record.key] for record in waiting if record.key in names]
 
 
-def _resend_offline(place: Place, entity: str | None, project: str | None) -> dict[str, str]:
+def _resend_offline(staging: Staging, entity: str | None, project: str | None) -> dict[str, str]:
     """Send what still waits from its records; names by their keys."""
-    waiting = _claimed(place)
+    waiting = _claimed(staging)
     try:
         return dict(zip([each.record.key for each in waiting], _sent(waiting, entity, project), strict=True))
     finally:
-        for version in waiting:
-            version.release()
+        for upload in waiting:
+            upload.release()
 
 
 def _mark(root: Path, *, synced: bool) -> None:

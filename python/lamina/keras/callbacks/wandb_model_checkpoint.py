@@ -289,7 +289,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
     def _publish(self, commit: Commit) -> None:
         from lamina.wandb import description
-        from lamina.wandb.upload.draft import file_version, packs_version
+        from lamina.wandb.upload.draft import file_upload, packs_upload
         from lamina.wandb.upload.publisher import publisher_of
 
         draft = self.make_artifact(commit)
@@ -305,13 +305,13 @@ class WandbModelCheckpoint(ModelCheckpoint):
             self.artifact.get("ttl"),
         )
         if self.layout == "packs" and commit.snapshot is not None:
-            version = packs_version(self._run, draft, what, self._repository, commit.snapshot)
+            upload = packs_upload(self._run, draft, what, self._repository, commit.snapshot)
         else:
-            version = file_version(self._run, draft, what, self._file_name(commit), _writer(commit))
-        version.judged = "best" not in self.artifact.get("aliases", ())
-        version.on_trouble = self._trouble
-        version.on_committed = self._arrived
-        publisher_of(self._run).submit(version)
+            upload = file_upload(self._run, draft, what, self._file_name(commit), _writer(commit))
+        upload.judged = "best" not in self.artifact.get("aliases", ())
+        upload.on_trouble = self._trouble
+        upload.on_committed = self._arrived
+        publisher_of(self._run).submit(upload)
 
     def _arrived(self, artifact: Any) -> None:
         """On the upload thread, once the server has committed a version."""

@@ -29,8 +29,8 @@ Span: TypeAlias = tuple[int, int]  # from, to
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a chunk stands."""
+class StoredChunk:
+    """One place of a chunk: a pack, and where in it."""
 
     pack: str
     offset: int
@@ -39,24 +39,29 @@ class Place:
     kind: int
 
 
-Places: TypeAlias = "tuple[dict[str, int], dict[str, bytes], dict[str, list[Place]]]"
+#: Pack → length, pack → its end (footer and trailer), chunk → where it is stored.
+Placement: TypeAlias = "tuple[dict[str, int], dict[str, bytes], dict[str, list[StoredChunk]]]"
 
 
-def places_of(placement: bytes, what: str) -> Places:
-    """Of ``lamina.placement``: the packs' lengths and ends, and all places of each chunk."""
+def read_placement(placement: bytes, what: str) -> Placement:
+    """Parse ``lamina.placement``.
+
+    Raises:
+        CorruptDataError: if it is damaged.
+    """
     try:
-        return _places_of(placement)
+        return _read_placement(placement)
     except (struct.error, IndexError, ValueError) as error:
         raise CorruptDataError(f"{what} is damaged: {error}") from error
 
 
-def _places_of(data: bytes) -> Places:
+def _read_placement(data: bytes) -> Placement:
     magic, _, count = struct.unpack_from("<8sII", data)
     if magic != b"LAMINAPL":
         raise ValueError("it is no placement")
     packs: dict[str, int] = {}
     tails: dict[str, bytes] = {}
-    chunks: dict[str, list[Place]] = {}
+    chunks: dict[str, list[StoredChunk]] = {}
     at = 16
     for _ in range(count):
         digest, length, tail = _PACK.unpack_from(data, at)
@@ -72,7 +77,7 @@ def _places_of(data: bytes) -> Places:
     return packs, tails, chunks
 
 
-def _add_entries(chunks: dict[str, list[Place]], pack: str, footer: bytes, count: int, length: int) -> None:
+def _add_entries(chunks: dict[str, list[StoredChunk]], pack: str, footer: bytes, count: int, length: int) -> None:
     if count * _ENTRY.size > len(footer):
         raise ValueError(f"the footer of pack {pack} is too short")
     bases = (footer[at : at + 32].hex() for at in range(count * _ENTRY.size, len(footer), 32))
@@ -82,7 +87,7 @@ def _add_entries(chunks: dict[str, list[Place]], pack: str, footer: bytes, count
         base = next(bases, None) if codec == _DELTA else None
         if offset + encoded > length:
             raise ValueError(f"a chunk stands outside of pack {pack}")
-        chunks.setdefault(chunk.hex(), []).append(Place(pack, offset, encoded, base, kind))
+        chunks.setdefault(chunk.hex(), []).append(StoredChunk(pack, offset, encoded, base, kind))
         offset += encoded
 
 
@@ -118,7 +123,7 @@ class PackStore:
         self.folder = folder
         self._transfer = transfer
         self._what = what
-        self._sizes, self._tails, self._chunks = places_of(placement, f"lamina.placement of {what}")
+        self._sizes, self._tails, self._chunks = read_placement(placement, f"lamina.placement of {what}")
         self._lenders = lenders
         self._borrowed: set[str] = set()
         self._there: dict[str, list[Span]] = {}
@@ -182,7 +187,7 @@ class PackStore:
             )
             self._there[pack] = spans
 
-    def _readable(self, chunk: str) -> list[Place]:
+    def _readable(self, chunk: str) -> list[StoredChunk]:
         """From where the engine reads a chunk: if it stands whole somewhere, no delta is wanted."""
         places = self._chunks.get(chunk, [])
         return [place for place in places if place.base is None] or places

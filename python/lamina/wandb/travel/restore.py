@@ -348,7 +348,7 @@ class Pack(NamedTuple):
         return data
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a chunk is stored, and how."""
 
     pack: Pack
@@ -359,7 +359,7 @@ class Place(NamedTuple):
     base: bytes | None
 
 
-Index = dict[bytes, list[Place]]
+Index = dict[bytes, list[Location]]
 
 
 def _add_pack(index: Index, pack: Pack, footer: bytes, trailer: bytes) -> None:
@@ -390,7 +390,7 @@ def _add_pack(index: Index, pack: Pack, footer: bytes, trailer: bytes) -> None:
     columns = (entries["id"], ends - encoded, encoded, raw, entries["codec"])
     for chunk, offset, size, length, codec in zip(*(column.tolist() for column in columns), strict=True):
         base = next(bases) if codec == DELTA else None
-        index.setdefault(chunk, []).append(Place(pack, offset, size, length, codec, base))
+        index.setdefault(chunk, []).append(Location(pack, offset, size, length, codec, base))
 
 
 def _add_pack_file(index: Index, path: Path) -> None:
@@ -762,35 +762,35 @@ class Source:
 
     def stored(self, chunk: bytes) -> int:
         """Bytes that a chunk takes where it takes least; none where no pack has it."""
-        return min((place.encoded for place in self._places(chunk)), default=0)
+        return min((location.encoded for location in self._locations(chunk)), default=0)
 
-    def _places(self, chunk: bytes) -> list[Place]:
+    def _locations(self, chunk: bytes) -> list[Location]:
         if self._index is None:
             self._index = self._read_index()
         return self._index.get(chunk, [])
 
-    def _decoded(self, place: Place) -> bytes:
-        encoded = place.pack.read(place.offset, place.encoded)
-        if place.base is None:
-            return _decode(place.codec, encoded, place.raw)
+    def _decoded(self, location: Location) -> bytes:
+        encoded = location.pack.read(location.offset, location.encoded)
+        if location.base is None:
+            return _decode(location.codec, encoded, location.raw)
         try:  # a base stands whole: it is no delta itself
-            base = self._cache.get(place.base) or self._load(place.base, whole=True)
+            base = self._cache.get(location.base) or self._load(location.base, whole=True)
         except DamagedError as error:
             raise DamagedError(f"its base is not to be had: {error}") from None
-        return _undelta(encoded, base, place.raw)
+        return _undelta(encoded, base, location.raw)
 
     def _load(self, chunk: bytes, *, whole: bool = False) -> bytes:
         failed = None
-        for place in sorted(self._places(chunk), key=lambda place: place.base or b""):
-            if whole and place.base:
+        for location in sorted(self._locations(chunk), key=lambda location: location.base or b""):
+            if whole and location.base:
                 continue
             try:
-                data = self._decoded(place)
-                _demand(len(data) == place.raw and blake3(data) == chunk, "its bytes do not match its digest")
-                self._used.add(place.pack)
+                data = self._decoded(location)
+                _demand(len(data) == location.raw and blake3(data) == chunk, "its bytes do not match its digest")
+                self._used.add(location.pack)
                 return data
             except DamagedError as error:
-                where = f"chunk {chunk.hex()} in pack {place.pack.path.stem}"
+                where = f"chunk {chunk.hex()} in pack {location.pack.path.stem}"
                 failed = failed or DamagedError(f"{where} is damaged: {error}")
         if failed:
             raise failed

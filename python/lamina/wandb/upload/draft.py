@@ -22,8 +22,8 @@ from lamina.wandb.copies import own_copy
 from lamina.wandb.description import Description, metadata_for_wandb, stamped
 from lamina.wandb.manifest import FileEntry, measured, references_of
 from lamina.wandb.upload.journal import Record
-from lamina.wandb.upload.publisher import Version
-from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.publisher import Upload
+from lamina.wandb.upload.staging import Staging
 
 _numbers = itertools.count(time.time_ns())
 #: Repository → MD5 digests of its packs by path in the artifact; packs never change.
@@ -46,35 +46,35 @@ def new_draft(what: Description) -> Any:
     return draft
 
 
-def file_version(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Version:
+def file_upload(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Upload:
     """A version with ``layout="file"``; ``write`` makes a plain file that nobody else has."""
-    place, key = Place.of_run(run), _new_key()
-    with _claimed(run, place, key) as claim:
+    staging, key = Staging.of_run(run), _new_key()
+    with _claimed(run, staging, key) as claim:
         what = _stamp(draft, what, {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
-        return _version(run, draft, what, place, key, claim, place.stage_file(key, name, write), ())
+        return _upload(run, draft, what, staging, key, claim, staging.stage_file(key, name, write), ())
 
 
-def packs_version(run: Any, draft: Any, what: Description, repository: Repository, snapshot: Snapshot) -> Version:
+def packs_upload(run: Any, draft: Any, what: Description, repository: Repository, snapshot: Snapshot) -> Upload:
     """A version with ``layout="packs"``; offline it holds its own names of the packs."""
-    place = Place.of_run(run) if run.offline else Place.of_repository(repository)
+    staging = Staging.of_run(run) if run.offline else Staging.of_repository(repository)
     key = _new_key()
     saved = {"repository": repository._core.id, "number": snapshot.number, "at": snapshot.created_at}
     what = _stamp(draft, what, saved)
     listed = repository._core.packs_of(snapshot._core)
     packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in listed)
-    with _claimed(run, place, key) as claim:
+    with _claimed(run, staging, key) as claim:
         # Before anything else: from here on retention holds the snapshot and its packs.
         if not run.offline:
-            Record(key, _run_facts(run), what, packs, (snapshot.id,), place=place).write()
-        known = _digests.setdefault((str(place.root), repository._core.id), {})
-        entries = place.stage_packs(key, repository, snapshot, known)
-        return _version(run, draft, what, place, key, claim, entries, (snapshot.id,))
+            Record(key, _run_facts(run), what, packs, (snapshot.id,), staging=staging).write()
+        known = _digests.setdefault((str(staging.root), repository._core.id), {})
+        entries = staging.stage_packs(key, repository, snapshot, known)
+        return _upload(run, draft, what, staging, key, claim, entries, (snapshot.id,))
 
 
 @contextlib.contextmanager
-def _claimed(run: Any, place: Place, key: str) -> Iterator[_core.Claim | None]:
+def _claimed(run: Any, staging: Staging, key: str) -> Iterator[_core.Claim | None]:
     """The claim of a version, given back if it does not come about; of an offline run's, `push` alone sends any."""
-    claim = None if run.offline else place.claim(key)
+    claim = None if run.offline else staging.claim(key)
     try:
         yield claim
     except BaseException:
@@ -90,24 +90,24 @@ def _stamp(draft: Any, what: Description, saved: dict[str, Any]) -> Description:
     return replace(what, metadata=dict(draft.metadata))
 
 
-def _version(
+def _upload(
     run: Any,
     draft: Any,
     what: Description,
-    place: Place,
+    staging: Staging,
     key: str,
     claim: _core.Claim | None,
     entries: list[FileEntry],
     snapshots: tuple[str, ...],
-) -> Version:
-    everything = (*entries, *_own_entries(draft, place, key))
+) -> Upload:
+    everything = (*entries, *_own_entries(draft, staging, key))
     facts, links = _run_facts(run), references_of(draft)
-    record = Record(key, facts, what, everything, snapshots, links, next(_numbers), None, place)
+    record = Record(key, facts, what, everything, snapshots, links, next(_numbers), None, staging)
     record.write()
-    return Version(draft, record, claim=claim)
+    return Upload(draft, record, claim=claim)
 
 
-def _own_entries(draft: Any, place: Place, key: str) -> list[FileEntry]:
+def _own_entries(draft: Any, staging: Staging, key: str) -> list[FileEntry]:
     """Files that the user has added to the draft travel with it, also on a second attempt."""
     files = []
     for number, (path, entry) in enumerate(list(draft.manifest.entries.items())):
@@ -115,11 +115,11 @@ def _own_entries(draft: Any, place: Place, key: str) -> list[FileEntry]:
             continue
         if not entry.local_path or str(path) in ("lamina.json", "lamina.placement"):
             raise InvalidInputError(f"the artifact's file {str(path)!r} cannot travel with a checkpoint")
-        target = place.new_folder(key) / f"own-{number}"
+        target = staging.new_folder(key) / f"own-{number}"
         own_copy(Path(entry.local_path), target)
         files.append((str(path), target))
         draft.manifest.remove_entry(entry)
-    return measured(files, place.root)
+    return measured(files, staging.root)
 
 
 def _new_key() -> str:

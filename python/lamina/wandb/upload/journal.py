@@ -21,7 +21,7 @@ from lamina import _core
 from lamina.errors import CorruptDataError, StorageError
 from lamina.wandb.description import NAME, Description, aliases_or_error, tags_or_error, ttl_or_error
 from lamina.wandb.manifest import FileEntry, Reference, as_base64
-from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.staging import Staging
 
 #: docs/format.md §10
 _MAX_JSON = 64 << 20
@@ -37,9 +37,9 @@ class Record:
     entries: tuple[FileEntry, ...]
     snapshots: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()  # of the user's, to what stands elsewhere
-    number: int = 0  # order among the records of a place
+    number: int = 0  # order among the records of its folder
     digest: str | None = None  # of the manifest, once it was about to be sent
-    place: Place | None = field(default=None, compare=False)
+    staging: Staging | None = field(default=None, compare=False)
 
     @property
     def packs(self) -> list[str]:
@@ -48,7 +48,7 @@ class Record:
 
     def write(self) -> None:
         """Put it on disk, whole or not at all."""
-        assert self.place is not None
+        assert self.staging is not None
         what = asdict(self.what)
         what["ttl"] = self.what.ttl.total_seconds() if isinstance(self.what.ttl, timedelta) else None
         fields = {
@@ -63,23 +63,23 @@ class Record:
         }
         data = np.frombuffer(_core.seal("journal", json.dumps(fields)), np.uint8)
         try:
-            self.place.folder.mkdir(parents=True, exist_ok=True)
+            self.staging.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"cannot make {self.place.folder}: {error.strerror or error}") from error
+            raise StorageError(f"cannot make {self.staging.folder}: {error.strerror or error}") from error
         _core.write_file(self._path, data.size, [], data)
 
     @property
     def _path(self) -> Path:
-        assert self.place is not None
-        return self.place.folder / f"{self.key}.json"
+        assert self.staging is not None
+        return self.staging.folder / f"{self.key}.json"
 
     def remove(self, *, files: bool = True) -> None:
         """It has arrived: neither the record nor the files that were made for it are needed."""
-        assert self.place is not None
+        assert self.staging is not None
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         if files:
-            self.place.remove(self.key)
+            self.staging.remove(self.key)
 
     @property
     def waits(self) -> bool:
@@ -96,8 +96,8 @@ class Record:
 
     def missing(self) -> list[str]:
         """Files that are not there, or not what they were."""
-        assert self.place is not None
-        here = [(e, self.place.root / e.at) for e in self.entries if e.at is not None]
+        assert self.staging is not None
+        here = [(e, self.staging.root / e.at) for e in self.entries if e.at is not None]
         absent = [str(path) for _, path in here if not path.is_file() or path.is_symlink()]
         present = [(e, path) for e, path in here if str(path) not in absent]
         digests = _core.md5_files([path for _, path in present]) if present else []
@@ -109,16 +109,16 @@ class Record:
         return absent + changed
 
 
-def records(place: Place) -> Iterator[Record]:
-    """The records of a place, in the order in which they were made."""
-    found = [_read(path, place) for path in place.folder.glob("*.json") if not path.name.startswith(".")]
+def records(staging: Staging) -> Iterator[Record]:
+    """The records of a folder, in the order in which they were made."""
+    found = [_read(path, staging) for path in staging.folder.glob("*.json") if not path.name.startswith(".")]
     yield from sorted(found, key=lambda record: record.number)
 
 
-def _read(path: Path, place: Place) -> Record:
+def _read(path: Path, staging: Staging) -> Record:
     if not path.is_file() or path.stat().st_size > _MAX_JSON:  # whoever opens a pipe may wait for ever
         raise CorruptDataError(f"{path} is no record of an upload")
-    _refuse_links(path, place)
+    _refuse_links(path, staging)
     body = json.loads(_core.unseal("journal", path.read_bytes(), str(path)))
     try:
         return Record(
@@ -130,7 +130,7 @@ def _read(path: Path, place: Place) -> Record:
             tuple(_reference(**reference) for reference in body.get("references", ())),
             _typed(body["number"], int),
             _text_or_none(body["digest"]),
-            place,
+            staging,
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise CorruptDataError(f"{path} is no record of an upload: {error!r}") from error
@@ -146,9 +146,9 @@ _PATH = re.compile(r"[^\\\x00-\x1f\x7f]{1,4096}")
 _MAX_FILE = 1 << 43
 
 
-def _refuse_links(path: Path, place: Place) -> None:
+def _refuse_links(path: Path, staging: Staging) -> None:
     """What is made for a record must stay below the root."""
-    for each in (place.folder, path, path.with_suffix("")):
+    for each in (staging.folder, path, path.with_suffix("")):
         if each.is_symlink():
             raise CorruptDataError(f"{each} is a link; expected what lamina has made")
 

@@ -22,7 +22,7 @@ from lamina.wandb.server import Server, check_release
 from lamina.wandb.upload import late_aliases
 from lamina.wandb.upload.find import find
 from lamina.wandb.upload.journal import Record
-from lamina.wandb.upload.staging import Place
+from lamina.wandb.upload.run_state import state_of
 
 #: While training ends, a version waits this long for the one before it, to carry its packs over; after that it is
 #: handed over with all packs, and the server recognises those that it has.
@@ -43,8 +43,8 @@ def _nothing(*_: Any) -> None:
 
 
 @dataclass
-class Version:
-    """A version on its way: the draft, and what is written down of it."""
+class Upload:
+    """One version on its way to W&B: the draft artifact, its record in the journal, and how far it is."""
 
     artifact: Any
     record: Record
@@ -73,14 +73,13 @@ class Publisher:
 
     def __init__(self, run: Any) -> None:
         check_release()
-        Place.of_run(run)  # from the working directory of now
         self.run = run
         self.server = Server.of_run(run)
         self._changed = threading.Condition()
-        self._waiting: deque[Version] = deque()
+        self._waiting: deque[Upload] = deque()
         self._logging = False
-        self._unsettled: deque[Version] = deque()
-        self._elsewhere: list[Version] = []  # sent by other threads
+        self._unsettled: deque[Upload] = deque()
+        self._elsewhere: list[Upload] = []  # sent by other threads
         self._newest: dict[str, str] = {}  # collection → version that we know to be committed
         self._best: dict[str, Mapping[str, Any]] = {}  # collection → metadata of the best version of this run
         self._hurry_at: float | None = None
@@ -93,21 +92,21 @@ class Publisher:
 
     # Called by others.
 
-    def submit(self, version: Version) -> None:
+    def submit(self, upload: Upload) -> None:
         """Take a version; returns at once."""
         with self._changed:
-            self._waiting.append(version)
+            self._waiting.append(upload)
             self._hurry_at = None
             self._changed.notify_all()
             self._start()
 
-    def log_now(self, version: Version) -> Any:
+    def log_now(self, upload: Upload) -> Any:
         """Hand a version over on this thread, after those that are waiting; errors are raised."""
         self.drain(None)
         try:
-            artifact = self._log(version)
+            artifact = self._log(upload)
         except BaseException:
-            version.release()
+            upload.release()
             raise
         with self._changed:
             self._changed.notify_all()
@@ -128,27 +127,27 @@ class Publisher:
                 lambda: not self._waiting and not self._logging and not self._unsettled, limit
             )
 
-    def unsettled(self) -> list[Version]:
+    def unsettled(self) -> list[Upload]:
         """Versions about which the server has not answered."""
         with self._changed:
             under_way = (*self._unsettled, *self._waiting, *self._elsewhere)
-            return [version for version in under_way if not version.settled]
+            return [upload for upload in under_way if not upload.settled]
 
     @contextlib.contextmanager
-    def sending(self, version: Version) -> Iterator[None]:
+    def sending(self, upload: Upload) -> Iterator[None]:
         """A version that the caller sends by itself; it has arrived when the block ends without an error."""
-        version.begun = time.monotonic()
+        upload.begun = time.monotonic()
         with self._changed:
-            self._elsewhere.append(version)
+            self._elsewhere.append(upload)
         try:
             yield
-            version.seconds = time.monotonic() - version.begun
+            upload.seconds = time.monotonic() - upload.begun
             self.accepted += 1
-            self._settled(version, None)
+            self._settled(upload, None)
         finally:
-            version.release()
+            upload.release()
             with self._changed:
-                self._elsewhere.remove(version)
+                self._elsewhere.remove(upload)
 
     def attend(self, finish: Callable[[float], object]) -> None:
         """Before the run ends, call this method with a limit: its object may still have versions to submit."""
@@ -163,7 +162,7 @@ class Publisher:
         if self.drain(ACCEPT_SECONDS):
             self.settle(SETTLE_SECONDS)
         if self.run.offline and self.accepted:
-            root = Place.of_run(self.run).root
+            root = state_of(self.run).directory
             wandb.termlog(f"{self.accepted} checkpoints wait in {root}; also from another machine: lamina push {root}")
 
     # The thread.
@@ -184,13 +183,13 @@ class Publisher:
                     self._thread = None
                     self._changed.notify_all()
                     return
-                version = self._waiting.popleft()
+                upload = self._waiting.popleft()
                 self._logging = True
             try:
-                self._log(version)
+                self._log(upload)
             except Exception as error:
-                version.release()
-                version.on_trouble(self._explained(error, version))
+                upload.release()
+                upload.on_trouble(self._explained(error, upload))
             finally:
                 with self._changed:
                     self._logging = False
@@ -198,13 +197,13 @@ class Publisher:
 
     def _settle_those_before(self) -> None:
         while self._unsettled:
-            version = self._unsettled[0]
+            upload = self._unsettled[0]
             with self._changed:
-                while version.outcome is _PENDING:
+                while upload.outcome is _PENDING:
                     if self._need_not_wait():
                         return
                     self._changed.wait(_SLICE)
-            self._settled(version, version.outcome)
+            self._settled(upload, upload.outcome)
             with self._changed:
                 self._unsettled.popleft()
                 self._changed.notify_all()
@@ -216,38 +215,38 @@ class Publisher:
         in_a_hurry = self._hurry_at is not None and time.monotonic() > self._hurry_at
         return in_a_hurry or not self._waiting[0].has_packs
 
-    def _await(self, version: Version) -> None:
+    def _await(self, upload: Upload) -> None:
         """On a thread of its own: a wait with a time limit would cancel the upload when the time is over."""
         outcome = None
         try:
-            version.artifact.wait()
-            version.seconds = time.monotonic() - version.begun
+            upload.artifact.wait()
+            upload.seconds = time.monotonic() - upload.begun
         except Exception as error:
             outcome = error
         with self._changed:
-            version.outcome = outcome
+            upload.outcome = outcome
             self._changed.notify_all()
 
-    def _settled(self, version: Version, error: Exception | None) -> None:
-        record, artifact = version.record, version.artifact
-        version.settled = True
+    def _settled(self, upload: Upload, error: Exception | None) -> None:
+        record, artifact = upload.record, upload.artifact
+        upload.settled = True
         if type(error).__name__ == "HandleAbandonedError":  # the run ended before it could tell
             artifact = self._asked(record)
         elif error is not None:
             artifact = None
-        version.release()
+        upload.release()
         if artifact is None:
-            version.on_trouble(self._explained(error or ArtifactError("no answer"), version))
+            upload.on_trouble(self._explained(error or ArtifactError("no answer"), upload))
             return
         self._newest[record.what.name] = artifact.version
         try:
             record.remove()
-            if version.seconds is not None and record.place is not None:
+            if upload.seconds is not None and record.staging is not None:
                 for snapshot in record.snapshots:
-                    upload_times.note(record.place.root, snapshot, version.seconds)
-            version.on_committed(artifact)
+                    upload_times.note(record.staging.root, snapshot, upload.seconds)
+            upload.on_committed(artifact)
         except Exception as failure:
-            version.on_trouble(failure)
+            upload.on_trouble(failure)
 
     def _asked(self, record: Record) -> Any | None:
         for number in range(QUESTIONS):
@@ -257,42 +256,42 @@ class Publisher:
                 return found
         return None
 
-    def _explained(self, error: Exception, version: Version) -> ArtifactError:
-        place = version.record.place
-        where = f"; it is kept, and `lamina push {place.root}` sends it" if place is not None else ""
-        name = version.record.what.name
+    def _explained(self, error: Exception, upload: Upload) -> ArtifactError:
+        staging = upload.record.staging
+        where = f"; it is kept, and `lamina push {staging.root}` sends it" if staging is not None else ""
+        name = upload.record.what.name
         explained = ArtifactError(f"W&B did not take a version of {name}: {str(error) or repr(error)}{where}")
         explained.__cause__ = error
         return explained
 
     # Handing over.
 
-    def _log(self, version: Version) -> Any:
+    def _log(self, upload: Upload) -> Any:
         with self._turn:
-            version.begun = time.monotonic()
-            base = self._base(version)
-            record = self._without_false_best(version, base)
-            assert record.place is not None
+            upload.begun = time.monotonic()
+            base = self._base(upload)
+            record = self._without_false_best(upload, base)
+            assert record.staging is not None
             entries = list(record.entries)
             if base is not None:
                 entries = carried(entries, known_entries(base))
-            fill(version.artifact, entries, record.place.root)
-            version.record = record.sent_as(version.artifact.digest, entries)
-            version.record.write()
+            fill(upload.artifact, entries, record.staging.root)
+            upload.record = record.sent_as(upload.artifact.digest, entries)
+            upload.record.write()
             artifact = self.run.log_artifact(
-                version.artifact, aliases=list(record.what.aliases), tags=list(record.what.tags) or None
+                upload.artifact, aliases=list(record.what.aliases), tags=list(record.what.tags) or None
             )
             self.accepted += 1
             if not self.run.offline:
                 with self._changed:
-                    self._unsettled.append(version)
-                threading.Thread(target=self._await, args=(version,), name="lamina-wait", daemon=True).start()
+                    self._unsettled.append(upload)
+                threading.Thread(target=self._await, args=(upload,), name="lamina-wait", daemon=True).start()
             return artifact
 
-    def _without_false_best(self, version: Version, base: Any | None) -> Record:
+    def _without_false_best(self, upload: Upload, base: Any | None) -> Record:
         """A callback that has just begun knows no better version; the series may have one."""
-        record, what = version.record, version.record.what
-        if not version.judged or "best" not in what.aliases:
+        record, what = upload.record, upload.record.what
+        if not upload.judged or "best" not in what.aliases:
             return record
         holders = [self._best.get(what.name), self._metadata_of_best(what.name, base)]
         if any(holder and late_aliases.is_as_good(holder, what.metadata) for holder in holders):
@@ -309,21 +308,21 @@ class Publisher:
         holder = base if newest_is_best else self.server.committed(name, "best")
         return None if holder is None else dict(holder.metadata)
 
-    def _base(self, version: Version) -> Any | None:
+    def _base(self, upload: Upload) -> Any | None:
         """The newest committed version; entries of packs that it has need no file."""
-        if self.run.offline or not version.has_packs:
+        if self.run.offline or not upload.has_packs:
             return None
-        name = version.record.what.name
+        name = upload.record.what.name
         return self.server.committed(name, self._newest.get(name, "latest"))
 
 
-_making = threading.Lock()
+_creating = threading.Lock()
 
 
 def publisher_of(run: Any) -> Publisher:
     """The publisher of a run; one, so that all its versions keep their order."""
-    with _making:
-        publisher = run.__dict__.get("_lamina_publisher")
-        if publisher is None:
-            publisher = run.__dict__["_lamina_publisher"] = Publisher(run)  # lives as long as the run
-        return publisher  # type: ignore[no-any-return]
+    state = state_of(run)
+    with _creating:
+        if state.publisher is None:
+            state.publisher = Publisher(run)
+        return state.publisher  # type: ignore[no-any-return]

@@ -106,7 +106,6 @@ def _is_held(artifact: Any, newest: Any) -> bool:
 
 def _under_way(publisher: Publisher) -> list[Record]:
     """Uploads that may carry entries over: of this process, and those in the journals it knows."""
-    versions = [*publisher.unsettled()]
-    places = {version.record.place for version in versions if version.record.place is not None}
-    journaled = [record for place in places for record in records(place)]
-    return [version.record for version in versions] + journaled
+    under_way = [upload.record for upload in publisher.unsettled()]
+    folders = {record.staging for record in under_way if record.staging is not None}
+    return under_way + [record for staging in folders for record in records(staging)]

@@ -12,8 +12,8 @@ from lamina.repository.snapshot import Snapshot
 from lamina.wandb.description import Description, metadata_for_wandb
 from lamina.wandb.manifest import FileEntry, carried, fill, known_entries
 from lamina.wandb.server import reason
-from lamina.wandb.upload.draft import new_draft, packs_version
-from lamina.wandb.upload.publisher import Publisher, Version, publisher_of
+from lamina.wandb.upload.draft import new_draft, packs_upload
+from lamina.wandb.upload.publisher import Publisher, Upload, publisher_of
 from lamina.wandb.upload.writers import Plan, Writers
 
 
@@ -29,32 +29,32 @@ def log_together(run: Any, what: Description, home: Repository, snapshot: Snapsh
     try:
         publisher = publisher_of(run)
         publisher.drain(None)
-        version = packs_version(run, new_draft(what), what, home, snapshot)
+        upload = packs_upload(run, new_draft(what), what, home, snapshot)
     except Exception:
         _attend(writers)  # the others send all of it
         raise
     try:
-        return _agreed(publisher, version, writers)
+        return _agreed(publisher, upload, writers)
     finally:
-        version.release()
+        upload.release()
 
 
-def _agreed(publisher: Publisher, version: Version, writers: Writers) -> Any | None:
+def _agreed(publisher: Publisher, upload: Upload, writers: Writers) -> Any | None:
     try:
-        plan = writers.agree(_identity(publisher, version), _newest(publisher, version.record.what.name))
+        plan = writers.agree(_identity(publisher, upload), _newest(publisher, upload.record.what.name))
     except InvalidInputError:
-        version.record.remove()
+        upload.record.remove()
         raise
     except ArtifactError as error:
-        raise _kept(version, str(error)) from error
+        raise _kept(upload, str(error)) from error
     if plan.finishes:
-        return _finish_with(publisher, version, writers, plan)
+        return _finish_with(publisher, upload, writers, plan)
     # The one that finishes has a record of the whole; a second one would be sent a second time.
-    version.record.remove(files=False)
+    upload.record.remove(files=False)
     try:
-        _contribute(publisher, version, writers, plan)
+        _contribute(publisher, upload, writers, plan)
     finally:
-        version.record.remove()
+        upload.record.remove()
     return None
 
 
@@ -66,40 +66,40 @@ def _attend(writers: Writers) -> None:
             raise _failed(failed)
 
 
-def _contribute(publisher: Publisher, version: Version, writers: Writers, plan: Plan) -> None:
-    _upsert(publisher, version, writers, plan)
+def _contribute(publisher: Publisher, upload: Upload, writers: Writers, plan: Plan) -> None:
+    _upsert(publisher, upload, writers, plan)
     if failed := writers.all_did(plan, True):
         raise _failed(failed)
 
 
-def _finish_with(publisher: Publisher, version: Version, writers: Writers, plan: Plan) -> Any:
+def _finish_with(publisher: Publisher, upload: Upload, writers: Writers, plan: Plan) -> Any:
     error: Exception | None = None
-    with publisher.sending(version):
-        entries = _upsert(publisher, version, writers, plan)
+    with publisher.sending(upload):
+        entries = _upsert(publisher, upload, writers, plan)
         try:
-            version.artifact = _commit(publisher, version, plan, entries)
+            upload.artifact = _commit(publisher, upload, plan, entries)
         except Exception as failure:
             error = failure
         # Whether the others hear of it does not change what the server has.
         with contextlib.suppress(ArtifactError):
             writers.all_did(plan, error is None)
         if error is not None:
-            raise _kept(version, reason(error)) from error
-    return version.artifact
+            raise _kept(upload, reason(error)) from error
+    return upload.artifact
 
 
-def _upsert(publisher: Publisher, version: Version, writers: Writers, plan: Plan) -> list[FileEntry]:
+def _upsert(publisher: Publisher, upload: Upload, writers: Writers, plan: Plan) -> list[FileEntry]:
     """Send this process's share; when it returns, all have sent theirs."""
     unfinished, error = None, None
     entries: list[FileEntry] = []
     try:
-        entries = _carry(publisher, version, plan)
+        entries = _carry(publisher, upload, plan)
         if plan.finishes:
-            version.record = version.record.sent_as(_digest_of(version, entries), entries)
-            version.record.write()
+            upload.record = upload.record.sent_as(_digest_of(upload, entries), entries)
+            upload.record.write()
         if share := plan.share(entries):
             unfinished = publisher.run.upsert_artifact(
-                _filled(version, share), aliases=["latest"], distributed_id=plan.distributed_id
+                _filled(upload, share), aliases=["latest"], distributed_id=plan.distributed_id
             )
             unfinished.wait()
     except Exception as failure:
@@ -107,28 +107,28 @@ def _upsert(publisher: Publisher, version: Version, writers: Writers, plan: Plan
     try:
         failed = writers.all_did(plan, error is None)
     except ArtifactError as missing:
-        raise _left(version, plan, f"{missing}{_name_of(unfinished)}") from missing
+        raise _left(upload, plan, f"{missing}{_name_of(unfinished)}") from missing
     if error is not None:
-        raise _left(version, plan, reason(error)) from error
+        raise _left(upload, plan, reason(error)) from error
     if failed:
-        raise _left(version, plan, f"{_failed(failed)}{_name_of(unfinished)}")
+        raise _left(upload, plan, f"{_failed(failed)}{_name_of(unfinished)}")
     return entries
 
 
-def _carry(publisher: Publisher, version: Version, plan: Plan) -> list[FileEntry]:
+def _carry(publisher: Publisher, upload: Upload, plan: Plan) -> list[FileEntry]:
     """The same in every process, because all look at the same base."""
-    entries = list(version.record.entries)
+    entries = list(upload.record.entries)
     if plan.base is None:
         return entries
-    base = publisher.server.committed(version.record.what.name, f"v{plan.base}")
+    base = publisher.server.committed(upload.record.what.name, f"v{plan.base}")
     if base is None:
-        raise ArtifactError(f"W&B does not give {version.record.what.name}:v{plan.base}, which was there a moment ago")
+        raise ArtifactError(f"W&B does not give {upload.record.what.name}:v{plan.base}, which was there a moment ago")
     return carried(entries, known_entries(base))
 
 
-def _commit(publisher: Publisher, version: Version, plan: Plan, entries: list[FileEntry]) -> Any:
-    what = version.record.what
-    draft = _filled(version, plan.rest(entries))
+def _commit(publisher: Publisher, upload: Upload, plan: Plan, entries: list[FileEntry]) -> Any:
+    what = upload.record.what
+    draft = _filled(upload, plan.rest(entries))
     finished = publisher.run.finish_artifact(draft, aliases=list(what.aliases), distributed_id=plan.distributed_id)
     finished.wait()
     _check(publisher, finished, entries)
@@ -158,22 +158,22 @@ def _is_there(entry: FileEntry, other: Any) -> bool:
     return other is not None and (entry.digest, entry.size) == (other.digest, other.size)
 
 
-def _filled(version: Version, entries: list[FileEntry]) -> Any:
-    place = version.record.place
-    assert place is not None
-    draft = new_draft(version.record.what)
-    fill(draft, entries, place.root)
+def _filled(upload: Upload, entries: list[FileEntry]) -> Any:
+    staging = upload.record.staging
+    assert staging is not None
+    draft = new_draft(upload.record.what)
+    fill(draft, entries, staging.root)
     return draft
 
 
-def _digest_of(version: Version, entries: list[FileEntry]) -> str:
+def _digest_of(upload: Upload, entries: list[FileEntry]) -> str:
     """Of the whole manifest, as one process would send it."""
-    return str(_filled(version, entries).digest)
+    return str(_filled(upload, entries).digest)
 
 
-def _identity(publisher: Publisher, version: Version) -> str:
+def _identity(publisher: Publisher, upload: Upload) -> str:
     """What the processes must have in common: the files, and where they go."""
-    record, server = version.record, publisher.server
+    record, server = upload.record, publisher.server
     files = sorted((entry.path, entry.digest, entry.size) for entry in record.entries)
     return repr((server.base_url, server.entity, server.project, record.what.name, record.what.type, files))
 
@@ -187,15 +187,15 @@ def _failed(ranks: list[int]) -> ArtifactError:
     return ArtifactError(f"W&B did not take the version: it failed in process {', '.join(map(str, ranks))}")
 
 
-def _left(version: Version, plan: Plan, why: str) -> ArtifactError:
-    return _kept(version, why) if plan.finishes else ArtifactError(f"W&B did not take the version: {why}")
+def _left(upload: Upload, plan: Plan, why: str) -> ArtifactError:
+    return _kept(upload, why) if plan.finishes else ArtifactError(f"W&B did not take the version: {why}")
 
 
-def _kept(version: Version, why: str) -> ArtifactError:
-    place = version.record.place
-    assert place is not None
-    name = version.record.what.name
-    where = f"it is kept, and `lamina push {place.root}` sends it"
+def _kept(upload: Upload, why: str) -> ArtifactError:
+    staging = upload.record.staging
+    assert staging is not None
+    name = upload.record.what.name
+    where = f"it is kept, and `lamina push {staging.root}` sends it"
     return ArtifactError(f"W&B did not take a version of {name}: {why}; {where}")
 
 

@@ -17,6 +17,7 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.wandb.copies import immutable_copy
 from lamina.wandb.manifest import FileEntry, measured
+from lamina.wandb.upload.run_state import state_of
 
 _TRAVEL = Path(__file__).parents[1] / "travel"
 #: In the directory of an offline run.
@@ -33,25 +34,24 @@ TRAVELLING = ("README.md", "restore.py")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder for uploads. Records and entries name files relative to ``root``."""
+class Staging:
+    """The folder of the files and records of uploads. Records and entries name files relative to ``root``."""
 
     root: Path  # a repository, or the directory of a run
     folder: Path  # `journal` in a repository, `lamina` in the directory of a run
 
     @classmethod
-    def of_repository(cls, repository: Repository) -> Place:
+    def of_repository(cls, repository: Repository) -> Staging:
         root = repository.path.absolute()  # uploads outlast a change of the working directory
         return cls(root, root / "journal")
 
     @classmethod
-    def of_run(cls, run: Any) -> Place:
-        # With a relative WANDB_DIR this is relative, too, and what the user's working directory becomes is not ours.
-        root = run.__dict__.setdefault("_lamina_root", Path(run.dir).parent.absolute())
-        place = cls(root, root / "lamina")
+    def of_run(cls, run: Any) -> Staging:
+        root = state_of(run).directory
+        staging = cls(root, root / "lamina")
         if run.offline:
-            place._say_how_it_is_sent()
-        return place
+            staging._say_how_it_is_sent()
+        return staging
 
     def _say_how_it_is_sent(self) -> None:
         """`wandb sync` of a run that was moved sends no version, and says that it has finished."""
@@ -87,7 +87,7 @@ class Place:
     def stage_packs(
         self, key: str, repository: Repository, snapshot: Snapshot, known: dict[str, str]
     ) -> list[FileEntry]:
-        """A snapshot with its packs, which stay in the repository if this is the repository's place.
+        """A snapshot with its packs, which stay in the repository if this folder is in it.
 
         ``known``: MD5 digests by path in the artifact; those of more packs are added to it.
         """

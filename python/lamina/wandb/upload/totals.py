@@ -6,13 +6,15 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from lamina.wandb.upload.run_state import state_of
+
 _adding = threading.Lock()
 
 
 def add(run: Any, figures: Mapping[str, float]) -> None:
     """Add to sums that all callbacks of the run share; those of a resumed run go on."""
     with _adding:
-        sums = run.__dict__.setdefault("_lamina_totals", {})  # goes with the run
+        sums = state_of(run).totals
         for name, value in figures.items():
             key = f"checkpoint/{name}"
             if key not in sums:
