@@ -13,11 +13,11 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("lamina.wandb needs wandb: pip install wandb", name="wandb") from error
 
 from lamina.wandb.download.open_artifact import open_artifact
-from lamina.wandb.log import log_checkpoint
+from lamina.wandb.log_checkpoint import log_checkpoint
+from lamina.wandb.log_report import log_report
 from lamina.wandb.promote import promote
 from lamina.wandb.pull import pull
 from lamina.wandb.push import push
-from lamina.wandb.report import log_report
 from lamina.wandb.upload.writers import Writers
 
 __all__ = ["Writers", "log_checkpoint", "log_report", "open_artifact", "promote", "pull", "push"]

@@ -14,7 +14,7 @@ from lamina import sources
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.sources import Source
 from lamina.wandb.description import Description, aliases_or_error
-from lamina.wandb.log import log_checkpoint
+from lamina.wandb.log_checkpoint import log_checkpoint
 from lamina.wandb.push import _run
 from lamina.wandb.upload.draft import new_draft
 

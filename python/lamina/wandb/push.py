@@ -24,7 +24,7 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import local_path
 from lamina.wandb.description import Description, aliases_or_error, layout_or_error
-from lamina.wandb.log import FILE_LAYOUT, log_checkpoint
+from lamina.wandb.log_checkpoint import FILE_LAYOUT, log_checkpoint
 from lamina.wandb.manifest import refer
 from lamina.wandb.server import Server, full_name, reason
 from lamina.wandb.upload import late_aliases
