@@ -19,10 +19,10 @@ from lamina.files.plan import FilePlan, TensorPlan
 from lamina.keras import ModelCheckpoint
 from lamina.keras.capture import arena
 from lamina.keras.capture.archive_plan import Members, archive_plan
-from lamina.keras.capture.arena import Arenas
+from lamina.keras.capture.arena import ArenaPool
 from lamina.keras.capture.planner import Planner
 from lamina.keras.capture.training_state import TrainingTensors
-from lamina.keras.capture.walk import NotPlannable
+from lamina.keras.capture.walk import FallbackToKeras
 from stock_pairs import assert_same_file, assert_same_folders, pair
 from zoo import SKIP, ZOO
 
@@ -210,13 +210,13 @@ def test_a_file_that_does_not_read_back_is_reported(tmp_path: Path) -> None:
     saves_by_hand(ours, model, 0)
     ours.wait()
     planner = ours._saver._planner
-    learnt = planner._learnt
-    assert learnt is not None
-    assert learnt.checked
-    learnt.checked = False
-    damaged = bytearray(learnt.literals)
+    cached = planner._template
+    assert cached is not None
+    assert cached.checked
+    cached.checked = False
+    damaged = bytearray(cached.literals)
     damaged[0] ^= 255  # HDF5's signature
-    planner._learnt = type(learnt)(learnt.plan, bytes(damaged), learnt.structure, learnt.embedded)
+    planner._template = type(cached)(cached.plan, bytes(damaged), cached.structure, cached.embedded)
     saves_by_hand(ours, model, 1)
     with pytest.warns(RuntimeWarning, match="does not read back"):
         ours.wait()
@@ -246,23 +246,23 @@ def test_a_plan_is_learnt_once_and_its_walk_is_spared(monkeypatch: pytest.Monkey
     model = compiled(network())
     model.fit(X, X, epochs=1, verbose=0)
     calls: list[str] = []
-    learn, walk = module.learn, module.walk
-    monkeypatch.setattr(module, "learn", lambda *a, **k: calls.append("learn") or learn(*a, **k))
+    make, walk = module.make_template, module.walk
+    monkeypatch.setattr(module, "make_template", lambda *a, **k: calls.append("make_template") or make(*a, **k))
     monkeypatch.setattr(module, "walk", lambda *a: calls.append("walk") or walk(*a))
     planner = Planner()
     for _ in range(3):
         planner.capture(model, "m.weights.h5", TrainingTensors(), weights_only=True, threads=0).release()
-    assert calls == ["learn"]
+    assert calls == ["make_template"]
 
 
 def test_the_memory_of_captures_is_used_again() -> None:
-    arenas = Arenas()
+    arenas = ArenaPool()
     first = arenas.take([100, 0, 5])
     assert [len(buffer) for buffer in first.buffers] == [100, 0, 5]
-    arenas.give_back(first)
+    arenas.release(first)
     assert arenas.take([100, 0, 5]) is first
     assert arenas.take([100, 0, 5]) is not first
-    arenas.give_back(first)
+    arenas.release(first)
     assert arenas.take([7]) is not first
     assert not arenas._free
 
@@ -272,13 +272,13 @@ def test_the_memory_of_the_first_save_comes_while_training_begins(
 ) -> None:
     monkeypatch.setattr(arena, "_WORTH_A_THREAD", 1)
     touched: list[str] = []
-    touch = arena._touched
+    touch = arena._prefaulted
 
     def noting(nbytes: int) -> Any:
         touched.append(threading.current_thread().name)
         return touch(nbytes)
 
-    monkeypatch.setattr(arena, "_touched", noting)
+    monkeypatch.setattr(arena, "_prefaulted", noting)
     model = compiled(network(300))
     ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch", repository=tmp_path / "repo")
     model.fit(X, X, epochs=3, callbacks=[ours, stock], verbose=0)
@@ -294,7 +294,7 @@ def test_the_memory_of_the_first_save_comes_while_training_begins(
 def test_prepared_memory_is_used_where_it_suits(prepared: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "_WORTH_A_THREAD", 1)
     monkeypatch.setattr(arena, "_MORE", 0)
-    arenas = Arenas()
+    arenas = ArenaPool()
     if prepared is not None:
         arenas.prepare(prepared)  # 1 << 60: no address space has it, and the capture tries for itself
     taken = arenas.take([100, 1000, 5000])
@@ -310,15 +310,15 @@ def test_prepared_memory_is_used_where_it_suits(prepared: int | None, monkeypatc
 def test_a_forked_child_waits_for_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "_WORTH_A_THREAD", 1)
     goes_on = threading.Event()
-    touch = arena._touched
+    touch = arena._prefaulted
 
     def slowly(nbytes: int) -> Any:
         if threading.current_thread().name == "lamina-memory":
             assert goes_on.wait(30)
         return touch(nbytes)
 
-    monkeypatch.setattr(arena, "_touched", slowly)
-    arenas = Arenas()
+    monkeypatch.setattr(arena, "_prefaulted", slowly)
+    arenas = ArenaPool()
     arenas.prepare(5000)
     child = os.fork()
     if child == 0:
@@ -331,7 +331,7 @@ def test_a_forked_child_waits_for_no_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_unbuilt_model_is_left_to_keras() -> None:
     model = keras.Sequential([layers.Dense(2)])
-    with pytest.raises(NotPlannable, match="built"):
+    with pytest.raises(FallbackToKeras, match="built"):
         Planner().capture(model, "m.weights.h5", TrainingTensors(), weights_only=True, threads=0)
 
 

@@ -23,7 +23,7 @@ import wandb
 import lamina
 from lamina.errors import InvalidInputError
 from lamina.keras import EveryNEpochs, ModelCheckpoint, WandbModelCheckpoint
-from lamina.keras.saving import saved_model
+from lamina.keras.saving import tf_saved_model
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import target_of
 from recorded_run import Recorder
@@ -193,7 +193,7 @@ def test_directories_change_places_also_without_the_systems_help(monkeypatch: py
     for name in "ab":
         Path(name).mkdir()
         Path(name, name).touch()
-    saved_model._exchange(Path("a"), Path("b"))
+    tf_saved_model._swap(Path("a"), Path("b"))
     assert os.listdir("b") == ["a"]
     assert os.listdir("a") == ["b"]
 
@@ -201,7 +201,7 @@ def test_directories_change_places_also_without_the_systems_help(monkeypatch: py
         raise OSError
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    saved_model._exchange(Path("a"), Path("b"))
+    tf_saved_model._swap(Path("a"), Path("b"))
     assert os.listdir("b") == ["b"]
 
 

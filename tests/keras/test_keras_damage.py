@@ -16,7 +16,7 @@ from keras import layers
 
 import lamina
 from lamina.errors import CorruptDataError, LaminaError
-from lamina.keras.restoring.keras_errors import damage_told
+from lamina.keras.restoring.keras_errors import as_corrupt_data
 
 pytestmark = pytest.mark.keras
 
@@ -86,5 +86,5 @@ def test_a_snapshot_of_a_damaged_file_too(model: keras.Model, tmp_path: Path) ->
 
 
 def test_what_a_model_raises_is_passed_on() -> None:
-    with pytest.raises(KeyError, match="mine"), damage_told("it"):
+    with pytest.raises(KeyError, match="mine"), as_corrupt_data("it"):
         raise KeyError("mine")

@@ -13,7 +13,7 @@ from keras import layers
 
 import lamina
 import zoo
-from lamina.keras.capture.walk import NotPlannable
+from lamina.keras.capture.walk import FallbackToKeras
 from lamina.keras.restoring import load_model, skip_init
 
 pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
@@ -143,7 +143,7 @@ def test_layers_that_load_in_their_own_way_are_left_to_keras(tmp_path: Path) -> 
 
 
 def test_what_no_file_holds_begins_as_ever(tmp_path: Path) -> None:
-    with skip_init.blank_variables() as blanks:
+    with skip_init.skip_random_init() as blanks:
         loaded = keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2))
         hidden = keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2))
         counted = keras.Variable(keras.initializers.Ones(), shape=(2,))
@@ -156,7 +156,7 @@ def test_what_no_file_holds_begins_as_ever(tmp_path: Path) -> None:
 
 def test_other_threads_make_variables_as_ever() -> None:
     made: list[Any] = []
-    with skip_init.blank_variables():
+    with skip_init.skip_random_init():
         thread = threading.Thread(
             target=lambda: made.append(keras.Variable(keras.initializers.RandomNormal(seed=1), shape=(2, 2)))
         )
@@ -174,9 +174,9 @@ def test_a_model_of_another_form_is_left_to_keras(tmp_path: Path, monkeypatch: p
     def differs(opened: Any, built: Any, stored: Any, *rest: Any) -> None:
         tried.append("fast")
         first = next(iter(stored))
-        with pytest.raises(NotPlannable):
+        with pytest.raises(FallbackToKeras):
             fill(opened, built, {k: v for k, v in stored.items() if k != first}, *rest)
-        raise NotPlannable("as above")
+        raise FallbackToKeras("as above")
 
     monkeypatch.setattr(load_model, "_fill", differs)
     assert_same(model, lamina.load_model(tmp_path / "r"))

@@ -18,9 +18,9 @@ import lamina
 from keras_training import fit_on
 from lamina.errors import InvalidInputError
 from lamina.keras import ModelCheckpoint, private
+from lamina.keras.capture.model_identity import visits
 from lamina.keras.capture.planned_file import PlannedFile
-from lamina.keras.capture.structure_guard import visits
-from lamina.keras.restoring.skip_init import blank_variables
+from lamina.keras.restoring.skip_init import skip_random_init
 from stock_pairs import assert_same_folders, pair
 
 pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
@@ -290,7 +290,7 @@ def test_a_resumed_run_knows_its_best_snapshot(tmp_path: Path) -> None:
     ("replaced", "where", "name"),
     [
         (visits, private.saving_lib, "_save_state"),
-        (blank_variables, keras.Variable, "_initialize_with_initializer"),
+        (skip_random_init, keras.Variable, "_initialize_with_initializer"),
     ],
 )
 def test_two_threads_leave_keras_as_it_was(replaced: Any, where: Any, name: str) -> None:

@@ -316,15 +316,15 @@ def test_a_save_before_the_first_step_holds_what_was_restored(tmp_path: Path, mo
 def test_memory_is_given_away_once() -> None:
     import tensorflow as tf
 
-    from lamina.keras.restoring.zero_copy import adoptable
+    from lamina.keras.restoring.zero_copy import shareable_array
 
-    array = adoptable((WIDE, WIDE), np.dtype("float32"))
+    array = shareable_array((WIDE, WIDE), np.dtype("float32"))
     array[:] = 1
     assert not array[1:].whole  # a view is an array like any other
     first, second = tf.convert_to_tensor(array), tf.convert_to_tensor(array)
     array[0, 0] = 7
     assert (float(first[0, 0]), float(second[0, 0])) == (7, 1)
-    other = adoptable((WIDE, WIDE), np.dtype("float32"))
+    other = shareable_array((WIDE, WIDE), np.dtype("float32"))
     assert tf.convert_to_tensor(other, "float64").dtype == tf.float64
-    for small_or_odd in (adoptable((2,), np.dtype("float32")), adoptable((WIDE, WIDE), np.dtype(">f4"))):
+    for small_or_odd in (shareable_array((2,), np.dtype("float32")), shareable_array((WIDE, WIDE), np.dtype(">f4"))):
         assert type(small_or_odd) is np.ndarray

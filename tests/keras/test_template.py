@@ -19,7 +19,7 @@ from lamina.files.h5 import plan_file, plan_source
 from lamina.files.plan import FilePlan
 from lamina.keras import private
 from lamina.keras.capture import walk as walk_module
-from lamina.keras.capture.template import NotPlannable, Template, enumerate_variables, learn, walk
+from lamina.keras.capture.template import FallbackToKeras, Template, enumerate_variables, make_template, walk
 from zoo import SKIP, ZOO, batch
 
 pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
@@ -92,18 +92,18 @@ def test_plans_of_keras_files_hold_every_dataset(model: keras.Model, tmp_path: P
 
 def test_the_template_makes_the_weights_file(model: keras.Model, tmp_path: Path) -> None:
     expected = saved(model, tmp_path / "m.weights.h5")
-    template = learn(model, embedded=False)
+    template = make_template(model, embedded=False)
     assert template.plan.tensors == plan_file(expected, "model.weights.h5").tensors
     assert fill(template) == expected.read_bytes()
 
 
 def test_the_template_makes_the_embedded_file(model: keras.Model, tmp_path: Path) -> None:
     expected = saved(model, tmp_path / "m.keras")
-    assert fill(learn(model, embedded=True)) == embedded(expected)
+    assert fill(make_template(model, embedded=True)) == embedded(expected)
 
 
 def test_enumeration_names_what_the_template_holds(model: keras.Model) -> None:
-    template = learn(model, embedded=False)
+    template = make_template(model, embedded=False)
     entries = enumerate_variables(model)
     assert {(name, dtype, shape) for name, _, dtype, shape in entries} == {
         (t.name, t.dtype, t.shape) for t in template.plan.tensors
@@ -141,7 +141,7 @@ def test_a_sharded_checkpoint_is_planned_with_all_its_shards(tmp_path: Path) -> 
 
 def test_a_template_serves_other_weights_of_the_same_structure(tmp_path: Path) -> None:
     model = ZOO["adam"]()
-    before = learn(model, embedded=False)
+    before = make_template(model, embedded=False)
     model.train_on_batch(*batch(model))
     after = walk(model)
     assert after.structure == before.structure
@@ -237,11 +237,11 @@ ODD: dict[str, Callable[[Any], object]] = {
 def test_a_layer_that_does_more_than_set_items_is_refused(access: str, wrap: Any) -> None:
     model = own(wrap(ODD[access]))
     for attempt in (
-        lambda: learn(model, embedded=False),
-        lambda: learn(model, embedded=True),
+        lambda: make_template(model, embedded=False),
+        lambda: make_template(model, embedded=True),
         lambda: walk(model),
     ):
-        with pytest.raises(NotPlannable, match="save_own_variables"):
+        with pytest.raises(FallbackToKeras, match="save_own_variables"):
             attempt()
 
 
@@ -270,13 +270,13 @@ def test_what_keras_cannot_save_fails_as_in_keras(value: Any, tmp_path: Path) ->
         expected = type(error), str(error)
     else:
         pytest.skip("this h5py can save it")
-    assert _failure(lambda: learn(model, embedded=False)) == expected
+    assert _failure(lambda: make_template(model, embedded=False)) == expected
 
 
 def test_a_key_that_is_set_twice_fails_as_in_keras(tmp_path: Path) -> None:
     model = own(lambda store: store.__setitem__("0", 1.0))
     kind, _ = _failure(lambda: model.save_weights(tmp_path / "m.weights.h5"))
-    assert issubclass(_failure(lambda: learn(model, embedded=False))[0], kind)
+    assert issubclass(_failure(lambda: make_template(model, embedded=False))[0], kind)
 
 
 def test_errors_of_a_layer_reach_the_caller() -> None:
@@ -284,12 +284,12 @@ def test_errors_of_a_layer_reach_the_caller() -> None:
         raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine"):
-        learn(own(fail), embedded=True)
+        make_template(own(fail), embedded=True)
 
 
 def test_an_unbuilt_model_is_left_to_keras() -> None:
-    with pytest.raises(NotPlannable, match="built"):
-        learn(keras.Sequential([layers.Dense(2)]), embedded=False)
+    with pytest.raises(FallbackToKeras, match="built"):
+        make_template(keras.Sequential([layers.Dense(2)]), embedded=False)
 
 
 def test_keras_is_left_as_it_was() -> None:
@@ -297,7 +297,7 @@ def test_keras_is_left_as_it_was() -> None:
 
     before = BaseOptimizer.save_own_variables, private.saving_lib.get_attr_skipset
     walk(ZOO["compiled_only"]())
-    with pytest.raises(NotPlannable):
+    with pytest.raises(FallbackToKeras):
         walk(own(ODD["reads"]))
     assert (BaseOptimizer.save_own_variables, private.saving_lib.get_attr_skipset) == before
 
@@ -314,7 +314,7 @@ def test_weights_are_neither_written_nor_kept(tmp_path: Path, monkeypatch: pytes
         return plan(file, path)
 
     monkeypatch.setattr(walk_module.h5, "plan_file", measured)
-    template = learn(model, embedded=False)
+    template = make_template(model, embedded=False)
     assert template.plan.size > 400_000_000
     assert written[0] < 1_000_000
     assert len(template.literals) < 100_000

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import lamina
 from lamina import _core
 from lamina.keras import ModelCheckpoint
-from lamina.keras.capture.packing import CannotTravel, Malformed, names_elsewhere, pack, unpack
+from lamina.keras.capture.packing import Malformed, NotSerializable, has_outside_path, pack, unpack
 from lamina.writing import body
 
 pytestmark = pytest.mark.backend
@@ -182,7 +182,7 @@ VALUES = st.recursive(
 def test_each_value_comes_back_equal_and_of_its_type(value: Any) -> None:
     try:
         again = json_round(value)
-    except CannotTravel:
+    except NotSerializable:
         return
     assert repr(again) == repr(value) or again == value
     assert type(again) is type(value)
@@ -206,7 +206,7 @@ def test_scalars_of_numpy_keep_their_dtype(name: str) -> None:
     ],
 )
 def test_values_that_would_come_back_otherwise_are_refused(value: Any) -> None:
-    with pytest.raises(CannotTravel):
+    with pytest.raises(NotSerializable):
         json_round(value)
 
 
@@ -254,14 +254,14 @@ def test_what_no_save_has_written_is_malformed(value: Any) -> None:
     ],
 )  # fmt: skip
 def test_paths_are_known(text: str) -> None:
-    assert names_elsewhere(text) or text == "/"
+    assert has_outside_path(text) or text == "/"
 
 
 @pytest.mark.parametrize(
     "text", ["", "val/loss", "out/a.txt", "1/2", "a / b", "https://a.b/c", "s3://bucket/x", "12:30", "a~b", "x...y"]
 )
 def test_other_texts_are_not_taken_for_paths(text: str) -> None:
-    assert not names_elsewhere(text)
+    assert not has_outside_path(text)
 
 
 class Writer(keras.callbacks.Callback):

@@ -20,7 +20,7 @@ from lamina.keras.processes import saves_here
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import check_model, check_repository
 from lamina.keras.saving.job import Facts
-from lamina.keras.saving.saver import Saver, What, Where
+from lamina.keras.saving.saver import Saver, SaveSettings, SaveSpec
 from lamina.keras.schedule import monitoring
 from lamina.keras.schedule.direction import scalar
 from lamina.repository.keep import Keep
@@ -79,8 +79,8 @@ class Checkpointer:
         check_repository(repository)
         replace = arguments.backlog(on_backlog) == "replace"
         self._model = model
-        self._what = What(model, weights_only, track=Tracked(arguments.callbacks("track", track)))
-        self._where = Where(
+        self._spec = SaveSpec(model, weights_only, track=Tracked(arguments.callbacks("track", track)))
+        self._settings = SaveSettings(
             "model.weights.h5" if weights_only else "model.keras",
             keep_file=False,
             file_stands_in=False,  # nobody has named a file
@@ -97,7 +97,7 @@ class Checkpointer:
         self._best = monitoring.BestValue()
         self._saver = Saver("Checkpointer", repository, replace=replace)
         if saves_here():
-            self._saver.prepare(self._what, self._where.path)
+            self._saver.prepare(self._spec, self._settings.path)
 
     def save(
         self, *, epoch: int, logs: Mapping[str, Any] | None = None, batch: int | None = None, blocking: bool = False
@@ -161,7 +161,12 @@ class Checkpointer:
         try:
             facts = self._facts(epoch, batch, logs)
             self._saver.save(
-                self._what, self._where, facts, told=self._committed, keep=self._keep, on_commit=self._on_commit
+                self._spec,
+                self._settings,
+                facts,
+                after_commit=self._committed,
+                keep=self._keep,
+                on_commit=self._on_commit,
             )
         except BaseException:
             self._best.decided = before  # nothing was saved
@@ -203,7 +208,7 @@ class Checkpointer:
     def _raise_failure(self) -> None:
         failure = self._saver.take_failure()
         if failure is not None:
-            self._best.give_back()
+            self._best.roll_back()
             raise failure
 
 

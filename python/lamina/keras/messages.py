@@ -8,7 +8,7 @@ import sys
 import keras
 
 
-def tell(message: str) -> None:
+def print_message(message: str) -> None:
     """Print a message as Keras prints its own."""
     if not keras.config.is_interactive_logging_enabled():
         logging.getLogger("absl").info(message)

@@ -11,7 +11,7 @@ import threading
 NICENESS = 10
 
 
-def yield_to_training() -> None:
+def lower_priority() -> None:
     """Cores that training wants are training's: the calling thread, and the engine's that it starts, take what is left.
 
     While training waits for a save it wants none. Only Linux has a priority per thread.

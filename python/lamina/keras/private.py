@@ -105,7 +105,7 @@ def flatten_layers(model: Any) -> list[Any]:
     return [model, *(part for layer in getattr(model, "layers", ()) for part in flatten_layers(layer))]
 
 
-def begin_with(model: Any, epoch: int | None) -> None:
+def set_initial_epoch(model: Any, epoch: int | None) -> None:
     """Let the `fit` that has just begun start with this epoch."""
     if hasattr(model, "_initial_epoch"):
         model._initial_epoch = epoch
@@ -118,7 +118,7 @@ def begin_with(model: Any, epoch: int | None) -> None:
 def global_seed(*, make: bool = False) -> Any:
     """The seed generator of everything random without a seed of its own; None where nobody has asked for it yet."""
     if why_not("global_seed"):
-        _tell_once(f"layers without a seed draw other random numbers after a resume: {why_not('global_seed')}")
+        _warn_once(f"layers without a seed draw other random numbers after a resume: {why_not('global_seed')}")
         return None
     if make:
         _find("keras.src.random.seed_generator", "global_seed_generator")()
@@ -126,7 +126,7 @@ def global_seed(*, make: bool = False) -> Any:
 
 
 @functools.cache
-def _tell_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
@@ -139,7 +139,7 @@ def input_signature(model: Any) -> Any:
 # Parts of Keras that are replaced.
 
 
-class _Replacement:
+class _Patch:
     """A part of Keras that calls what a thread has put in its place, and in all other threads what it was."""
 
     def __init__(self, owner: Any, name: str) -> None:
@@ -164,16 +164,16 @@ class _Replacement:
 
 #: Held only while a part is put in place or back: what runs in between may take as long as it likes.
 _lock = threading.Lock()
-_replacements: dict[tuple[int, str], _Replacement] = {}
+_patches: dict[tuple[int, str], _Patch] = {}
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+def _patched(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
     """In this thread call ``method`` with what it replaces and the arguments."""
     key = id(owner), name
     with _lock:
-        replacement = _replacements.get(key) or _Replacement(owner, name)
-        _replacements[key] = replacement
+        replacement = _patches.get(key) or _Patch(owner, name)
+        _patches[key] = replacement
         replacement.users += 1
     before = getattr(replacement.here, "call", replacement.original)
     replacement.here.call = functools.partial(method, before)
@@ -184,18 +184,18 @@ def _replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[Non
         with _lock:
             replacement.users -= 1
             if not replacement.users:
-                del _replacements[key]
+                del _patches[key]
                 replacement.undo()
 
 
-def replaced_variable_method(name: str, method: Callable[..., Any]) -> Any:
+def patched_variable_method(name: str, method: Callable[..., Any]) -> Any:
     """Replace a method of all variables that this thread makes or fills."""
-    return _replaced(keras.Variable, name, method)
+    return _patched(keras.Variable, name, method)
 
 
-def replaced_save_state(method: Callable[..., None]) -> Any:
+def patched_save_state(method: Callable[..., None]) -> Any:
     """Replace the function that saves the state of each part of a model, for the walks of this thread."""
-    return _replaced(saving_lib, "_save_state", method)
+    return _patched(saving_lib, "_save_state", method)
 
 
 @contextmanager
@@ -212,8 +212,8 @@ def _variables_on_no_device() -> Iterator[None]:
         return np.asarray(value, dtype)
 
     with (
-        replaced_variable_method("_initialize_layout", lambda original, variable: None),
-        replaced_variable_method("_convert_to_tensor", array),
+        patched_variable_method("_initialize_layout", lambda original, variable: None),
+        patched_variable_method("_convert_to_tensor", array),
     ):
         yield
 
@@ -230,11 +230,11 @@ def cached_skipsets() -> Any:
                 _skipsets[kind] = original(kind)
         return _skipsets[kind]
 
-    return _replaced(saving_lib, "get_attr_skipset", get_attr_skipset)
+    return _patched(saving_lib, "get_attr_skipset", get_attr_skipset)
 
 
 @contextmanager
-def optimizers_uncopied(store_kind: type[Any]) -> Iterator[None]:
+def uncopied_optimizers(store_kind: type[Any]) -> Iterator[None]:
     """Hand an optimizer's variables to stores of this kind as they are; Keras copies each one first."""
     bases: Any = keras.optimizers.Optimizer.__mro__
     kind = next((base for base in bases if "save_own_variables" in vars(base)), None)
@@ -249,5 +249,5 @@ def optimizers_uncopied(store_kind: type[Any]) -> Iterator[None]:
         else:
             original(optimizer, store)
 
-    with _replaced(kind, "save_own_variables", save_own_variables):
+    with _patched(kind, "save_own_variables", save_own_variables):
         yield

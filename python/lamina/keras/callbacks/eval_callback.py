@@ -10,7 +10,7 @@ import keras
 from lamina.errors import InvalidInputError
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.media.table_artifact import DataTable, add_table, use_table
-from lamina.keras.resumed import is_replaying
+from lamina.keras.resume_state import is_replaying
 
 
 class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc]

@@ -7,7 +7,7 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras.callbacks.active_run import active_run, mark_feature
-from lamina.keras.resumed import is_replaying, step_of
+from lamina.keras.resume_state import is_replaying, step_of
 
 #: Keras 3.10 tells hooks the first batch of an execution, later releases the last.
 _TELLS_FIRST = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 11)

@@ -14,23 +14,23 @@ import keras
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
 from lamina.keras.arguments import Codec, Mode, OnBacklog
-from lamina.keras.callbacks import resuming
+from lamina.keras.callbacks import resume
 from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_state import SavedState
-from lamina.keras.messages import tell
+from lamina.keras.messages import print_message
 from lamina.keras.processes import saves_here
 from lamina.keras.saving import sigterm
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import check_model, check_repository, check_resumable, refuse_unknown, target_of
 from lamina.keras.saving.job import Facts
-from lamina.keras.saving.output import print_later, print_waiting, print_within
-from lamina.keras.saving.saved_model import check_replaceable
-from lamina.keras.saving.saver import Saver, What, Where
+from lamina.keras.saving.output import print_queued, print_with_timeout, queue_message
+from lamina.keras.saving.saver import Saver, SaveSettings, SaveSpec
 from lamina.keras.saving.series import default_series, old_default_series
 from lamina.keras.saving.summary import Totals, line
+from lamina.keras.saving.tf_saved_model import check_replaceable
 from lamina.keras.schedule import monitoring
 from lamina.keras.schedule.batch_ends import BatchEnds
-from lamina.keras.schedule.decision import Decision, Intercepted
+from lamina.keras.schedule.decision import Decision, InterceptedModel
 from lamina.keras.schedule.direction import scalar
 from lamina.keras.schedule.frequency import is_due
 from lamina.repository.keep import Keep
@@ -39,7 +39,7 @@ from lamina.repository.snapshot import Snapshot
 
 #: After SIGTERM, for a last line.
 _PRINT_SECONDS = 1.0
-_OF_THIS_PROCESS = ("_saver", "_decision", "_batch_ends", "_later", "_tracked_later")
+_NOT_PICKLED = ("_saver", "_decision", "_batch_ends", "_callbacks_after", "_pending_callback_state")
 
 
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
@@ -135,38 +135,38 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.threads = arguments.threads(threads)
         self.on_commit = arguments.function("on_commit", on_commit)
         self._check_arguments()
-        if monitoring.TAKES_UNKNOWN_FOR_LOSS:
-            self._as_later_releases(mode, initial_value_threshold)
+        if monitoring.UNKNOWN_IS_LOSS:
+            self._use_newer_mode_rules(mode, initial_value_threshold)
         self._warn_of_validation_metric()
         self._best = monitoring.BestValue(scalar(self.best))
         self._validation: dict[str, Any] = {}  # metrics of the last epoch that had some
         self._resumed = False
         self._old_series: str | None = None  # that is continued
         self._last_saved: tuple[int, int | None] | None = None
-        self._told_of_missing = False
+        self._warned_of_missing = False
         self._current_epoch = 0
         self._continues = False  # training must begin where the snapshot ended
         self.preempted = False
-        self._begin_process()
+        self._reset_process_state()
 
-    def _begin_process(self) -> None:
+    def _reset_process_state(self) -> None:
         """What is never copied, as it is before training."""
         self._saver = Saver(type(self).__name__, self.repository, replace=self.on_backlog == "replace")
         self._decision: Decision | None = None
         self._batch_ends = BatchEnds()
-        self._later: Sequence[Any] = ()
-        self._tracked_later: SavedState | None = None
+        self._callbacks_after: Sequence[Any] = ()
+        self._pending_callback_state: SavedState | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy starts its own pipeline, learns its own plans, and opens the repository anew."""
-        state = {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
+        state = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
         if isinstance(self.repository, Repository):
             state["repository"] = self.repository.path
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._begin_process()
+        self._reset_process_state()
 
     def _check_arguments(self) -> None:
         check_repository(self.repository)
@@ -207,7 +207,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         done = self._saver.wait(timeout)
-        self._hear()
+        self._raise_failure()
         return done and (not uploads or self._uploaded(deadline))
 
     def wait_until_finished(self) -> None:
@@ -223,80 +223,80 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def set_params(self, params: Any) -> None:
         """Take the parameters of ``fit``; who of ``track`` has not got them yet stands behind this callback."""
         super().set_params(params)
-        self._later = [callback for callback in self.track if callback.params is not params]
+        self._callbacks_after = [callback for callback in self.track if callback.params is not params]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._hear()
+        self._raise_failure()
         super().on_train_begin(logs)
         self.preempted = False
         self._last_saved = None
         self._continues = False
-        self._leave_strangers()
+        self._warn_of_callbacks_outside_fit()
         if self.repository is not None:
-            resuming.warn_of_swapped_weights(self, self.track)
+            resume.warn_of_swapped_weights(self, self.track)
         self._saver.totals = Totals()
         self._batch_ends.start()
-        sigterm.enter(self)
+        sigterm.register(self)
         if self.resume and not self._resumed:
             self._resume()
         if saves_here():
-            self._saver.prepare(self._what(self.save_weights_only), self.filepath)
-        if self._tracked_later is not None:
-            before = [callback for callback in self.track if callback not in self._later]
-            self._tracked_later.put_into_callbacks(self.track, before)
+            self._saver.prepare(self._spec(self.save_weights_only), self.filepath)
+        if self._pending_callback_state is not None:
+            before = [callback for callback in self.track if callback not in self._callbacks_after]
+            self._pending_callback_state.put_into_callbacks(self.track, before)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._check_first_epoch(epoch)
         self._forget_initial_epoch()
-        state, self._tracked_later = self._tracked_later, None
+        state, self._pending_callback_state = self._pending_callback_state, None
         if state is not None:
-            state.put_into_callbacks(self.track, self._later)
+            state.put_into_callbacks(self.track, self._callbacks_after)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._hear()
-        if self._looks_at_batches:
+        self._raise_failure()
+        if self._uses_batch_hooks:
             self._catch_up()
             self._batch_ends.begin()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._looks_at_batches and self._batch_ends.ended(batch, logs):
+        if self._uses_batch_hooks and self._batch_ends.ended(batch, logs):
             self._batch_ended(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._hear()
-        if self._looks_at_batches:
+        self._raise_failure()
+        if self._uses_batch_hooks:
             self._catch_up()
-        with self._deciding(epoch, None, logs):
+        with self._intercepting_save(epoch, None, logs):
             if self.monitor_op is None:  # as Keras does from 3.11 on
                 self._set_monitor_op()
             super().on_epoch_end(epoch, logs)
             self._validation = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
             self._warn_of_missing_metric(logs or {})
         if self.preempted:
-            self._save_and_end(epoch, None, logs)
+            self._save_preempted(epoch, None, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_end(logs)
         self._forget_initial_epoch()
         try:
             self.wait()
-            self._sum_up()
+            self._print_summary()
             if self.preempted:  # too late for a batch end
                 self.preempted = False
-                sigterm.finish()
+                sigterm.shut_down()
         finally:
-            sigterm.leave(self)
+            sigterm.unregister(self)
             self._saver.close()
             self._finish()
 
     @property
     def async_safe(self) -> bool:
         """Whether Keras may report batches on other threads: nothing is captured there."""
-        return not self._looks_at_batches and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
+        return not self._uses_batch_hooks and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
 
     @property
-    def _looks_at_batches(self) -> bool:
+    def _uses_batch_hooks(self) -> bool:
         return self.save_freq != "epoch" or self.save_on_preempt
 
     def _catch_up(self) -> None:
@@ -304,18 +304,18 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             self._batch_ended(batch, logs)
 
     def _batch_ended(self, batch: int, logs: dict[str, Any] | None) -> None:
-        self._hear()
+        self._raise_failure()
         if self.monitor_op is None and self.monitor in (logs or {}):  # as soon as there is a value to judge
             self._set_monitor_op()
-        with self._deciding(self._current_epoch, batch, logs):
+        with self._intercepting_save(self._current_epoch, batch, logs):
             super().on_train_batch_end(batch, logs)
         if self.preempted:
-            self._save_and_end(self._current_epoch, batch, logs)
+            self._save_preempted(self._current_epoch, batch, logs)
 
-    def _leave_strangers(self) -> None:
+    def _warn_of_callbacks_outside_fit(self) -> None:
         """Of ``track``, who is not among the callbacks of this `fit` sees none of it."""
         strange = [callback for callback in self.track if callback._model is not self._model]
-        self._later = [callback for callback in self._later if callback not in strange]
+        self._callbacks_after = [callback for callback in self._callbacks_after if callback not in strange]
         if strange:
             warnings.warn(
                 f"`track` names {', '.join(type(callback).__name__ for callback in strange)}, not among the callbacks "
@@ -359,21 +359,21 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _resume_from(self) -> Snapshot | None:
         """What ``resume=True`` continues from."""
-        return resuming.latest(self._repository, self._series_name()) or self._from_old_series()
+        return resume.latest(self._repository, self._series_name()) or self._from_old_series()
 
     def _from_old_series(self) -> Snapshot | None:
         """From before the whole template named a series: that series is continued under its name."""
         name = old_default_series(self.filepath)
         if self.series is not None or name == self._series_name():
             return None
-        found = resuming.latest(self._repository, name)
-        noted = {} if found is None else found.training.get("checkpoint")
-        if found is None or (isinstance(noted, dict) and noted.get("template")):  # it is another file's
+        found = resume.latest(self._repository, name)
+        saved = {} if found is None else found.training.get("checkpoint")
+        if found is None or (isinstance(saved, dict) and saved.get("template")):  # it is another file's
             return None
         self._old_series = name
         return found
 
-    def _ending(self, seconds: float) -> None:
+    def _before_exit(self, seconds: float) -> None:
         """Called on SIGTERM, when the saves are committed or the time for them is over; at most this time is left."""
 
     def _uploaded(self, deadline: float | None) -> bool:
@@ -391,24 +391,24 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         model = super().model
         if self._decision is None or not self._decision.here:
             return model
-        return Intercepted(model, self._save)
+        return InterceptedModel(model, self._save)
 
     @property
     def direction(self) -> str | None:
         """``"min"``, ``"max"``, or None where it is unknown."""
         return monitoring.direction_for(self.monitor_op)
 
-    def _as_later_releases(self, mode: str, threshold: float | None) -> None:
+    def _use_newer_mode_rules(self, mode: str, threshold: float | None) -> None:
         """Keep the mode, and ask the metric later on; where a mode is given, the direction is known at once."""
         self.mode = mode if mode in ("min", "max") else "auto"
         self.monitor_op = None if self.mode == "auto" else monitoring.operator_for(self.mode)
         self.best = threshold
         if self.monitor_op is not None:
-            self._begin_where_keras_begins()
+            self._set_initial_best()
 
-    def _begin_where_keras_begins(self) -> None:
-        if monitoring.TAKES_UNKNOWN_FOR_LOSS and self.best is None:
-            self.best = monitoring.worst(self.direction)
+    def _set_initial_best(self) -> None:
+        if monitoring.UNKNOWN_IS_LOSS and self.best is None:
+            self.best = monitoring.initial_best(self.direction)
 
     def _warn_of_validation_metric(self) -> None:
         chosen = self.save_best_only or self.monitor != "val_loss"
@@ -417,9 +417,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _warn_of_missing_metric(self, logs: Mapping[str, Any]) -> None:
         """Once; a snapshot that is the best matters only where snapshots, or versions, are kept."""
-        if self._told_of_missing or self.monitor in logs or not self._marks_best():
+        if self._warned_of_missing or self.monitor in logs or not self._marks_best():
             return
-        self._told_of_missing = True
+        self._warned_of_missing = True
         warnings.warn(
             f"`monitor` {self.monitor!r} is not among the metrics of this epoch ({', '.join(logs)}), so no save is "
             "marked as the best; pass validation_data to fit, or monitor another metric",
@@ -431,15 +431,15 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return self.repository is not None
 
     def _set_monitor_op(self) -> None:
-        if not self._keras_knows():
+        if not self._keras_finds_direction():
             self.monitor_op = monitoring.operator_for(monitoring.find_direction(super().model, self.monitor))
-        self._begin_where_keras_begins()
+        self._set_initial_best()
         if self.direction is None:
             effect = "every save counts" if self.save_best_only else "no save is marked as the best"
             monitoring.warn_of_unknown_direction(self.monitor, effect)
 
-    def _keras_knows(self) -> bool:
-        if monitoring.TAKES_UNKNOWN_FOR_LOSS:
+    def _keras_finds_direction(self) -> bool:
+        if monitoring.UNKNOWN_IS_LOSS:
             return False
         try:
             super()._set_monitor_op()
@@ -462,7 +462,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             super()._save_model(epoch, batch, logs)
 
     @contextmanager
-    def _deciding(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
+    def _intercepting_save(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
         """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
         verbose: int = self.verbose
         best = self.best, self._best.decided
@@ -486,19 +486,19 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         assert decision is not None
         keep_file = self.keep_file if keep_file is None else keep_file
 
-        def told(commit: Commit) -> None:
+        def after_commit(commit: Commit) -> None:
             if commit.best:
                 self._best.committed = commit.value
             if decision.verbose > 0:
                 costs = line(commit, time.perf_counter() - started)
-                print_later(f"\nEpoch {decision.epoch + 1}: finished saving model to {path}\n{costs}")
+                queue_message(f"\nEpoch {decision.epoch + 1}: finished saving model to {path}\n{costs}")
             self._committed(commit)
 
         self._saver.save(
-            self._what(weights_only, self._later if decision.batch is None else ()),
-            Where(path, keep_file, codec=self.codec, threads=self.threads or 0),
+            self._spec(weights_only, self._callbacks_after if decision.batch is None else ()),
+            SaveSettings(path, keep_file, codec=self.codec, threads=self.threads or 0),
             self._facts(decision),
-            told=told,
+            after_commit=after_commit,
             keep=self.keep,
             on_commit=self.on_commit,
         )
@@ -507,9 +507,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if self.blocking:
             self.wait()
 
-    def _what(self, weights_only: bool, later: Sequence[Any] = ()) -> What:
+    def _spec(self, weights_only: bool, later: Sequence[Any] = ()) -> SaveSpec:
         target = self.target
-        return What(super().model, weights_only, target.saved_model, target.options, self.track, later)
+        return SaveSpec(super().model, weights_only, target.saved_model, target.options, self.track, later)
 
     def _facts(self, decision: Decision) -> Facts:
         value = scalar(decision.logs.get(self.monitor))
@@ -540,21 +540,21 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         assert found is not None
         return found
 
-    def _sum_up(self) -> None:
+    def _print_summary(self) -> None:
         """Training has ended, and every save is committed."""
         if self.verbose > 0 and self._saver.totals.saves:
-            tell(f"\n{self._summary()}")
+            print_message(f"\n{self._summary()}")
 
-    def _hear(self) -> None:
+    def _raise_failure(self) -> None:
         """At each hook: what the thread that saves has to say comes out, and what it has failed with."""
-        print_waiting()
+        print_queued()
         failure = self._saver.take_failure()
         if failure is None:
             return
-        self._best.give_back()
+        self._best.roll_back()
         if self.save_best_only:
             self.best = self._best.committed
-            self._begin_where_keras_begins()
+            self._set_initial_best()
         raise failure
 
     # Resuming, and ending early.
@@ -563,37 +563,37 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._resumed = True
         snapshot, model = self._resume_from(), super().model
         if snapshot is None:
-            tell(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
-            resuming.warn_if_unbuilt(model)
+            print_message(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
+            resume.warn_if_unbuilt(model)
             return
-        went_on = not resuming.is_older(model, snapshot)
-        state = resuming.resume(model, snapshot, self._epochs()) if went_on else resuming.leave(snapshot)
+        went_on = not resume.is_older(model, snapshot)
+        state = resume.resume(model, snapshot, self._epochs()) if went_on else resume.keep_newer_state(snapshot)
         self._continues = went_on
-        noted = state.checkpoint()
-        self._take_best_over(snapshot, noted.get("best_value"))
-        self._batches_seen_since_last_saving = noted.get("batches_seen", 0)
+        saved = state.checkpoint()
+        self._restore_best(snapshot, saved.get("best_value"))
+        self._batches_seen_since_last_saving = saved.get("batches_seen", 0)
         self._saver.last_snapshot = snapshot
-        self._tracked_later = state if self.track and went_on else None
+        self._pending_callback_state = state if self.track and went_on else None
 
     def _epochs(self) -> int | None:
         return (self.params or {}).get("epochs")
 
-    def _take_best_over(self, snapshot: Snapshot, value: float | None) -> None:
+    def _restore_best(self, snapshot: Snapshot, value: float | None) -> None:
         if value is None or snapshot.monitor != self.monitor or self.direction not in (None, snapshot.mode):
             return  # another metric's says nothing
         self._best = monitoring.BestValue(value)
-        self._saver.best_snapshot = resuming.latest(self._repository, snapshot.series, "best")
+        self._saver.best_snapshot = resume.latest(self._repository, snapshot.series, "best")
         if self.save_best_only:
             self.best = value
 
-    def _save_and_end(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
+    def _save_preempted(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
         """SIGTERM has come: save this step, whatever was decided, and let the process end."""
         path, keep_file = self._preempt_path(epoch, batch, logs or {})
         if self._last_saved != (epoch, batch):
-            with self._deciding(epoch, batch, logs):
+            with self._intercepting_save(epoch, batch, logs):
                 self._save(path, self.save_weights_only, keep_file=keep_file)
         self.preempted = False
-        sigterm.finish()
+        sigterm.shut_down()
 
     def _preempt_path(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> tuple[str, bool]:
         """Where the step goes, and whether as a plain file; never over the best one."""
@@ -606,13 +606,13 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         folder = os.path.dirname(self.filepath).partition("{")[0]
         return os.path.join(folder, f"preempted{self.target.suffix}"), self.repository is None
 
-    def _end_early(self, deadline: float) -> None:
+    def _commit_until(self, deadline: float) -> None:
         done = self._saver.wait(max(deadline - time.monotonic(), 0.0))
-        self._ending(max(deadline - time.monotonic(), 0.0))
+        self._before_exit(max(deadline - time.monotonic(), 0.0))
         said = "every captured save is committed" if done else "a save could not be committed in time"
         if (failure := self._saver.failure) is not None:
             said = f"a save has failed: {failure!r}"
-        print_within(f"\n{type(self).__name__}: SIGTERM; {said}", _PRINT_SECONDS)
+        print_with_timeout(f"\n{type(self).__name__}: SIGTERM; {said}", _PRINT_SECONDS)
 
 
 def _always(value: float, reference: float | None) -> bool:

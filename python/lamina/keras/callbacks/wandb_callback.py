@@ -31,7 +31,7 @@ from lamina.keras.media.validation_data import (
     slices,
     take,
 )
-from lamina.keras.resumed import is_replaying
+from lamina.keras.resume_state import is_replaying
 from lamina.keras.saving.filepath import check_model
 from lamina.keras.schedule.direction import direction, named_direction, scalar, scalars
 

@@ -275,7 +275,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._saver.wait(limit)
         self._report()
 
-    def _ending(self, seconds: float) -> None:
+    def _before_exit(self, seconds: float) -> None:
         if self._uploads():
             from lamina.wandb.upload.publisher import publisher_of
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lamina.keras.priority import yield_to_training
+from lamina.keras.priority import lower_priority
 
 Bytes = npt.NDArray[np.uint8]
 #: Every tensor begins on a cache line.
@@ -27,7 +27,7 @@ class Arena:
         self.sizes = tuple(sizes)
         self.nbytes = needed(sizes)
         if block is None or not self.nbytes <= block.nbytes <= 2 * self.nbytes:
-            block = _touched(self.nbytes)
+            block = _prefaulted(self.nbytes)
         memory = block.data
         self.buffers: list[Bytes] = []
         offset = 0
@@ -37,23 +37,23 @@ class Arena:
             offset += _aligned(size)
 
 
-class Arenas:
-    """Arenas that are free; how many are in use is the pipeline's concern."""
+class ArenaPool:
+    """The free arenas. The pipeline limits how many are in use."""
 
     def __init__(self) -> None:
         self._free: list[Arena] = []
-        self._coming: _Coming | None = None
+        self._prefault: _Prefault | None = None
         self._lock = threading.Lock()
 
     def prepare(self, nbytes: int) -> None:
         """Touch the memory of the first arena while training goes on."""
         with self._lock:
-            if nbytes < _WORTH_A_THREAD or self._free or self._coming is not None:
+            if nbytes < _WORTH_A_THREAD or self._free or self._prefault is not None:
                 return
-            coming = _Coming(nbytes + nbytes // 64 + _MORE)
+            prefault = _Prefault(nbytes + nbytes // 64 + _MORE)
             with contextlib.suppress(RuntimeError):  # no thread to be had: the first capture touches it
-                coming.start()
-                self._coming = coming
+                prefault.start()
+                self._prefault = prefault
 
     def take(self, sizes: Sequence[int]) -> Arena:
         """A free arena of this form, or a new one."""
@@ -61,12 +61,12 @@ class Arenas:
             wanted = tuple(sizes)
             fitting = [arena for arena in self._free if arena.sizes == wanted]
             self._free = fitting[:-1]  # those of another form will not be asked for again
-            coming, self._coming = self._coming, None
+            prefault, self._prefault = self._prefault, None
         if fitting:
             return fitting[-1]
-        return Arena(sizes, None if coming is None else coming.block())
+        return Arena(sizes, None if prefault is None else prefault.block())
 
-    def give_back(self, arena: Arena) -> None:
+    def release(self, arena: Arena) -> None:
         with self._lock:
             self._free.append(arena)
 
@@ -74,10 +74,10 @@ class Arenas:
         """Return the memory to the system."""
         with self._lock:
             self._free.clear()
-            self._coming = None
+            self._prefault = None
 
 
-class _Coming(threading.Thread):
+class _Prefault(threading.Thread):
     """Touches a block. In a forked child, which has no such thread, there is none to wait for and no block."""
 
     def __init__(self, nbytes: int) -> None:
@@ -86,9 +86,9 @@ class _Coming(threading.Thread):
         self._block: Bytes | None = None
 
     def run(self) -> None:
-        yield_to_training()
+        lower_priority()
         with contextlib.suppress(MemoryError):  # the capture tries again, and tells
-            self._block = _touched(self._nbytes)
+            self._block = _prefaulted(self._nbytes)
 
     def block(self) -> Bytes | None:
         self.join()
@@ -100,7 +100,7 @@ def needed(sizes: Iterable[int]) -> int:
     return sum(_aligned(size) for size in sizes)
 
 
-def _touched(nbytes: int) -> Bytes:
+def _prefaulted(nbytes: int) -> Bytes:
     block = np.zeros(nbytes, np.uint8)
     block[::4096] = 1  # the first write to a page is what costs
     return block

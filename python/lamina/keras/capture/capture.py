@@ -17,7 +17,7 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import InvalidInputError
-from lamina.keras.capture.arena import Arena, Arenas, Bytes
+from lamina.keras.capture.arena import Arena, ArenaPool, Bytes
 from lamina.repository.dtypes import as_bytes
 
 
@@ -45,30 +45,30 @@ class Captured:
             self._release()
 
 
-def capture(values: Sequence[Any], sizes: Sequence[int], arenas: Arenas, threads: int) -> Captured:
+def capture(values: Sequence[Any], sizes: Sequence[int], arenas: ArenaPool, threads: int) -> Captured:
     """Take ``values``: variables, tensors, arrays or Python numbers, of these ``sizes`` in bytes.
 
     Raises:
         StructureChangedError: if one has another size.
     """
     take = _BACKENDS.get(keras.config.backend(), _own)
-    held = [_arrived(value) for value in [take(value) for value in values]]
+    held = [_on_host(value) for value in [take(value) for value in values]]
     for value, size in zip(held, sizes, strict=True):
         if _size(value) not in (size, None):
             raise StructureChangedError
-    copied = [i for i, value in enumerate(held) if isinstance(value, _Lent)]
+    copied = [i for i, value in enumerate(held) if isinstance(value, _Borrowed)]
     if not copied:
         return Captured(held, lambda: None)
     arena = arenas.take([sizes[i] for i in copied])
     _copy([held[i].memory for i in copied], arena, threads)
     for i, buffer in zip(copied, arena.buffers, strict=True):
         held[i] = buffer
-    return Captured(held, lambda: arenas.give_back(arena))
+    return Captured(held, lambda: arenas.release(arena))
 
 
 def copied_sizes(variables: Iterable[Any]) -> list[int]:
     """The sizes in bytes of those of these variables that `capture` copies into an arena."""
-    lends = _LENDS.get(keras.config.backend(), lambda value: True)
+    lends = _BORROWS.get(keras.config.backend(), lambda value: True)
     return [value.nbytes for value in (variable.value for variable in variables) if lends(value)]
 
 
@@ -76,7 +76,7 @@ def _copy(sources: list[Bytes], arena: Arena, threads: int) -> None:
     _core.copy_into(list(zip(sources, arena.buffers, strict=True)), threads)
 
 
-class _Lent:
+class _Borrowed:
     """Memory of a tensor that the next step changes."""
 
     __slots__ = ("memory", "owner")
@@ -110,11 +110,11 @@ def _of_jax(value: Any) -> Any:
     if array.nbytes == 0 or len(array.sharding.device_set) > 1:
         return _own(array)
     if next(iter(array.sharding.device_set)).platform != "cpu":
-        return _OnItsWay(array)
+        return _HostTransfer(array)
     array.block_until_ready()
     # JAX keeps an array that numpy has looked at from being updated in place, so numpy sees an address only.
     block = (ctypes.c_uint8 * array.nbytes).from_address(array.unsafe_buffer_pointer())
-    return _Lent(np.frombuffer(block, np.uint8), array)
+    return _Borrowed(np.frombuffer(block, np.uint8), array)
 
 
 def _sharded(value: Any) -> InvalidInputError:
@@ -134,7 +134,7 @@ def _of_torch(value: Any) -> Any:
     tensor = tensor.detach()
     if tensor.device.type == "cpu":
         flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-        return _Lent(flat.numpy(), flat)
+        return _Borrowed(flat.numpy(), flat)
     return tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
 
 
@@ -146,7 +146,7 @@ _BACKENDS: dict[str, Callable[[Any], Any]] = {
 
 
 #: Whether the memory of a variable's value is lent, so that it is copied into an arena.
-_LENDS: dict[str, Callable[[Any], bool]] = {
+_BORROWS: dict[str, Callable[[Any], bool]] = {
     "tensorflow": lambda value: False,
     "jax": lambda value: (
         next(iter(value.sharding.device_set)).platform == "cpu"
@@ -156,7 +156,7 @@ _LENDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-class _OnItsWay:
+class _HostTransfer:
     """A JAX array whose way to the host has begun."""
 
     def __init__(self, array: Any) -> None:
@@ -164,14 +164,14 @@ class _OnItsWay:
         self.array = array
 
 
-def _arrived(value: Any) -> Any:
-    return _bytes(value.array) if isinstance(value, _OnItsWay) else value
+def _on_host(value: Any) -> Any:
+    return _bytes(value.array) if isinstance(value, _HostTransfer) else value
 
 
 def _own(value: Any) -> Any:
     """What is not in one device's memory, or is no tensor at all."""
     if isinstance(value, np.ndarray):
-        return _Lent(as_bytes(np.ascontiguousarray(value)), value)
+        return _Borrowed(as_bytes(np.ascontiguousarray(value)), value)
     return as_bytes(np.array(keras.ops.convert_to_numpy(value), order="C", copy=True))
 
 
@@ -184,6 +184,6 @@ def _is_bytes(value: Any) -> bool:
 
 
 def _size(value: Any) -> int | None:
-    if isinstance(value, _Lent):
+    if isinstance(value, _Borrowed):
         return value.memory.nbytes
     return value.nbytes if isinstance(value, np.ndarray) else None

@@ -42,7 +42,7 @@ _ABSOLUTE = re.compile(
 )
 
 
-class CannotTravel(Exception):  # noqa: N818 (a verdict, not a failure)
+class NotSerializable(Exception):  # noqa: N818 (a verdict, not a failure)
     """A value that no snapshot can hold; the message says why."""
 
 
@@ -50,7 +50,7 @@ class Malformed(Exception):  # noqa: N818 (a verdict, not a failure)
     """Not a value that `pack` has made."""
 
 
-def names_elsewhere(text: str) -> bool:
+def has_outside_path(text: str) -> bool:
     """Whether a text has a path in it that leaves the working directory: it means nothing on another machine."""
     return bool(_ABSOLUTE.search(text)) or ".." in re.split(r"[/\\]", text)
 
@@ -61,10 +61,10 @@ def pack(value: Any, add_array: Callable[[str, Any], None], name: str = "", dept
     Arrays go to ``add_array`` with a name that begins with ``name``.
 
     Raises:
-        CannotTravel: if it, or a part of it, is of no kind that comes back as it was.
+        NotSerializable: if it, or a part of it, is of no kind that comes back as it was.
     """
     if depth > MAX_DEPTH:
-        raise CannotTravel(f"it is more than {MAX_DEPTH} levels deep")
+        raise NotSerializable(f"it is more than {MAX_DEPTH} levels deep")
     kind = type(value)
     if value is None or kind is bool:
         return value
@@ -82,7 +82,7 @@ def pack(value: Any, add_array: Callable[[str, Any], None], name: str = "", dept
         return {"tensor": name}
     if kind in _GENERATORS:
         if depth:
-            raise CannotTravel("it holds a random generator")
+            raise NotSerializable("it holds a random generator")
         return {kind.__name__: _generator_state(value, add_array, name)}
     if kind not in _CONTAINERS:
         return _plain(value)
@@ -90,23 +90,23 @@ def pack(value: Any, add_array: Callable[[str, Any], None], name: str = "", dept
 
 
 def _text(value: str) -> str:
-    if names_elsewhere(value):
-        raise CannotTravel("it has an absolute path in it, or one with '..'")
+    if has_outside_path(value):
+        raise NotSerializable("it has an absolute path in it, or one with '..'")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise CannotTravel("it has characters that UTF-8 lacks") from error
+        raise NotSerializable("it has characters that UTF-8 lacks") from error
     return value
 
 
 def _scalar(value: np.generic) -> Any:
     if value.dtype.name not in _SCALARS:
-        raise CannotTravel(f"it is a scalar of the dtype {value.dtype}")
+        raise NotSerializable(f"it is a scalar of the dtype {value.dtype}")
     return {"scalar": [value.dtype.name, pack(value.item(), _no_array)]}
 
 
 def _no_array(name: str, value: Any) -> None:
-    raise CannotTravel("it is an array")
+    raise NotSerializable("it is an array")
 
 
 def _check_array(value: Any) -> None:
@@ -115,7 +115,7 @@ def _check_array(value: Any) -> None:
             return
     except (LaminaError, TypeError, ValueError):
         pass
-    raise CannotTravel(f"it is an array of the dtype {value.dtype}")
+    raise NotSerializable(f"it is an array of the dtype {value.dtype}")
 
 
 def _generator_state(value: Any, add_array: Callable[[str, Any], None], name: str) -> Any:
@@ -124,7 +124,7 @@ def _generator_state(value: Any, add_array: Callable[[str, Any], None], name: st
     if isinstance(value, np.random.RandomState):
         return pack(value.get_state(legacy=False), add_array, name, 1)
     if type(value.bit_generator).__name__ not in _BIT_GENERATORS:
-        raise CannotTravel(f"it draws from a {type(value.bit_generator).__name__}")
+        raise NotSerializable(f"it draws from a {type(value.bit_generator).__name__}")
     return pack(value.bit_generator.state, add_array, name, 1)
 
 
@@ -139,7 +139,7 @@ class SavedGenerator:
         """The generator that is there, or a new one, in this state.
 
         Raises:
-            CannotTravel: if it is no state of this kind of generator.
+            NotSerializable: if it is no state of this kind of generator.
         """
         try:
             made = self._new() if current is None else current
@@ -150,7 +150,7 @@ class SavedGenerator:
             else:
                 made.bit_generator.state = self.state
         except (TypeError, ValueError, KeyError, OverflowError, AttributeError, IndexError) as error:
-            raise CannotTravel(f"no state of this generator ({error})") from error
+            raise NotSerializable(f"no state of this generator ({error})") from error
         return made
 
     def _new(self) -> Any:
@@ -167,7 +167,7 @@ def _plain(value: Any) -> Any:
         return {"bytes": base64.b64encode(value).decode()}
     if type(value) is complex:
         return {"complex": [pack(value.real, _no_array), pack(value.imag, _no_array)]}
-    raise CannotTravel(f"it is, or holds, a {type(value).__name__}")
+    raise NotSerializable(f"it is, or holds, a {type(value).__name__}")
 
 
 def _container(value: Any, inner: Callable[[Any, int], Any], depth: int) -> Any:
@@ -186,7 +186,7 @@ def _factory_name(value: defaultdict[Any, Any], depth: int) -> str | None:
         return None
     name = next((name for name, factory in _FACTORIES.items() if factory is made), "")
     if not name and depth:
-        raise CannotTravel("it holds a defaultdict with a function of its own")
+        raise NotSerializable("it holds a defaultdict with a function of its own")
     return name
 
 
@@ -230,7 +230,7 @@ def _unpack(value: Any, arrays: Mapping[str, Any]) -> Any:
 
 
 def _checked_text(value: str) -> str:
-    if names_elsewhere(value):
+    if has_outside_path(value):
         raise ValueError("a path that leaves the working directory")
     return value
 

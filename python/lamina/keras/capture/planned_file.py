@@ -27,7 +27,7 @@ from lamina.writing import body, file_argument
 
 
 class PlannedFile:
-    """Content of a save: a plan, its literal bytes, and the tensors of one step."""
+    """A pending checkpoint: a plan, its literal bytes, and the tensors of one step."""
 
     def __init__(
         self,

@@ -9,18 +9,18 @@ from typing import Any
 
 from lamina.files.plan import FilePlan
 from lamina.keras.capture.archive_plan import Members
-from lamina.keras.capture.arena import Arenas, needed
+from lamina.keras.capture.arena import ArenaPool, needed
 from lamina.keras.capture.capture import Captured, StructureChangedError, capture, copied_sizes
+from lamina.keras.capture.model_identity import ModelIdentity, Visited, identity_of, saved_variables, visits
 from lamina.keras.capture.planned_file import PlannedFile
-from lamina.keras.capture.structure_guard import Guard, Visited, guard, saved_variables, visits
-from lamina.keras.capture.template import learn
+from lamina.keras.capture.template import make_template
 from lamina.keras.capture.training_state import TrainingTensors
-from lamina.keras.capture.walk import NotPlannable, walk
+from lamina.keras.capture.walk import FallbackToKeras, walk
 from lamina.keras.private import saving_lib
 
 
 @dataclass
-class _Learnt:
+class _CachedTemplate:
     """The file of one structure."""
 
     plan: FilePlan
@@ -31,10 +31,10 @@ class _Learnt:
 
 
 @dataclass
-class _Known:
-    """Where the values of the next save are, as long as the guard holds."""
+class _CachedValues:
+    """Where the values of the next save are, as long as the model is the same."""
 
-    guard: Guard
+    identity: ModelIdentity
     values: list[Any]
     visited: Visited
 
@@ -43,15 +43,15 @@ class Planner:
     """The plans of one callback; a copy learns its own."""
 
     def __init__(self) -> None:
-        self._learnt: _Learnt | None = None
-        self._known: _Known | None = None
-        self._distrusted = ""
-        self.arenas = Arenas()
+        self._template: _CachedTemplate | None = None
+        self._cached_values: _CachedValues | None = None
+        self._disabled_because = ""
+        self.arenas = ArenaPool()
 
     @property
     def nbytes(self) -> int:
         """What the next capture will probably hold."""
-        return self._learnt.plan.size if self._learnt else 0
+        return self._template.plan.size if self._template else 0
 
     def capture(
         self, model: Any, path: str, training: TrainingTensors, *, weights_only: bool, threads: int
@@ -59,31 +59,31 @@ class Planner:
         """Capture what Keras would write to ``path``.
 
         Raises:
-            NotPlannable: if only Keras's own save makes the right file.
+            FallbackToKeras: if only Keras's own save makes the right file.
         """
-        if self._distrusted:
-            raise NotPlannable(self._distrusted)
+        if self._disabled_because:
+            raise FallbackToKeras(self._disabled_because)
         for _ in range(2):
-            learnt, values, visited = self._values(model, embedded=not weights_only)
+            cached, values, visited = self._values(model, embedded=not weights_only)
             members = None if weights_only else _members(model, visited)
             try:
-                sizes = [t.nbytes for t in learnt.plan.tensors]
+                sizes = [t.nbytes for t in cached.plan.tensors]
                 captured = capture([*values, *training.values], sizes + training.sizes, self.arenas, threads)
             except StructureChangedError:
-                self.forget()
+                self.invalidate()
                 continue
             name = os.path.basename(path)
             return PlannedFile(
                 name,
-                learnt.plan,
-                learnt.literals,
+                cached.plan,
+                cached.literals,
                 captured,
                 members,
                 training,
                 threads,
-                None if learnt.checked else self._judge_of(learnt),
+                None if cached.checked else self._judge_of(cached),
             )
-        raise NotPlannable("a variable holds more or less than it says")
+        raise FallbackToKeras("a variable holds more or less than it says")
 
     def prepare(self, model: Any) -> None:
         """Get the memory of the first capture while training goes on: fresh, it may cost many times the copy."""
@@ -93,44 +93,44 @@ class Planner:
         """Capture the training state alone."""
         return capture(training.values, training.sizes, self.arenas, threads)
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Learn anew at the next save, and hold no model."""
-        self._known = None
-        self._learnt = None
+        self._cached_values = None
+        self._template = None
 
-    def end(self) -> None:
+    def release(self) -> None:
         """Training has ended: keep no memory, and no model alive."""
-        self._known = None
+        self._cached_values = None
         self.arenas.clear()
 
-    def _values(self, model: Any, *, embedded: bool) -> tuple[_Learnt, list[Any], Visited]:
-        learnt, known = self._learnt, self._known
-        if learnt is not None and learnt.embedded == embedded:
-            if known is not None and known.guard.holds(model):
-                return learnt, known.values, known.visited
-            self._known = None
+    def _values(self, model: Any, *, embedded: bool) -> tuple[_CachedTemplate, list[Any], Visited]:
+        cached, values_known = self._template, self._cached_values
+        if cached is not None and cached.embedded == embedded:
+            if values_known is not None and values_known.identity.matches(model):
+                return cached, values_known.values, values_known.visited
+            self._cached_values = None
             with visits() as visited:
                 walked = walk(model)
-            if walked.structure == learnt.structure:
+            if walked.structure == cached.structure:
                 by_name = {entry.name: entry.value for entry in walked.entries}
-                values = [by_name[tensor.name] for tensor in learnt.plan.tensors]
-                self._remember(model, values, visited)
-                return learnt, values, visited
+                values = [by_name[tensor.name] for tensor in cached.plan.tensors]
+                self._cache_values(model, values, visited)
+                return cached, values, visited
         with visits() as visited:
-            template = learn(model, embedded=embedded)
-        self._learnt = _Learnt(template.plan, template.literals, template.structure, embedded)
-        self._remember(model, template.values, visited)
-        return self._learnt, template.values, visited
+            template = make_template(model, embedded=embedded)
+        self._template = _CachedTemplate(template.plan, template.literals, template.structure, embedded)
+        self._cache_values(model, template.values, visited)
+        return self._template, template.values, visited
 
-    def _remember(self, model: Any, values: list[Any], visited: Visited) -> None:
-        found = guard(model, values, visited)
-        self._known = None if found is None else _Known(found, values, visited)
+    def _cache_values(self, model: Any, values: list[Any], visited: Visited) -> None:
+        found = identity_of(model, values, visited)
+        self._cached_values = None if found is None else _CachedValues(found, values, visited)
 
-    def _judge_of(self, learnt: _Learnt) -> Any:
+    def _judge_of(self, cached: _CachedTemplate) -> Any:
         def judge(right: bool) -> None:
-            learnt.checked = True
+            cached.checked = True
             if not right:
-                self._distrusted = "a file that lamina wrote did not read back as captured"
+                self._disabled_because = "a file that lamina wrote did not read back as captured"
                 warnings.warn(
                     "a checkpoint file that lamina has just written does not read back as what was captured. "
                     "Its contents are suspect, and Keras's own save is used from now on. "

@@ -19,10 +19,18 @@ from lamina.errors import LaminaError, StorageError
 from lamina.files import h5
 from lamina.files.plan import FilePlan
 from lamina.keras.capture.sparse_image import SparseImage
-from lamina.keras.capture.walk import Entry, Notes, NotPlannable, Walk, enumerate_variables, save_state, walk
+from lamina.keras.capture.walk import (
+    Entry,
+    FallbackToKeras,
+    RecordingStore,
+    Walk,
+    enumerate_variables,
+    save_state,
+    walk,
+)
 from lamina.keras.private import H5IOStore, saving_lib
 
-__all__ = ["Entry", "NotPlannable", "Template", "Walk", "enumerate_variables", "learn", "walk"]
+__all__ = ["Entry", "FallbackToKeras", "Template", "Walk", "enumerate_variables", "make_template", "walk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +43,31 @@ class Template:
     structure: Hashable
 
 
-def learn(model: Any, *, embedded: bool) -> Template:
+def make_template(model: Any, *, embedded: bool) -> Template:
     """Learn the ``.weights.h5`` file of a model, or with ``embedded`` the one inside its ``.keras`` file.
 
     The two differ, because HDF5 places data by the driver it writes through.
     """
     if not model.built:
-        raise NotPlannable("the model has not been built")
+        raise FallbackToKeras("the model has not been built")
     if embedded:
         image = SparseImage()
-        store = _Sparse(image)
+        store = _SparseStore(image)
         _fill(model, store)
         plan = h5.plan_image(image, image.size, saving_lib._VARS_FNAME_H5)
         return _template(store, plan, b"".join(image.pieces(plan.literal_runs())))
     try:
         with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
-            return _learn_in(Path(folder), model)
+            return _template_in(Path(folder), model)
     except LaminaError:
         raise
     except OSError as error:
         raise StorageError(f"cannot write a small file in {tempfile.gettempdir()}: {error}") from error
 
 
-def _learn_in(folder: Path, model: Any) -> Template:
+def _template_in(folder: Path, model: Any) -> Template:
     file = folder / "model.weights.h5"
-    store = _Sparse(file)
+    store = _SparseStore(file)
     _fill(model, store)
     plan = h5.plan_file(file, file.name)
     with file.open("rb") as stream:
@@ -72,26 +80,26 @@ def _pieces(stream: Any, plan: FilePlan) -> Iterator[bytes]:
         yield stream.read(length)
 
 
-def _fill(model: Any, store: _Sparse) -> None:
+def _fill(model: Any, store: _SparseStore) -> None:
     try:
         save_state(model, store)
     finally:
         store.finish()
 
 
-def _template(store: _Sparse, plan: FilePlan, literals: bytes) -> Template:
+def _template(store: _SparseStore, plan: FilePlan, literals: bytes) -> Template:
     values = {entry.name: entry for entry in store.entries}
     planned = {tensor.name: tensor for tensor in plan.tensors}
     if len(values) != len(store.entries) or values.keys() != planned.keys():
         odd = sorted(values.keys() ^ planned.keys())[:3]
-        raise NotPlannable(f"the file does not hold what Keras set: {', '.join(odd)}")
+        raise FallbackToKeras(f"the file does not hold what Keras set: {', '.join(odd)}")
     for name, tensor in planned.items():
         if (tensor.dtype, tensor.shape) != (values[name].dtype, values[name].shape):
-            raise NotPlannable(f"{name} stands in the file as {tensor.dtype} {tensor.shape}")
+            raise FallbackToKeras(f"{name} stands in the file as {tensor.dtype} {tensor.shape}")
     return Template(plan, [values[t.name].value for t in plan.tensors], literals, tuple(store.steps))
 
 
-class _Sparse(Notes):
+class _SparseStore(RecordingStore):
     """A store that makes Keras's file with one element per tensor; the groups are Keras's own work."""
 
     def __init__(self, target: Path | SparseImage) -> None:
@@ -102,7 +110,7 @@ class _Sparse(Notes):
         H5IOStore.__init__(self, target, mode="w")
         self._own = False
 
-    def make(self, path: str, metadata: dict[str, Any] | None = None) -> _Sparse:
+    def make(self, path: str, metadata: dict[str, Any] | None = None) -> _SparseStore:
         super().make(path, metadata)
         with self._as_keras():
             H5IOStore.make(self, path, metadata)

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lamina.keras.capture.packing import CannotTravel, SavedGenerator, names_elsewhere, needs_own_type, pack
+from lamina.keras.capture.packing import NotSerializable, SavedGenerator, has_outside_path, needs_own_type, pack
 
 #: What Keras gives every callback.
 _KEPT_BY_KERAS = {"params", "_model", "model", "_history"}
@@ -53,13 +53,13 @@ class Tracked(tuple[Any, ...]):
             arrays: list[tuple[str, Any]] = []
             try:
                 state[name] = pack(value, lambda *array: arrays.append(array), f"callbacks/{i}/{name}")  # noqa: B023
-            except CannotTravel as error:
+            except NotSerializable as error:
                 if _is_data(value):
                     left[name] = str(error)
                 continue
             for array in arrays:
                 add_array(*array)
-        self._tell_left(i, left)
+        self._warn_of_left_out(i, left)
         return state
 
     def _candidates(self, i: int) -> Iterator[tuple[str, Any]]:
@@ -74,7 +74,7 @@ class Tracked(tuple[Any, ...]):
         made = self._made[i].get(name, _MISSING)
         return made is not _MISSING and made == _image(value)
 
-    def _tell_left(self, i: int, left: Mapping[str, str]) -> None:
+    def _warn_of_left_out(self, i: int, left: Mapping[str, str]) -> None:
         callback = self[i]
         if _is_ours_or_keras(type(callback)):
             return  # they set these up anew
@@ -97,7 +97,7 @@ class Tracked(tuple[Any, ...]):
                 current = self._current(i, name)
                 _check_type(current, value)
                 vars(callback)[name] = _filled(vars(callback).get(name), value)
-            except CannotTravel as error:
+            except NotSerializable as error:
                 refused[name] = str(error)
         if refused:
             listed = "; ".join(f"{name}: {why}" for name, why in refused.items())
@@ -111,20 +111,20 @@ class Tracked(tuple[Any, ...]):
         """What the callback has there now; `_MISSING` for what its code will make.
 
         Raises:
-            CannotTravel: if a save of it would not hold such an attribute.
+            NotSerializable: if a save of it would not hold such an attribute.
         """
         callback = self[i]
         if name in _closed(type(callback)) or name.startswith("__"):
-            raise CannotTravel("no state of training")
+            raise NotSerializable("no state of training")
         current = vars(callback).get(name, _MISSING)
         if current is _MISSING:
             current = inspect.getattr_static(type(callback), name, _MISSING)
         if current is _MISSING:
             if not _mentions(type(callback), name):
-                raise CannotTravel("the callback has no such attribute")
+                raise NotSerializable("the callback has no such attribute")
             return current
-        if isinstance(current, str) and (names_elsewhere(current) or self._is_file_as_made(i, name, current)):
-            raise CannotTravel("a path that the callback was made with")
+        if isinstance(current, str) and (has_outside_path(current) or self._is_file_as_made(i, name, current)):
+            raise NotSerializable("a path that the callback was made with")
         pack(current, lambda *_: None)
         return current
 
@@ -147,7 +147,7 @@ def _image(value: Any) -> Any:
     arrays: list[Any] = []
     try:
         packed = pack(value, lambda _, array: arrays.append(_array_image(array)))
-    except CannotTravel:
+    except NotSerializable:
         return value if isinstance(value, str) else ("an object", id(value))
     return packed, type(value), arrays
 
@@ -204,15 +204,15 @@ def _codes(part: Any) -> Iterator[types.CodeType]:
 
 
 def _check_type(current: Any, value: Any) -> None:
-    """Raises `CannotTravel` for a value of another type than an attribute has; None has none."""
+    """Raises `NotSerializable` for a value of another type than an attribute has; None has none."""
     if needs_own_type(value) and not isinstance(current, defaultdict):
-        raise CannotTravel("a defaultdict whose function only the callback has")
+        raise NotSerializable("a defaultdict whose function only the callback has")
     if current is _MISSING or current is None or value is None or type(current) is type(value):
         return
     if isinstance(value, SavedGenerator) and type(current) is value.kind:
         return
     if not any(isinstance(current, group) and isinstance(value, group) for group in _ALIKE):
-        raise CannotTravel(f"a {type(value).__name__} where the callback has a {type(current).__name__}")
+        raise NotSerializable(f"a {type(value).__name__} where the callback has a {type(current).__name__}")
 
 
 def _filled(current: Any, value: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 
 from lamina.files import h5
 from lamina.files.plain import Opened
-from lamina.keras import private, resumed
+from lamina.keras import private, resume_state
 from lamina.keras.capture.packing import pack
 from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_fields import read_fields
@@ -154,18 +154,18 @@ class SavedState:
         """
         kinds = [entry.kind for entry in self._fields.callbacks]
         if kinds != tracked.kinds():
-            self._tell_once(f"the snapshot tracked {kinds or 'no callbacks'}; `track` starts anew")
+            self._warn_once(f"the snapshot tracked {kinds or 'no callbacks'}; `track` starts anew")
             return
         chosen = [i for i, one in enumerate(tracked) if any(one is callback for callback in callbacks)]
         arrays = self._read("callbacks/") if chosen else {}
         for i in chosen:
             tracked.put(i, self._fields.callbacks[i].state(arrays))
-        with resumed.replaying():
+        with resume_state.replaying():
             for i in chosen:
                 if self._fields.callbacks[i].later and self._snapshot.epoch is not None:
                     tracked[i].on_epoch_end(self._snapshot.epoch, dict(self._snapshot.logs))
 
-    def _tell_once(self, message: str) -> None:
+    def _warn_once(self, message: str) -> None:
         if message not in self._told:
             self._told.add(message)
             warnings.warn(message, stacklevel=2)

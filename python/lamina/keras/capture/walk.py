@@ -1,7 +1,7 @@
-"""Notes what Keras saves of a model, and under which names.
+"""Records what Keras saves of a model, and under which names.
 
 Keras's own walk (``saving_lib._save_state``) is the only exact source of the names, so it runs here too, with
-a store that notes what is set instead of writing it. What notes cannot describe is :class:`NotPlannable`.
+a store that notes what is set instead of writing it. What notes cannot describe is :class:`FallbackToKeras`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lamina.files import h5
 from lamina.keras import private
 
 
-class NotPlannable(Exception):  # noqa: N818 (a verdict, not a failure)
+class FallbackToKeras(Exception):  # noqa: N818 (a verdict, not a failure)
     """Only Keras's own save makes the right file for this model; the message says why."""
 
 
@@ -43,7 +43,7 @@ class Walk:
 
 def walk(model: Any) -> Walk:
     """Note what Keras saves now; cheap enough for every save."""
-    store = Notes()
+    store = RecordingStore()
     save_state(model, store)
     return Walk(store.entries, tuple(store.steps))
 
@@ -53,25 +53,25 @@ def enumerate_variables(model: Any) -> list[tuple[str, Any, str, tuple[int, ...]
     return [(entry.name, entry.value, entry.dtype, entry.shape) for entry in walk(model).entries]
 
 
-def save_state(model: Any, store: Notes) -> None:
+def save_state(model: Any, store: RecordingStore) -> None:
     """Let Keras save ``model`` into one of our stores."""
     check_keras()
     try:
-        with private.cached_skipsets(), private.optimizers_uncopied(Notes):
+        with private.cached_skipsets(), private.uncopied_optimizers(RecordingStore):
             private.save_state(model, store)
     finally:
         # A save_own_variables that swallows exceptions must not swallow this one.
         if store.refused:
-            raise NotPlannable(store.refused)
+            raise FallbackToKeras(store.refused)
 
 
 def check_keras() -> None:
     """A Keras that saves in another way than we know saves for itself."""
     if reason := private.why_not("save"):
-        raise NotPlannable(reason)
+        raise FallbackToKeras(reason)
 
 
-class Notes(private.H5IOStore):  # type: ignore[misc]
+class RecordingStore(private.H5IOStore):  # type: ignore[misc]
     """A store that notes what is set and refuses all else: nothing else leaves the file predictable."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Notes(private.H5IOStore):  # type: ignore[misc]
     def __bool__(self) -> bool:
         return True
 
-    def make(self, path: str, metadata: dict[str, Any] | None = None) -> Notes:
+    def make(self, path: str, metadata: dict[str, Any] | None = None) -> RecordingStore:
         self._path = path
         self.steps.append((path, repr(metadata)))
         return self
@@ -102,7 +102,7 @@ class Notes(private.H5IOStore):  # type: ignore[misc]
 
     def _refuse(self, action: str) -> NoReturn:
         self.refused = f"a save_own_variables {action}"
-        raise NotPlannable(self.refused)
+        raise FallbackToKeras(self.refused)
 
     def get(self, path: str) -> NoReturn:
         self._refuse("reads the store")

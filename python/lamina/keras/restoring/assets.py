@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lamina.files.plain import Opened
-from lamina.keras.capture.structure_guard import Visited
+from lamina.keras.capture.model_identity import Visited
 
 _FOLDER = "assets"
 #: A vocabulary that is longer is not read into memory on the word of its archive.
@@ -50,7 +50,7 @@ def compare_assets(opened: Opened, visited: Visited) -> Missing:
     return missing
 
 
-def take_over(missing: Missing) -> None:
+def load_missing_assets(missing: Missing) -> None:
     """Give layers without a vocabulary the snapshot's; their variables must already be there."""
     for saveable, files in missing:
         with tempfile.TemporaryDirectory(prefix="lamina-") as folder:

@@ -15,7 +15,7 @@ _WEIGHTS = {"model.weights.h5", "model.weights.npz"}
 
 
 @contextmanager
-def damage_told(what: str) -> Iterator[None]:
+def as_corrupt_data(what: str) -> Iterator[None]:
     """Raise `CorruptDataError` for what these readers raise within.
 
     Errors of Keras itself, of the model and of its own code are passed on.
@@ -30,7 +30,7 @@ def damage_told(what: str) -> Iterator[None]:
         raise CorruptDataError(f"{what} is damaged, or none of Keras's files: {error}") from error
 
 
-def refuse_no_archive(file: Path) -> None:
+def check_archive(file: Path) -> None:
     """Keras says of such a file that it is not there, or that it expected another."""
     if not file.name.endswith(".keras"):
         return

@@ -18,13 +18,13 @@ from lamina.errors import InvalidInputError
 from lamina.files import h5, keras_archive
 from lamina.files.plain import Opened
 from lamina.keras import private
-from lamina.keras.capture.walk import NotPlannable, walk
+from lamina.keras.capture.walk import FallbackToKeras, walk
 from lamina.keras.private import saving_lib
-from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
+from lamina.keras.restoring.keras_errors import as_corrupt_data, check_archive
 from lamina.keras.restoring.optimizers import OPTIMIZER
 from lamina.keras.restoring.restore import by_folder, hand_over, saved_state, stored_tensors
-from lamina.keras.restoring.skip_init import Blanks, blank_variables
-from lamina.keras.restoring.zero_copy import adoptable
+from lamina.keras.restoring.skip_init import SkippedInit, skip_random_init
+from lamina.keras.restoring.zero_copy import shareable_array
 
 #: What Keras 3 takes for a ``.keras`` file; anything else is left to it.
 _ARGUMENTS = {"custom_objects", "compile", "safe_mode"}
@@ -38,7 +38,7 @@ _MAX_CONFIG = 1 << 30
 def load_model(opened: Opened, **load_model_kwargs: Any) -> Any:
     """Load the whole model of an opened source."""
     name = _model_file(opened)
-    with damage_told(name):
+    with as_corrupt_data(name):
         return _load_model(opened, name, **load_model_kwargs)
 
 
@@ -46,14 +46,14 @@ def _load_model(opened: Opened, name: str, **load_model_kwargs: Any) -> Any:
     if name.endswith(".keras") and load_model_kwargs.keys() <= _ARGUMENTS:
         try:
             return _load(opened, name, **load_model_kwargs)
-        except NotPlannable:
+        except FallbackToKeras:
             pass  # something in it loads in a way of its own
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         files = opened.content.export(Path(folder))
         path = next(file for file in files if file.name == Path(name).name)
         if name == _CONFIG:
             return keras.models.load_model(path.parent, **load_model_kwargs)
-        refuse_no_archive(path)
+        check_archive(path)
         if path.suffix == ".h5" and not h5.holds_model(path):
             raise InvalidInputError(f"{name} holds weights only; {_BUILD}")
         return keras.models.load_model(path, **load_model_kwargs)
@@ -81,23 +81,23 @@ def _load(opened: Opened, name: str, custom_objects: Any = None, compile: bool =
     """As `keras.saving.saving_lib.load_model` does it.
 
     Raises:
-        NotPlannable: if Keras must load it.
+        FallbackToKeras: if Keras must load it.
     """
     if reason := private.why_not("load"):
-        raise NotPlannable(reason)
+        raise FallbackToKeras(reason)
     stored = stored_tensors(opened)
     if not stored:
-        raise NotPlannable("its tensors are not known")
+        raise FallbackToKeras("its tensors are not known")
     with opened.content.open(name) as file, _archive(file) as archive:
         config = _config(archive)
-        with blank_variables() as blanks:
+        with skip_random_init() as skipped:
             model = saving_lib._model_from_config(config, custom_objects, compile, safe_mode)
         assets = any(member.startswith(f"{saving_lib._ASSETS_DIRNAME}/") for member in archive.namelist())
         if not assets:
-            _fill(opened, model, stored, blanks, None)
+            _fill(opened, model, stored, skipped, None)
         else:
             with closing(saving_lib.DiskIOStore(saving_lib._ASSETS_DIRNAME, archive=archive, mode="r")) as store:
-                _fill(opened, model, stored, blanks, store)
+                _fill(opened, model, stored, skipped, store)
     return model
 
 
@@ -105,30 +105,30 @@ def _archive(file: Any) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError) as error:
-        raise NotPlannable("no archive") from error  # Keras will say so
+        raise FallbackToKeras("no archive") from error  # Keras will say so
 
 
 def _config(archive: zipfile.ZipFile) -> bytes:
     try:
         info = archive.getinfo(saving_lib._CONFIG_FILENAME)
     except KeyError as error:
-        raise NotPlannable("no configuration") from error
+        raise FallbackToKeras("no configuration") from error
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > _MAX_CONFIG:
-        raise NotPlannable("not as Keras writes it")
+        raise FallbackToKeras("not as Keras writes it")
     return archive.read(info)
 
 
-def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, assets: Any) -> None:
+def _fill(opened: Opened, model: Any, stored: dict[str, Any], skipped: SkippedInit, assets: Any) -> None:
     if not model.built:
-        raise NotPlannable("built only when it is called")
+        raise FallbackToKeras("built only when it is called")
     state = saved_state(opened, model, "auto")
     entries = _walk(model)
     with_optimizer = getattr(model, "optimizer", None) is not None
     wanted = [tensor for tensor in stored.values() if with_optimizer or not tensor.name.startswith(OPTIMIZER)]
     if {entry.name: tuple(entry.shape) for entry in entries} != {tensor.name: tensor.shape for tensor in wanted}:
-        raise NotPlannable("Keras knows what to do, or what to say")
-    folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
-    with blanks.loading():
+        raise FallbackToKeras("Keras knows what to do, or what to say")
+    folders = by_folder(wanted, opened.content.read(wanted, empty=shareable_array))
+    with skipped.loading():
         hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
         if state is not None:
             state.put_into_model(model)
@@ -137,7 +137,7 @@ def _fill(opened: Opened, model: Any, stored: dict[str, Any], blanks: Blanks, as
 def _walk(model: Any) -> Any:
     try:
         return walk(model).entries
-    except NotPlannable:
+    except FallbackToKeras:
         raise
     except Exception as error:  # a layer that cannot be saved before it has been loaded
-        raise NotPlannable(str(error)) from error
+        raise FallbackToKeras(str(error)) from error

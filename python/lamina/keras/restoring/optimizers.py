@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from lamina.errors import InvalidInputError
-from lamina.keras.capture.structure_guard import Visited
+from lamina.keras.capture.model_identity import Visited
 from lamina.keras.capture.training_state import SavedState, held_variables, optimizer_class
 from lamina.repository.tensor import TensorInfo
 
@@ -25,24 +25,26 @@ def wants_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) -> bo
             raise InvalidInputError("the model has no optimizer; compile it first, or pass optimizer=False")
         return False
     if not _inside("optimizer", stored):
-        return _left("the snapshot holds no optimizer state", wanted)
+        return _skip_optimizer("the snapshot holds no optimizer state", wanted)
     return True
 
 
 def build_optimizer(model: Any, stored: Iterable[str], wanted: bool | str, state: SavedState | None) -> bool:
     """Build an optimizer that is not built, for the variables that the saved one held; whether it can be restored."""
     optimizer = model.optimizer
-    places = None if state is None else state.optimizer_variables
+    positions = None if state is None else state.optimizer_variables
     if optimizer.built:
-        if places is None or _places(model, held_variables(optimizer)) == places:
+        if positions is None or _positions(model, held_variables(optimizer)) == positions:
             return True
-        return _left(f"it was built for other variables than the saved one, which held {len(places)}. {_HOW}", wanted)
+        return _skip_optimizer(
+            f"it was built for other variables than the saved one, which held {len(positions)}. {_HOW}", wanted
+        )
     # One saved before its first step has no slots, and needs none here.
     if len(_inside("optimizer", stored)) <= len(optimizer.variables):
         return True
-    variables = _chosen(model, places)
+    variables = _chosen(model, positions)
     if variables is None:
-        return _left(f"the saved one was built for other variables than the model trains. {_HOW}", wanted)
+        return _skip_optimizer(f"the saved one was built for other variables than the model trains. {_HOW}", wanted)
     optimizer.build(variables)
     return True
 
@@ -50,13 +52,13 @@ def build_optimizer(model: Any, stored: Iterable[str], wanted: bool | str, state
 _HOW = "Call model.optimizer.build([the variables that it trains]) on the unbuilt optimizer, then restore again"
 
 
-def _chosen(model: Any, places: list[int] | None) -> list[Any] | None:
-    if places is None:
+def _chosen(model: Any, positions: list[int] | None) -> list[Any] | None:
+    if positions is None:
         return list(model.trainable_variables)
     variables = model.variables
-    if max(places) >= len(variables):
+    if max(positions) >= len(variables):
         return None
-    chosen = [variables[place] for place in places]
+    chosen = [variables[position] for position in positions]
     # Keras's own step trains all that is trainable; only one of the model's own knows of parts.
     if _trains_in_keras_way(model) and {*map(id, model.trainable_variables)} - {*map(id, chosen)}:
         return None
@@ -67,13 +69,13 @@ def _trains_in_keras_way(model: Any) -> bool:
     return getattr(type(model), "train_step", None) is getattr(keras.Model, "train_step", None)
 
 
-def _places(model: Any, variables: Iterable[Any]) -> list[int]:
+def _positions(model: Any, variables: Iterable[Any]) -> list[int]:
     """Positions in the model's variables; -1 for others."""
     known = {id(variable): i for i, variable in enumerate(model.variables)}
     return [known.get(id(variable), -1) for variable in variables]
 
 
-def _left(reason: str, wanted: bool | str) -> bool:
+def _skip_optimizer(reason: str, wanted: bool | str) -> bool:
     if wanted is True:
         raise InvalidInputError(f"the optimizer cannot be restored: {reason}")
     warnings.warn(f"lamina.restore leaves the optimizer as it is: {reason}", stacklevel=6)
@@ -90,10 +92,10 @@ def optimizer_fits(
     """Whether it is the same kind of optimizer, as far as that is known, with the same variables."""
     ours, saved_class = optimizer_class(optimizer), None if state is None else state.optimizer
     if saved_class is not None and saved_class.lower() != ours.lower():
-        return _left(f"a different optimizer: the snapshot's is {saved_class}, the model's {ours}", wanted)
+        return _skip_optimizer(f"a different optimizer: the snapshot's is {saved_class}, the model's {ours}", wanted)
     have = {name: shape for name, shape in expected.items() if name.startswith(OPTIMIZER)}
     there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(OPTIMIZER)}
-    return have == there or _left(f"{_differ(have, there)}. {_HOW}", wanted)
+    return have == there or _skip_optimizer(f"{_differ(have, there)}. {_HOW}", wanted)
 
 
 def _differ(have: Mapping[str, Any], there: Mapping[str, Any]) -> str:
@@ -130,7 +132,7 @@ def optimizers_left(
         if have != there:
             differ = f"the model's {path!r} has {len(have)} variables, the saved one {len(there)}, or their shapes"
             how = f"if it was not built yet: model.{path.replace('/', '.')}.build(…) with what it trains, before this"
-            _left(f"{differ} differ; {how}", wanted)
+            _skip_optimizer(f"{differ} differ; {how}", wanted)
             left[path] = other
     return left
 

@@ -15,11 +15,11 @@ from lamina.errors import InvalidInputError
 from lamina.files.plain import Opened
 from lamina.keras import private
 from lamina.keras.built import check_built
-from lamina.keras.capture.structure_guard import Visited, visits
+from lamina.keras.capture.model_identity import Visited, visits
 from lamina.keras.capture.training_state import SavedState
-from lamina.keras.capture.walk import Entry, NotPlannable, walk
-from lamina.keras.restoring.assets import compare_assets, take_over
-from lamina.keras.restoring.keras_errors import damage_told, refuse_no_archive
+from lamina.keras.capture.walk import Entry, FallbackToKeras, walk
+from lamina.keras.restoring.assets import compare_assets, load_missing_assets
+from lamina.keras.restoring.keras_errors import as_corrupt_data, check_archive
 from lamina.keras.restoring.optimizers import (
     OPTIMIZER,
     build_optimizer,
@@ -30,7 +30,7 @@ from lamina.keras.restoring.optimizers import (
     without,
 )
 from lamina.keras.restoring.strategy import scope_of
-from lamina.keras.restoring.zero_copy import adoptable
+from lamina.keras.restoring.zero_copy import shareable_array
 from lamina.repository.dtypes import to_numpy
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo
@@ -65,7 +65,7 @@ def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: b
     with_optimizer = wants_optimizer(model, stored, optimizer)
     try:
         entries, visited = _saved_of(model)
-    except NotPlannable:
+    except FallbackToKeras:
         if with_optimizer:
             build_optimizer(model, stored, optimizer, state)
         return _through_keras(opened, model, optimizer, skip_mismatch, state)
@@ -81,11 +81,11 @@ def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: b
         for name, tensor in stored.items()
         if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(odd)
     ]
-    _tell_casts(entries, wanted)
-    _tell_unknown(odd, _shapes(entries))
-    folders = by_folder(wanted, opened.content.read(wanted, empty=adoptable))
+    _warn_of_casts(entries, wanted)
+    _warn_of_unknown(odd, _shapes(entries))
+    folders = by_folder(wanted, opened.content.read(wanted, empty=shareable_array))
     hand_over(model, folders, with_optimizer=with_optimizer, odd=odd, skipped=left.values())
-    take_over(missing_assets)
+    load_missing_assets(missing_assets)
     if state is not None and not odd:
         state.put_into_model(model)
     return opened.snapshot
@@ -118,7 +118,7 @@ def _optimizer_is_ready(
     return fits
 
 
-def _tell_casts(entries: Iterable[Entry], wanted: Iterable[TensorInfo]) -> None:
+def _warn_of_casts(entries: Iterable[Entry], wanted: Iterable[TensorInfo]) -> None:
     """Warn of floats that the model cannot hold as they were saved."""
     held = {entry.name: entry.dtype for entry in entries}
     cast = [t for t in wanted if t.name in held and _loses(t.dtype, held[t.name])]
@@ -140,7 +140,7 @@ def _loses(saved: str, held: str) -> bool:
     return floats and not np.can_cast(theirs, ours, "safe")
 
 
-def _tell_unknown(odd: Iterable[str], expected: Mapping[str, Any]) -> None:
+def _warn_of_unknown(odd: Iterable[str], expected: Mapping[str, Any]) -> None:
     unknown = [name for name in odd if name not in expected]
     if unknown:
         warnings.warn(
@@ -287,8 +287,8 @@ def _through_keras(
             )
         arguments = {"skip_mismatch": True} if skip_mismatch else {}
         try:
-            with damage_told(path.name):
-                refuse_no_archive(path)
+            with as_corrupt_data(path.name):
+                check_archive(path)
                 model.load_weights(path, **arguments)
         except ValueError as error:
             raise InvalidInputError(f"the snapshot does not fit the model: {error}") from error

@@ -11,7 +11,7 @@ import keras
 from lamina.keras import private
 
 
-class Blanks:
+class SkippedInit:
     """Variables that were made without their initialiser."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Blanks:
             loaded.add(id(variable))
             return original(variable, value)
 
-        with private.replaced_variable_method("_direct_assign", assign):
+        with private.patched_variable_method("_direct_assign", assign):
             yield
         for variable, initializer in self._made:
             if id(variable) not in loaded:
@@ -40,24 +40,24 @@ class Blanks:
 
 
 @contextmanager
-def blank_variables() -> Iterator[Blanks]:
+def skip_random_init() -> Iterator[SkippedInit]:
     """Leave out Keras's random initialisers for the variables that this thread makes meanwhile.
 
     They draw from generators of their own, so leaving them out changes no other random number.
     """
-    blanks = Blanks()
+    skipped = SkippedInit()
     if private.why_not("skip_init"):
-        yield blanks
+        yield skipped
         return
 
     def initialize(original: Any, variable: Any, initializer: Any) -> None:
         if _is_random(initializer):
-            blanks.add(variable, initializer)
-            initializer = _blank
+            skipped.add(variable, initializer)
+            initializer = _uninitialized
         original(variable, initializer)
 
-    with private.replaced_variable_method("_initialize_with_initializer", initialize):
-        yield blanks
+    with private.patched_variable_method("_initialize_with_initializer", initialize):
+        yield skipped
 
 
 def _is_random(initializer: Any) -> bool:
@@ -67,7 +67,7 @@ def _is_random(initializer: Any) -> bool:
     return own and isinstance(getattr(initializer, "seed", None), int)
 
 
-def _blank(shape: Any, dtype: Any = None) -> Any:
+def _uninitialized(shape: Any, dtype: Any = None) -> Any:
     dtype = keras.backend.standardize_dtype(dtype)
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf

@@ -18,7 +18,7 @@ from lamina.repository import memory
 _SHARED = ("float16", "float32", "float64")
 
 
-def adoptable(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def shareable_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """An array like that of `numpy.empty`, for values that go to one variable and nowhere else."""
     size = math.prod(shape) * dtype.itemsize
     if size < memory.SMALL or dtype.name not in _SHARED or not dtype.isnative:
@@ -26,20 +26,20 @@ def adoptable(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, A
     array = memory.empty(shape, dtype)
     if keras.config.backend() != "tensorflow":
         return array
-    given = array.view(_Given)
-    given.whole = True
+    given = array.view(_SharedOnce)
+    given.unshared = True
     return given
 
 
-class _Given(np.ndarray[Any, Any]):
+class _SharedOnce(np.ndarray[Any, Any]):
     """An array that becomes a tensor of TensorFlow once, without a copy (``tf.types.experimental.TensorProtocol``)."""
 
-    whole = False  # views of it, and what has been given away, are arrays like any other
+    unshared = False  # views of it, and what has been given away, are arrays like any other
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         import tensorflow as tf
 
-        if not self.whole or (dtype is not None and tf.as_dtype(dtype).as_numpy_dtype != self.dtype):
+        if not self.unshared or (dtype is not None and tf.as_dtype(dtype).as_numpy_dtype != self.dtype):
             return tf.convert_to_tensor(np.asarray(self), dtype, name=name)
-        self.whole = False
+        self.unshared = False
         return tf.experimental.dlpack.from_dlpack(self.__dlpack__())

@@ -20,8 +20,8 @@ from lamina.repository.snapshot import Snapshot
 RESERVE_BYTES = 1 << 30
 
 
-class Content(Protocol):
-    """A captured state that can be made into Keras's file and into a snapshot."""
+class PendingCheckpoint(Protocol):
+    """A captured checkpoint that is not on disk yet: Keras's file, or a snapshot, can be written from it."""
 
     nbytes: int
 
@@ -76,7 +76,7 @@ class SaveJob:
 
     path: str
     facts: Facts
-    content: Content
+    checkpoint: PendingCheckpoint
     destination: Destination
     committed: Callable[[Commit], None]
     replaced: int = 0
@@ -86,7 +86,7 @@ class SaveJob:
 
     def __post_init__(self) -> None:
         self.target = self.path if is_remote(self.path) else os.path.abspath(self.path)
-        self.nbytes = self.content.nbytes
+        self.nbytes = self.checkpoint.nbytes
         self.best = self.facts.best
 
     def run(self) -> None:
@@ -99,10 +99,10 @@ class SaveJob:
             path = self.path if is_remote(self.path) else Path(self.path)
             self.committed(self._commit(path if there else None, snapshot))
         finally:
-            self.content.release()
+            self.checkpoint.release()
 
     def discard(self) -> None:
-        self.content.release()
+        self.checkpoint.release()
 
     def _store(self) -> Snapshot | None:
         destination = self.destination
@@ -110,7 +110,7 @@ class SaveJob:
             if destination.repository is None or not self._room(destination.repository):
                 return None
             fields = self.facts.fields()
-            return self.content.store(
+            return self.checkpoint.store(
                 destination.repository, fields, codec=destination.codec, threads=destination.threads
             )
         except BaseException:
@@ -121,7 +121,7 @@ class SaveJob:
     def _write(self) -> None:
         if not is_remote(self.target):
             os.makedirs(os.path.dirname(self.target), exist_ok=True)
-        self.content.write(self.target)
+        self.checkpoint.write(self.target)
 
     def _room(self, repository: Repository) -> bool:
         try:
@@ -153,5 +153,5 @@ class SaveJob:
             blocked_seconds=facts.blocked_seconds,
             bytes=self.nbytes,
             replaced=self.replaced,
-            _copy=self.content.copy_to,
+            _copy=self.checkpoint.copy_to,
         )

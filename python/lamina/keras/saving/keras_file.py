@@ -23,7 +23,7 @@ from lamina.repository.snapshot import Snapshot
 from lamina.writing import body, file_argument, save_path
 
 
-class KeptFile:
+class KerasFile:
     """Keras's own file, in a dot-named folder beside ``path`` under the name that the snapshot gives it."""
 
     def __init__(

@@ -11,28 +11,28 @@ import sys
 import threading
 from collections import deque
 
-from lamina.keras.messages import tell
+from lamina.keras.messages import print_message
 
 _waiting: deque[str] = deque()
 
 
-def print_later(message: str) -> None:
+def queue_message(message: str) -> None:
     """From a thread that saves: the thread that trains prints it at its next hook."""
     _waiting.append(message)
 
 
 @atexit.register  # runs when all saves are done
-def print_waiting() -> None:
+def print_queued() -> None:
     """On the thread that trains."""
     while _waiting:
-        tell(_waiting.popleft())
+        print_message(_waiting.popleft())
 
 
-def print_within(message: str, seconds: float) -> None:
+def print_with_timeout(message: str, seconds: float) -> None:
     """Print what waits and this, or go without after this time."""
     if not _is_read():
         return
-    print_later(message)
+    queue_message(message)
     thread = threading.Thread(target=_print_quietly, daemon=True, name="lamina-print")
     with contextlib.suppress(RuntimeError):  # the interpreter is going down
         thread.start()
@@ -41,7 +41,7 @@ def print_within(message: str, seconds: float) -> None:
 
 def _print_quietly() -> None:
     with contextlib.suppress(Exception):
-        print_waiting()
+        print_queued()
 
 
 def _is_read() -> bool:

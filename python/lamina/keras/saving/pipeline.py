@@ -9,27 +9,14 @@ import threading
 import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
-from lamina.keras.priority import yield_to_training
+from lamina.keras.priority import lower_priority
+from lamina.keras.saving.job import SaveJob
 
 #: Small saves may queue up to this size in all; a larger one waits until the one before it is committed.
 SMALL_BYTES = 128 << 20
 #: A tiny model that is saved at each step must not pile up files, threads' memory and open metadata.
 MAX_JOBS = 64
-
-
-class Job(Protocol):
-    """A captured save."""
-
-    nbytes: int
-    best: bool
-
-    def run(self) -> None:
-        """Commit it."""
-
-    def discard(self) -> None:
-        """Let go of what it holds; it will not run."""
 
 
 class Pipeline:
@@ -46,8 +33,8 @@ class Pipeline:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._waiting: deque[SaveJob] = deque()
+        self._running: SaveJob | None = None
         self._runner: int | None = None
         self._failure: BaseException | None = None
         self._executor: ThreadPoolExecutor | None = None
@@ -74,12 +61,12 @@ class Pipeline:
                 if not (self.replace and self._drop_one()):
                     self._changed.wait()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: SaveJob) -> None:
         with self._changed:
             self._waiting.append(job)
         try:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, thread_name_prefix="lamina-save", initializer=yield_to_training)
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix="lamina-save", initializer=lower_priority)
             self._executor.submit(self._run_next)
         except RuntimeError:  # the interpreter is going down and starts no more threads
             self._run_next()

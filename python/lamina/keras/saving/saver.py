@@ -18,15 +18,15 @@ from lamina.keras.capture import training_state
 from lamina.keras.capture.planner import Planner
 from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_state import TrainingTensors
-from lamina.keras.capture.walk import NotPlannable
-from lamina.keras.messages import tell
+from lamina.keras.capture.walk import FallbackToKeras
+from lamina.keras.messages import print_message
 from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
-from lamina.keras.saving.job import Content, Destination, Facts, SaveJob
-from lamina.keras.saving.keras_file import KeptFile
+from lamina.keras.saving.job import Destination, Facts, PendingCheckpoint, SaveJob
+from lamina.keras.saving.keras_file import KerasFile
 from lamina.keras.saving.pipeline import Pipeline
-from lamina.keras.saving.saved_model import SavedModelFolder, check_replaceable
 from lamina.keras.saving.summary import Totals
+from lamina.keras.saving.tf_saved_model import SavedModelFolder, check_replaceable
 from lamina.keras.steps import steps_done
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
@@ -35,7 +35,7 @@ from lamina.writing import as_repository
 
 
 @dataclass(frozen=True)
-class What:
+class SaveSpec:
     """What is saved."""
 
     model: Any
@@ -47,7 +47,7 @@ class What:
 
 
 @dataclass(frozen=True)
-class Where:
+class SaveSettings:
     """Where it goes besides the repository, and how."""
 
     path: str
@@ -58,7 +58,7 @@ class Where:
 
 
 class Saver:
-    """Takes finished decisions; ``caller`` is what its warnings call whoever makes them."""
+    """Takes finished decisions; ``caller`` names the callback in warnings."""
 
     def __init__(
         self, caller: str, repository: str | os.PathLike[str] | Repository | None, *, replace: bool = False
@@ -82,42 +82,44 @@ class Saver:
             self._opened = as_repository(given if isinstance(given, Repository) else os.path.abspath(given))
         return self._opened
 
-    def prepare(self, what: What, path: str) -> None:
-        """Do what the first save would otherwise keep training waiting for."""
-        if _unplannable(what, path) is None:
-            self._planner.prepare(what.model)
+    def prepare(self, spec: SaveSpec, path: str) -> None:
+        """Do what the first save would otherwise block training for."""
+        if _unplannable(spec, path) is None:
+            self._planner.prepare(spec.model)
 
     def save(
         self,
-        what: What,
-        where: Where,
+        spec: SaveSpec,
+        settings: SaveSettings,
         facts: Facts,
         *,
-        told: Callable[[Commit], None],
+        after_commit: Callable[[Commit], None],
         keep: Keep | None = None,
         on_commit: Callable[[Commit], None] | None = None,
     ) -> None:
         """Capture the model and queue its save.
 
-        On the thread that saves, ``told`` is called after the commit, then ``keep`` is applied, then ``on_commit``.
+        On the thread that saves, ``after_commit`` runs after the commit, then ``keep`` is applied, then ``on_commit``.
         """
         started = time.perf_counter()
-        _check_path(what, where.path)
-        facts.step = steps_done(what.model)
-        tensors = self._take_training(what, facts)
+        _check_path(spec, settings.path)
+        facts.step = steps_done(spec.model)
+        tensors = self._take_training(spec, facts)
         self._pipeline.admit(self._planner.nbytes)
-        content = self._capture(what, where, tensors)
+        checkpoint = self._capture(spec, settings, tensors)
         facts.blocked_seconds = time.perf_counter() - started
 
         def committed(commit: Commit) -> None:
             self._note(commit)
-            told(commit)
+            after_commit(commit)
             self._apply_keep(keep, commit)
             if on_commit is not None:
                 on_commit(commit)
 
         self._pipeline.submit(
-            SaveJob(where.path, facts, content, self._destination(where), committed, self._take_replaced(facts))
+            SaveJob(
+                settings.path, facts, checkpoint, self._destination(settings), committed, self._take_replaced(facts)
+            )
         )
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -141,32 +143,32 @@ class Saver:
     def close(self) -> None:
         """Training has ended: give threads and memory back; a later save gets its own."""
         self._pipeline.close()
-        self._planner.end()
+        self._planner.release()
 
-    def _take_training(self, what: What, facts: Facts) -> TrainingTensors:
+    def _take_training(self, spec: SaveSpec, facts: Facts) -> TrainingTensors:
         """The training state that no file of Keras holds; only a snapshot has a place for it."""
-        if self._given is None or what.saved_model:
+        if self._given is None or spec.saved_model:
             return TrainingTensors()
-        facts.training, tensors = training_state.take(what.model, what.track, what.later)
+        facts.training, tensors = training_state.take(spec.model, spec.track, spec.later)
         facts.training["checkpoint"] = {name: training_state.packed(value) for name, value in facts.checkpoint.items()}
         return tensors
 
-    def _capture(self, what: What, where: Where, training: TrainingTensors) -> Content:
+    def _capture(self, spec: SaveSpec, settings: SaveSettings, training: TrainingTensors) -> PendingCheckpoint:
         """What Keras would write to the path, held in memory; Keras writes it where lamina cannot."""
-        model, path, threads = what.model, where.path, where.threads
-        if what.saved_model:
-            return SavedModelFolder(model, path, beside=self._temporary_place(where), options=what.options)
+        model, path, threads = spec.model, settings.path, settings.threads
+        if spec.saved_model:
+            return SavedModelFolder(model, path, beside=self._staging_folder(settings), options=spec.options)
         try:
-            if (reason := _unplannable(what, path)) is not None:
-                raise NotPlannable(reason)
-            return self._planner.capture(model, path, training, weights_only=what.weights_only, threads=threads)
-        except NotPlannable as refusal:
+            if (reason := _unplannable(spec, path)) is not None:
+                raise FallbackToKeras(reason)
+            return self._planner.capture(model, path, training, weights_only=spec.weights_only, threads=threads)
+        except FallbackToKeras as refusal:
             self._notice(str(refusal))
-        return KeptFile(
+        return KerasFile(
             model,
             path,
-            weights_only=what.weights_only,
-            beside=self._temporary_place(where),
+            weights_only=spec.weights_only,
+            beside=self._staging_folder(settings),
             training=training,
             captured=self._planner.capture_values(training, threads),
         )
@@ -178,21 +180,23 @@ class Saver:
                 f"{self._caller} lets Keras itself save this model, and training waits for it: {reason}", stacklevel=2
             )
 
-    def _temporary_place(self, where: Where) -> Path:
-        if where.keep_file and not is_remote(where.path):
-            return behind_links(Path(where.path).absolute()).parent  # a link may lead to another disk
+    def _staging_folder(self, settings: SaveSettings) -> Path:
+        if settings.keep_file and not is_remote(settings.path):
+            return behind_links(Path(settings.path).absolute()).parent  # a link may lead to another disk
         repository = self.repository
         return Path.cwd() if repository is None else repository.path
 
-    def _destination(self, where: Where) -> Destination:
-        return Destination(self.repository, where.keep_file, where.codec, where.threads, where.file_stands_in)
+    def _destination(self, settings: SaveSettings) -> Destination:
+        return Destination(
+            self.repository, settings.keep_file, settings.codec, settings.threads, settings.file_stands_in
+        )
 
     def _take_replaced(self, facts: Facts) -> int:
         """How many saves have given way since the last one; never silently."""
         count, self._replaced = self._pipeline.replaced - self._replaced, self._pipeline.replaced
         if count:
             facts.metadata["replaced"] = count
-            tell(f"\n{self._caller}: the disk is slower than the saves; {count} gave way to this one")
+            print_message(f"\n{self._caller}: the disk is slower than the saves; {count} gave way to this one")
         return count
 
     def _note(self, commit: Commit) -> None:
@@ -213,21 +217,21 @@ class Saver:
             warnings.warn(f"keep= deletes nothing here: {error}", stacklevel=2)
 
 
-def _check_path(what: What, path: str) -> None:
-    if what.saved_model:
+def _check_path(spec: SaveSpec, path: str) -> None:
+    if spec.saved_model:
         check_replaceable(path)
     elif os.path.isdir(path):
         raise IsADirectoryError(f"Is a directory: {path}")
 
 
-def _unplannable(what: What, path: str) -> str | None:
+def _unplannable(spec: SaveSpec, path: str) -> str | None:
     """Why no plan is made for a file of this name; None if one is."""
-    method = "save_weights" if what.weights_only else "save"
-    saves = getattr(what.model, method, None)
+    method = "save_weights" if spec.weights_only else "save"
+    saves = getattr(spec.model, method, None)
     if getattr(saves, "__func__", saves) is not getattr(keras.Model, method):
         return f"the model has a `{method}` of its own"
     if is_remote(path):
         return "the file is not on this machine"
-    if not path.endswith(".weights.h5" if what.weights_only else ".keras"):
+    if not path.endswith(".weights.h5" if spec.weights_only else ".keras"):
         return "the legacy .h5 format depends on more than the model"
     return None

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 BUDGET_SECONDS = 20.0
 
 
-class Trainee(Protocol):
+class TrainingCallback(Protocol):
     """A callback in `fit`."""
 
     save_on_preempt: bool
     preempted: bool
 
-    def _end_early(self, deadline: float) -> None:
+    def _commit_until(self, deadline: float) -> None:
         """Commit what is captured until then, by `time.monotonic`."""
 
 
@@ -33,7 +33,7 @@ _installed = False
 _deadline = 0.0  # by `time.monotonic`; 0 while no SIGTERM has come
 
 
-def enter(callback: Trainee) -> None:
+def register(callback: TrainingCallback) -> None:
     """Training begins; outside the main thread Python takes no handlers."""
     global _previous, _installed
     _training[callback] = _trainer()
@@ -42,21 +42,21 @@ def enter(callback: Trainee) -> None:
         _installed = True
 
 
-def leave(callback: Trainee) -> None:
+def unregister(callback: TrainingCallback) -> None:
     """Training has ended; the last one restores the handler that was there before."""
     _training.pop(callback, None)
     if not _training and threading.current_thread() is threading.main_thread():
         _restore()
 
 
-def finish(frame: Any = None) -> None:
+def shut_down(frame: Any = None) -> None:
     """Commit what is captured within the budget, and pass the signal on; once nobody has a step to save."""
     global _deadline
     if any(callback.preempted for callback in _training):
         return
     deadline = _deadline or time.monotonic() + BUDGET_SECONDS
     for callback in list(_training):
-        callback._end_early(deadline)
+        callback._commit_until(deadline)
     previous, _deadline = _previous, 0.0
     if callable(previous):
         previous(signal.SIGTERM, frame)
@@ -73,13 +73,13 @@ def _on_sigterm(signum: int, frame: Any) -> None:
     alive = [callback for callback, trainer in _training.items() if trainer in stack]
     due = [callback for callback in alive if callback.save_on_preempt and not callback.preempted]
     for callback in due:
-        callback.preempted = True  # it saves at the next batch end and calls `finish`
+        callback.preempted = True  # it saves at the next batch end and calls `shut_down`
     if due:
         _remind()
     else:  # or they have been asked before, and no batch has ended since
         for callback in list(_training):
             callback.preempted = False
-        finish(frame)
+        shut_down(frame)
 
 
 def _remind() -> None:

@@ -25,7 +25,7 @@ class Decision:
         return self.thread == threading.get_ident()
 
 
-class Intercepted:
+class InterceptedModel:
     """The model, except that saving it to a file captures it."""
 
     def __init__(self, model: Any, save: Callable[[str, bool], None]) -> None:

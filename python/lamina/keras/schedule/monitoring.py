@@ -16,9 +16,9 @@ from keras import ops
 from lamina.keras.schedule.direction import metric_direction, named_direction, scalar
 
 #: Keras 3.10 takes every metric for a loss whose name does not speak of accuracy, an F-measure for example.
-TAKES_UNKNOWN_FOR_LOSS = not hasattr(keras.callbacks.ModelCheckpoint, "_set_monitor_op")
+UNKNOWN_IS_LOSS = not hasattr(keras.callbacks.ModelCheckpoint, "_set_monitor_op")
 # And it compares with numpy.
-_LESS, _GREATER = (np.less, np.greater) if TAKES_UNKNOWN_FOR_LOSS else (ops.less, ops.greater)
+_LESS, _GREATER = (np.less, np.greater) if UNKNOWN_IS_LOSS else (ops.less, ops.greater)
 
 
 def operator_for(direction: str | None) -> Any:
@@ -47,7 +47,7 @@ def warn_of_unknown_direction(monitor: str, effect: str) -> None:
     )
 
 
-def worst(direction: str | None) -> float:
+def initial_best(direction: str | None) -> float:
     """Where Keras 3.10 begins, and prints it, where later releases have no best value yet."""
     return -math.inf if direction == "max" else math.inf
 
@@ -79,7 +79,7 @@ class BestValue:
             self.decided = value
         return best
 
-    def give_back(self) -> None:
+    def roll_back(self) -> None:
         """A save has failed: what is best is what was committed."""
         self.decided = self.committed
 
@@ -117,6 +117,6 @@ def _always(value: Any, reference: Any) -> bool:
 
 def _compared(value: Any) -> float | None:
     """A value as Keras compares it: in a tensor, a number of Python's has 32 bits."""
-    if TAKES_UNKNOWN_FOR_LOSS:
+    if UNKNOWN_IS_LOSS:
         return scalar(value)
     return ctypes.c_float(value).value if type(value) is float else scalar(value)

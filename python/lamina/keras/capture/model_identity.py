@@ -14,7 +14,7 @@ from lamina.keras.capture.walk import check_keras
 Visited = list[tuple[Any, str]]
 
 
-class Guard:
+class ModelIdentity:
     """Remembers a model by identity: names and shapes are the same in a second fold, its variables are not."""
 
     def __init__(self, model: Any) -> None:
@@ -22,7 +22,7 @@ class Guard:
         self._names = _names(model)
         self._forms = [(v.shape, v.dtype) for v in saved_variables(model)]
 
-    def holds(self, model: Any) -> bool:
+    def matches(self, model: Any) -> bool:
         objects = _objects(model)
         return (
             len(objects) == len(self._objects)
@@ -32,15 +32,15 @@ class Guard:
         )
 
 
-def guard(model: Any, values: list[Any], visited: Visited) -> Guard | None:
+def identity_of(model: Any, values: list[Any], visited: Visited) -> ModelIdentity | None:
     """A guard, where what Keras saves are these variables as they are as long as they are the same ones."""
     # An optimizer besides the model's own may be built late, or exchanged, and no list of the model's tells.
     seen = {id(variable) for variable in saved_variables(model)}
     if not all(id(value) in seen for value in values):
         return None
-    if not all(_known(saveable) for saveable, _ in visited):
+    if not all(_saves_as_keras_does(saveable) for saveable, _ in visited):
         return None
-    return Guard(model)
+    return ModelIdentity(model)
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def visits() -> Iterator[Visited]:
     """Note every object whose state Keras saves meanwhile in this thread.
 
     Raises:
-        NotPlannable: if this Keras saves in another way than we know.
+        FallbackToKeras: if this Keras saves in another way than we know.
     """
     check_keras()
     visited: Visited = []
@@ -65,11 +65,11 @@ def visits() -> Iterator[Visited]:
             visited.append((saveable, inner_path))
         save_state(saveable, weights_store, assets_store, inner_path=inner_path, visited_saveables=visited_saveables)
 
-    with private.replaced_save_state(noting):
+    with private.patched_save_state(noting):
         yield visited
 
 
-def _known(saveable: Any) -> bool:
+def _saves_as_keras_does(saveable: Any) -> bool:
     """Whether Keras's own code says what is saved of it."""
     save = getattr(type(saveable), "save_own_variables", None)
     return save is None or save.__module__.startswith(("keras.", "lamina.keras."))

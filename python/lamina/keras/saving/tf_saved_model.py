@@ -40,41 +40,41 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 
 class SavedModelFolder:
-    """Content of a save: the SavedModel's files, and no training state, which it could not give back."""
+    """A pending checkpoint: the SavedModel's files, and no training state, which it could not give back."""
 
     def __init__(self, model: Any, path: str, *, beside: Path, options: Any) -> None:
         beside.mkdir(parents=True, exist_ok=True)
         self._temporary = _core.Temporary(beside)
-        self.place = self._temporary.path / os.path.basename(path)
+        self.folder = self._temporary.path / os.path.basename(path)
         try:
-            _export(model, self.place, options)
-            self.nbytes = sum(file.stat().st_size for file in _files(self.place))
+            _export(model, self.folder, options)
+            self.nbytes = sum(file.stat().st_size for file in _files(self.folder))
         except BaseException:
             self.release()
             raise
 
     def store(self, repository: Repository, fields: Mapping[str, Any], *, codec: str, threads: int) -> Snapshot:
-        return save_path(repository, self.place, fields, codec=codec, threads=threads)
+        return save_path(repository, self.folder, fields, codec=codec, threads=threads)
 
     def write(self, path: str) -> None:
         """Put the SavedModel in its place, whole."""
         check_replaceable(path)
         if remote.is_remote(path):
-            remote.copy_folder(self.place, path, last=_MARK)
+            remote.copy_folder(self.folder, path, last=_MARK)
             return
-        for file in (*_files(self.place), *_folders(self.place)):
+        for file in (*_files(self.folder), *_folders(self.folder)):
             flush(file)
         target = Path(path)
         if target.exists():
             # The one before is where this one was, and goes with its folder.
-            _exchange(self.place, target)
+            _swap(self.folder, target)
         else:
-            os.rename(self.place, target)
-        self.place = target
+            os.rename(self.folder, target)
+        self.folder = target
         flush(target.parent)
 
     def copy_to(self, path: Path) -> None:
-        shutil.copytree(self.place, path)
+        shutil.copytree(self.folder, path)
 
     def release(self) -> None:
         self._temporary.remove()
@@ -92,28 +92,28 @@ def check_replaceable(path: str) -> None:
         )
 
 
-def _export(model: Any, place: Path, options: Any) -> None:
+def _export(model: Any, folder: Path, options: Any) -> None:
     """As `Model.export`, which takes no options."""
     if options is not None and (reason := private.why_not("export_options")):
         warnings.warn(f"the SavedModel is exported without `options`: {reason}", stacklevel=2)
         options = None
     if options is None:
-        model.export(str(place), format="tf_saved_model", verbose=False)
+        model.export(str(folder), format="tf_saved_model", verbose=False)
         return
     archive = keras.export.ExportArchive()
     archive.track_and_add_endpoint("serve", model, private.input_signature(model))
-    archive.write_out(str(place), options=options, verbose=False)
+    archive.write_out(str(folder), options=options, verbose=False)
 
 
-def _files(place: Path) -> list[Path]:
-    return [path for path in sorted(place.rglob("*")) if path.is_file()]
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _folders(place: Path) -> list[Path]:
-    return [*(path for path in place.rglob("*") if path.is_dir()), place]
+def _folders(folder: Path) -> list[Path]:
+    return [*(path for path in folder.rglob("*") if path.is_dir()), folder]
 
 
-def _exchange(first: Path, second: Path) -> None:
+def _swap(first: Path, second: Path) -> None:
     """Let two directories change places: at once where the system can, else with a moment without either."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 
 from lamina.errors import NotFoundError
-from lamina.keras import private, resumed
+from lamina.keras import private, resume_state
 from lamina.keras.built import check_built, why_unbuilt
 from lamina.keras.capture.training_state import SavedState
-from lamina.keras.messages import tell
+from lamina.keras.messages import print_message
 from lamina.keras.restoring.restore import restore
 from lamina.keras.steps import steps_done
 from lamina.repository.repository import Repository
@@ -72,9 +72,9 @@ def is_older(model: Any, snapshot: Snapshot) -> bool:
     return (begins, steps_done(model) or 0) > (snapshot.next_epoch or 0, snapshot.step or 0)
 
 
-def leave(snapshot: Snapshot) -> SavedState:
+def keep_newer_state(snapshot: Snapshot) -> SavedState:
     """The state of a snapshot whose weights are not wanted."""
-    tell(
+    print_message(
         f"\nSnapshot {snapshot.id[:12]} of {snapshot.series!r} is older than what the model has resumed from: "
         "only its best value is taken over"
     )
@@ -87,10 +87,10 @@ def resume(model: Any, snapshot: Snapshot, epochs: int | None = None) -> SavedSt
     opened = resolve(snapshot)
     state = SavedState(opened)
     restore(opened, model, advice=_OTHER)
-    private.begin_with(model, snapshot.next_epoch)
-    resumed.note_step(model, snapshot.step)
+    private.set_initial_epoch(model, snapshot.next_epoch)
+    resume_state.note_step(model, snapshot.step)
     what = "the end of epoch" if snapshot.batch is None else f"batch {snapshot.batch + 1} of epoch"
-    tell(
+    print_message(
         f"\nResuming from {what} {(snapshot.epoch or 0) + 1} (snapshot {snapshot.id[:12]}): "
         + _next(snapshot.next_epoch or 0, epochs)
     )
