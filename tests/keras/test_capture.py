@@ -141,7 +141,7 @@ def test_lora_merges_at_each_save(tmp_path: Path) -> None:
     ours, stock = pair(tmp_path, ".weights.h5", repository=tmp_path / "repo")
     model.fit(X, X, batch_size=8, epochs=2, callbacks=[ours, stock], verbose=0)
     assert_same_folders(tmp_path, 5)
-    assert ours._saver._planner._known is None  # nothing is held after fit
+    assert ours._saver._planner._cached_values is None  # nothing is held after fit
 
 
 @keras.saving.register_keras_serializable("test_capture")
@@ -287,7 +287,7 @@ def test_the_memory_of_the_first_save_comes_while_training_begins(
     held = keras.backend.backend() == "tensorflow"
     assert touched[:1] == ([] if held else ["lamina-memory"])
     assert touched.count("lamina-memory") == (0 if held else 1)
-    assert ours._saver._planner.arenas._coming is None
+    assert ours._saver._planner.arenas._prefault is None
 
 
 @pytest.mark.parametrize("prepared", [None, 0, 100, 10_000, 1 << 60])
@@ -302,7 +302,7 @@ def test_prepared_memory_is_used_where_it_suits(prepared: int | None, monkeypatc
     for number, buffer in enumerate(taken.buffers):
         buffer[:] = number
     assert [set(buffer) for buffer in taken.buffers] == [{0}, {1}, {2}]
-    assert arenas._coming is None
+    assert arenas._prefault is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -650,7 +650,7 @@ def test_the_memory_is_given_back_after_fit(tmp_path: Path) -> None:
     callback, _ = attached(tmp_path)
     fit(callback.model, callback)
     assert not callback._saver._planner.arenas._free
-    assert callback._saver._planner._known is None
+    assert callback._saver._planner._cached_values is None
     started = [t for t in threading.enumerate() if t not in before and t.name.startswith("lamina-save")]
     for thread in started:
         thread.join(30)

@@ -32,14 +32,14 @@ def over_processes(*axes):
     return jax.make_array_from_callback((4, 3), sharding, lambda index: VALUES[index])
 
 from lamina.errors import InvalidInputError
-from lamina.keras.capture.capture import _of_jax
+from lamina.keras.capture.capture import _take_jax
 
 VALUES = np.arange(12, dtype="float32").reshape(4, 3)
 assert not over_processes().is_fully_addressable
-held = _of_jax(over_processes())
+held = _take_jax(over_processes())
 assert held.memory.tobytes() == VALUES.tobytes()
 try:
-    _of_jax(over_processes("all"))
+    _take_jax(over_processes("all"))
 except InvalidInputError as error:
     print(error, flush=True)
 """

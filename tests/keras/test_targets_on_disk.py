@@ -89,7 +89,7 @@ def test_the_plain_file_is_there_whatever_becomes_of_the_snapshot(monkeypatch: p
     def refuse(*_: Any) -> bool:
         raise lamina.errors.StorageError("no")
 
-    monkeypatch.setattr(job.SaveJob, "_room", refuse)
+    monkeypatch.setattr(job.SaveJob, "_has_space", refuse)
     with pytest.raises(LaminaError, match="no"):
         fit(ModelCheckpoint("m.keras", "loss", repository="r"))
     assert keras.models.load_model("m.keras").built

@@ -19,8 +19,8 @@ from lamina.keras.capture.tracked import Tracked
 from lamina.keras.processes import saves_here
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import check_model, check_repository
-from lamina.keras.saving.job import Facts
-from lamina.keras.saving.saver import Saver, SaveSettings, SaveSpec
+from lamina.keras.saving.job import Facts, SaveSettings
+from lamina.keras.saving.saver import Saver, SaveSpec
 from lamina.keras.schedule import monitoring
 from lamina.keras.schedule.direction import scalar
 from lamina.repository.keep import Keep
@@ -83,7 +83,7 @@ class Checkpointer:
         self._settings = SaveSettings(
             "model.weights.h5" if weights_only else "model.keras",
             keep_file=False,
-            file_stands_in=False,  # nobody has named a file
+            file_as_fallback=False,  # nobody has named a file
             codec=arguments.codec(codec),
             threads=arguments.threads(threads) or 0,
         )
@@ -93,7 +93,7 @@ class Checkpointer:
         self._monitor = monitor
         self._mode = _mode(mode)
         self._direction: str | None = None
-        self._direction_sought = False
+        self._direction_looked_up = False
         self._best = monitoring.BestValue()
         self._saver = Saver("Checkpointer", repository, replace=replace)
         if saves_here():
@@ -193,9 +193,9 @@ class Checkpointer:
 
     def _find_direction(self) -> None:
         """Once there is a value to judge."""
-        if self._direction_sought:
+        if self._direction_looked_up:
             return
-        self._direction_sought = True
+        self._direction_looked_up = True
         known = None if self._mode == "auto" else self._mode
         self._direction = known or monitoring.find_direction(self._model, self._monitor)
         if self._direction is None:

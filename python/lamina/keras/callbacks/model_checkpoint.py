@@ -22,9 +22,9 @@ from lamina.keras.processes import saves_here
 from lamina.keras.saving import sigterm
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.filepath import check_model, check_repository, check_resumable, refuse_unknown, target_of
-from lamina.keras.saving.job import Facts
+from lamina.keras.saving.job import Facts, SaveSettings
 from lamina.keras.saving.output import print_queued, print_with_timeout, queue_message
-from lamina.keras.saving.saver import Saver, SaveSettings, SaveSpec
+from lamina.keras.saving.saver import Saver, SaveSpec
 from lamina.keras.saving.series import default_series, old_default_series
 from lamina.keras.saving.summary import Totals, line
 from lamina.keras.saving.tf_saved_model import check_replaceable
@@ -314,11 +314,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _warn_of_callbacks_outside_fit(self) -> None:
         """Of ``track``, who is not among the callbacks of this `fit` sees none of it."""
-        strange = [callback for callback in self.track if callback._model is not self._model]
-        self._callbacks_after = [callback for callback in self._callbacks_after if callback not in strange]
-        if strange:
+        outside = [callback for callback in self.track if callback._model is not self._model]
+        self._callbacks_after = [callback for callback in self._callbacks_after if callback not in outside]
+        if outside:
             warnings.warn(
-                f"`track` names {', '.join(type(callback).__name__ for callback in strange)}, not among the callbacks "
+                f"`track` names {', '.join(type(callback).__name__ for callback in outside)}, not among the callbacks "
                 "of this fit, so what the snapshots hold of it never changes; pass it to fit(callbacks=) as well",
                 stacklevel=2,
             )
@@ -515,7 +515,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         value = scalar(decision.logs.get(self.monitor))
         direction = self.direction
         agreed = self.save_best_only  # Keras has compared already
-        best = direction is not None and self._best.judge(value, _always if agreed else self._is_improvement)
+        best = direction is not None and self._best.judge(value, _always_better if agreed else self._is_improvement)
         return Facts(
             epoch=decision.epoch,
             batch=decision.batch,
@@ -566,14 +566,14 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             print_message(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
             resume.warn_if_unbuilt(model)
             return
-        went_on = not resume.is_older(model, snapshot)
-        state = resume.resume(model, snapshot, self._epochs()) if went_on else resume.keep_newer_state(snapshot)
-        self._continues = went_on
+        resumes = not resume.is_older(model, snapshot)
+        state = resume.resume(model, snapshot, self._epochs()) if resumes else resume.keep_newer_state(snapshot)
+        self._continues = resumes
         saved = state.checkpoint()
         self._restore_best(snapshot, saved.get("best_value"))
         self._batches_seen_since_last_saving = saved.get("batches_seen", 0)
         self._saver.last_snapshot = snapshot
-        self._pending_callback_state = state if self.track and went_on else None
+        self._pending_callback_state = state if self.track and resumes else None
 
     def _epochs(self) -> int | None:
         return (self.params or {}).get("epochs")
@@ -609,11 +609,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def _commit_until(self, deadline: float) -> None:
         done = self._saver.wait(max(deadline - time.monotonic(), 0.0))
         self._before_exit(max(deadline - time.monotonic(), 0.0))
-        said = "every captured save is committed" if done else "a save could not be committed in time"
+        outcome = "every captured save is committed" if done else "a save could not be committed in time"
         if (failure := self._saver.failure) is not None:
-            said = f"a save has failed: {failure!r}"
-        print_with_timeout(f"\n{type(self).__name__}: SIGTERM; {said}", _PRINT_SECONDS)
+            outcome = f"a save has failed: {failure!r}"
+        print_with_timeout(f"\n{type(self).__name__}: SIGTERM; {outcome}", _PRINT_SECONDS)
 
 
-def _always(value: float, reference: float | None) -> bool:
+def _always_better(value: float, reference: float | None) -> bool:
     return True

@@ -27,9 +27,9 @@ from lamina.repository.snapshot import Snapshot
 from lamina.writing import software
 
 #: Of each checkpoint; their sums are in the summary.
-_FIGURES = ("blocked_seconds", "bytes_total", "bytes_stored")
+_STATS = ("blocked_seconds", "bytes_total", "bytes_stored")
 #: After SIGTERM: what has not been handed to the run by then is left to `lamina push`.
-ENDING_SECONDS = 5.0
+EXIT_SECONDS = 5.0
 
 
 class WandbModelCheckpoint(ModelCheckpoint):
@@ -101,7 +101,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         on_commit: Callable[[Commit], None] | None = None,
         **unknown: Any,
     ) -> None:
-        options, threshold = _ordered(initial_value_threshold, documented_threshold, options)
+        options, threshold = _options_and_threshold(initial_value_threshold, documented_threshold, options)
         run = active_run("WandbModelCheckpoint", required=is_first())
         from lamina.wandb import description
 
@@ -137,7 +137,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             **unknown,
         )
         self._run: Any = run
-        self._troubles: list[ArtifactError] = []
+        self._failures: list[ArtifactError] = []
         self._alerted = False
         self._stats: list[dict[str, float]] = []  # of no row yet
         self._row: dict[str, float] = {}  # in the row of the step `_logged_at`
@@ -194,16 +194,16 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
             publisher_of(self._run).attend(self._finish_saves)
             if self.log_stats:  # the summary has the sums
-                for name in _FIGURES:
+                for name in _STATS:
                     self._run.define_metric(f"checkpoint/{name}", summary="none")
         super().on_train_begin(logs)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._report()
+        self._flush_reports()
         super().on_train_batch_begin(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._report()
+        self._flush_reports()
         super().on_epoch_end(epoch, logs)
 
     # What `ModelCheckpoint` calls.
@@ -217,18 +217,18 @@ class WandbModelCheckpoint(ModelCheckpoint):
         from lamina.wandb.upload.publisher import publisher_of
 
         try:
-            newest = publisher_of(self._run).server.artifact(f"{self._qualified()}:latest")
+            newest = publisher_of(self._run).server.artifact(f"{self._qualified_name()}:latest")
         except NotFoundError:
             return None
         return wandb.pull(newest, self._repository)
 
-    def _qualified(self) -> str:
+    def _qualified_name(self) -> str:
         from lamina.wandb.upload.publisher import publisher_of
 
-        return publisher_of(self._run).server.qualified(self._collection())
+        return publisher_of(self._run).server.qualified(self._collection_name())
 
     def _series_name(self) -> str:
-        return self.series or self._collection()
+        return self.series or self._collection_name()
 
     def _marks_best(self) -> bool:
         return self._uploads() or super()._marks_best()
@@ -243,7 +243,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         try:
             self._publish(commit)
         except Exception as error:
-            self._trouble(ArtifactError(f"the save at epoch {commit.epoch} is not on its way to W&B: {error}"))
+            self._report_failure(ArtifactError(f"the save at epoch {commit.epoch} is not on its way to W&B: {error}"))
         self._note_stats(commit)
 
     def _summary(self) -> str:
@@ -255,8 +255,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
         from lamina.wandb.upload.publisher import publisher_of
 
         publisher = publisher_of(self._run)
-        done = all(wait(_left(deadline)) for wait in (publisher.drain, publisher.settle))
-        self._report()
+        done = all(wait(_remaining(deadline)) for wait in (publisher.drain, publisher.settle))
+        self._flush_reports()
         return done
 
     def _finish(self) -> None:
@@ -267,19 +267,19 @@ class WandbModelCheckpoint(ModelCheckpoint):
         publisher = publisher_of(self._run)
         if not publisher.drain(self.accept_seconds):
             where = self._repository.path if self.layout == "packs" and self.last_snapshot else "the run"
-            self._trouble(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
-        self._report()
+            self._report_failure(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
+        self._flush_reports()
 
     def _finish_saves(self, limit: float) -> None:
         """The run ends; `fit` may have ended by an exception, with saves still on their way to the disk."""
         self._saver.wait(limit)
-        self._report()
+        self._flush_reports()
 
     def _before_exit(self, seconds: float) -> None:
         if self._uploads():
             from lamina.wandb.upload.publisher import publisher_of
 
-            publisher_of(self._run).drain(min(ENDING_SECONDS, seconds))
+            publisher_of(self._run).drain(min(EXIT_SECONDS, seconds))
 
     # The way to W&B.
 
@@ -307,13 +307,13 @@ class WandbModelCheckpoint(ModelCheckpoint):
         if self.layout == "packs" and commit.snapshot is not None:
             upload = packs_upload(self._run, draft, what, self._repository, commit.snapshot)
         else:
-            upload = file_upload(self._run, draft, what, self._file_name(commit), _writer(commit))
+            upload = file_upload(self._run, draft, what, self._file_name(commit), _copy_to(commit))
         upload.judged = "best" not in self.artifact.get("aliases", ())
-        upload.on_trouble = self._trouble
-        upload.on_committed = self._arrived
+        upload.on_trouble = self._report_failure
+        upload.on_committed = self._after_upload
         publisher_of(self._run).submit(upload)
 
-    def _arrived(self, artifact: Any) -> None:
+    def _after_upload(self, artifact: Any) -> None:
         """On the upload thread, once the server has committed a version."""
         if self.keep is not None:
             from lamina.wandb.upload.publisher import publisher_of
@@ -324,7 +324,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def _file_name(self, commit: Commit) -> str:
         return os.path.basename(self.filepath if commit.path is None else commit.path)
 
-    def _collection(self) -> str:
+    def _collection_name(self) -> str:
         from lamina.wandb import description
 
         if self.name is None and self._run is None:  # a further process: what it saves is not uploaded
@@ -335,7 +335,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         from lamina.wandb import description
 
         return description.Description(
-            self._collection(),
+            self._collection_name(),
             self.artifact.get("type", "model"),
             metadata={**metadata, **self.artifact.get("metadata", {})},
             description=self.artifact.get("description"),
@@ -357,38 +357,38 @@ class WandbModelCheckpoint(ModelCheckpoint):
     # Figures and trouble.
 
     def _note_stats(self, commit: Commit) -> None:
-        figures = {"blocked_seconds": commit.blocked_seconds, "bytes_total": commit.bytes}
+        stats = {"blocked_seconds": commit.blocked_seconds, "bytes_total": commit.bytes}
         if commit.snapshot is not None:
-            figures["bytes_stored"] = commit.snapshot.bytes_stored
+            stats["bytes_stored"] = commit.snapshot.bytes_stored
         if self.log_stats:
-            self._stats.append(figures)
+            self._stats.append(stats)
         from lamina.wandb.upload import totals
 
         with contextlib.suppress(Exception):  # a run that has ended
-            totals.add(self._run, {"versions": 1, "bytes_stored": 0} | figures)
+            totals.add(self._run, {"versions": 1, "bytes_stored": 0} | stats)
 
-    def _report(self) -> None:
+    def _flush_reports(self) -> None:
         """On the training thread: history rows made on another one would overtake the user's own."""
         with contextlib.suppress(Exception):
             if self._stats:
                 self._log_stats()
-        if self.on_error == "raise" and self._troubles:
-            troubles, self._troubles = self._troubles, []
-            raise troubles[0]
+        if self.on_error == "raise" and self._failures:
+            failures, self._failures = self._failures, []
+            raise failures[0]
 
     def _log_stats(self) -> None:
         """Add to the row that the run has come to: a step of our own would take that of a row of the user's."""
         if self._run.step != self._logged_at:
             self._logged_at, self._row = self._run.step, {}
-        stats, self._stats = self._stats, []
-        for figures in stats:
-            for name, value in figures.items():
+        waiting, self._stats = self._stats, []
+        for stats in waiting:
+            for name, value in stats.items():
                 self._row[f"checkpoint/{name}"] = self._row.get(f"checkpoint/{name}", 0) + value
         self._run.log(dict(self._row), commit=False)
 
-    def _trouble(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         """On any thread: W&B has failed; training goes on."""
-        self._troubles.append(error if isinstance(error, ArtifactError) else ArtifactError(str(error)))
+        self._failures.append(error if isinstance(error, ArtifactError) else ArtifactError(str(error)))
         if self._alerted or self.on_error == "raise":
             return
         self._alerted = True
@@ -399,10 +399,10 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return state | {"_run": None, "_troubles": [], "_stats": [], "_row": {}, "_logged_at": None}
+        return state | {"_run": None, "_failures": [], "_stats": [], "_row": {}, "_logged_at": None}
 
 
-def _left(deadline: float | None) -> float | None:
+def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
@@ -421,7 +421,7 @@ def default_repository(filepath: str) -> Path:
     return folder / ".lamina"
 
 
-def _writer(commit: Commit) -> Any:
+def _copy_to(commit: Commit) -> Any:
     """Makes a plain file that no later save writes to."""
     from lamina.wandb.copies import reflink
 
@@ -432,7 +432,7 @@ def _writer(commit: Commit) -> Any:
     return write
 
 
-def _ordered(eighth: Any, ninth: tuple[Any, ...], options: Any) -> tuple[Any, float | None]:
+def _options_and_threshold(eighth: Any, ninth: tuple[Any, ...], options: Any) -> tuple[Any, float | None]:
     """(options, threshold) from both documented orders."""
     if len(ninth) > 1:
         raise TypeError(f"WandbModelCheckpoint takes 9 positional arguments at most. Received: {8 + len(ninth)}")

@@ -51,7 +51,7 @@ def capture(values: Sequence[Any], sizes: Sequence[int], arenas: ArenaPool, thre
     Raises:
         StructureChangedError: if one has another size.
     """
-    take = _BACKENDS.get(keras.config.backend(), _own)
+    take = _BACKENDS.get(keras.config.backend(), _copied)
     held = [_on_host(value) for value in [take(value) for value in values]]
     for value, size in zip(held, sizes, strict=True):
         if _size(value) not in (size, None):
@@ -86,12 +86,12 @@ class _Borrowed:
         self.owner = owner
 
 
-def _of_tensorflow(value: Any) -> Any:
+def _take_tensorflow(value: Any) -> Any:
     if not isinstance(value, keras.Variable):
-        return value if keras.ops.is_tensor(value) else _own(value)
+        return value if keras.ops.is_tensor(value) else _copied(value)
     variable = value.value
     if not variable.device.rpartition("device:")[2].startswith(("CPU", "GPU")) and variable.device:
-        return _own(value)  # a pluggable device need not copy before it writes
+        return _copied(value)  # a pluggable device need not copy before it writes
     if type(variable).__name__ == "ResourceVariable":
         from tensorflow import raw_ops
 
@@ -99,16 +99,16 @@ def _of_tensorflow(value: Any) -> Any:
     return variable.read_value()
 
 
-def _of_jax(value: Any) -> Any:
+def _take_jax(value: Any) -> Any:
     array = value.value if isinstance(value, keras.Variable) else value
     if not keras.ops.is_tensor(array):
-        return _own(value)
+        return _copied(value)
     if array.is_fully_replicated:
         array = array.addressable_data(0)
     if not array.is_fully_addressable:
         raise _sharded(value)
     if array.nbytes == 0 or len(array.sharding.device_set) > 1:
-        return _own(array)
+        return _copied(array)
     if next(iter(array.sharding.device_set)).platform != "cpu":
         return _HostTransfer(array)
     array.block_until_ready()
@@ -125,10 +125,10 @@ def _sharded(value: Any) -> InvalidInputError:
     )
 
 
-def _of_torch(value: Any) -> Any:
+def _take_torch(value: Any) -> Any:
     tensor = value.value if isinstance(value, keras.Variable) else value
     if not keras.ops.is_tensor(tensor):
-        return _own(value)
+        return _copied(value)
     import torch
 
     tensor = tensor.detach()
@@ -139,9 +139,9 @@ def _of_torch(value: Any) -> Any:
 
 
 _BACKENDS: dict[str, Callable[[Any], Any]] = {
-    "tensorflow": _of_tensorflow,
-    "jax": _of_jax,
-    "torch": _of_torch,
+    "tensorflow": _take_tensorflow,
+    "jax": _take_jax,
+    "torch": _take_torch,
 }
 
 
@@ -168,7 +168,7 @@ def _on_host(value: Any) -> Any:
     return _bytes(value.array) if isinstance(value, _HostTransfer) else value
 
 
-def _own(value: Any) -> Any:
+def _copied(value: Any) -> Any:
     """What is not in one device's memory, or is no tensor at all."""
     if isinstance(value, np.ndarray):
         return _Borrowed(as_bytes(np.ascontiguousarray(value)), value)

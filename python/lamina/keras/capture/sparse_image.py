@@ -25,7 +25,7 @@ class SparseImage(io.BytesIO):
         self._at = (0, self._at, self.size)[whence] + offset
         return self._at
 
-    def print_message(self) -> int:
+    def tell(self) -> int:
         return self._at
 
     def truncate(self, size: int | None = None, /) -> int:

@@ -28,15 +28,15 @@ _FILE = re.compile(r"[/\\]|\.[A-Za-z]\w*$")
 _COMPARED_BYTES = 1 << 16
 _NUMBERS = (bool, int, float, complex, np.generic, np.ndarray)
 #: Types that a value may have where another of the same group is.
-_ALIKE: tuple[tuple[type, ...], ...] = (_NUMBERS, (list, tuple))
+_COMPATIBLE: tuple[tuple[type, ...], ...] = (_NUMBERS, (list, tuple))
 
 
 class Tracked(tuple[Any, ...]):
     """The callbacks of ``track``, and what they were when they were given: what stays so is how they were set up."""
 
     def __init__(self, callbacks: Iterable[Any] = ()) -> None:
-        self._made = [_as_made(callback) for callback in self]
-        self._told: set[tuple[int, str]] = set()
+        self._initial = [_initial_values(callback) for callback in self]
+        self._warned: set[tuple[int, str]] = set()
 
     def kinds(self) -> list[str]:
         """The classes of the callbacks."""
@@ -65,21 +65,21 @@ class Tracked(tuple[Any, ...]):
     def _candidates(self, i: int) -> Iterator[tuple[str, Any]]:
         """What training may have changed."""
         callback = self[i]
-        closed = _closed(type(callback))
+        excluded = _excluded(type(callback))
         for name, value in vars(callback).items():
-            if name not in closed and not name.startswith("__") and not self._is_as_made(i, name, value):
+            if name not in excluded and not name.startswith("__") and not self._is_unchanged(i, name, value):
                 yield name, value
 
-    def _is_as_made(self, i: int, name: str, value: Any) -> bool:
-        made = self._made[i].get(name, _MISSING)
-        return made is not _MISSING and made == _image(value)
+    def _is_unchanged(self, i: int, name: str, value: Any) -> bool:
+        made = self._initial[i].get(name, _MISSING)
+        return made is not _MISSING and made == _fingerprint(value)
 
     def _warn_of_left_out(self, i: int, left: Mapping[str, str]) -> None:
         callback = self[i]
         if _is_ours_or_keras(type(callback)):
             return  # they set these up anew
-        new = {name: why for name, why in left.items() if (i, name) not in self._told}
-        self._told |= {(i, name) for name in new}
+        new = {name: why for name, why in left.items() if (i, name) not in self._warned}
+        self._warned |= {(i, name) for name in new}
         if new:
             listed = "; ".join(f"{name}: {why}" for name, why in new.items())
             warnings.warn(
@@ -96,7 +96,7 @@ class Tracked(tuple[Any, ...]):
             try:
                 current = self._current(i, name)
                 _check_type(current, value)
-                vars(callback)[name] = _filled(vars(callback).get(name), value)
+                vars(callback)[name] = _assign(vars(callback).get(name), value)
             except NotSerializable as error:
                 refused[name] = str(error)
         if refused:
@@ -114,7 +114,7 @@ class Tracked(tuple[Any, ...]):
             NotSerializable: if a save of it would not hold such an attribute.
         """
         callback = self[i]
-        if name in _closed(type(callback)) or name.startswith("__"):
+        if name in _excluded(type(callback)) or name.startswith("__"):
             raise NotSerializable("no state of training")
         current = vars(callback).get(name, _MISSING)
         if current is _MISSING:
@@ -123,36 +123,36 @@ class Tracked(tuple[Any, ...]):
             if not _mentions(type(callback), name):
                 raise NotSerializable("the callback has no such attribute")
             return current
-        if isinstance(current, str) and (has_outside_path(current) or self._is_file_as_made(i, name, current)):
+        if isinstance(current, str) and (has_outside_path(current) or self._is_unchanged_path(i, name, current)):
             raise NotSerializable("a path that the callback was made with")
         pack(current, lambda *_: None)
         return current
 
-    def _is_file_as_made(self, i: int, name: str, current: str) -> bool:
-        return _may_name_a_file(current) and self._is_as_made(i, name, current)
+    def _is_unchanged_path(self, i: int, name: str, current: str) -> bool:
+        return _may_name_a_file(current) and self._is_unchanged(i, name, current)
 
 
-def _as_made(callback: Any) -> dict[str, Any]:
+def _initial_values(callback: Any) -> dict[str, Any]:
     """Images of what counts as setup while it stays as it is: arguments, and names of files."""
     arguments = _arguments(type(callback))
     return {
-        name: _image(value)
+        name: _fingerprint(value)
         for name, value in vars(callback).items()
         if name in arguments or (isinstance(value, str) and _may_name_a_file(value))
     }
 
 
-def _image(value: Any) -> Any:
+def _fingerprint(value: Any) -> Any:
     """Something that is equal for equal values."""
     arrays: list[Any] = []
     try:
-        packed = pack(value, lambda _, array: arrays.append(_array_image(array)))
+        packed = pack(value, lambda _, array: arrays.append(_array_fingerprint(array)))
     except NotSerializable:
         return value if isinstance(value, str) else ("an object", id(value))
     return packed, type(value), arrays
 
 
-def _array_image(array: Any) -> Any:
+def _array_fingerprint(array: Any) -> Any:
     content = array.tobytes() if array.nbytes <= _COMPARED_BYTES else id(array)
     return array.dtype.str, array.shape, content
 
@@ -161,7 +161,7 @@ def _may_name_a_file(text: str) -> bool:
     return bool(_FILE.search(text))
 
 
-def _closed(kind: type) -> set[str]:
+def _excluded(kind: type) -> set[str]:
     """Attributes that are nobody's state: what Keras gives every callback, and arguments of its own callbacks."""
     of_keras = [base for base in kind.__mro__ if base.__module__.startswith("keras.")]
     return _KEPT_BY_KERAS.union(*(_parameters(base) for base in of_keras))
@@ -211,11 +211,11 @@ def _check_type(current: Any, value: Any) -> None:
         return
     if isinstance(value, SavedGenerator) and type(current) is value.kind:
         return
-    if not any(isinstance(current, group) and isinstance(value, group) for group in _ALIKE):
+    if not any(isinstance(current, group) and isinstance(value, group) for group in _COMPATIBLE):
         raise NotSerializable(f"a {type(value).__name__} where the callback has a {type(current).__name__}")
 
 
-def _filled(current: Any, value: Any) -> Any:
+def _assign(current: Any, value: Any) -> Any:
     """``value`` in the object that is there, which others may hold too; ``value`` itself where that cannot be."""
     if isinstance(value, SavedGenerator):
         return value.into(current)

@@ -23,7 +23,7 @@ class SavedCallback:
 
     kind: str
     packed: Mapping[str, Any]
-    later: bool
+    runs_after: bool
 
     def state(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Its attributes; ``arrays`` are the tensors of the training state by name."""
@@ -93,7 +93,7 @@ def _optimizer(value: Any, tensors: Mapping[str, Any]) -> str:
 def _optimizer_variables(value: Any, tensors: Mapping[str, Any]) -> list[int]:
     expected = "a list of positions, each once"
     _expect(isinstance(value, list) and bool(value), "optimizer_variables", expected, value)
-    _expect(all(type(place) is int and place >= 0 for place in value), "optimizer_variables", expected, value)
+    _expect(all(type(position) is int and position >= 0 for position in value), "optimizer_variables", expected, value)
     _expect(len(set(value)) == len(value), "optimizer_variables", expected, value)
     return list(value)
 

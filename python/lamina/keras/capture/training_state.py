@@ -45,13 +45,13 @@ class TrainingTensors:
         self.specs.append((name, h5.dtype_name(dtype), list(shape), "training", 0))
 
 
-def take(model: Any, tracked: Tracked, later: Collection[Any] = ()) -> tuple[dict[str, Any], TrainingTensors]:
+def take(model: Any, tracked: Tracked, callbacks_after: Collection[Any] = ()) -> tuple[dict[str, Any], TrainingTensors]:
     """What a snapshot's field ``training`` says, and the tensors that it speaks of.
 
-    ``later``: those of ``tracked`` that will only hear of this epoch's end after the save.
+    ``callbacks_after``: those of ``tracked`` that will only hear of this epoch's end after the save.
     """
     tensors = TrainingTensors()
-    for name, variable in (*_lora_variables(model), *_remembered(model)):
+    for name, variable in (*_lora_variables(model), *_recurrent_states(model)):
         tensors.add(name, variable)
     for device, generator in _torch_generators():
         tensors.add(_TORCH_RANDOM + device, generator.get_state().numpy())
@@ -61,7 +61,7 @@ def take(model: Any, tracked: Tracked, later: Collection[Any] = ()) -> tuple[dic
     fields |= optimizer_fields(model)
     if tracked:
         fields["callbacks"] = [
-            entry | {"later": any(callback is one for one in later)}
+            entry | {"later": any(callback is one for one in callbacks_after)}
             for callback, entry in zip(tracked, tracked.take(tensors.add), strict=True)
         ]
     return fields, tensors
@@ -88,9 +88,9 @@ def optimizer_fields(model: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {"optimizer": optimizer_class(optimizer)}
     held = held_variables(optimizer)
     if [*map(id, held)] != [*map(id, model.trainable_variables)]:
-        places = {id(variable): i for i, variable in enumerate(model.variables)}
-        if held and all(id(variable) in places for variable in held):
-            fields["optimizer_variables"] = [places[id(variable)] for variable in held]
+        positions = {id(variable): i for i, variable in enumerate(model.variables)}
+        if held and all(id(variable) in positions for variable in held):
+            fields["optimizer_variables"] = [positions[id(variable)] for variable in held]
     return fields
 
 
@@ -109,7 +109,7 @@ class SavedState:
     def __init__(self, opened: Opened) -> None:
         self._snapshot = opened.snapshot
         self._content = opened.content
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._fields = read_fields(opened.snapshot.id, opened.snapshot.training, opened.content.training)
 
     def checkpoint(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class SavedState:
         self._put_seeds(model)
         self._put_torch_generators()
         self._put("LoRA factors", "lora/", dict(_lora_variables(model)))
-        self._put("states of recurrent layers", "states/", dict(_remembered(model)))
+        self._put("states of recurrent layers", "states/", dict(_recurrent_states(model)))
 
     def _put_seeds(self, model: Any) -> None:
         saved = self._fields.seeds
@@ -162,12 +162,12 @@ class SavedState:
             tracked.put(i, self._fields.callbacks[i].state(arrays))
         with resume_state.replaying():
             for i in chosen:
-                if self._fields.callbacks[i].later and self._snapshot.epoch is not None:
+                if self._fields.callbacks[i].runs_after and self._snapshot.epoch is not None:
                     tracked[i].on_epoch_end(self._snapshot.epoch, dict(self._snapshot.logs))
 
     def _warn_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+        if message not in self._warned:
+            self._warned.add(message)
             warnings.warn(message, stacklevel=2)
 
     def _put_torch_generators(self) -> None:
@@ -246,7 +246,7 @@ def _lora_variables(model: Any) -> Iterator[tuple[str, Any]]:
             yield f"lora/{i}/{j}", variable
 
 
-def _remembered(model: Any) -> Iterator[tuple[str, Any]]:
+def _recurrent_states(model: Any) -> Iterator[tuple[str, Any]]:
     """What stateful layers hand from one batch to the next; in no list of the model's variables."""
     stateful = [layer for layer in private.flatten_layers(model) if getattr(layer, "stateful", False)]
     for i, layer in enumerate(stateful):

@@ -44,8 +44,8 @@ def check_archive(file: Path) -> None:
 
 def _origin(error: Exception) -> str:
     """The package whose code raised it."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    name = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
     return name.partition(".")[0]

@@ -22,7 +22,7 @@ from lamina.keras.capture.walk import FallbackToKeras, walk
 from lamina.keras.private import saving_lib
 from lamina.keras.restoring.keras_errors import as_corrupt_data, check_archive
 from lamina.keras.restoring.optimizers import OPTIMIZER
-from lamina.keras.restoring.restore import by_folder, hand_over, saved_state, stored_tensors
+from lamina.keras.restoring.restore import by_folder, load_arrays, saved_state, stored_tensors
 from lamina.keras.restoring.skip_init import SkippedInit, skip_random_init
 from lamina.keras.restoring.zero_copy import shareable_array
 
@@ -129,7 +129,7 @@ def _fill(opened: Opened, model: Any, stored: dict[str, Any], skipped: SkippedIn
         raise FallbackToKeras("Keras knows what to do, or what to say")
     folders = by_folder(wanted, opened.content.read(wanted, empty=shareable_array))
     with skipped.loading():
-        hand_over(model, folders, with_optimizer=with_optimizer, odd={}, assets=assets)
+        load_arrays(model, folders, with_optimizer=with_optimizer, mismatched={}, assets=assets)
         if state is not None:
             state.put_into_model(model)
 

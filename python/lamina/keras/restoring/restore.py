@@ -61,37 +61,37 @@ def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: b
     state = saved_state(opened, model, optimizer)
     stored = stored_tensors(opened)
     if not stored or private.why_not("load"):
-        return _through_keras(opened, model, optimizer, skip_mismatch, state)
+        return _load_with_keras(opened, model, optimizer, skip_mismatch, state)
     with_optimizer = wants_optimizer(model, stored, optimizer)
     try:
-        entries, visited = _saved_of(model)
+        entries, visited = _entries_of(model)
     except FallbackToKeras:
         if with_optimizer:
             build_optimizer(model, stored, optimizer, state)
-        return _through_keras(opened, model, optimizer, skip_mismatch, state)
+        return _load_with_keras(opened, model, optimizer, skip_mismatch, state)
     left = optimizers_left(visited, _shapes(entries), stored, optimizer)
     stored = without(left, stored)
-    odd = _mismatches(without(left, _shapes(entries)), stored)
-    if odd and not skip_mismatch:
-        raise InvalidInputError(_explain(odd, advice))
+    mismatched = _mismatches(without(left, _shapes(entries)), stored)
+    if mismatched and not skip_mismatch:
+        raise InvalidInputError(_mismatch_message(mismatched, advice))
     missing_assets = compare_assets(opened, visited)
     with_optimizer = with_optimizer and _optimizer_is_ready(model, stored, optimizer, state)
     wanted = [
         tensor
         for name, tensor in stored.items()
-        if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(odd)
+        if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(mismatched)
     ]
     _warn_of_casts(entries, wanted)
-    _warn_of_unknown(odd, _shapes(entries))
+    _warn_of_unknown(mismatched, _shapes(entries))
     folders = by_folder(wanted, opened.content.read(wanted, empty=shareable_array))
-    hand_over(model, folders, with_optimizer=with_optimizer, odd=odd, skipped=left.values())
+    load_arrays(model, folders, with_optimizer=with_optimizer, mismatched=mismatched, skipped=left.values())
     load_missing_assets(missing_assets)
-    if state is not None and not odd:
+    if state is not None and not mismatched:
         state.put_into_model(model)
     return opened.snapshot
 
 
-def _saved_of(model: Any) -> tuple[list[Entry], Visited]:
+def _entries_of(model: Any) -> tuple[list[Entry], Visited]:
     with visits() as visited:
         return walk(model).entries, visited
 
@@ -108,7 +108,7 @@ def _optimizer_is_ready(
     if not build_optimizer(model, stored, optimizer, state):
         return False
     try:
-        fits = optimizer_fits(_shapes(_saved_of(model)[0]), stored, optimizer, model.optimizer, state)
+        fits = optimizer_fits(_shapes(_entries_of(model)[0]), stored, optimizer, model.optimizer, state)
     except InvalidInputError:
         fits = False
         raise
@@ -121,27 +121,28 @@ def _optimizer_is_ready(
 def _warn_of_casts(entries: Iterable[Entry], wanted: Iterable[TensorInfo]) -> None:
     """Warn of floats that the model cannot hold as they were saved."""
     held = {entry.name: entry.dtype for entry in entries}
-    cast = [t for t in wanted if t.name in held and _loses(t.dtype, held[t.name])]
+    cast = [t for t in wanted if t.name in held and _loses_precision(t.dtype, held[t.name])]
     if cast:
-        kinds = sorted({f"{_plain(t.dtype)} to {_plain(held[t.name])}" for t in cast})
+        kinds = sorted({f"{_numpy_name(t.dtype)} to {_numpy_name(held[t.name])}" for t in cast})
         warnings.warn(
-            f"lamina.restore rounds {len(cast)} variables of the snapshot, from {', '.join(kinds)}: {_some(cast)}",
+            f"lamina.restore rounds {len(cast)} variables of the snapshot, from {', '.join(kinds)}: "
+            f"{_first_names(cast)}",
             stacklevel=5,
         )
 
 
-def _plain(name: str) -> str:
+def _numpy_name(name: str) -> str:
     return str(to_numpy(name).name)
 
 
-def _loses(saved: str, held: str) -> bool:
+def _loses_precision(saved: str, held: str) -> bool:
     ours, theirs = to_numpy(held), to_numpy(saved)
     floats = all(dtype.kind == "f" or dtype.isbuiltin == 2 for dtype in (ours, theirs))
     return floats and not np.can_cast(theirs, ours, "safe")
 
 
-def _warn_of_unknown(odd: Iterable[str], expected: Mapping[str, Any]) -> None:
-    unknown = [name for name in odd if name not in expected]
+def _warn_of_unknown(mismatched: Iterable[str], expected: Mapping[str, Any]) -> None:
+    unknown = [name for name in mismatched if name not in expected]
     if unknown:
         warnings.warn(
             f"lamina.restore leaves out {len(unknown)} variables of the snapshot that the model lacks: "
@@ -150,7 +151,7 @@ def _warn_of_unknown(odd: Iterable[str], expected: Mapping[str, Any]) -> None:
         )
 
 
-def _some(tensors: Sequence[TensorInfo]) -> str:
+def _first_names(tensors: Sequence[TensorInfo]) -> str:
     return ", ".join(tensor.name for tensor in tensors[:5]) + (", …" if len(tensors) > 5 else "")
 
 
@@ -183,27 +184,28 @@ def _folder(name: str) -> tuple[str, str]:
 
 def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict[str, str]:
     """Name → what does not match, for all variables but the optimizer's."""
-    odd = {}
+    mismatched = {}
     for name in dict.fromkeys([*expected, *stored]):
         if name.startswith(OPTIMIZER):
             continue
         if name not in stored:
-            odd[name] = f"missing in the snapshot: {name} {expected[name]}"
+            mismatched[name] = f"missing in the snapshot: {name} {expected[name]}"
         elif name not in expected:
-            odd[name] = f"unexpected in the snapshot: {name} {stored[name].shape}"
+            mismatched[name] = f"unexpected in the snapshot: {name} {stored[name].shape}"
         elif tuple(expected[name]) != stored[name].shape:
-            odd[name] = f"different shape: {name} is {stored[name].shape}, the model's {tuple(expected[name])}"
-    return odd
+            mismatched[name] = f"different shape: {name} is {stored[name].shape}, the model's {tuple(expected[name])}"
+    return mismatched
 
 
 def _folders(names: Iterable[str]) -> set[str]:
     return {_folder(name)[0] for name in names}
 
 
-def _explain(odd: dict[str, str], advice: str) -> str:
-    listed = "\n  ".join(odd.values())
+def _mismatch_message(mismatched: dict[str, str], advice: str) -> str:
+    listed = "\n  ".join(mismatched.values())
     return (
-        f"the snapshot does not fit the model, which is unchanged; {len(odd)} variables differ:\n  {listed}\n{advice}"
+        "the snapshot does not fit the model, which is unchanged; "
+        f"{len(mismatched)} variables differ:\n  {listed}\n{advice}"
     )
 
 
@@ -235,12 +237,12 @@ def _ends(path: str) -> list[int]:
     return [i for i, letter in enumerate(path) if letter == "/"] + [-1]
 
 
-def hand_over(
+def load_arrays(
     model: Any,
     folders: dict[str, dict[str, Any]],
     *,
     with_optimizer: bool,
-    odd: dict[str, str],
+    mismatched: dict[str, str],
     assets: Any = None,
     skipped: Iterable[Any] = (),
 ) -> None:
@@ -254,14 +256,14 @@ def hand_over(
         weights_store=_Arrays(folders),
         assets_store=assets,
         inner_path="",
-        skip_mismatch=bool(odd),
+        skip_mismatch=bool(mismatched),
         visited_saveables=visited,
         failed_saveables=failed,
         error_msgs=errors,
     )
     if not failed:
         return
-    if odd:
+    if mismatched:
         names = ", ".join(sorted({getattr(item, "name", str(item)) for item, _ in errors.values()}))
         warnings.warn(f"lamina.restore left these as they are, they do not fit: {names}", stacklevel=4)
         return
@@ -269,7 +271,7 @@ def hand_over(
     raise InvalidInputError(f"{first} refused its weights: {error}") from error
 
 
-def _through_keras(
+def _load_with_keras(
     opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: bool, state: SavedState | None
 ) -> Snapshot:
     """Legacy files and layers with stores of their own: Keras reads the exported file."""

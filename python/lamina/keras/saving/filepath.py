@@ -21,7 +21,7 @@ _EXTENSION = re.compile(r"\.[A-Za-z]\w*$")
 _SEPARATORS = "/" + (os.sep if os.sep != "/" else "")
 _WEIGHTS = ".weights.h5"
 
-#: Arguments of other checkpoint callbacks, and what to write in their place.
+#: Arguments of other checkpoint callbacks, and what to write instead.
 _REPLACED = {
     "period": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
     "epochs": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
@@ -69,7 +69,7 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
     if not isinstance(given, str):
         raise InvalidInputError(f"filepath must be a path. Received: {filepath!r}")
     if is_remote(given):
-        _need_tensorflow(f"Keras writes to {given!r} through TensorFlow, which is not installed")
+        _require_tensorflow(f"Keras writes to {given!r} through TensorFlow, which is not installed")
     path, saved_model = given, False
     if not _EXTENSION.search(given):
         path = given.rstrip(_SEPARATORS)
@@ -81,8 +81,8 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
         else:
             saved_model = True
             _check_backend(given)
-    kept = _options(options, saved_model=saved_model, weights_only=weights_only, caller=caller)
-    return Target(path, saved_model, kept)
+    used = _options(options, saved_model=saved_model, weights_only=weights_only, caller=caller)
+    return Target(path, saved_model, used)
 
 
 def check_repository(repository: Any) -> None:
@@ -95,11 +95,11 @@ def check_repository(repository: Any) -> None:
 
 def _check_directory(wanted: str) -> None:
     """Refuse now what could not be made at the first save."""
-    place = wanted
-    while not os.path.lexists(place) and place != os.path.dirname(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise InvalidInputError(f"the repository must be a directory, and {place} is none. Received: {wanted!r}")
+    parent = wanted
+    while not os.path.lexists(parent) and parent != os.path.dirname(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent):
+        raise InvalidInputError(f"the repository must be a directory, and {parent} is none. Received: {wanted!r}")
 
 
 def check_resumable(target: Target, repository: Any) -> None:
@@ -136,13 +136,13 @@ def _check_backend(given: str) -> None:
             "a filepath without an extension stands for a SavedModel, which the "
             f"{keras.config.backend()} backend does not write; {way}. Received: {given!r}"
         )
-    _need_tensorflow(
+    _require_tensorflow(
         f"a filepath without an extension stands for a SavedModel, and TensorFlow, which writes it, is not installed; "
         f"{way}. Received: {given!r}"
     )
 
 
-def _need_tensorflow(otherwise: str) -> None:
+def _require_tensorflow(otherwise: str) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise InvalidInputError(otherwise)
 

@@ -60,24 +60,24 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Destination:
-    """Where saves go."""
+class SaveSettings:
+    """Where a save goes besides the repository, and how."""
 
-    repository: Repository | None
-    keep_file: bool
-    codec: str
-    threads: int
-    file_stands_in: bool = True  # where a snapshot finds no room
+    path: str
+    keep_file: bool = True
+    file_as_fallback: bool = True  # where a snapshot finds no room
+    codec: str = "auto"
+    threads: int = 0  # of the engine; 0 stands for its default
 
 
 @dataclass
 class SaveJob:
     """A captured save; `lamina.keras.saving.pipeline` runs it."""
 
-    path: str
+    repository: Repository | None
+    settings: SaveSettings
     facts: Facts
     checkpoint: PendingCheckpoint
-    destination: Destination
     committed: Callable[[Commit], None]
     replaced: int = 0
     nbytes: int = field(init=False)
@@ -85,19 +85,20 @@ class SaveJob:
     target: str = field(init=False)  # the path, wherever the process goes meanwhile
 
     def __post_init__(self) -> None:
-        self.target = self.path if is_remote(self.path) else os.path.abspath(self.path)
+        path = self.settings.path
+        self.target = path if is_remote(path) else os.path.abspath(path)
         self.nbytes = self.checkpoint.nbytes
         self.best = self.facts.best
 
     def run(self) -> None:
         try:
             snapshot = self._store()
-            there = self.destination.keep_file or snapshot is None
-            if there:
+            writes_file = self.settings.keep_file or snapshot is None
+            if writes_file:
                 self._write()
             # As a Path, gs:// would become gs:/.
-            path = self.path if is_remote(self.path) else Path(self.path)
-            self.committed(self._commit(path if there else None, snapshot))
+            path = self.settings.path if is_remote(self.target) else Path(self.settings.path)
+            self.committed(self._commit(path if writes_file else None, snapshot))
         finally:
             self.checkpoint.release()
 
@@ -105,16 +106,15 @@ class SaveJob:
         self.checkpoint.release()
 
     def _store(self) -> Snapshot | None:
-        destination = self.destination
+        repository, settings = self.repository, self.settings
         try:
-            if destination.repository is None or not self._room(destination.repository):
+            if repository is None or not self._has_space(repository):
                 return None
-            fields = self.facts.fields()
             return self.checkpoint.store(
-                destination.repository, fields, codec=destination.codec, threads=destination.threads
+                repository, self.facts.fields(), codec=settings.codec, threads=settings.threads
             )
         except BaseException:
-            if destination.keep_file:  # the plain file is there whatever becomes of the snapshot
+            if settings.keep_file:  # the plain file is there whatever becomes of the snapshot
                 self._write()
             raise
 
@@ -123,18 +123,18 @@ class SaveJob:
             os.makedirs(os.path.dirname(self.target), exist_ok=True)
         self.checkpoint.write(self.target)
 
-    def _room(self, repository: Repository) -> bool:
+    def _has_space(self, repository: Repository) -> bool:
         try:
             free = shutil.disk_usage(repository.path).free
         except OSError as error:
             raise StorageError(f"cannot look at {repository.path}: {error.strerror or error}") from error
-        wanted = RESERVE_BYTES + self.nbytes * (1 + self.destination.keep_file)
+        wanted = RESERVE_BYTES + self.nbytes * (1 + self.settings.keep_file)
         if free >= wanted:
             return True
         found = f"only {free >> 20} MiB are free at {repository.path}, a save may need {wanted >> 20} with the reserve"
-        if not self.destination.file_stands_in:
+        if not self.settings.file_as_fallback:
             raise StorageError(f"{found}: nothing was saved; delete old snapshots (lamina prune) or make room")
-        warnings.warn(f"{found}: this save keeps the plain file {self.path} and no snapshot", stacklevel=2)
+        warnings.warn(f"{found}: this save keeps the plain file {self.settings.path} and no snapshot", stacklevel=2)
         return False
 
     def _commit(self, path: Path | str | None, snapshot: Snapshot | None) -> Commit:

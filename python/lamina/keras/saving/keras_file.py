@@ -70,13 +70,13 @@ class KerasFile:
         return Snapshot(core, repository=repository)
 
     def write(self, path: str) -> None:
-        """Put the file in its place, whole, and what a `save` of the model's own has written beside it."""
+        """Move the whole file into place, and what a `save` of the model's own has written beside it."""
         if remote.is_remote(path):
             remote.copy(self.file, path)
             return
-        place, name = Path(path).parent, self.file.name
+        folder, name = Path(path).parent, self.file.name
         for file in self._files():
-            named = place / str(file.relative_to(self._folder)).replace(name, Path(path).name, 1)
+            named = folder / str(file.relative_to(self._folder)).replace(name, Path(path).name, 1)
             named.parent.mkdir(parents=True, exist_ok=True)
             target = behind_links(named)
             flush(file)

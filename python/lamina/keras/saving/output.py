@@ -13,19 +13,19 @@ from collections import deque
 
 from lamina.keras.messages import print_message
 
-_waiting: deque[str] = deque()
+_queued: deque[str] = deque()
 
 
 def queue_message(message: str) -> None:
     """From a thread that saves: the thread that trains prints it at its next hook."""
-    _waiting.append(message)
+    _queued.append(message)
 
 
 @atexit.register  # runs when all saves are done
 def print_queued() -> None:
     """On the thread that trains."""
-    while _waiting:
-        print_message(_waiting.popleft())
+    while _queued:
+        print_message(_queued.popleft())
 
 
 def print_with_timeout(message: str, seconds: float) -> None:
@@ -53,4 +53,4 @@ def _is_read() -> bool:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_waiting.clear)
+    os.register_at_fork(after_in_child=_queued.clear)

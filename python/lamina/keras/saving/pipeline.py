@@ -33,7 +33,7 @@ class Pipeline:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: deque[SaveJob] = deque()
+        self._queued: deque[SaveJob] = deque()
         self._running: SaveJob | None = None
         self._runner: int | None = None
         self._failure: BaseException | None = None
@@ -42,7 +42,7 @@ class Pipeline:
     @property
     def busy(self) -> bool:
         """Whether a save is not yet committed."""
-        return bool(self._waiting) or self._running is not None
+        return bool(self._queued) or self._running is not None
 
     @property
     def runs_here(self) -> bool:
@@ -58,12 +58,12 @@ class Pipeline:
         """Wait until a save of this size may be captured; with ``replace`` make room for it."""
         with self._changed:
             while not self._fits(nbytes):
-                if not (self.replace and self._drop_one()):
+                if not (self.replace and self._discard_one()):
                     self._changed.wait()
 
     def submit(self, job: SaveJob) -> None:
         with self._changed:
-            self._waiting.append(job)
+            self._queued.append(job)
         try:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, thread_name_prefix="lamina-save", initializer=lower_priority)
@@ -89,16 +89,16 @@ class Pipeline:
             executor.shutdown(wait=False)
 
     def _fits(self, nbytes: int) -> bool:
-        held = [*self._waiting, *([self._running] if self._running is not None else [])]
+        held = [*self._queued, *([self._running] if self._running is not None else [])]
         if not held:
             return True
         room = max(SMALL_BYTES, 2 * nbytes if self.replace else 0)
         return len(held) < MAX_JOBS and sum(job.nbytes for job in held) + nbytes <= room
 
-    def _drop_one(self) -> bool:
-        for job in self._waiting:
+    def _discard_one(self) -> bool:
+        for job in self._queued:
             if not job.best:
-                self._waiting.remove(job)
+                self._queued.remove(job)
                 self.replaced += 1
                 job.discard()
                 return True
@@ -106,9 +106,9 @@ class Pipeline:
 
     def _run_next(self) -> None:
         with self._changed:
-            if not self._waiting:  # it gave way
+            if not self._queued:  # it gave way
                 return
-            job = self._running = self._waiting.popleft()
+            job = self._running = self._queued.popleft()
             self._runner = threading.get_ident()
         failure: BaseException | None = None
         try:

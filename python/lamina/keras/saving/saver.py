@@ -22,7 +22,7 @@ from lamina.keras.capture.walk import FallbackToKeras
 from lamina.keras.messages import print_message
 from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
-from lamina.keras.saving.job import Destination, Facts, PendingCheckpoint, SaveJob
+from lamina.keras.saving.job import Facts, PendingCheckpoint, SaveJob, SaveSettings
 from lamina.keras.saving.keras_file import KerasFile
 from lamina.keras.saving.pipeline import Pipeline
 from lamina.keras.saving.summary import Totals
@@ -43,18 +43,7 @@ class SaveSpec:
     saved_model: bool = False
     options: Any = None  # tf.saved_model.SaveOptions, for a SavedModel
     track: Tracked = field(default_factory=Tracked)
-    later: Sequence[Any] = ()  # those of `track` that will only hear of this epoch's end after the save
-
-
-@dataclass(frozen=True)
-class SaveSettings:
-    """Where it goes besides the repository, and how."""
-
-    path: str
-    keep_file: bool = True
-    file_stands_in: bool = True  # where a snapshot finds no room
-    codec: str = "auto"
-    threads: int = 0  # of the engine; 0 stands for its default
+    callbacks_after: Sequence[Any] = ()  # those of `track` that will only hear of this epoch's end after the save
 
 
 class Saver:
@@ -64,12 +53,12 @@ class Saver:
         self, caller: str, repository: str | os.PathLike[str] | Repository | None, *, replace: bool = False
     ) -> None:
         self._caller = caller
-        self._given = repository
+        self._repository_argument = repository
         self._opened: Repository | None = None
         self._planner = Planner()
         self._pipeline = Pipeline(replace=replace)
         self._replaced = 0  # of the pipeline's, told so far
-        self._noticed: set[str] = set()
+        self._warned: set[str] = set()
         self.last_snapshot: Snapshot | None = None
         self.best_snapshot: Snapshot | None = None
         self.totals = Totals()
@@ -77,14 +66,14 @@ class Saver:
     @property
     def repository(self) -> Repository | None:
         """The repository, opened when it is first asked for."""
-        if self._opened is None and (given := self._given) is not None:
+        if self._opened is None and (argument := self._repository_argument) is not None:
             # The process may go to another directory while a save is on its way.
-            self._opened = as_repository(given if isinstance(given, Repository) else os.path.abspath(given))
+            self._opened = as_repository(argument if isinstance(argument, Repository) else os.path.abspath(argument))
         return self._opened
 
     def prepare(self, spec: SaveSpec, path: str) -> None:
         """Do what the first save would otherwise block training for."""
-        if _unplannable(spec, path) is None:
+        if _fallback_reason(spec, path) is None:
             self._planner.prepare(spec.model)
 
     def save(
@@ -110,16 +99,14 @@ class Saver:
         facts.blocked_seconds = time.perf_counter() - started
 
         def committed(commit: Commit) -> None:
-            self._note(commit)
+            self._record(commit)
             after_commit(commit)
             self._apply_keep(keep, commit)
             if on_commit is not None:
                 on_commit(commit)
 
         self._pipeline.submit(
-            SaveJob(
-                settings.path, facts, checkpoint, self._destination(settings), committed, self._take_replaced(facts)
-            )
+            SaveJob(self.repository, settings, facts, checkpoint, committed, self._take_replaced(facts))
         )
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -147,9 +134,9 @@ class Saver:
 
     def _take_training(self, spec: SaveSpec, facts: Facts) -> TrainingTensors:
         """The training state that no file of Keras holds; only a snapshot has a place for it."""
-        if self._given is None or spec.saved_model:
+        if self._repository_argument is None or spec.saved_model:
             return TrainingTensors()
-        facts.training, tensors = training_state.take(spec.model, spec.track, spec.later)
+        facts.training, tensors = training_state.take(spec.model, spec.track, spec.callbacks_after)
         facts.training["checkpoint"] = {name: training_state.packed(value) for name, value in facts.checkpoint.items()}
         return tensors
 
@@ -159,11 +146,11 @@ class Saver:
         if spec.saved_model:
             return SavedModelFolder(model, path, beside=self._staging_folder(settings), options=spec.options)
         try:
-            if (reason := _unplannable(spec, path)) is not None:
+            if (reason := _fallback_reason(spec, path)) is not None:
                 raise FallbackToKeras(reason)
             return self._planner.capture(model, path, training, weights_only=spec.weights_only, threads=threads)
         except FallbackToKeras as refusal:
-            self._notice(str(refusal))
+            self._warn_of_fallback(str(refusal))
         return KerasFile(
             model,
             path,
@@ -173,9 +160,9 @@ class Saver:
             captured=self._planner.capture_values(training, threads),
         )
 
-    def _notice(self, reason: str) -> None:
-        if reason not in self._noticed:
-            self._noticed.add(reason)
+    def _warn_of_fallback(self, reason: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
             warnings.warn(
                 f"{self._caller} lets Keras itself save this model, and training waits for it: {reason}", stacklevel=2
             )
@@ -186,20 +173,15 @@ class Saver:
         repository = self.repository
         return Path.cwd() if repository is None else repository.path
 
-    def _destination(self, settings: SaveSettings) -> Destination:
-        return Destination(
-            self.repository, settings.keep_file, settings.codec, settings.threads, settings.file_stands_in
-        )
-
     def _take_replaced(self, facts: Facts) -> int:
-        """How many saves have given way since the last one; never silently."""
+        """How many saves were skipped since the last one; never silently."""
         count, self._replaced = self._pipeline.replaced - self._replaced, self._pipeline.replaced
         if count:
             facts.metadata["replaced"] = count
             print_message(f"\n{self._caller}: the disk is slower than the saves; {count} gave way to this one")
         return count
 
-    def _note(self, commit: Commit) -> None:
+    def _record(self, commit: Commit) -> None:
         if commit.snapshot is not None:
             self.last_snapshot = commit.snapshot
         if commit.best:
@@ -224,7 +206,7 @@ def _check_path(spec: SaveSpec, path: str) -> None:
         raise IsADirectoryError(f"Is a directory: {path}")
 
 
-def _unplannable(spec: SaveSpec, path: str) -> str | None:
+def _fallback_reason(spec: SaveSpec, path: str) -> str | None:
     """Why no plan is made for a file of this name; None if one is."""
     method = "save_weights" if spec.weights_only else "save"
     saves = getattr(spec.model, method, None)

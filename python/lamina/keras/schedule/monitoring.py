@@ -86,10 +86,10 @@ class BestValue:
 
 def warn_of_validation_metric(caller: str, save_freq: Any, names: list[str]) -> None:
     """Validation metrics do not exist where saves are decided at batches."""
-    late = next((name for name in names if name.startswith("val_")), None)
-    if save_freq != "epoch" and late is not None:
+    needed = next((name for name in names if name.startswith("val_")), None)
+    if save_freq != "epoch" and needed is not None:
         warnings.warn(
-            f"{caller} uses {late!r} every {save_freq} batches, but validation metrics exist at "
+            f"{caller} uses {needed!r} every {save_freq} batches, but validation metrics exist at "
             "the end of an epoch only: between them a file name gets the last epoch's, nan in the first, and "
             "nothing is monitored. Use save_freq='epoch', or a training metric",
             stacklevel=4,
@@ -98,8 +98,8 @@ def warn_of_validation_metric(caller: str, save_freq: Any, names: list[str]) -> 
 
 def with_validation(template: str, logs: Mapping[str, Any], validation: Mapping[str, Any]) -> dict[str, Any]:
     """Logs at a batch, with the validation metrics of the last epoch; nan in the first."""
-    late = {name: math.nan for name in placeholders(template) if name.startswith("val_")}
-    return {**late, **validation, **logs}
+    unknown = {name: math.nan for name in placeholders(template) if name.startswith("val_")}
+    return {**unknown, **validation, **logs}
 
 
 def placeholders(template: str) -> list[str]:
