@@ -23,6 +23,7 @@ from lamina.keras.saving.job import Facts, SaveSettings
 from lamina.keras.saving.saver import Saver, SaveSpec
 from lamina.keras.schedule import monitoring
 from lamina.keras.schedule.direction import scalar
+from lamina.keras.schedule.monitoring import MetricHistory, improves
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -94,7 +95,7 @@ class Checkpointer:
         self._mode = _mode(mode)
         self._direction: str | None = None
         self._direction_looked_up = False
-        self._best = monitoring.BestValue()
+        self._metrics = MetricHistory()
         self._saver = Saver("Checkpointer", repository, replace=replace)
         if saves_here():
             self._saver.prepare(self._spec, self._settings.path)
@@ -157,7 +158,7 @@ class Checkpointer:
         self.close()
 
     def _save(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> None:
-        before = self._best.decided
+        before = self._metrics.best.decided
         try:
             facts = self._facts(epoch, batch, logs)
             self._saver.save(
@@ -169,7 +170,7 @@ class Checkpointer:
                 on_commit=self._on_commit,
             )
         except BaseException:
-            self._best.decided = before  # nothing was saved
+            self._metrics.best.decided = before  # nothing was saved
             raise
 
     def _facts(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> Facts:
@@ -177,8 +178,7 @@ class Checkpointer:
             self._find_direction()
         value = scalar(logs.get(self._monitor))
         direction = self._direction
-        improves = partial(monitoring.improves, direction=direction)
-        best = direction is not None and self._best.judge(value, improves)
+        best = direction is not None and self._metrics.best.judge(value, partial(improves, direction=direction))
         return Facts(
             epoch=epoch,
             batch=batch,
@@ -188,7 +188,7 @@ class Checkpointer:
             value=value,
             best=best,
             series=self._series,
-            checkpoint={"best": None, "best_value": self._best.decided, "batches_seen": 0},
+            checkpoint={"best": None, "best_value": self._metrics.best.decided, "batches_seen": 0},
         )
 
     def _find_direction(self) -> None:
@@ -203,12 +203,12 @@ class Checkpointer:
 
     def _committed(self, commit: Commit) -> None:
         if commit.best:
-            self._best.committed = commit.value
+            self._metrics.best.committed = commit.value
 
     def _raise_failure(self) -> None:
         failure = self._saver.take_failure()
         if failure is not None:
-            self._best.roll_back()
+            self._metrics.best.roll_back()
             raise failure
 
 

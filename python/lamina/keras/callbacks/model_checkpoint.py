@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,31 +14,29 @@ from lamina.errors import InvalidInputError
 from lamina.keras import arguments
 from lamina.keras.arguments import Codec, Mode, OnBacklog
 from lamina.keras.callbacks import resume
+from lamina.keras.callbacks.resume import Resumption
 from lamina.keras.capture.tracked import Tracked
-from lamina.keras.capture.training_state import SavedState
 from lamina.keras.messages import print_message
 from lamina.keras.processes import saves_here
 from lamina.keras.saving import sigterm
 from lamina.keras.saving.commit import Commit
-from lamina.keras.saving.filepath import check_model, check_repository, check_resumable, refuse_unknown, target_of
+from lamina.keras.saving.filepath import check_destination, check_model, refuse_unknown, target_of
 from lamina.keras.saving.job import Facts, SaveSettings
-from lamina.keras.saving.output import print_queued, print_with_timeout, queue_message
+from lamina.keras.saving.output import print_queued, queue_message
 from lamina.keras.saving.saver import Saver, SaveSpec
-from lamina.keras.saving.series import default_series, old_default_series
+from lamina.keras.saving.series import default_series
 from lamina.keras.saving.summary import Totals, line
-from lamina.keras.saving.tf_saved_model import check_replaceable
 from lamina.keras.schedule import monitoring
 from lamina.keras.schedule.batch_ends import BatchEnds
 from lamina.keras.schedule.decision import Decision, InterceptedModel
 from lamina.keras.schedule.direction import scalar
 from lamina.keras.schedule.frequency import is_due
+from lamina.keras.schedule.monitoring import MetricHistory
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 
-#: After SIGTERM, for a last line.
-_PRINT_SECONDS = 1.0
-_NOT_PICKLED = ("_saver", "_decision", "_batch_ends", "_callbacks_after", "_pending_callback_state")
+_NOT_PICKLED = ("_saver", "_decision", "_batch_ends")
 
 
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
@@ -134,18 +131,17 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.save_on_preempt = arguments.flag("save_on_preempt", save_on_preempt)
         self.threads = arguments.threads(threads)
         self.on_commit = arguments.function("on_commit", on_commit)
-        self._check_arguments()
+        check_destination(self.target, repository, keep_file=self.keep_file, resume=self.resume)
+        if self.keep is not None:
+            self._check_keep()
         if monitoring.UNKNOWN_IS_LOSS:
-            self._use_newer_mode_rules(mode, initial_value_threshold)
-        self._warn_of_validation_metric()
-        self._best = monitoring.BestValue(scalar(self.best))
-        self._validation: dict[str, Any] = {}  # metrics of the last epoch that had some
-        self._resumed = False
-        self._old_series: str | None = None  # that is continued
+            monitoring.use_newer_rules(self, mode, initial_value_threshold)
+        shown = [self.monitor] if save_best_only or monitor != "val_loss" else []
+        monitoring.warn_of_validation_metric(caller, save_freq, shown, self.filepath)
+        self._metrics = MetricHistory(scalar(self.best))
+        self._resumption = Resumption(caller, self.track)
         self._last_saved: tuple[int, int | None] | None = None
-        self._warned_of_missing = False
         self._current_epoch = 0
-        self._continues = False  # training must begin where the snapshot ended
         self.preempted = False
         self._reset_process_state()
 
@@ -154,8 +150,6 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._saver = Saver(type(self).__name__, self.repository, replace=self.on_backlog == "replace")
         self._decision: Decision | None = None
         self._batch_ends = BatchEnds()
-        self._callbacks_after: Sequence[Any] = ()
-        self._pending_callback_state: SavedState | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy starts its own pipeline, learns its own plans, and opens the repository anew."""
@@ -167,17 +161,6 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._reset_process_state()
-
-    def _check_arguments(self) -> None:
-        check_repository(self.repository)
-        if self.resume:
-            check_resumable(self.target, self.repository)
-        if self.target.early:
-            check_replaceable(self.filepath)
-        if self.keep is not None:
-            self._check_keep()
-        if self.repository is None and not self.keep_file:
-            raise InvalidInputError("keep_file=False without a repository would save nothing")
 
     def _check_keep(self) -> None:
         if self.repository is None:
@@ -221,37 +204,30 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         super().set_model(model)
 
     def set_params(self, params: Any) -> None:
-        """Take the parameters of ``fit``; who of ``track`` has not got them yet stands behind this callback."""
+        """Take the parameters of ``fit``."""
         super().set_params(params)
-        self._callbacks_after = [callback for callback in self.track if callback.params is not params]
+        self._resumption.note_params(params)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._raise_failure()
         super().on_train_begin(logs)
         self.preempted = False
         self._last_saved = None
-        self._continues = False
-        self._warn_of_callbacks_outside_fit()
+        self._resumption.begin(self._model)
         if self.repository is not None:
             resume.warn_of_swapped_weights(self, self.track)
         self._saver.totals = Totals()
         self._batch_ends.start()
         sigterm.register(self)
-        if self.resume and not self._resumed:
+        if self.resume and not self._resumption.done:
             self._resume()
         if saves_here():
             self._saver.prepare(self._spec(self.save_weights_only), self.filepath)
-        if self._pending_callback_state is not None:
-            before = [callback for callback in self.track if callback not in self._callbacks_after]
-            self._pending_callback_state.put_into_callbacks(self.track, before)
+        self._resumption.restore_callbacks_before()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        self._check_first_epoch(epoch)
-        self._forget_initial_epoch()
-        state, self._pending_callback_state = self._pending_callback_state, None
-        if state is not None:
-            state.put_into_callbacks(self.track, self._callbacks_after)
+        self._resumption.begin_epoch(self._model, epoch)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._raise_failure()
@@ -271,14 +247,13 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             if self.monitor_op is None:  # as Keras does from 3.11 on
                 self._set_monitor_op()
             super().on_epoch_end(epoch, logs)
-            self._validation = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
-            self._warn_of_missing_metric(logs or {})
+            self._metrics.note_epoch(self.monitor, logs or {}, marks_best=self._marks_best())
         if self.preempted:
             self._save_preempted(epoch, None, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_end(logs)
-        self._forget_initial_epoch()
+        self._resumption.forget_initial_epoch(self._model)
         try:
             self.wait()
             self._print_summary()
@@ -312,38 +287,12 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if self.preempted:
             self._save_preempted(self._current_epoch, batch, logs)
 
-    def _warn_of_callbacks_outside_fit(self) -> None:
-        """Of ``track``, who is not among the callbacks of this `fit` sees none of it."""
-        outside = [callback for callback in self.track if callback._model is not self._model]
-        self._callbacks_after = [callback for callback in self._callbacks_after if callback not in outside]
-        if outside:
-            warnings.warn(
-                f"`track` names {', '.join(type(callback).__name__ for callback in outside)}, not among the callbacks "
-                "of this fit, so what the snapshots hold of it never changes; pass it to fit(callbacks=) as well",
-                stacklevel=2,
-            )
-
-    def _check_first_epoch(self, epoch: int) -> None:
-        """Training must begin where it was said to continue: another model than this one may be in `fit`."""
-        expected = getattr(self._model, "_initial_epoch", None) if self._continues else None
-        self._continues = False
-        if expected is not None and epoch != expected:
-            raise InvalidInputError(
-                f"training was to continue with epoch {expected + 1}, but begins with epoch {epoch + 1}: the model of "
-                f"this {type(self).__name__} is not the one that is trained. Pass initial_epoch={expected} to fit"
-            )
-
-    def _forget_initial_epoch(self) -> None:
-        """Keras would let every later `fit` of the model begin there."""
-        if self._resumed and self._model is not None and getattr(self._model, "_initial_epoch", None):
-            self._model._initial_epoch = None
-
     # What a subclass may change.
 
     def _series_name(self) -> str:
         """Which series the snapshots belong to."""
-        if self.series or self._old_series:
-            return self.series or self._old_series or ""
+        if named := self.series or self._resumption.old_series:
+            return named
         return default_series(self.filepath, self._repository.path if self.repository is not None else None)
 
     def _run_id(self) -> str | None:
@@ -359,19 +308,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _resume_from(self) -> Snapshot | None:
         """What ``resume=True`` continues from."""
-        return resume.latest(self._repository, self._series_name()) or self._from_old_series()
-
-    def _from_old_series(self) -> Snapshot | None:
-        """From before the whole template named a series: that series is continued under its name."""
-        name = old_default_series(self.filepath)
-        if self.series is not None or name == self._series_name():
-            return None
-        found = resume.latest(self._repository, name)
-        saved = {} if found is None else found.training.get("checkpoint")
-        if found is None or (isinstance(saved, dict) and saved.get("template")):  # it is another file's
-            return None
-        self._old_series = name
-        return found
+        template = self.filepath if self.series is None else None
+        return self._resumption.find(self._repository, self._series_name(), template)
 
     def _before_exit(self, seconds: float) -> None:
         """Called on SIGTERM, when the saves are committed or the time for them is over; at most this time is left."""
@@ -398,54 +336,16 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         """``"min"``, ``"max"``, or None where it is unknown."""
         return monitoring.direction_for(self.monitor_op)
 
-    def _use_newer_mode_rules(self, mode: str, threshold: float | None) -> None:
-        """Keep the mode, and ask the metric later on; where a mode is given, the direction is known at once."""
-        self.mode = mode if mode in ("min", "max") else "auto"
-        self.monitor_op = None if self.mode == "auto" else monitoring.operator_for(self.mode)
-        self.best = threshold
-        if self.monitor_op is not None:
-            self._set_initial_best()
-
-    def _set_initial_best(self) -> None:
-        if monitoring.UNKNOWN_IS_LOSS and self.best is None:
-            self.best = monitoring.initial_best(self.direction)
-
-    def _warn_of_validation_metric(self) -> None:
-        chosen = self.save_best_only or self.monitor != "val_loss"
-        used = [*([self.monitor] if chosen else []), *monitoring.placeholders(self.filepath)]
-        monitoring.warn_of_validation_metric(type(self).__name__, self.save_freq, used)
-
-    def _warn_of_missing_metric(self, logs: Mapping[str, Any]) -> None:
-        """Once; a snapshot that is the best matters only where snapshots, or versions, are kept."""
-        if self._warned_of_missing or self.monitor in logs or not self._marks_best():
-            return
-        self._warned_of_missing = True
-        warnings.warn(
-            f"`monitor` {self.monitor!r} is not among the metrics of this epoch ({', '.join(logs)}), so no save is "
-            "marked as the best; pass validation_data to fit, or monitor another metric",
-            stacklevel=3,
-        )
-
     def _marks_best(self) -> bool:
         """Whether anything beside the callback learns which save is the best."""
         return self.repository is not None
 
     def _set_monitor_op(self) -> None:
-        if not self._keras_finds_direction():
-            self.monitor_op = monitoring.operator_for(monitoring.find_direction(super().model, self.monitor))
-        self._set_initial_best()
+        finds = None if monitoring.UNKNOWN_IS_LOSS else super()._set_monitor_op
+        monitoring.set_monitor_op(self, super().model, finds)
         if self.direction is None:
             effect = "every save counts" if self.save_best_only else "no save is marked as the best"
             monitoring.warn_of_unknown_direction(self.monitor, effect)
-
-    def _keras_finds_direction(self) -> bool:
-        if monitoring.UNKNOWN_IS_LOSS:
-            return False
-        try:
-            super()._set_monitor_op()
-        except ValueError:
-            return False
-        return True
 
     def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
         return monitoring.improves(monitor_value, reference_value, self.direction, getattr(self, "min_delta", 0.0))
@@ -453,7 +353,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def _get_file_path(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
         """As Keras names it; at batches, validation metrics are those of the last epoch, nan in the first."""
         if batch is not None and self.save_freq != "epoch":
-            logs = monitoring.with_validation(self.filepath, logs or {}, self._validation)
+            logs = self._metrics.with_validation(self.filepath, logs or {})
         path: str = super()._get_file_path(epoch, batch, logs)
         return path
 
@@ -465,12 +365,12 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def _intercepting_save(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
         """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
         verbose: int = self.verbose
-        best = self.best, self._best.decided
+        best = self.best, self._metrics.best.decided
         self._decision = Decision(epoch, batch, dict(logs or {}), verbose)
         try:
             yield
         except BaseException:
-            self.best, self._best.decided = best  # nothing was saved
+            self.best, self._metrics.best.decided = best  # nothing was saved
             raise
         finally:
             self._decision = None
@@ -488,14 +388,14 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
         def after_commit(commit: Commit) -> None:
             if commit.best:
-                self._best.committed = commit.value
+                self._metrics.best.committed = commit.value
             if decision.verbose > 0:
                 costs = line(commit, time.perf_counter() - started)
                 queue_message(f"\nEpoch {decision.epoch + 1}: finished saving model to {path}\n{costs}")
             self._committed(commit)
 
         self._saver.save(
-            self._spec(weights_only, self._callbacks_after if decision.batch is None else ()),
+            self._spec(weights_only, self._resumption.callbacks_after if decision.batch is None else ()),
             SaveSettings(path, keep_file, codec=self.codec, threads=self.threads or 0),
             self._facts(decision),
             after_commit=after_commit,
@@ -514,8 +414,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     def _facts(self, decision: Decision) -> Facts:
         value = scalar(decision.logs.get(self.monitor))
         direction = self.direction
-        agreed = self.save_best_only  # Keras has compared already
-        best = direction is not None and self._best.judge(value, _always_better if agreed else self._is_improvement)
+        improves = None if self.save_best_only else self._is_improvement  # Keras has compared already
+        best = direction is not None and self._metrics.best.judge(value, improves)
         return Facts(
             epoch=decision.epoch,
             batch=decision.batch,
@@ -528,9 +428,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             run=self._run_id(),
             checkpoint={
                 "best": scalar(self.best),
-                "best_value": self._best.decided,
+                "best_value": self._metrics.best.decided,
                 "batches_seen": self._batches_seen_since_last_saving,
-                "template": self._old_series is None,  # whether the series is named by the rule of today
+                "template": self._resumption.old_series is None,  # whether the series is named by the rule of today
             },
         )
 
@@ -551,37 +451,30 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         failure = self._saver.take_failure()
         if failure is None:
             return
-        self._best.roll_back()
+        self._metrics.best.roll_back()
         if self.save_best_only:
-            self.best = self._best.committed
-            self._set_initial_best()
+            self.best = self._metrics.best.committed
+            monitoring.set_initial_best(self)
         raise failure
 
     # Resuming, and ending early.
 
     def _resume(self) -> None:
-        self._resumed = True
+        self._resumption.done = True
         snapshot, model = self._resume_from(), super().model
         if snapshot is None:
             print_message(f"\nNothing to resume from: {self._series_name()!r} has no snapshot yet")
             resume.warn_if_unbuilt(model)
             return
-        resumes = not resume.is_older(model, snapshot)
-        state = resume.resume(model, snapshot, self._epochs()) if resumes else resume.keep_newer_state(snapshot)
-        self._continues = resumes
-        saved = state.checkpoint()
+        saved = self._resumption.restore(model, snapshot, self.params)
         self._restore_best(snapshot, saved.get("best_value"))
         self._batches_seen_since_last_saving = saved.get("batches_seen", 0)
         self._saver.last_snapshot = snapshot
-        self._pending_callback_state = state if self.track and resumes else None
-
-    def _epochs(self) -> int | None:
-        return (self.params or {}).get("epochs")
 
     def _restore_best(self, snapshot: Snapshot, value: float | None) -> None:
         if value is None or snapshot.monitor != self.monitor or self.direction not in (None, snapshot.mode):
             return  # another metric's says nothing
-        self._best = monitoring.BestValue(value)
+        self._metrics.best = monitoring.BestValue(value)
         self._saver.best_snapshot = resume.latest(self._repository, snapshot.series, "best")
         if self.save_best_only:
             self.best = value
@@ -603,17 +496,4 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
                 return self._get_file_path(epoch, batch, logs), keep_file
             except KeyError:
                 pass  # a placeholder that only the end of an epoch fills
-        folder = os.path.dirname(self.filepath).partition("{")[0]
-        return os.path.join(folder, f"preempted{self.target.suffix}"), self.repository is None
-
-    def _commit_until(self, deadline: float) -> None:
-        done = self._saver.wait(max(deadline - time.monotonic(), 0.0))
-        self._before_exit(max(deadline - time.monotonic(), 0.0))
-        outcome = "every captured save is committed" if done else "a save could not be committed in time"
-        if (failure := self._saver.failure) is not None:
-            outcome = f"a save has failed: {failure!r}"
-        print_with_timeout(f"\n{type(self).__name__}: SIGTERM; {outcome}", _PRINT_SECONDS)
-
-
-def _always_better(value: float, reference: float | None) -> bool:
-    return True
+        return self.target.preempted, self.repository is None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from lamina.errors import NotFoundError
+from lamina.errors import InvalidInputError, NotFoundError
 from lamina.keras import private, resume_state
 from lamina.keras.built import check_built, why_unbuilt
+from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_state import SavedState
 from lamina.keras.messages import print_message
 from lamina.keras.restoring.restore import restore
+from lamina.keras.saving.series import old_default_series
 from lamina.keras.steps import steps_done
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -32,6 +34,17 @@ def latest(repository: Repository, series: str, ref: str = "latest") -> Snapshot
         return repository.snapshot(ref, series=series)
     except NotFoundError:
         return None
+
+
+def _latest_of_old_series(repository: Repository, template: str, series: str) -> Snapshot | None:
+    """The newest snapshot from before the whole template named a series: that series is continued under its name."""
+    name = old_default_series(template)
+    if name == series or (found := latest(repository, name)) is None:
+        return None
+    saved = found.training.get("checkpoint")
+    if isinstance(saved, dict) and saved.get("template"):  # it is another file's
+        return None
+    return found
 
 
 def warn_if_unbuilt(model: Any) -> None:
@@ -62,6 +75,84 @@ def _before(callback: Any) -> list[Any]:
             return list(caller.callbacks[: caller.callbacks.index(callback)])
         frame = frame.f_back
     return []
+
+
+class Resumption:
+    """Continues a training from a snapshot: the model, the epoch that `fit` begins with, and the tracked callbacks."""
+
+    def __init__(self, caller: str, track: Tracked) -> None:
+        self.done = False
+        self.old_series: str | None = None  # that is continued
+        self.callbacks_after: Sequence[Any] = ()  # those of `track` that stand behind the callback that saves
+        self._caller = caller
+        self._track = track
+        self._continues = False  # training must begin where the snapshot ended
+        self._state: SavedState | None = None  # that the tracked callbacks still get
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"callbacks_after": (), "_state": None}
+
+    def note_params(self, params: Any) -> None:
+        """Keras hands the parameters of `fit` from callback to callback: who has not got them yet stands behind."""
+        self.callbacks_after = [callback for callback in self._track if callback.params is not params]
+
+    def begin(self, model: Any) -> None:
+        """Training begins; of ``track``, who is not among the callbacks of this `fit` sees none of it."""
+        self._continues = False
+        outside = [callback for callback in self._track if callback._model is not model]
+        self.callbacks_after = [callback for callback in self.callbacks_after if callback not in outside]
+        if outside:
+            warnings.warn(
+                f"`track` names {', '.join(type(callback).__name__ for callback in outside)}, not among the callbacks "
+                "of this fit, so what the snapshots hold of it never changes; pass it to fit(callbacks=) as well",
+                stacklevel=3,
+            )
+
+    def find(self, repository: Repository, series: str, template: str | None) -> Snapshot | None:
+        """The newest snapshot of the series; with a template also of the series that was once named by it."""
+        found = latest(repository, series)
+        if found is None and template is not None:
+            found = _latest_of_old_series(repository, template, series)
+            self.old_series = None if found is None else found.series
+        return found
+
+    def restore(self, model: Any, snapshot: Snapshot, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Continue from a snapshot, unless the model has a newer state already; gives what the callback had noted."""
+        continues = not is_older(model, snapshot)
+        epochs = (params or {}).get("epochs")
+        state = resume(model, snapshot, epochs) if continues else keep_newer_state(snapshot)
+        self._continues = continues
+        self._state = state if self._track and continues else None
+        return state.checkpoint()
+
+    def restore_callbacks_before(self) -> None:
+        """Give those before the callback that saves their state back, now that their own hook has reset it."""
+        if self._state is not None:
+            before = [callback for callback in self._track if callback not in self.callbacks_after]
+            self._state.put_into_callbacks(self._track, before)
+
+    def begin_epoch(self, model: Any, epoch: int) -> None:
+        """Check where training begins, and give the other callbacks their state back."""
+        self._check_first_epoch(model, epoch)
+        self.forget_initial_epoch(model)
+        state, self._state = self._state, None
+        if state is not None:
+            state.put_into_callbacks(self._track, self.callbacks_after)
+
+    def _check_first_epoch(self, model: Any, epoch: int) -> None:
+        """Training must begin where it was said to continue: another model than this one may be in `fit`."""
+        expected = getattr(model, "_initial_epoch", None) if self._continues else None
+        self._continues = False
+        if expected is not None and epoch != expected:
+            raise InvalidInputError(
+                f"training was to continue with epoch {expected + 1}, but begins with epoch {epoch + 1}: the model of "
+                f"this {self._caller} is not the one that is trained. Pass initial_epoch={expected} to fit"
+            )
+
+    def forget_initial_epoch(self, model: Any) -> None:
+        """Keras would let every later `fit` of the model begin there."""
+        if self.done and model is not None and getattr(model, "_initial_epoch", None):
+            model._initial_epoch = None
 
 
 def is_older(model: Any, snapshot: Snapshot) -> bool:

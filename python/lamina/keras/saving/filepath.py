@@ -13,6 +13,7 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras.remote import is_remote
+from lamina.keras.saving.tf_saved_model import check_replaceable
 from lamina.repository.repository import Repository
 from lamina.schemes import local_path
 
@@ -53,7 +54,12 @@ class Target:
         return self.saved_model and "{" not in self.filepath and not is_remote(self.filepath)
 
     @property
-    def suffix(self) -> str:
+    def preempted(self) -> str:
+        """Where the step of a preempted training goes that must not replace the best one."""
+        return os.path.join(os.path.dirname(self.filepath).partition("{")[0], f"preempted{self._suffix}")
+
+    @property
+    def _suffix(self) -> str:
         if self.saved_model:
             return ""
         return _WEIGHTS if self.filepath.endswith(_WEIGHTS) else os.path.splitext(self.filepath)[1]
@@ -102,7 +108,18 @@ def _check_directory(wanted: str) -> None:
         raise InvalidInputError(f"the repository must be a directory, and {parent} is none. Received: {wanted!r}")
 
 
-def check_resumable(target: Target, repository: Any) -> None:
+def check_destination(target: Target, repository: Any, *, keep_file: bool, resume: bool) -> None:
+    """Refuse before training where a save, or a resume, would fail later."""
+    check_repository(repository)
+    if resume:
+        _check_resumable(target, repository)
+    if target.early:
+        check_replaceable(target.filepath)
+    if repository is None and not keep_file:
+        raise InvalidInputError("keep_file=False without a repository would save nothing")
+
+
+def _check_resumable(target: Target, repository: Any) -> None:
     """Only files that Keras can train on continue a training, and only a repository knows where it was."""
     if target.saved_model:
         raise InvalidInputError(

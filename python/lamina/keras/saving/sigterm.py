@@ -12,8 +12,13 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Protocol
 
+from lamina.keras.saving.output import print_with_timeout
+from lamina.keras.saving.saver import Saver
+
 #: Seconds from SIGTERM to the end, for the step that is saved and for commits; spot machines give 30 and more.
 BUDGET_SECONDS = 20.0
+#: For the last line that is printed.
+_PRINT_SECONDS = 1.0
 
 
 class TrainingCallback(Protocol):
@@ -22,8 +27,10 @@ class TrainingCallback(Protocol):
     save_on_preempt: bool
     preempted: bool
 
-    def _commit_until(self, deadline: float) -> None:
-        """Commit what is captured until then, by `time.monotonic`."""
+    _saver: Saver
+
+    def _before_exit(self, seconds: float) -> None:
+        """Called when the saves are committed or the time for them is over; at most this time is left."""
 
 
 #: Callback → the id of the frame that trains. An exception that ends `fit` calls no hook; the frame is gone then.
@@ -56,7 +63,7 @@ def shut_down(frame: Any = None) -> None:
         return
     deadline = _deadline or time.monotonic() + BUDGET_SECONDS
     for callback in list(_training):
-        callback._commit_until(deadline)
+        _commit(callback, deadline)
     previous, _deadline = _previous, 0.0
     if callable(previous):
         previous(signal.SIGTERM, frame)
@@ -64,6 +71,16 @@ def shut_down(frame: Any = None) -> None:
         _training.clear()
         _restore()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _commit(callback: TrainingCallback, deadline: float) -> None:
+    """Commit what is captured until then, by `time.monotonic`, and print the outcome."""
+    done = callback._saver.wait(max(deadline - time.monotonic(), 0.0))
+    callback._before_exit(max(deadline - time.monotonic(), 0.0))
+    outcome = "every captured save is committed" if done else "a save could not be committed in time"
+    if (failure := callback._saver.failure) is not None:
+        outcome = f"a save has failed: {failure!r}"
+    print_with_timeout(f"\n{type(callback).__name__}: SIGTERM; {outcome}", _PRINT_SECONDS)
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:

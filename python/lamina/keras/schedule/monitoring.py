@@ -52,6 +52,35 @@ def initial_best(direction: str | None) -> float:
     return -math.inf if direction == "max" else math.inf
 
 
+def set_initial_best(checkpoint: Any) -> None:
+    """Give Keras's callback the best value that it begins with, where it must have one."""
+    if UNKNOWN_IS_LOSS and checkpoint.best is None:
+        checkpoint.best = initial_best(direction_for(checkpoint.monitor_op))
+
+
+def use_newer_rules(checkpoint: Any, mode: str, threshold: float | None) -> None:
+    """Let Keras's callback of 3.10 do as later releases: ask the metric, later on, which way it is better.
+
+    Where a mode is given, the direction is known at once.
+    """
+    checkpoint.mode = mode if mode in ("min", "max") else "auto"
+    checkpoint.monitor_op = None if checkpoint.mode == "auto" else operator_for(checkpoint.mode)
+    checkpoint.best = threshold
+    if checkpoint.monitor_op is not None:
+        set_initial_best(checkpoint)
+
+
+def set_monitor_op(checkpoint: Any, model: Any, keras_sets: Callable[[], None] | None) -> None:
+    """Find out which way the monitored metric is better: Keras's callback does, or where it cannot, we do."""
+    try:
+        if keras_sets is None:
+            raise ValueError
+        keras_sets()
+    except ValueError:
+        checkpoint.monitor_op = operator_for(find_direction(model, checkpoint.monitor))
+    set_initial_best(checkpoint)
+
+
 def improves(value: Any, reference: Any, direction: str | None, min_delta: float = 0.0) -> bool:
     """Whether a value is better than another one; NaN never is, and everything is better than NaN."""
     value, reference = _compared(value), _compared(reference)
@@ -72,9 +101,9 @@ class BestValue:
     def __init__(self, value: float | None = None) -> None:
         self.decided = self.committed = value
 
-    def judge(self, value: float | None, improves: Callable[[float, float | None], bool]) -> bool:
-        """Whether a save with this value is the best so far; noted if so."""
-        best = value is not None and not math.isnan(value) and improves(value, self.decided)
+    def judge(self, value: float | None, improves: Callable[[float, float | None], bool] | None) -> bool:
+        """Whether a save with this value is the best so far, and note it if so; without ``improves`` any number is."""
+        best = value is not None and not math.isnan(value) and (improves is None or improves(value, self.decided))
         if best:
             self.decided = value
         return best
@@ -84,22 +113,41 @@ class BestValue:
         self.decided = self.committed
 
 
-def warn_of_validation_metric(caller: str, save_freq: Any, names: list[str]) -> None:
+class MetricHistory:
+    """The best value of the monitored metric, and the validation metrics of the last epoch."""
+
+    def __init__(self, best: float | None = None) -> None:
+        self.best = BestValue(best)
+        self._validation: dict[str, Any] = {}
+        self._warned = False
+
+    def note_epoch(self, monitor: str, logs: Mapping[str, Any], *, marks_best: bool) -> None:
+        """Keep the validation metrics; warn once of a missing metric, where anybody learns which save is the best."""
+        self._validation = {name: value for name, value in logs.items() if name.startswith("val_")}
+        if marks_best and monitor not in logs and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"`monitor` {monitor!r} is not among the metrics of this epoch ({', '.join(logs)}), so no save is "
+                "marked as the best; pass validation_data to fit, or monitor another metric",
+                stacklevel=3,
+            )
+
+    def with_validation(self, template: str, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """Logs at a batch, with the validation metrics of the last epoch; nan in the first."""
+        unknown = {name: math.nan for name in placeholders(template) if name.startswith("val_")}
+        return {**unknown, **self._validation, **logs}
+
+
+def warn_of_validation_metric(caller: str, save_freq: Any, monitored: list[str], template: str) -> None:
     """Validation metrics do not exist where saves are decided at batches."""
-    needed = next((name for name in names if name.startswith("val_")), None)
+    needed = next((name for name in [*monitored, *placeholders(template)] if name.startswith("val_")), None)
     if save_freq != "epoch" and needed is not None:
         warnings.warn(
             f"{caller} uses {needed!r} every {save_freq} batches, but validation metrics exist at "
             "the end of an epoch only: between them a file name gets the last epoch's, nan in the first, and "
             "nothing is monitored. Use save_freq='epoch', or a training metric",
-            stacklevel=4,
+            stacklevel=3,
         )
-
-
-def with_validation(template: str, logs: Mapping[str, Any], validation: Mapping[str, Any]) -> dict[str, Any]:
-    """Logs at a batch, with the validation metrics of the last epoch; nan in the first."""
-    unknown = {name: math.nan for name in placeholders(template) if name.startswith("val_")}
-    return {**unknown, **validation, **logs}
 
 
 def placeholders(template: str) -> list[str]:
