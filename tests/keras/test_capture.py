@@ -170,7 +170,7 @@ def test_what_cannot_be_planned_is_saved_by_keras_with_one_notice(tmp_path: Path
         warnings.simplefilter("always")
         model.fit(X, X, batch_size=8, epochs=3, callbacks=[ours, stock], verbose=0)
     assert_same_folders(tmp_path, 8)
-    assert sum("training waits" in str(w.message) for w in caught) == 1
+    assert sum("blocks training" in str(w.message) for w in caught) == 1
     assert not lamina.open(tmp_path / "repo").verify(full=True).problems
 
 

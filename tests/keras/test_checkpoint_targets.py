@@ -143,14 +143,14 @@ def test_weights_without_an_extension_get_one(given: str, becomes: str) -> None:
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the other backends export")
 def test_on_torch_a_saved_model_is_refused_at_construction() -> None:
-    with pytest.raises(InvalidInputError, match="torch backend does not"):
+    with pytest.raises(InvalidInputError, match="torch backend cannot"):
         ModelCheckpoint("m-{epoch}")
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="TensorFlow is there, or not needed")
 def test_on_jax_a_saved_model_needs_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(InvalidInputError, match="TensorFlow, which writes it, is not installed"):
+    with pytest.raises(InvalidInputError, match="needs TensorFlow, and that is not installed"):
         ModelCheckpoint("m-{epoch}")
 
 
@@ -214,7 +214,7 @@ def test_nothing_but_a_saved_model_is_replaced(kind: str) -> None:
         Path("results/thesis.tex").write_text("years")
     else:
         Path("results").write_text("years")
-    said = r"thesis\.tex" if kind == "directory" else "is none"
+    said = r"thesis\.tex" if kind == "directory" else "is not one"
     with pytest.raises(InvalidInputError, match=said):
         ModelCheckpoint("results")
     with pytest.raises(InvalidInputError, match=said):
@@ -285,7 +285,7 @@ def test_options_of_saved_models_are_honoured(place: str) -> None:
         ("m.keras", False, "CheckpointOptions", "which Keras 3 does not write"),
         ("m", False, "CheckpointOptions", "which Keras 3 does not write"),
         ("m.keras", False, "SaveOptions", "the model goes into one file"),
-        ("m.weights.h5", True, "SaveOptions", "weights go into one file"),
+        ("m.weights.h5", True, "SaveOptions", "weights are saved to one file"),
     ],
 )
 def test_options_without_effect_are_told_why(
@@ -472,7 +472,7 @@ def test_a_repository_is_on_this_machine(offline: Any) -> None:
 
 def test_remote_paths_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(InvalidInputError, match="through TensorFlow, which is not installed"):
+    with pytest.raises(InvalidInputError, match="needs TensorFlow, which is not installed"):
         ModelCheckpoint("gs://bucket/m.keras")
 
 
@@ -527,7 +527,7 @@ def test_a_wrong_number_of_epochs_is_refused(n: Any) -> None:
     ("unknown", "instead"),
     [
         ("period", r"save_freq=lamina\.keras\.EveryNEpochs\(n\)"),
-        ("save_format", "the end of filepath decides"),
+        ("save_format", "the extension of filepath decides"),
         ("load_weights_on_restart", "resume=True"),
         ("colour", "has no argument 'colour'$"),
     ],

@@ -191,7 +191,7 @@ def test_each_file_is_that_of_its_step(kind: str, jit: bool, tmp_path: Path) -> 
         warnings.simplefilter("always")
         model.fit(*data(model), batch_size=8, epochs=2, callbacks=callbacks, verbose=0)
     assert_same(tmp_path, 2)
-    told = [warning for warning in caught if "lets Keras itself save this model" in str(warning.message)]
+    told = [warning for warning in caught if "falls back to Keras's own save" in str(warning.message)]
     assert bool(told) == (kind in FALLBACK)
 
 

@@ -81,7 +81,7 @@ def test_a_snapshot_of_a_damaged_file_too(model: keras.Model, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:2000])
     lamina.save(path, tmp_path / "r")
     for read in READS["m.keras"]:
-        with pytest.raises(CorruptDataError, match=r"m\.keras is damaged: it is no zip archive"):
+        with pytest.raises(CorruptDataError, match=r"m\.keras is damaged: it is not a whole zip archive"):
             read(tmp_path / "r", model)
 
 

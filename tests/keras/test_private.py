@@ -23,7 +23,7 @@ TOLD = {
     "save": ("ModelCheckpoint", 2),
     "global_seed": ("layers without a seed", 1),
     "export_options": ("`options`", 1),
-    "resume": ("fit(initial_epoch=2)", 1),
+    "resume": ("initial_epoch=2", 1),
 }
 SAVING_LIB = private.saving_lib.__name__
 

@@ -108,7 +108,7 @@ def test_a_model_that_does_not_fit_is_unchanged(tmp_path: Path) -> None:
         lamina.restore(tmp_path / "repo", extra)
     for a, b in zip(before, values(other), strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.warns(UserWarning, match="left these as they are"):
+    with pytest.warns(UserWarning, match="skipped layers whose shapes differ"):
         lamina.restore(tmp_path / "repo", other, skip_mismatch=True, optimizer=False)
     np.testing.assert_array_equal(other.layers[-1].get_weights()[0], before[6])
     source = build()
@@ -119,7 +119,7 @@ def test_the_optimizer_is_asked_for(tmp_path: Path) -> None:
     lamina.save(build(), tmp_path / "adam")
     lamina.save(build(optimizer=None), tmp_path / "none")
     sgd = build(optimizer="sgd", seed=1)
-    with pytest.warns(UserWarning, match="leaves the optimizer as it is") as caught:
+    with pytest.warns(UserWarning, match="did not restore the optimizer") as caught:
         lamina.restore(tmp_path / "adam", sgd)
     assert len([w for w in caught if "lamina" in str(w.message)]) == 1
     for source, model in (
@@ -214,12 +214,12 @@ def test_another_kind_of_optimizer_is_left_alone(kind: str, tmp_path: Path) -> N
         source = tmp_path / "m.keras" if kind == "plain" else lamina.save(tmp_path / "m.keras", source)
     other = build(optimizer="adam", seed=1)
     before = [keras.ops.convert_to_numpy(v) for v in other.optimizer.variables]
-    with pytest.warns(UserWarning, match="a different optimizer: the snapshot's is AdamW, the model's Adam"):
+    with pytest.warns(UserWarning, match="the snapshot's optimizer is AdamW, the model's is Adam"):
         lamina.restore(source, other)
     for a, b in zip(before, other.optimizer.variables, strict=True):
         np.testing.assert_array_equal(a, keras.ops.convert_to_numpy(b))
     np.testing.assert_array_equal(model.get_weights()[0], other.get_weights()[0])
-    with pytest.raises(InvalidInputError, match="a different optimizer"):
+    with pytest.raises(InvalidInputError, match="the snapshot's optimizer is"):
         lamina.restore(source, other, optimizer=True)
     scaled = build(optimizer=None, seed=2)
     scaled.compile(keras.optimizers.AdamW(), "mse", auto_scale_loss=False)

@@ -217,7 +217,7 @@ def test_rounding_is_told(tmp_path: Path) -> None:
 def test_variables_that_the_model_lacks_are_told(tmp_path: Path) -> None:
     lamina.save(dense(), tmp_path / "r")
     smaller = keras.Sequential([keras.Input((4,)), layers.Dense(8)])
-    with pytest.warns(UserWarning, match="leaves out 2 variables.*lacks: layers/dense_1/vars/0"):
+    with pytest.warns(UserWarning, match="skipped 2 variables.*does not have: layers/dense_1/vars/0"):
         lamina.restore(tmp_path / "r", smaller, skip_mismatch=True)
 
 

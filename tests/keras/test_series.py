@@ -128,7 +128,7 @@ def test_training_begins_where_it_is_said_to() -> None:
         return found
 
     assert train(2) == [0, 1]
-    with pytest.raises(InvalidInputError, match=r"continue with epoch 3, but begins with epoch 1.*initial_epoch=2"):
+    with pytest.raises(InvalidInputError, match=r"continue at epoch 3, but it began at epoch 1.*initial_epoch=2"):
         train(4)
     assert train(4, initial_epoch=2) == [2, 3]
 

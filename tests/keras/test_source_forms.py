@@ -101,6 +101,6 @@ def test_only_who_has_the_argument_is_told_of_it() -> None:
     with pytest.raises(InvalidInputError, match="Pass skip_mismatch=True"):
         lamina.restore("repo", made(5))
     resuming = ModelCheckpoint("m.keras", "loss", repository="repo", resume=True)
-    with pytest.raises(InvalidInputError, match="name another series or repository") as caught:
+    with pytest.raises(InvalidInputError, match="pass another series or repository") as caught:
         made(5).fit(x, y, verbose=0, callbacks=[resuming])
     assert "Pass skip_mismatch" not in str(caught.value)

@@ -51,7 +51,7 @@ def own_save() -> keras.Model:
     return model
 
 
-@pytest.mark.filterwarnings("ignore:ModelCheckpoint lets Keras")
+@pytest.mark.filterwarnings("ignore:ModelCheckpoint falls back to Keras")
 @pytest.mark.parametrize("made", [network, own_save])
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
 def test_a_link_is_written_through_and_the_mode_stays(made: Any, mode: int) -> None:
@@ -66,7 +66,7 @@ def test_a_link_is_written_through_and_the_mode_stays(made: Any, mode: int) -> N
     assert keras.models.load_model("link.keras").built
 
 
-@pytest.mark.filterwarnings("ignore:ModelCheckpoint lets Keras")
+@pytest.mark.filterwarnings("ignore:ModelCheckpoint falls back to Keras")
 @pytest.mark.parametrize("made", [network, own_save])
 @pytest.mark.parametrize(
     ("name", "stored"),
@@ -102,7 +102,7 @@ def test_the_plain_file_is_there_whatever_becomes_of_the_snapshot(monkeypatch: p
 @pytest.mark.parametrize("place", ["file", "file/below/it"])
 def test_a_repository_that_is_a_file_is_refused_at_once(place: str) -> None:
     Path("file").write_text("x")
-    with pytest.raises(InvalidInputError, match=r"the repository must be a directory, and .*file is none"):
+    with pytest.raises(InvalidInputError, match=r"repository must be a directory, but .*file is not one"):
         ModelCheckpoint("m.keras", repository=place)
-    with pytest.raises(InvalidInputError, match=r"the repository must be a directory, and .*file is none"):
+    with pytest.raises(InvalidInputError, match=r"repository must be a directory, but .*file is not one"):
         lamina.Checkpointer(network(), place)

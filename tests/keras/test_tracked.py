@@ -346,7 +346,7 @@ def test_a_snapshot_reaches_no_other_attribute(name: str, value: Any, tmp_path: 
     change_state(tmp_path, lambda training: training["callbacks"][0]["state"].update({name: value}))
     callback = Plain()
     expected = vars(callback).get(name, getattr(type(callback), name, None))
-    with pytest.warns(UserWarning, match=rf"tracked Plain does not take.*{name}: "):
+    with pytest.warns(UserWarning, match=rf"did not restore these attributes of the tracked Plain.*{name}: "):
         model = train(tmp_path, 2, callback)
     if name in ("_model", "params", "model"):
         assert callback.model is model

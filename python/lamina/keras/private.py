@@ -90,7 +90,7 @@ def why_not(ability: str) -> str:
 
 
 def _unknown(names: str) -> str:
-    return f"lamina does not know how Keras {keras.__version__} does this: it has no {names}"
+    return f"Keras {keras.__version__} lacks what lamina needs for this: {names}"
 
 
 def save_state(model: Any, store: Any) -> None:
@@ -111,7 +111,7 @@ def set_initial_epoch(model: Any, epoch: int | None) -> None:
         model._initial_epoch = epoch
     else:
         warnings.warn(
-            f"call fit(initial_epoch={epoch}), or epochs are repeated: {_unknown('_initial_epoch')}", stacklevel=2
+            f"pass initial_epoch={epoch} to fit, or epochs are repeated: {_unknown('_initial_epoch')}", stacklevel=2
         )
 
 

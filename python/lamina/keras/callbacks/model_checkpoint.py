@@ -344,7 +344,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         finds = None if monitoring.UNKNOWN_IS_LOSS else super()._set_monitor_op
         monitoring.set_monitor_op(self, super().model, finds)
         if self.direction is None:
-            effect = "every save counts" if self.save_best_only else "no save is marked as the best"
+            effect = "every save counts as an improvement" if self.save_best_only else "no save is marked as the best"
             monitoring.warn_of_unknown_direction(self.monitor, effect)
 
     def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:

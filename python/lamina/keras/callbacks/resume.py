@@ -23,7 +23,7 @@ from lamina.repository.snapshot import Snapshot
 from lamina.sources import resolve
 
 _OTHER = (
-    "resume=True continues the same model: for a changed one name another series or repository, and begin with "
+    "resume=True continues training the same model. For a changed model, pass another series or repository and call "
     "lamina.restore(SOURCE, model, skip_mismatch=True) before fit"
 )
 
@@ -50,7 +50,7 @@ def _latest_of_old_series(repository: Repository, template: str, series: str) ->
 def warn_if_unbuilt(model: Any) -> None:
     """Tell it in the first run; the one that has something to resume would fail."""
     if why := why_unbuilt(model):
-        warnings.warn(f"a later run can only resume this one if the model is built before fit: {why}", stacklevel=2)
+        warnings.warn(f"build the model before fit, or a later run cannot resume this one: {why}", stacklevel=2)
 
 
 def warn_of_swapped_weights(checkpoint: Any, track: Sequence[Any]) -> None:
@@ -60,8 +60,9 @@ def warn_of_swapped_weights(checkpoint: Any, track: Sequence[Any]) -> None:
     ]
     if any(all(swap is not one for one in track) for swap in swaps):
         warnings.warn(
-            f"SwapEMAWeights stands before {type(checkpoint).__name__}, so the snapshots hold averaged weights, and a "
-            "resumed run would go on from these: with track=[…] of this SwapEMAWeights it goes on from the right ones",
+            f"SwapEMAWeights comes before {type(checkpoint).__name__} in callbacks=, so snapshots hold averaged "
+            "weights, and a resumed run would train on from them. Pass track=[the SwapEMAWeights callback] to resume "
+            "from the trained weights",
             stacklevel=3,
         )
 
@@ -103,8 +104,8 @@ class Resumption:
         self.callbacks_after = [callback for callback in self.callbacks_after if callback not in outside]
         if outside:
             warnings.warn(
-                f"`track` names {', '.join(type(callback).__name__ for callback in outside)}, not among the callbacks "
-                "of this fit, so what the snapshots hold of it never changes; pass it to fit(callbacks=) as well",
+                f"`track` lists {', '.join(type(callback).__name__ for callback in outside)}, which was not passed to "
+                "fit(callbacks=), so its state never changes: pass it there too",
                 stacklevel=3,
             )
 
@@ -145,8 +146,8 @@ class Resumption:
         self._continues = False
         if expected is not None and epoch != expected:
             raise InvalidInputError(
-                f"training was to continue with epoch {expected + 1}, but begins with epoch {epoch + 1}: the model of "
-                f"this {self._caller} is not the one that is trained. Pass initial_epoch={expected} to fit"
+                f"training must continue at epoch {expected + 1}, but it began at epoch {epoch + 1}: the model that "
+                f"{self._caller} resumed is not the one in fit. Pass initial_epoch={expected} to fit"
             )
 
     def forget_initial_epoch(self, model: Any) -> None:
@@ -166,8 +167,8 @@ def is_older(model: Any, snapshot: Snapshot) -> bool:
 def keep_newer_state(snapshot: Snapshot) -> SavedState:
     """The state of a snapshot whose weights are not wanted."""
     print_message(
-        f"\nSnapshot {snapshot.id[:12]} of {snapshot.series!r} is older than what the model has resumed from: "
-        "only its best value is taken over"
+        f"\nSnapshot {snapshot.id[:12]} of {snapshot.series!r} is older than the state already resumed: "
+        "only its best value is used"
     )
     return SavedState(resolve(snapshot))
 

@@ -146,7 +146,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             self._check_artifact()
             mark_feature(run, "keras_model_checkpoint")
         elif self.resume and name is None:
-            raise InvalidInputError("resume=True in a process without a run needs `name`: which series to continue")
+            raise InvalidInputError("resume=True in a process without a W&B run needs `name`: the series to continue")
 
     def _check_keep(self) -> None:
         """Without a repository it holds for the versions on the server."""
@@ -243,7 +243,9 @@ class WandbModelCheckpoint(ModelCheckpoint):
         try:
             self._publish(commit)
         except Exception as error:
-            self._report_failure(ArtifactError(f"the save at epoch {commit.epoch} is not on its way to W&B: {error}"))
+            self._report_failure(
+                ArtifactError(f"could not queue the checkpoint of epoch {commit.epoch} for upload: {error}")
+            )
         self._note_stats(commit)
 
     def _summary(self) -> str:
@@ -267,7 +269,9 @@ class WandbModelCheckpoint(ModelCheckpoint):
         publisher = publisher_of(self._run)
         if not publisher.drain(self.accept_seconds):
             where = self._repository.path if self.layout == "packs" and self.last_snapshot else "the run"
-            self._report_failure(ArtifactError(f"W&B has not answered yet; if it never does: lamina push {where}"))
+            self._report_failure(
+                ArtifactError(f"W&B has not confirmed all uploads yet. If some stay missing, run: lamina push {where}")
+            )
         self._flush_reports()
 
     def _finish_saves(self, limit: float) -> None:
@@ -395,7 +399,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         with contextlib.suppress(Exception):  # warnings may be errors, and the run may be over
             self._run.alert("Checkpoint not uploaded", str(error), level="WARN")
         with contextlib.suppress(Exception):
-            warnings.warn(f"{error}; training goes on", stacklevel=2)
+            warnings.warn(f"{error}; training continues", stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -410,8 +414,8 @@ def default_repository(filepath: str) -> Path:
     """``.lamina`` beside the longest parent of the path that has no placeholder."""
     if is_remote(filepath):
         raise InvalidInputError(
-            "layout='packs' builds on a repository, a directory on this machine, and filepath is on another one: "
-            f"pass repository=DIRECTORY. Received: {filepath!r}"
+            "layout='packs' needs a repository on this machine, but filepath is remote: pass repository=DIRECTORY. "
+            f"Received: {filepath!r}"
         )
     folder = Path()
     for part in Path(filepath).parent.parts:

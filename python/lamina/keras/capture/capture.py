@@ -120,7 +120,7 @@ def _take_jax(value: Any) -> Any:
 def _sharded(value: Any) -> InvalidInputError:
     what = getattr(value, "path", None) or f"an array of the shape {value.shape}"
     return InvalidInputError(
-        f"lamina saves from one process, and {what} is sharded over several: replicate it over the processes, "
+        f"lamina saves from one process, but {what} is sharded over several: replicate it, "
         "or shard it over the devices of one process"
     )
 

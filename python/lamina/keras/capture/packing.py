@@ -82,7 +82,7 @@ def pack(value: Any, add_array: Callable[[str, Any], None], name: str = "", dept
         return {"tensor": name}
     if kind in _GENERATORS:
         if depth:
-            raise NotSerializable("it holds a random generator")
+            raise NotSerializable("it contains a random generator")
         return {kind.__name__: _generator_state(value, add_array, name)}
     if kind not in _CONTAINERS:
         return _plain(value)
@@ -91,17 +91,17 @@ def pack(value: Any, add_array: Callable[[str, Any], None], name: str = "", dept
 
 def _text(value: str) -> str:
     if has_outside_path(value):
-        raise NotSerializable("it has an absolute path in it, or one with '..'")
+        raise NotSerializable("it contains an absolute path, or one with '..'")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise NotSerializable("it has characters that UTF-8 lacks") from error
+        raise NotSerializable("it has characters that UTF-8 cannot encode") from error
     return value
 
 
 def _scalar(value: np.generic) -> Any:
     if value.dtype.name not in _SCALARS:
-        raise NotSerializable(f"it is a scalar of the dtype {value.dtype}")
+        raise NotSerializable(f"it is a scalar of dtype {value.dtype}")
     return {"scalar": [value.dtype.name, pack(value.item(), _no_array)]}
 
 
@@ -115,7 +115,7 @@ def _check_array(value: Any) -> None:
             return
     except (LaminaError, TypeError, ValueError):
         pass
-    raise NotSerializable(f"it is an array of the dtype {value.dtype}")
+    raise NotSerializable(f"it is an array of dtype {value.dtype}")
 
 
 def _generator_state(value: Any, add_array: Callable[[str, Any], None], name: str) -> Any:
@@ -124,7 +124,7 @@ def _generator_state(value: Any, add_array: Callable[[str, Any], None], name: st
     if isinstance(value, np.random.RandomState):
         return pack(value.get_state(legacy=False), add_array, name, 1)
     if type(value.bit_generator).__name__ not in _BIT_GENERATORS:
-        raise NotSerializable(f"it draws from a {type(value.bit_generator).__name__}")
+        raise NotSerializable(f"it uses the bit generator {type(value.bit_generator).__name__}")
     return pack(value.bit_generator.state, add_array, name, 1)
 
 
@@ -150,7 +150,7 @@ class SavedGenerator:
             else:
                 made.bit_generator.state = self.state
         except (TypeError, ValueError, KeyError, OverflowError, AttributeError, IndexError) as error:
-            raise NotSerializable(f"no state of this generator ({error})") from error
+            raise NotSerializable(f"it is not a state of this generator ({error})") from error
         return made
 
     def _new(self) -> Any:
@@ -167,7 +167,7 @@ def _plain(value: Any) -> Any:
         return {"bytes": base64.b64encode(value).decode()}
     if type(value) is complex:
         return {"complex": [pack(value.real, _no_array), pack(value.imag, _no_array)]}
-    raise NotSerializable(f"it is, or holds, a {type(value).__name__}")
+    raise NotSerializable(f"it is or contains a {type(value).__name__}")
 
 
 def _container(value: Any, inner: Callable[[Any, int], Any], depth: int) -> Any:
@@ -186,7 +186,7 @@ def _factory_name(value: defaultdict[Any, Any], depth: int) -> str | None:
         return None
     name = next((name for name, factory in _FACTORIES.items() if factory is made), "")
     if not name and depth:
-        raise NotSerializable("it holds a defaultdict with a function of its own")
+        raise NotSerializable("it contains a defaultdict with a custom factory")
     return name
 
 
@@ -218,7 +218,7 @@ def _unpack(value: Any, arrays: Mapping[str, Any]) -> Any:
     if not isinstance(value, (Mapping, list)):
         return _checked_text(value) if isinstance(value, str) else value
     if isinstance(value, list):
-        raise ValueError("a list that no kind names")
+        raise ValueError("a list without a kind")
     ((kind, held),) = value.items()
     if kind in _VALUES:
         return _VALUES[kind](held)
@@ -241,17 +241,17 @@ def _unpacked_integer(held: Any) -> int:
 
 def _unpacked_float(held: Any) -> float:
     if held not in ("nan", "inf", "-inf"):
-        raise ValueError("no float that JSON lacks")
+        raise ValueError("neither nan nor an infinity")
     return float(held)
 
 
 def _unpacked_scalar(held: Any) -> Any:
     name, number = _of(list, held)
     if name not in _SCALARS:
-        raise ValueError("no dtype of a scalar")
+        raise ValueError("not the dtype of a scalar")
     number = _unpack(number, {})
     if not isinstance(number, (bool, int, float)):
-        raise ValueError("no number")
+        raise ValueError("not a number")
     return np.dtype(name).type(number)
 
 
@@ -268,7 +268,7 @@ def _unpacked_bytes(held: Any) -> bytes:
 
 def _of(kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"a {type(value).__name__} where a {kind.__name__} is due")
+        raise TypeError(f"expected a {kind.__name__}, found a {type(value).__name__}")
     return value
 
 

@@ -83,7 +83,7 @@ class Planner:
                 threads,
                 None if cached.checked else self._judge_of(cached),
             )
-        raise FallbackToKeras("a variable holds more or less than it says")
+        raise FallbackToKeras("a variable's size does not match its declared shape")
 
     def prepare(self, model: Any) -> None:
         """Get the memory of the first capture while training goes on: fresh, it may cost many times the copy."""
@@ -130,10 +130,10 @@ class Planner:
         def judge(right: bool) -> None:
             cached.checked = True
             if not right:
-                self._disabled_because = "a file that lamina wrote did not read back as captured"
+                self._disabled_because = "a file that lamina wrote did not read back correctly"
                 warnings.warn(
-                    "a checkpoint file that lamina has just written does not read back as what was captured. "
-                    "Its contents are suspect, and Keras's own save is used from now on. "
+                    "a checkpoint file that lamina just wrote does not read back as the captured tensors. "
+                    "Do not trust this file. From now on lamina uses Keras's own save. "
                     "Please report this as a bug of lamina",
                     RuntimeWarning,
                     stacklevel=2,

@@ -92,10 +92,10 @@ def _template(store: _SparseStore, plan: FilePlan, literals: bytes) -> Template:
     planned = {tensor.name: tensor for tensor in plan.tensors}
     if len(values) != len(store.entries) or values.keys() != planned.keys():
         odd = sorted(values.keys() ^ planned.keys())[:3]
-        raise FallbackToKeras(f"the file does not hold what Keras set: {', '.join(odd)}")
+        raise FallbackToKeras(f"the file's datasets are not those that Keras set: {', '.join(odd)}")
     for name, tensor in planned.items():
         if (tensor.dtype, tensor.shape) != (values[name].dtype, values[name].shape):
-            raise FallbackToKeras(f"{name} stands in the file as {tensor.dtype} {tensor.shape}")
+            raise FallbackToKeras(f"the file stores {name} as {tensor.dtype} {tensor.shape}")
     return Template(plan, [values[t.name].value for t in plan.tensors], literals, tuple(store.steps))
 
 

@@ -83,8 +83,8 @@ class Tracked(tuple[Any, ...]):
         if new:
             listed = "; ".join(f"{name}: {why}" for name, why in new.items())
             warnings.warn(
-                f"snapshots do not hold all of the tracked {type(callback).__name__}, and a resumed run begins with "
-                f"these as they are made: {listed}",
+                f"snapshots cannot hold these attributes of the tracked {type(callback).__name__}, so a resumed run "
+                f"starts with their initial values: {listed}",
                 stacklevel=2,
             )
 
@@ -102,8 +102,7 @@ class Tracked(tuple[Any, ...]):
         if refused:
             listed = "; ".join(f"{name}: {why}" for name, why in refused.items())
             warnings.warn(
-                f"the tracked {type(callback).__name__} does not take all of the snapshot's state, and these stay as "
-                f"they are: {listed}",
+                f"did not restore these attributes of the tracked {type(callback).__name__}: {listed}",
                 stacklevel=2,
             )
 
@@ -115,7 +114,7 @@ class Tracked(tuple[Any, ...]):
         """
         callback = self[i]
         if name in _excluded(type(callback)) or name.startswith("__"):
-            raise NotSerializable("no state of training")
+            raise NotSerializable("it is not training state")
         current = vars(callback).get(name, _MISSING)
         if current is _MISSING:
             current = inspect.getattr_static(type(callback), name, _MISSING)
@@ -124,7 +123,7 @@ class Tracked(tuple[Any, ...]):
                 raise NotSerializable("the callback has no such attribute")
             return current
         if isinstance(current, str) and (has_outside_path(current) or self._is_unchanged_path(i, name, current)):
-            raise NotSerializable("a path that the callback was made with")
+            raise NotSerializable("it is a path that the callback was made with")
         pack(current, lambda *_: None)
         return current
 
@@ -206,13 +205,13 @@ def _codes(part: Any) -> Iterator[types.CodeType]:
 def _check_type(current: Any, value: Any) -> None:
     """Raises `NotSerializable` for a value of another type than an attribute has; None has none."""
     if needs_own_type(value) and not isinstance(current, defaultdict):
-        raise NotSerializable("a defaultdict whose function only the callback has")
+        raise NotSerializable("it is a defaultdict whose factory only the callback has")
     if current is _MISSING or current is None or value is None or type(current) is type(value):
         return
     if isinstance(value, SavedGenerator) and type(current) is value.kind:
         return
     if not any(isinstance(current, group) and isinstance(value, group) for group in _COMPATIBLE):
-        raise NotSerializable(f"a {type(value).__name__} where the callback has a {type(current).__name__}")
+        raise NotSerializable(f"it is a {type(value).__name__}, and the callback has a {type(current).__name__}")
 
 
 def _assign(current: Any, value: Any) -> Any:

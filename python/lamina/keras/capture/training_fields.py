@@ -63,7 +63,7 @@ def read_fields(snapshot: str, training: Mapping[str, Any], tensors: Mapping[str
         raise CorruptDataError(
             f"snapshot {snapshot[:12]}: training.{error.where} must be {error.expected}. Received: "
             f"{found if len(found) <= 80 else found[:77] + '...'}. lamina.restore(source, model, optimizer=False) "
-            "takes its weights alone"
+            "restores the weights alone"
         ) from error
 
 
@@ -139,7 +139,7 @@ def _unpacked(where: str, value: Any, tensors: Mapping[str, Any]) -> Any:
     try:
         return unpack(value, tensors)
     except Malformed as error:
-        raise _UnexpectedError(where, f"a value as docs/format.md §5.3 has it ({error})", value) from error
+        raise _UnexpectedError(where, f"a value as docs/format.md §5.3 describes it ({error})", value) from error
 
 
 def _is_name(value: Any) -> bool:

@@ -142,7 +142,7 @@ class SavedState:
         if saved and (
             seeds.keys() - {_GLOBAL} != saved.keys() - {_GLOBAL} or any(state is None for state in states.values())
         ):
-            warnings.warn("the snapshot's random seeds belong to another model; they start anew", stacklevel=2)
+            warnings.warn("did not restore the random seeds: the snapshot has those of another model", stacklevel=2)
             return
         for path, state in states.items():
             seeds[path].assign(state)
@@ -154,7 +154,7 @@ class SavedState:
         """
         kinds = [entry.kind for entry in self._fields.callbacks]
         if kinds != tracked.kinds():
-            self._warn_once(f"the snapshot tracked {kinds or 'no callbacks'}; `track` starts anew")
+            self._warn_once(f"did not restore `track`: the snapshot tracked {kinds or 'no callbacks'}")
             return
         chosen = [i for i, one in enumerate(tracked) if any(one is callback for callback in callbacks)]
         arrays = self._read("callbacks/") if chosen else {}
@@ -178,7 +178,9 @@ class SavedState:
             if state is None:
                 continue
             if (state.shape, state.dtype) != (tuple(current.shape), np.dtype("uint8")):
-                warnings.warn(f"the snapshot's state of torch's generator for {device} does not fit", stacklevel=2)
+                warnings.warn(
+                    f"did not restore torch's generator for {device}: its state has another size here", stacklevel=2
+                )
                 continue
             generator.set_state(current.new_tensor(state))
 
@@ -188,7 +190,7 @@ class SavedState:
             return
         forms = {name: array.shape for name, array in arrays.items()}
         if forms != {name: tuple(variable.shape) for name, variable in targets.items()}:
-            warnings.warn(f"the snapshot's {what} do not fit this model; they start anew", stacklevel=2)
+            warnings.warn(f"did not restore the {what}: the model has other shapes than the snapshot", stacklevel=2)
             return
         for name, variable in targets.items():
             variable.assign(arrays[name])

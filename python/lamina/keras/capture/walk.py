@@ -101,7 +101,7 @@ class RecordingStore(private.H5IOStore):  # type: ignore[misc]
         """Nothing stands in a file here."""
 
     def _refuse(self, action: str) -> NoReturn:
-        self.refused = f"a save_own_variables {action}"
+        self.refused = f"a layer's save_own_variables {action}"
         raise FallbackToKeras(self.refused)
 
     def get(self, path: str) -> NoReturn:

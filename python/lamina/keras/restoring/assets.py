@@ -42,9 +42,8 @@ def compare_assets(opened: Opened, visited: Visited) -> Missing:
     if others:
         names = ", ".join(dict.fromkeys(others))
         warnings.warn(
-            f"the snapshot was trained with another vocabulary, or other assets, of {names}, "
-            "so the weights that lamina.restore puts in belong to other words: lamina.load_model(source) has the "
-            "vocabulary too",
+            f"the snapshot has another vocabulary, or other assets, than this model for {names}, so the restored "
+            "weights belong to other words. lamina.load_model(source) loads the vocabulary too",
             stacklevel=5,
         )
     return missing
@@ -60,7 +59,7 @@ def load_missing_assets(missing: Missing) -> None:
                 saveable.load_assets(folder)
             except (ValueError, TypeError, OSError, RuntimeError) as error:
                 layer = getattr(saveable, "name", saveable)
-                warnings.warn(f"{layer} does not take the snapshot's vocabulary: {error}", stacklevel=5)
+                warnings.warn(f"{layer} refused the snapshot's vocabulary: {error}", stacklevel=5)
 
 
 def _read(file: zipfile.ZipFile, path: str) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ def as_corrupt_data(what: str) -> Iterator[None]:
     except Exception as error:
         if _origin(error) not in _READERS:
             raise
-        raise CorruptDataError(f"{what} is damaged, or none of Keras's files: {error}") from error
+        raise CorruptDataError(f"{what} is damaged, or not a Keras file: {error}") from error
 
 
 def check_archive(file: Path) -> None:
@@ -35,11 +35,11 @@ def check_archive(file: Path) -> None:
     if not file.name.endswith(".keras"):
         return
     if not zipfile.is_zipfile(file):
-        raise CorruptDataError(f"{file.name} is damaged: it is no zip archive, or a part of one")
+        raise CorruptDataError(f"{file.name} is damaged: it is not a whole zip archive")
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
     if "config.json" not in names or not set(names) & _WEIGHTS:
-        raise CorruptDataError(f"{file.name} is damaged, or none of Keras's files: it lacks a model or its weights")
+        raise CorruptDataError(f"{file.name} is damaged, or not a Keras file: it has no model or no weights")
 
 
 def _origin(error: Exception) -> str:

@@ -68,11 +68,11 @@ def _model_file(opened: Opened) -> str:
         return _CONFIG
     if "saved_model.pb" in opened.content.files:
         raise InvalidInputError(
-            "this is a SavedModel, for inference, and Keras loads none: lamina.export(source, DIRECTORY), then "
+            "Keras cannot load a SavedModel, which is for inference only: call lamina.export(source, DIRECTORY), then "
             "tf.saved_model.load(DIRECTORY) or keras.layers.TFSMLayer"
         )
     raise InvalidInputError(
-        "load_model needs a snapshot of a whole model (a .keras or .h5 file); this one holds "
+        "load_model needs a whole model (a .keras or .h5 file), but the source holds "
         f"{', '.join(opened.content.files) or 'nothing'}; {_BUILD}"
     )
 

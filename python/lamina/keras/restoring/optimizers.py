@@ -25,7 +25,7 @@ def wants_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) -> bo
             raise InvalidInputError("the model has no optimizer; compile it first, or pass optimizer=False")
         return False
     if not _inside("optimizer", stored):
-        return _skip_optimizer("the snapshot holds no optimizer state", wanted)
+        return _skip_optimizer("the snapshot has no optimizer state", wanted)
     return True
 
 
@@ -37,7 +37,7 @@ def build_optimizer(model: Any, stored: Iterable[str], wanted: bool | str, state
         if positions is None or _positions(model, held_variables(optimizer)) == positions:
             return True
         return _skip_optimizer(
-            f"it was built for other variables than the saved one, which held {len(positions)}. {_HOW}", wanted
+            f"it was built for other variables than the saved one, which had {len(positions)}. {_HOW}", wanted
         )
     # One saved before its first step has no slots, and needs none here.
     if len(_inside("optimizer", stored)) <= len(optimizer.variables):
@@ -78,7 +78,7 @@ def _positions(model: Any, variables: Iterable[Any]) -> list[int]:
 def _skip_optimizer(reason: str, wanted: bool | str) -> bool:
     if wanted is True:
         raise InvalidInputError(f"the optimizer cannot be restored: {reason}")
-    warnings.warn(f"lamina.restore leaves the optimizer as it is: {reason}", stacklevel=6)
+    warnings.warn(f"lamina.restore did not restore the optimizer: {reason}", stacklevel=6)
     return False
 
 
@@ -92,7 +92,7 @@ def optimizer_fits(
     """Whether it is the same kind of optimizer, as far as that is known, with the same variables."""
     ours, saved_class = optimizer_class(optimizer), None if state is None else state.optimizer
     if saved_class is not None and saved_class.lower() != ours.lower():
-        return _skip_optimizer(f"a different optimizer: the snapshot's is {saved_class}, the model's {ours}", wanted)
+        return _skip_optimizer(f"the snapshot's optimizer is {saved_class}, the model's is {ours}", wanted)
     have = {name: shape for name, shape in expected.items() if name.startswith(OPTIMIZER)}
     there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(OPTIMIZER)}
     return have == there or _skip_optimizer(f"{_differ(have, there)}. {_HOW}", wanted)
@@ -103,7 +103,7 @@ def _differ(have: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     if len(have) != len(there):
         return f"the model's has {len(have)} variables, the saved one {len(there)}"
     name = next((name for name in there if have.get(name) != there[name]), "")
-    return f"its variable {name} has the shape {have.get(name, 'of none here')}, the saved one {there.get(name)}"
+    return f"its variable {name} has the shape {have.get(name, '(missing)')}, the saved one {there.get(name)}"
 
 
 def unbuilt(optimizer: Any) -> Any:

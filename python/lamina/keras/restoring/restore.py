@@ -36,7 +36,7 @@ from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo
 
 #: What the caller of `lamina.restore` can do about a snapshot that does not fit.
-SKIP = "Pass skip_mismatch=True to leave the layers that differ as they are"
+SKIP = "Pass skip_mismatch=True to skip the layers that differ"
 
 
 def restore(
@@ -145,7 +145,7 @@ def _warn_of_unknown(mismatched: Iterable[str], expected: Mapping[str, Any]) -> 
     unknown = [name for name in mismatched if name not in expected]
     if unknown:
         warnings.warn(
-            f"lamina.restore leaves out {len(unknown)} variables of the snapshot that the model lacks: "
+            f"lamina.restore skipped {len(unknown)} variables of the snapshot that the model does not have: "
             f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}",
             stacklevel=5,
         )
@@ -265,10 +265,10 @@ def load_arrays(
         return
     if mismatched:
         names = ", ".join(sorted({getattr(item, "name", str(item)) for item, _ in errors.values()}))
-        warnings.warn(f"lamina.restore left these as they are, they do not fit: {names}", stacklevel=4)
+        warnings.warn(f"lamina.restore skipped layers whose shapes differ: {names}", stacklevel=4)
         return
     first, error = next(iter(errors.values()))
-    raise InvalidInputError(f"{first} refused its weights: {error}") from error
+    raise InvalidInputError(f"{first} could not load its weights: {error}") from error
 
 
 def _load_with_keras(
@@ -280,7 +280,7 @@ def _load_with_keras(
         path = next((file for file in files if file.name.endswith((".keras", ".h5"))), None)
         if path is None:
             raise InvalidInputError(
-                f"the source holds no Keras weights, only {', '.join(opened.content.files) or 'nothing'}"
+                f"the source has no Keras weights, only {', '.join(opened.content.files) or 'nothing'}"
             )
         if optimizer is True:
             raise InvalidInputError(

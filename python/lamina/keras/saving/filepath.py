@@ -26,12 +26,12 @@ _WEIGHTS = ".weights.h5"
 _REPLACED = {
     "period": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
     "epochs": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
-    "save_format": "the end of filepath decides: .keras, .h5, .weights.h5, or none for a SavedModel",
+    "save_format": "the extension of filepath decides: .keras, .h5, .weights.h5, or none for a SavedModel",
     "load_weights_on_restart": "repository=DIRECTORY with resume=True continues from the latest snapshot",
     "max_to_keep": "repository=DIRECTORY with keep=lamina.Keep(last=n) keeps the n newest",
     "save_model": "leave save_weights_only at False to save the whole model",
-    "log_model": "each save is logged; use lamina.keras.ModelCheckpoint to log none",
-    "overwrite": "a file at filepath is always replaced, whole",
+    "log_model": "WandbModelCheckpoint logs each save, lamina.keras.ModelCheckpoint logs none",
+    "overwrite": "an existing file at filepath is always replaced",
 }
 
 
@@ -73,17 +73,17 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
     """
     given = os.fspath(filepath) if isinstance(filepath, os.PathLike) else filepath
     if not isinstance(given, str):
-        raise InvalidInputError(f"filepath must be a path. Received: {filepath!r}")
+        raise InvalidInputError(f"filepath must be a str or an os.PathLike. Received: {filepath!r}")
     if is_remote(given):
-        _require_tensorflow(f"Keras writes to {given!r} through TensorFlow, which is not installed")
+        _require_tensorflow(f"writing to {given!r} needs TensorFlow, which is not installed")
     path, saved_model = given, False
     if not _EXTENSION.search(given):
         path = given.rstrip(_SEPARATORS)
         if not os.path.basename(path):
-            raise InvalidInputError(f"filepath has no name for the checkpoint. Received: {given!r}")
+            raise InvalidInputError(f"filepath must end in the name of a file or folder. Received: {given!r}")
         if weights_only:
             path += _WEIGHTS
-            warnings.warn(f"{caller}: weights go into HDF5 files; filepath becomes {path!r}", stacklevel=4)
+            warnings.warn(f"{caller}: weights are saved as HDF5, so filepath becomes {path!r}", stacklevel=4)
         else:
             saved_model = True
             _check_backend(given)
@@ -105,7 +105,7 @@ def _check_directory(wanted: str) -> None:
     while not os.path.lexists(parent) and parent != os.path.dirname(parent):
         parent = os.path.dirname(parent)
     if not os.path.isdir(parent):
-        raise InvalidInputError(f"the repository must be a directory, and {parent} is none. Received: {wanted!r}")
+        raise InvalidInputError(f"repository must be a directory, but {parent} is not one. Received: {wanted!r}")
 
 
 def check_destination(target: Target, repository: Any, *, keep_file: bool, resume: bool) -> None:
@@ -116,18 +116,19 @@ def check_destination(target: Target, repository: Any, *, keep_file: bool, resum
     if target.early:
         check_replaceable(target.filepath)
     if repository is None and not keep_file:
-        raise InvalidInputError("keep_file=False without a repository would save nothing")
+        raise InvalidInputError("keep_file=False without a repository saves nothing: pass repository=DIRECTORY")
 
 
 def _check_resumable(target: Target, repository: Any) -> None:
     """Only files that Keras can train on continue a training, and only a repository knows where it was."""
     if target.saved_model:
         raise InvalidInputError(
-            f"resume=True needs what a SavedModel lacks: it is for inference. End filepath in .keras or {_WEIGHTS}. "
+            "resume=True is not supported for a SavedModel, which is for inference only. "
+            f"End filepath in .keras or {_WEIGHTS}. "
             f"Received: {target.filepath!r}"
         )
     if repository is None:
-        raise InvalidInputError("resume needs a repository: pass repository=DIRECTORY")
+        raise InvalidInputError("resume=True needs a repository: pass repository=DIRECTORY")
 
 
 def refuse_unknown(caller: str, unknown: dict[str, Any]) -> None:
@@ -141,7 +142,7 @@ def check_model(model: Any, caller: str) -> None:
     """Refuse models of the separate package ``tf_keras``, whose `fit` would call these hooks all the same."""
     if any(base.__module__.partition(".")[0] == "tf_keras" for base in type(model).__mro__):
         raise InvalidInputError(
-            f"{caller} is a callback of Keras 3, and this is a tf_keras model (Keras 2). "
+            f"{caller} is a Keras 3 callback, but this is a tf_keras model (Keras 2). "
             "Unset TF_USE_LEGACY_KERAS and build the model with `keras`"
         )
 
@@ -150,11 +151,11 @@ def _check_backend(given: str) -> None:
     way = "end it in `.keras` or `.weights.h5`, or train on TensorFlow"
     if keras.config.backend() not in ("tensorflow", "jax"):
         raise InvalidInputError(
-            "a filepath without an extension stands for a SavedModel, which the "
-            f"{keras.config.backend()} backend does not write; {way}. Received: {given!r}"
+            "a filepath without an extension means a SavedModel, which the "
+            f"{keras.config.backend()} backend cannot write: {way}. Received: {given!r}"
         )
     _require_tensorflow(
-        f"a filepath without an extension stands for a SavedModel, and TensorFlow, which writes it, is not installed; "
+        "a filepath without an extension means a SavedModel, which needs TensorFlow, and that is not installed: "
         f"{way}. Received: {given!r}"
     )
 
@@ -174,8 +175,8 @@ def _options(options: Any, *, saved_model: bool, weights_only: bool, caller: str
     if kind == "CheckpointOptions":
         reason = "it is for TensorFlow checkpoints, which Keras 3 does not write"
     elif kind == "SaveOptions":
-        reason = f"it is for SavedModels, and {'weights go' if weights_only else 'the model goes'} into one file"
+        reason = f"it is for a SavedModel, but {'weights are' if weights_only else 'the model is'} saved to one file"
     else:
-        reason = "a SavedModel takes tf.saved_model.SaveOptions, and nothing else takes options"
+        reason = "only tf.saved_model.SaveOptions work, and only for a SavedModel"
     warnings.warn(f"{caller}: `options` of type {kind} has no effect: {reason}", stacklevel=5)
     return None

@@ -127,14 +127,17 @@ class SaveJob:
         try:
             free = shutil.disk_usage(repository.path).free
         except OSError as error:
-            raise StorageError(f"cannot look at {repository.path}: {error.strerror or error}") from error
+            raise StorageError(f"cannot read the free space of {repository.path}: {error.strerror or error}") from error
         wanted = RESERVE_BYTES + self.nbytes * (1 + self.settings.keep_file)
         if free >= wanted:
             return True
-        found = f"only {free >> 20} MiB are free at {repository.path}, a save may need {wanted >> 20} with the reserve"
+        found = (
+            f"{repository.path} has {free >> 20} MiB free, and a save may need {wanted >> 20} MiB "
+            f"(with a reserve of {RESERVE_BYTES >> 20} MiB)"
+        )
         if not self.settings.file_as_fallback:
-            raise StorageError(f"{found}: nothing was saved; delete old snapshots (lamina prune) or make room")
-        warnings.warn(f"{found}: this save keeps the plain file {self.settings.path} and no snapshot", stacklevel=2)
+            raise StorageError(f"{found}: nothing was saved. Free disk space, or delete old snapshots: lamina prune")
+        warnings.warn(f"{found}: saved only the plain file {self.settings.path}, no snapshot", stacklevel=2)
         return False
 
     def _commit(self, path: Path | str | None, snapshot: Snapshot | None) -> Commit:

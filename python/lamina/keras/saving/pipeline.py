@@ -132,7 +132,7 @@ def _tell() -> None:
     for pipeline in list(_pipelines):
         failure = pipeline.take_failure()
         if failure is not None:
-            print(f"lamina: a save was lost after training had ended: {failure!r}", file=sys.stderr, flush=True)
+            print(f"lamina: a save failed after training had ended: {failure!r}", file=sys.stderr, flush=True)
 
 
 def _forget() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from lamina import units
 from lamina.errors import BusyError, InvalidInputError, UnsupportedFormatError
 from lamina.files.replacing import behind_links
 from lamina.keras.capture import training_state
@@ -112,7 +113,7 @@ class Saver:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every save so far is committed or has failed; False if that takes longer."""
         if self._pipeline.runs_here:
-            raise InvalidInputError("wait() inside on_commit would wait for its own end: wait where training goes on")
+            raise InvalidInputError("wait() inside on_commit would deadlock: call it from the training thread")
         return self._pipeline.wait(timeout)
 
     @property
@@ -164,7 +165,7 @@ class Saver:
         if reason not in self._warned:
             self._warned.add(reason)
             warnings.warn(
-                f"{self._caller} lets Keras itself save this model, and training waits for it: {reason}", stacklevel=2
+                f"{self._caller} falls back to Keras's own save, which blocks training: {reason}", stacklevel=2
             )
 
     def _staging_folder(self, settings: SaveSettings) -> Path:
@@ -178,7 +179,8 @@ class Saver:
         count, self._replaced = self._pipeline.replaced - self._replaced, self._pipeline.replaced
         if count:
             facts.metadata["replaced"] = count
-            print_message(f"\n{self._caller}: the disk is slower than the saves; {count} gave way to this one")
+            skipped = units.count(count, "queued save")
+            print_message(f"\n{self._caller}: skipped {skipped}, because saving is slower than the save interval")
         return count
 
     def _record(self, commit: Commit) -> None:
@@ -196,7 +198,7 @@ class Saver:
         except BusyError:
             pass  # another process prunes just now; the next save does this one's part
         except UnsupportedFormatError as error:  # file locks do not work there; saves need none
-            warnings.warn(f"keep= deletes nothing here: {error}", stacklevel=2)
+            warnings.warn(f"keep= cannot delete old snapshots here: {error}", stacklevel=2)
 
 
 def _check_path(spec: SaveSpec, path: str) -> None:
@@ -211,9 +213,9 @@ def _fallback_reason(spec: SaveSpec, path: str) -> str | None:
     method = "save_weights" if spec.weights_only else "save"
     saves = getattr(spec.model, method, None)
     if getattr(saves, "__func__", saves) is not getattr(keras.Model, method):
-        return f"the model has a `{method}` of its own"
+        return f"the model overrides `{method}`"
     if is_remote(path):
-        return "the file is not on this machine"
+        return "the path is remote"
     if not path.endswith(".weights.h5" if spec.weights_only else ".keras"):
-        return "the legacy .h5 format depends on more than the model"
+        return "lamina does not write the legacy .h5 format"
     return None

@@ -77,10 +77,10 @@ def _commit(callback: TrainingCallback, deadline: float) -> None:
     """Commit what is captured until then, by `time.monotonic`, and print the outcome."""
     done = callback._saver.wait(max(deadline - time.monotonic(), 0.0))
     callback._before_exit(max(deadline - time.monotonic(), 0.0))
-    outcome = "every captured save is committed" if done else "a save could not be committed in time"
+    outcome = "all pending saves were written" if done else "not all pending saves were written in time"
     if (failure := callback._saver.failure) is not None:
-        outcome = f"a save has failed: {failure!r}"
-    print_with_timeout(f"\n{type(callback).__name__}: SIGTERM; {outcome}", _PRINT_SECONDS)
+        outcome = f"a save failed: {failure!r}"
+    print_with_timeout(f"\n{type(callback).__name__}: received SIGTERM; {outcome}", _PRINT_SECONDS)
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:

@@ -85,10 +85,11 @@ def check_replaceable(path: str) -> None:
     if not remote.exists(path) and not os.path.islink(path):
         return
     if os.path.islink(path) or not remote.is_folder(path):
-        raise InvalidInputError(f"a SavedModel is a directory, and {path} is none")
+        raise InvalidInputError(f"a SavedModel is a directory, but {path} is not one: choose another filepath")
     if strange := remote.names_in(path) - _PARTS:
         raise InvalidInputError(
-            f"a SavedModel would replace the directory {path}, which holds something else: {min(strange)!r}"
+            f"cannot replace the directory {path} with a SavedModel: it holds other files, such as {min(strange)!r}. "
+            "Choose another filepath"
         )
 
 

@@ -43,7 +43,7 @@ def find_direction(model: Any, monitor: str) -> str | None:
 
 def warn_of_unknown_direction(monitor: str, effect: str) -> None:
     warnings.warn(
-        f"whether a larger {monitor!r} is better is unknown, so {effect}; pass mode='max' or mode='min'", stacklevel=3
+        f"cannot tell whether a higher {monitor!r} is better, so {effect}; pass mode='max' or mode='min'", stacklevel=3
     )
 
 
@@ -128,7 +128,7 @@ class MetricHistory:
             self._warned = True
             warnings.warn(
                 f"`monitor` {monitor!r} is not among the metrics of this epoch ({', '.join(logs)}), so no save is "
-                "marked as the best; pass validation_data to fit, or monitor another metric",
+                "marked as the best. Pass validation_data to fit, or monitor another metric",
                 stacklevel=3,
             )
 
@@ -143,9 +143,9 @@ def warn_of_validation_metric(caller: str, save_freq: Any, monitored: list[str],
     needed = next((name for name in [*monitored, *placeholders(template)] if name.startswith("val_")), None)
     if save_freq != "epoch" and needed is not None:
         warnings.warn(
-            f"{caller} uses {needed!r} every {save_freq} batches, but validation metrics exist at "
-            "the end of an epoch only: between them a file name gets the last epoch's, nan in the first, and "
-            "nothing is monitored. Use save_freq='epoch', or a training metric",
+            f"{caller} uses {needed!r} every {save_freq} batches, but Keras computes validation metrics only at the "
+            "end of an epoch. Before that, file names use the value of the epoch before (nan in the first), and "
+            "nothing is monitored. Use save_freq='epoch' or a training metric",
             stacklevel=3,
         )
 
