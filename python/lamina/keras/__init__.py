@@ -1,6 +1,6 @@
-"""The Keras side of lamina: callbacks for `Model.fit`, on TensorFlow, JAX and torch.
+"""Callbacks for `Model.fit`, on TensorFlow, JAX and torch.
 
-No backend is imported that Keras itself does not use, and wandb only where a W&B callback is made.
+Only the backend of Keras is imported, and wandb only when a W&B callback is created.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'lamina.keras' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"lamina.keras.{_PUBLIC[name]}"), name)
-    value.__module__ = "lamina.keras"  # where users find it
+    value.__module__ = "lamina.keras"  # the public name
     globals()[name] = value
     return value
 

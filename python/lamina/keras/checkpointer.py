@@ -1,4 +1,4 @@
-"""`Checkpointer`: the engine of the callbacks for training loops of one's own."""
+"""`Checkpointer`: saves models in custom training loops."""
 
 from __future__ import annotations
 
@@ -31,20 +31,24 @@ from lamina.writing import DEFAULT_SERIES
 
 
 class Checkpointer:
-    """Saves a model into a repository from a training loop that is not `Model.fit`.
+    """Saves a model to a repository from a custom training loop.
 
-    `save` returns when the weights are captured; the rest happens behind it. Use it as a context manager, or call
-    `close` at the end.
+    `save` returns when the weights are captured, and a thread writes them. Use the object as a context manager, or
+    call `close` at the end.
 
     Args:
         model: a built Keras model.
-        repository: directory of the repository, made where it is new.
+        repository: directory of the repository; it is created if it is missing.
         weights_only: save ``model.weights.h5`` instead of ``model.keras``.
-        series: which series the snapshots belong to.
-        monitor: the metric in ``logs`` that decides what is best.
-        mode: ``"min"``, ``"max"`` or ``"auto"``: which way it is better.
+        series: the series of the snapshots.
+        monitor: the metric in ``logs`` that decides which snapshot is the best.
+        mode: ``"min"`` or ``"max"``: whether a lower or a higher value is better; ``"auto"`` asks the metric, or
+            guesses from its name.
 
     The other arguments are those of `lamina.keras.ModelCheckpoint`.
+
+    Raises:
+        InvalidInputError: if an argument is wrong.
 
     Example:
         >>> import keras, lamina
@@ -84,7 +88,7 @@ class Checkpointer:
         self._settings = SaveSettings(
             "model.weights.h5" if weights_only else "model.keras",
             keep_file=False,
-            file_as_fallback=False,  # nobody has named a file
+            file_as_fallback=False,  # the user named no file
             codec=arguments.codec(codec),
             threads=arguments.threads(threads) or 0,
         )
@@ -134,7 +138,7 @@ class Checkpointer:
 
     @property
     def last_snapshot(self) -> Snapshot | None:
-        """The snapshot that was committed last."""
+        """The newest committed snapshot."""
         return self._saver.last_snapshot
 
     @property
@@ -143,7 +147,7 @@ class Checkpointer:
         return self._saver.best_snapshot
 
     def close(self) -> None:
-        """Wait for what is under way and give all memory back."""
+        """Wait for all saves, and free the memory."""
         try:
             self.wait()
         finally:
@@ -192,7 +196,7 @@ class Checkpointer:
         )
 
     def _find_direction(self) -> None:
-        """Once there is a value to judge."""
+        """Find the direction once, when the metric has a value."""
         if self._direction_looked_up:
             return
         self._direction_looked_up = True

@@ -1,10 +1,10 @@
-"""The active W&B run, for the callbacks that log to it; wandb is imported when the first of them is made."""
+"""The active W&B run, for the callbacks that log to it. wandb is imported when the first of them is created."""
 
 from typing import Any
 
 
 def active_run(caller: str, *, required: bool = True) -> Any:
-    """The active run; where one is required and there is none, ``wandb.Error``, as from wandb's own callbacks."""
+    """The active run; raises ``wandb.Error`` if one is required and none is active, as wandb's own callbacks do."""
     try:
         import wandb
     except ImportError as error:
@@ -15,7 +15,7 @@ def active_run(caller: str, *, required: bool = True) -> Any:
 
 
 def mark_feature(run: Any, feature: str) -> None:
-    """Tell W&B's telemetry which callback is in use; a wandb without that feature goes untold."""
+    """Tell W&B's telemetry which callback is in use, if this wandb knows the feature."""
     from lamina.wandb import private
 
     private.mark_feature(run, feature)

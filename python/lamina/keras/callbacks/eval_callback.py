@@ -1,4 +1,4 @@
-"""Tables of ground truth and of predictions as W&B artifacts: the base class of users' callbacks."""
+"""`WandbEvalCallback`: a base class for callbacks that log predictions as W&B Tables."""
 
 import abc
 import inspect
@@ -16,16 +16,20 @@ from lamina.keras.resume_state import is_replaying
 class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc]
     """Base class for callbacks that log a model's predictions as W&B Tables.
 
-    Implement ``add_ground_truth`` (called once, at the start of training; fill ``self.data_table``) and
-    ``add_model_predictions`` (called after each epoch; fill ``self.pred_table``). The ground truth is stored
-    once: take its cells from ``self.data_table_ref``, and the predictions only refer to them.
+    Implement ``add_ground_truth``, which is called once at the start of training, to fill ``self.data_table``.
+    Implement ``add_model_predictions``, which is called after each epoch, to fill ``self.pred_table``. The ground
+    truth is stored once: take its cells from ``self.data_table_ref``, and the predictions refer to them.
 
-    Both may leave out ``logs``, and the second may be called ``add_model_prediction``. Override
-    ``on_train_begin``, ``on_epoch_end`` or ``on_train_batch_end`` to log at other times.
+    Both methods may omit ``logs``, and the second may be named ``add_model_prediction``. To log at other times,
+    override ``on_train_begin``, ``on_epoch_end`` or ``on_train_batch_end``.
 
     Args:
-        data_table_columns: names of the columns of ``data_table``.
-        pred_table_columns: names of the columns of ``pred_table``.
+        data_table_columns: names of the columns of ``data_table``, each once.
+        pred_table_columns: names of the columns of ``pred_table``, each once.
+
+    Raises:
+        InvalidInputError: if the columns are not a list of different names.
+        wandb.Error: if `wandb.init` was not called.
 
     Example:
         >>> import keras, numpy as np, wandb
@@ -63,7 +67,7 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # the documentation calls the method by both names; whichever the class has stands for the other
+        # wandb's documentation uses both names; a class may define either
         if "add_model_prediction" in cls.__dict__ and "add_model_predictions" not in cls.__dict__:
             cls.add_model_predictions = _plural  # type: ignore[method-assign]
 
@@ -92,7 +96,7 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
         raise NotImplementedError(f"{type(self).__name__}.add_model_predictions")
 
     def add_model_prediction(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """The documentation's other name of ``add_model_predictions``."""
+        """Another name of ``add_model_predictions``, from wandb's documentation."""
         _call(self.add_model_predictions, epoch, logs)
 
     def init_data_table(self, column_names: list[str]) -> None:
@@ -136,7 +140,7 @@ def _plural(self: WandbEvalCallback, epoch: int, logs: dict[str, Any] | None = N
 
 
 def _call(method: Callable[..., None], *arguments: Any) -> None:
-    """Call with as many of the arguments as the method takes: the documented examples leave out ``logs``."""
+    """Call with as many arguments as the method takes: wandb's examples omit ``logs``."""
     signature = inspect.signature(method)
     for count in range(len(arguments), 0, -1):
         try:

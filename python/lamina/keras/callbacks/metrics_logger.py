@@ -1,4 +1,4 @@
-"""Every metric of training in the history of the W&B run, with its own x axis."""
+"""`WandbMetricsLogger`: the metrics of training in the history of the W&B run, with their own x axes."""
 
 from operator import index
 from typing import Any, Literal
@@ -9,24 +9,28 @@ from lamina.errors import InvalidInputError
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.resume_state import is_replaying, step_of
 
-#: Keras 3.10 tells hooks the first batch of an execution, later releases the last.
+#: Keras 3.10 passes hooks the first batch of an execution, later releases the last.
 _TELLS_FIRST = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 11)
 
 
 class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
     """Log the metrics of ``fit`` and the learning rate to the active W&B run.
 
-    Each entry of ``logs`` goes to ``epoch/<name>`` at the end of an epoch, against ``epoch/epoch``. With
-    ``log_freq="batch"`` or a number of batches, also to ``batch/<name>``, against ``batch/batch_step``: the
-    0-based number of the last training step that the values cover, counted over all epochs. W&B adds the
-    system metrics (CPU, GPU, TPU) by itself.
+    At the end of an epoch, each entry of ``logs`` is logged as ``epoch/<name>``, with ``epoch/epoch`` as its x axis.
+    With ``log_freq="batch"`` or a number of batches, it is also logged as ``batch/<name>``, with ``batch/batch_step``
+    as its x axis: the last training step that the values cover, counted from 0 over all epochs. W&B logs the system
+    metrics (CPU, GPU, TPU) by itself.
 
     Args:
-        log_freq: ``"epoch"``, ``"batch"``, or an int N: the first batch of each epoch and every N-th after.
-            Where ``steps_per_execution`` hides single batches, the execution that holds such a batch counts.
-        initial_global_step: the training steps that were taken before this ``fit``
-            (steps per epoch × ``initial_epoch``); ``batch/batch_step`` goes on from there. Leave it at 0 with
-            ``resume=True`` of a checkpoint callback: the snapshot has the number.
+        log_freq: ``"epoch"``, ``"batch"``, or an int N to log the first batch of each epoch and every N-th after it.
+            With ``steps_per_execution``, the execution that contains such a batch is logged.
+        initial_global_step: the number of training steps before this ``fit`` (steps per epoch × ``initial_epoch``),
+            where ``batch/batch_step`` continues. Leave it at 0 with ``resume=True`` of a checkpoint callback: the
+            snapshot has the number.
+
+    Raises:
+        InvalidInputError: if an argument is wrong.
+        wandb.Error: if `wandb.init` was not called.
 
     Example:
         >>> import keras, numpy as np, wandb
@@ -55,7 +59,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def async_safe(self) -> bool:
-        """Whether Keras may go on with the next batch without waiting for this callback."""
+        """Whether Keras may start the next batch without waiting for this callback."""
         hooks = ("on_train_batch_end", "on_batch_end")
         untouched = all(getattr(type(self), hook) is getattr(WandbMetricsLogger, hook) for hook in hooks)
         return untouched and not self.logging_batch_wise
@@ -64,13 +68,13 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
         run = active_run(type(self).__name__)
         if run.id != self._run_of_axes:
             self._define_axes(run)
-        if _TELLS_FIRST:  # asked here: in a hook of a batch, `model` would fetch the state that JAX is working on
+        if _TELLS_FIRST:  # here, because in a batch hook `model` would sync the state from JAX
             self._ahead = (getattr(self.model, "steps_per_execution", None) or 1) - 1
         self._close_epoch()
         self._begins = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count on from a snapshot, where a checkpoint callback has resumed from one, before this one or behind it."""
+        """If a checkpoint callback has resumed from a snapshot, continue its step count."""
         begins, self._begins = self._begins, False
         if begins and not self._step_given and (step := step_of(self._model)) is not None:
             self.global_step = self._steps_before_epoch = step
@@ -78,12 +82,12 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log the metrics of the epoch."""
         self._log("epoch", logs, "epoch", epoch)
-        if self.async_safe:  # the calls of the batches may have come in any order
+        if self.async_safe:  # batch hooks may run in any order
             self._steps_in_epoch = (self.params or {}).get("steps") or self._steps_in_epoch
         self._close_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Log the metrics of the batch, if its turn has come."""
+        """Log the metrics of the batch, if it is due."""
         self.on_batch_end(batch, logs)
 
     def on_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -101,7 +105,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
             self._log("batch", logs, "batch_step", self.global_step - 1)
 
     def _last_taken(self, batch: int) -> int:
-        """Keras counts whole executions, beyond the end of an epoch that they do not divide."""
+        """The last batch that was trained: Keras counts whole executions, which may exceed the epoch."""
         batch += self._ahead
         steps = (self.params or {}).get("steps")
         return batch if steps is None else min(batch, steps - 1)
@@ -131,7 +135,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
     def _get_lr(self) -> float | None:
         try:
             return learning_rate(self)
-        except Exception as error:  # a rate that cannot be read must not end the training
+        except Exception as error:  # an unreadable learning rate must not end the training
             import wandb
 
             wandb.termwarn(f"Unable to log the learning rate: {error}", repeat=False)
@@ -139,7 +143,7 @@ class WandbMetricsLogger(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _batches_between(log_freq: object) -> int | None:
-    """How many batches lie between two rows; None where only epochs are logged."""
+    """The number of batches between two rows; None if only epochs are logged."""
     if log_freq in ("epoch", "batch"):
         return None if log_freq == "epoch" else 1
     count = _integer(log_freq)
@@ -167,9 +171,9 @@ def _integer(value: Any) -> int | None:
 
 
 def learning_rate(callback: keras.callbacks.Callback) -> float | None:
-    """The rate of the optimizer of the callback's model; None where the model has none.
+    """The learning rate of the callback's model; None if it has no optimizer.
 
-    Schedules are evaluated at the optimizer's own step count, which is what training uses.
+    A schedule is evaluated at the optimizer's own step count, as training does.
     """
     optimizer = _optimizer(callback)
     if optimizer is None:
@@ -177,20 +181,20 @@ def learning_rate(callback: keras.callbacks.Callback) -> float | None:
     rate = _rate_between_steps(optimizer, callback._model)
     if rate is None:
         rate = callback.model.optimizer.learning_rate
-    # the backend's own tensor makes a float in half the time that an array takes
+    # float() of the backend's tensor takes half the time of float() of an array
     return float(rate.value if isinstance(rate, keras.Variable) else rate)
 
 
 def _optimizer(callback: keras.callbacks.Callback) -> Any:
-    # callback.model would copy the whole training state back into the model on JAX
+    # on JAX `callback.model` would copy the whole training state back into the model
     model = callback._model if keras.backend.backend() == "jax" else callback.model
     return getattr(model, "optimizer", None)
 
 
 def _rate_between_steps(optimizer: Any, model: Any) -> Any:
-    """On JAX within an epoch: the rate from the state that training carries, without a sync of the model.
+    """On JAX, within an epoch: the learning rate from the training state, without a sync of the model.
 
-    None: not in that situation, or Keras keeps its state otherwise than we know.
+    None outside of an epoch, or if Keras stores its state in another way.
     """
     state = getattr(model, "_jax_state", None)
     if not state or getattr(model, "_jax_state_synced", True):

@@ -1,4 +1,4 @@
-"""`ModelCheckpoint`: Keras's callback, except that training does not wait for the disk."""
+"""`ModelCheckpoint`: Keras's callback, but training does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _NOT_PICKLED = ("_saver", "_decision", "_batch_ends")
 
 
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
-    """`keras.callbacks.ModelCheckpoint` that captures the model in memory and saves it while training goes on.
+    """`keras.callbacks.ModelCheckpoint` that captures the model in memory and saves it while training continues.
 
-    The first eight arguments are Keras's; ``verbose=1`` also tells what each save, and in the end what all of them
-    cost. Files are those that Keras writes, and each is there whole or not at all; all of them exist when ``fit``
-    returns. ``save_freq`` is also `EveryNEpochs`, and a ``filepath`` that ends in a separator, or in no extension,
-    becomes a SavedModel for inference, exported while training waits.
+    The first eight arguments are Keras's. ``verbose=1`` also prints the size and the times of each save, and of all
+    saves at the end. The files are those that Keras writes. A file appears whole or not at all, and all of them exist
+    when ``fit`` returns. ``save_freq`` also takes `EveryNEpochs`. A ``filepath`` without an extension, or with a
+    separator at its end, becomes a SavedModel for inference; training waits while it is exported.
 
     Example:
         >>> import keras, numpy as np
@@ -59,22 +59,26 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         1
 
     Args:
-        repository: None writes plain files alone; a directory (made where it is new) also gets a snapshot per save,
-            deduplicated against the ones before it.
-        codec: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``: how snapshots are compressed.
+        repository: a directory that gets a deduplicated snapshot per save, and is created if it is missing. None
+            writes plain files only.
+        codec: how snapshots are compressed: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``.
         keep: `lamina.Keep`: which snapshots of this series stay in the repository.
-        keep_file: with a repository, also leave the plain file at ``filepath``.
-        on_backlog: where saves outrun the disk, ``"wait"`` for it, so that every save is kept, or let a newer save
-            ``"replace"`` the one that still waits, though never one that is the best.
+        keep_file: with a repository, also write the plain file at ``filepath``.
+        on_backlog: if saving is slower than the save interval, ``"wait"`` blocks training, so every save is kept;
+            ``"replace"`` skips the oldest queued save, but never one that is the best.
         blocking: return from a save only when it is committed.
-        series: which series the snapshots belong to; None: the path template, ``fold1/m.keras`` as a whole.
-        resume: where the series has a snapshot, continue from it: weights, optimizer, random seeds, ``track``, best
-            value and the initial epoch.
-        track: callbacks whose state travels with the snapshot, such as EarlyStopping.
-        save_on_preempt: on SIGTERM save at the next batch end before the process ends.
-        threads: threads of the engine; otherwise ``LAMINA_THREADS``, or what the machine has.
-        on_commit: called with a `Commit` after each save, on the thread that saved.
+        series: the series of the snapshots. None takes the whole path template, such as ``fold1/m.keras``.
+        resume: continue from the newest snapshot of the series, if there is one: weights, optimizer, random seeds,
+            ``track``, best value and initial epoch.
+        track: callbacks whose state is saved in the snapshots, such as EarlyStopping.
+        save_on_preempt: on SIGTERM, save at the next batch end before the process ends.
+        threads: threads of the engine; None takes ``LAMINA_THREADS``, or all cores.
+        on_commit: called with a `Commit` after each save, on the saving thread.
         options: `tf.saved_model.SaveOptions` for a SavedModel.
+
+    Raises:
+        InvalidInputError: if an argument is wrong, or nothing could be written there.
+        StorageError: from a hook of `fit`, if an earlier save could not be written.
     """
 
     verbose: int
@@ -146,13 +150,13 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._reset_process_state()
 
     def _reset_process_state(self) -> None:
-        """What is never copied, as it is before training."""
+        """Make the parts that a copy does not share, in their state before training."""
         self._saver = Saver(type(self).__name__, self.repository, replace=self.on_backlog == "replace")
         self._decision: Decision | None = None
         self._batch_ends = BatchEnds()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy starts its own pipeline, learns its own plans, and opens the repository anew."""
+        """A copy has its own pipeline and plans, and opens the repository again."""
         state = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
         if isinstance(self.repository, Repository):
             state["repository"] = self.repository.path
@@ -166,11 +170,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if self.repository is None:
             raise InvalidInputError("keep needs a repository: pass repository=DIRECTORY")
 
-    # What the user asks.
+    # Public methods.
 
     @property
     def last_snapshot(self) -> Snapshot | None:
-        """The snapshot that was committed last; None without a repository."""
+        """The newest committed snapshot; None without a repository."""
         return self._saver.last_snapshot
 
     @property
@@ -182,11 +186,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         """Wait until every save so far is committed; False if that takes longer than ``timeout`` seconds.
 
         Args:
-            timeout: seconds; None has no limit.
-            uploads: also wait until the server has every version, where there is one.
+            timeout: seconds; None waits without a limit.
+            uploads: also wait until the server has every version.
 
         Raises:
-            Exception: what a save has failed with, if one has.
+            Exception: the error of a save that failed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         done = self._saver.wait(timeout)
@@ -197,7 +201,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         """Wait until every save so far is committed."""
         self.wait()
 
-    # What Keras calls.
+    # Hooks of Keras.
 
     def set_model(self, model: Any) -> None:
         check_model(model, type(self).__name__)
@@ -257,7 +261,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         try:
             self.wait()
             self._print_summary()
-            if self.preempted:  # too late for a batch end
+            if self.preempted:  # no further batch will end
                 self.preempted = False
                 sigterm.shut_down()
         finally:
@@ -267,7 +271,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     @property
     def async_safe(self) -> bool:
-        """Whether Keras may report batches on other threads: nothing is captured there."""
+        """Whether Keras may call batch hooks on other threads: only if none of them captures the model."""
         return not self._uses_batch_hooks and type(self).on_train_batch_end is ModelCheckpoint.on_train_batch_end
 
     @property
@@ -280,52 +284,52 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _batch_ended(self, batch: int, logs: dict[str, Any] | None) -> None:
         self._raise_failure()
-        if self.monitor_op is None and self.monitor in (logs or {}):  # as soon as there is a value to judge
+        if self.monitor_op is None and self.monitor in (logs or {}):  # as soon as the metric has a value
             self._set_monitor_op()
         with self._intercepting_save(self._current_epoch, batch, logs):
             super().on_train_batch_end(batch, logs)
         if self.preempted:
             self._save_preempted(self._current_epoch, batch, logs)
 
-    # What a subclass may change.
+    # Hooks for subclasses.
 
     def _series_name(self) -> str:
-        """Which series the snapshots belong to."""
+        """The series of the snapshots."""
         if named := self.series or self._resumption.old_series:
             return named
         return default_series(self.filepath, self._repository.path if self.repository is not None else None)
 
     def _run_id(self) -> str | None:
-        """Which run they belong to."""
+        """The id of the run that the snapshots belong to."""
         return None
 
     def _committed(self, commit: Commit) -> None:
-        """Called on the thread that saved, after each commit and before ``on_commit``."""
+        """Called on the saving thread, after each commit and before ``on_commit``."""
 
     def _summary(self) -> str:
-        """What is said of all saves at the end of training with ``verbose=1``."""
+        """The line that ``verbose=1`` prints at the end of training."""
         return self._saver.totals.summary()
 
     def _resume_from(self) -> Snapshot | None:
-        """What ``resume=True`` continues from."""
+        """The snapshot that ``resume=True`` continues from."""
         template = self.filepath if self.series is None else None
         return self._resumption.find(self._repository, self._series_name(), template)
 
     def _before_exit(self, seconds: float) -> None:
-        """Called on SIGTERM, when the saves are committed or the time for them is over; at most this time is left."""
+        """Called on SIGTERM, when the saves are committed or out of time; ``seconds`` are left."""
 
     def _uploaded(self, deadline: float | None) -> bool:
-        """Wait until all that is committed is uploaded too; False if that takes longer."""
+        """Wait until all committed saves are uploaded; False if that takes longer than until ``deadline``."""
         return True
 
     def _finish(self) -> None:
-        """Called when training has ended and every save is committed or has failed."""
+        """Called at the end of training, when every save is committed or has failed."""
 
-    # Keras decides.
+    # Keras decides whether to save.
 
     @property
     def model(self) -> Any:
-        """The model; while Keras decides on a save, with the two methods that save replaced."""
+        """The model; while Keras decides on a save, a proxy whose `save` and `save_weights` capture it."""
         model = super().model
         if self._decision is None or not self._decision.here:
             return model
@@ -337,7 +341,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return monitoring.direction_for(self.monitor_op)
 
     def _marks_best(self) -> bool:
-        """Whether anything beside the callback learns which save is the best."""
+        """Whether the best save is marked anywhere besides the file."""
         return self.repository is not None
 
     def _set_monitor_op(self) -> None:
@@ -351,7 +355,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return monitoring.improves(monitor_value, reference_value, self.direction, getattr(self, "min_delta", 0.0))
 
     def _get_file_path(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
-        """As Keras names it; at batches, validation metrics are those of the last epoch, nan in the first."""
+        """Keras's path; between epochs, validation metrics are those of the last epoch (nan in the first)."""
         if batch is not None and self.save_freq != "epoch":
             logs = self._metrics.with_validation(self.filepath, logs or {})
         path: str = super()._get_file_path(epoch, batch, logs)
@@ -363,7 +367,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     @contextmanager
     def _intercepting_save(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> Iterator[None]:
-        """Let Keras decide; where it would save, `_save` captures. Keras's "finished saving" would come too early."""
+        """Let Keras decide; where it saves, `_save` captures. Keras's own "finished saving" would come too early."""
         verbose: int = self.verbose
         best = self.best, self._metrics.best.decided
         self._decision = Decision(epoch, batch, dict(logs or {}), verbose)
@@ -376,10 +380,10 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             self._decision = None
             self.verbose = verbose
 
-    # What was decided is saved.
+    # The saver saves.
 
     def _save(self, path: str, weights_only: bool, *, keep_file: bool | None = None) -> None:
-        """Hand the decision to the saver."""
+        """Hand a save that Keras has decided on to the saver."""
         if not saves_here():
             return
         started, decision = time.perf_counter(), self._decision
@@ -407,14 +411,14 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if self.blocking:
             self.wait()
 
-    def _spec(self, weights_only: bool, later: Sequence[Any] = ()) -> SaveSpec:
+    def _spec(self, weights_only: bool, callbacks_after: Sequence[Any] = ()) -> SaveSpec:
         target = self.target
-        return SaveSpec(super().model, weights_only, target.saved_model, target.options, self.track, later)
+        return SaveSpec(super().model, weights_only, target.saved_model, target.options, self.track, callbacks_after)
 
     def _facts(self, decision: Decision) -> Facts:
         value = scalar(decision.logs.get(self.monitor))
         direction = self.direction
-        improves = None if self.save_best_only else self._is_improvement  # Keras has compared already
+        improves = None if self.save_best_only else self._is_improvement  # Keras has compared
         best = direction is not None and self._metrics.best.judge(value, improves)
         return Facts(
             epoch=decision.epoch,
@@ -430,7 +434,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
                 "best": scalar(self.best),
                 "best_value": self._metrics.best.decided,
                 "batches_seen": self._batches_seen_since_last_saving,
-                "template": self._resumption.old_series is None,  # whether the series is named by the rule of today
+                "template": self._resumption.old_series is None,  # false: the series has its old name
             },
         )
 
@@ -441,12 +445,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return found
 
     def _print_summary(self) -> None:
-        """Training has ended, and every save is committed."""
         if self.verbose > 0 and self._saver.totals.saves:
             print_message(f"\n{self._summary()}")
 
     def _raise_failure(self) -> None:
-        """At each hook: what the thread that saves has to say comes out, and what it has failed with."""
+        """At each hook: print what the saving thread has queued, and raise the error of a failed save."""
         print_queued()
         failure = self._saver.take_failure()
         if failure is None:
@@ -457,7 +460,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             monitoring.set_initial_best(self)
         raise failure
 
-    # Resuming, and ending early.
+    # Resume, and preemption.
 
     def _resume(self) -> None:
         self._resumption.done = True
@@ -473,14 +476,14 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _restore_best(self, snapshot: Snapshot, value: float | None) -> None:
         if value is None or snapshot.monitor != self.monitor or self.direction not in (None, snapshot.mode):
-            return  # another metric's says nothing
+            return  # the best value of another metric
         self._metrics.best = monitoring.BestValue(value)
         self._saver.best_snapshot = resume.latest(self._repository, snapshot.series, "best")
         if self.save_best_only:
             self.best = value
 
     def _save_preempted(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
-        """SIGTERM has come: save this step, whatever was decided, and let the process end."""
+        """After SIGTERM: save this step, even if none was due, and let the process end."""
         path, keep_file = self._preempt_path(epoch, batch, logs or {})
         if self._last_saved != (epoch, batch):
             with self._intercepting_save(epoch, batch, logs):
@@ -489,11 +492,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         sigterm.shut_down()
 
     def _preempt_path(self, epoch: int, batch: int | None, logs: dict[str, Any]) -> tuple[str, bool]:
-        """Where the step goes, and whether as a plain file; never over the best one."""
+        """Where this step is saved, and whether as a plain file; it never replaces the best one."""
         keep_file = self.keep_file or self.repository is None
         if not self.save_best_only:
             try:
                 return self._get_file_path(epoch, batch, logs), keep_file
             except KeyError:
-                pass  # a placeholder that only the end of an epoch fills
+                pass  # a placeholder that has a value only at the end of an epoch
         return self.target.preempted, self.repository is None

@@ -1,4 +1,4 @@
-"""Continuing from a snapshot inside `fit`."""
+"""Resumes a training from a snapshot, inside `fit`."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def latest(repository: Repository, series: str, ref: str = "latest") -> Snapshot
 
 
 def _latest_of_old_series(repository: Repository, template: str, series: str) -> Snapshot | None:
-    """The newest snapshot from before the whole template named a series: that series is continued under its name."""
+    """The newest snapshot of a series that an earlier lamina named after the base name of ``template``."""
     name = old_default_series(template)
     if name == series or (found := latest(repository, name)) is None:
         return None
     saved = found.training.get("checkpoint")
-    if isinstance(saved, dict) and saved.get("template"):  # it is another file's
+    if isinstance(saved, dict) and saved.get("template"):  # the series of another file
         return None
     return found
 
 
 def warn_if_unbuilt(model: Any) -> None:
-    """Tell it in the first run; the one that has something to resume would fail."""
+    """Warn in the first run, because the resumed one would fail."""
     if why := why_unbuilt(model):
         warnings.warn(f"build the model before fit, or a later run cannot resume this one: {why}", stacklevel=2)
 
 
 def warn_of_swapped_weights(checkpoint: Any, track: Sequence[Any]) -> None:
-    """Averaged weights that stand in the model when it is saved must be swapped back before training goes on."""
+    """Warn of averaged weights that are in the model when it is saved, and would be trained on after a resume."""
     swaps = [
         one for one in _before(checkpoint) if isinstance(one, keras.callbacks.SwapEMAWeights) and one.swap_on_epoch
     ]
@@ -68,7 +68,7 @@ def warn_of_swapped_weights(checkpoint: Any, track: Sequence[Any]) -> None:
 
 
 def _before(callback: Any) -> list[Any]:
-    """The callbacks that stand before this one in the list that calls it; Keras tells it to no callback."""
+    """The callbacks before this one in ``callbacks=``; Keras has no API for it, so the list is found on the stack."""
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
@@ -79,26 +79,26 @@ def _before(callback: Any) -> list[Any]:
 
 
 class Resumption:
-    """Continues a training from a snapshot: the model, the epoch that `fit` begins with, and the tracked callbacks."""
+    """Resumes a training from a snapshot: the model, the first epoch of `fit`, and the tracked callbacks."""
 
     def __init__(self, caller: str, track: Tracked) -> None:
         self.done = False
-        self.old_series: str | None = None  # that is continued
-        self.callbacks_after: Sequence[Any] = ()  # those of `track` that stand behind the callback that saves
+        self.old_series: str | None = None  # the old name of the series that is continued
+        self.callbacks_after: Sequence[Any] = ()  # those of `track` that Keras calls after the checkpoint callback
         self._caller = caller
         self._track = track
-        self._continues = False  # training must begin where the snapshot ended
-        self._state: SavedState | None = None  # that the tracked callbacks still get
+        self._continues = False  # `fit` must begin with the epoch after the snapshot
+        self._state: SavedState | None = None  # not restored into all tracked callbacks yet
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"callbacks_after": (), "_state": None}
 
     def note_params(self, params: Any) -> None:
-        """Keras hands the parameters of `fit` from callback to callback: who has not got them yet stands behind."""
+        """Keras sets ``params`` on one callback after the other: those without it are called after this one."""
         self.callbacks_after = [callback for callback in self._track if callback.params is not params]
 
     def begin(self, model: Any) -> None:
-        """Training begins; of ``track``, who is not among the callbacks of this `fit` sees none of it."""
+        """Begin a `fit` of ``model``; warn of tracked callbacks that are not in it."""
         self._continues = False
         outside = [callback for callback in self._track if callback._model is not model]
         self.callbacks_after = [callback for callback in self.callbacks_after if callback not in outside]
@@ -110,7 +110,7 @@ class Resumption:
             )
 
     def find(self, repository: Repository, series: str, template: str | None) -> Snapshot | None:
-        """The newest snapshot of the series; with a template also of the series that was once named by it."""
+        """The newest snapshot of the series or, with a template, of the series with its old name."""
         found = latest(repository, series)
         if found is None and template is not None:
             found = _latest_of_old_series(repository, template, series)
@@ -118,7 +118,7 @@ class Resumption:
         return found
 
     def restore(self, model: Any, snapshot: Snapshot, params: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Continue from a snapshot, unless the model has a newer state already; gives what the callback had noted."""
+        """Restore a snapshot, unless the model has a newer state; return the checkpoint callback's own saved fields."""
         continues = not is_older(model, snapshot)
         epochs = (params or {}).get("epochs")
         state = resume(model, snapshot, epochs) if continues else keep_newer_state(snapshot)
@@ -127,13 +127,13 @@ class Resumption:
         return state.checkpoint()
 
     def restore_callbacks_before(self) -> None:
-        """Give those before the callback that saves their state back, now that their own hook has reset it."""
+        """Restore the tracked callbacks before the checkpoint callback; their ``on_train_begin`` has run."""
         if self._state is not None:
             before = [callback for callback in self._track if callback not in self.callbacks_after]
             self._state.put_into_callbacks(self._track, before)
 
     def begin_epoch(self, model: Any, epoch: int) -> None:
-        """Check where training begins, and give the other callbacks their state back."""
+        """Check the first epoch, and restore the other tracked callbacks."""
         self._check_first_epoch(model, epoch)
         self.forget_initial_epoch(model)
         state, self._state = self._state, None
@@ -141,7 +141,7 @@ class Resumption:
             state.put_into_callbacks(self._track, self.callbacks_after)
 
     def _check_first_epoch(self, model: Any, epoch: int) -> None:
-        """Training must begin where it was said to continue: another model than this one may be in `fit`."""
+        """Raise if `fit` begins with another epoch than expected: it trains another model."""
         expected = getattr(model, "_initial_epoch", None) if self._continues else None
         self._continues = False
         if expected is not None and epoch != expected:
@@ -151,13 +151,13 @@ class Resumption:
             )
 
     def forget_initial_epoch(self, model: Any) -> None:
-        """Keras would let every later `fit` of the model begin there."""
+        """Clear the initial epoch, or every later `fit` of the model would begin there."""
         if self.done and model is not None and getattr(model, "_initial_epoch", None):
             model._initial_epoch = None
 
 
 def is_older(model: Any, snapshot: Snapshot) -> bool:
-    """Whether another callback of this `fit` has already put a newer state into the model."""
+    """Whether another callback of this `fit` has already restored a newer state."""
     begins = getattr(model, "_initial_epoch", None)
     if begins is None:
         return False
@@ -165,7 +165,7 @@ def is_older(model: Any, snapshot: Snapshot) -> bool:
 
 
 def keep_newer_state(snapshot: Snapshot) -> SavedState:
-    """The state of a snapshot whose weights are not wanted."""
+    """Keep the model as it is; return the state of an older snapshot."""
     print_message(
         f"\nSnapshot {snapshot.id[:12]} of {snapshot.series!r} is older than the state already resumed: "
         "only its best value is used"
@@ -174,7 +174,7 @@ def keep_newer_state(snapshot: Snapshot) -> SavedState:
 
 
 def resume(model: Any, snapshot: Snapshot, epochs: int | None = None) -> SavedState:
-    """Put a snapshot into a model that is about to be trained, and let `fit` begin where it ended."""
+    """Restore a snapshot into the model in `fit`, and let `fit` begin after it."""
     check_built(model, "fit with resume=True")
     opened = resolve(snapshot)
     state = SavedState(opened)

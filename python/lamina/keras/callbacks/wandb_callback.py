@@ -1,4 +1,4 @@
-"""The callback that does it all: metrics, best model, histograms, images, tables, graph, FLOPs."""
+"""`WandbCallback`: metrics, best model, histograms, images, tables, graph and FLOPs."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -43,44 +43,47 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
         model.fit(x, y, validation_data=(x_val, y_val), callbacks=[WandbCallback()])
 
-    Each epoch becomes a row of the history with ``epoch`` and all metrics under their own names. The best
-    value of ``monitor`` goes to the summary as ``best_<monitor>`` and ``best_epoch``; the model that reached
-    it is saved as ``model-best.keras`` (or ``.weights.h5``) in the run's directory and logged as the artifact
-    ``model-<run name>``.
+    Each epoch is a row of the history, with ``epoch`` and all metrics under their own names. The summary gets the
+    best value of ``monitor`` as ``best_<monitor>``, and ``best_epoch``. The model of that epoch is saved as
+    ``model-best.keras`` (or ``.weights.h5``) in the run's directory and logged as the artifact ``model-<run name>``.
 
     Args:
         monitor: the metric that decides which model is best.
-        verbose: 1 says when the metric has improved.
-        mode: ``"min"``, ``"max"`` or ``"auto"``: by the metric's own direction, or its name.
+        verbose: 1 prints when the metric has improved.
+        mode: ``"min"``, ``"max"``, or ``"auto"`` to ask the metric, or to guess from its name.
         save_weights_only: save the weights instead of the model.
-        log_weights: histograms of the weights, ``parameters/<layer>.weights`` and ``.bias``.
-        log_gradients: histograms of the gradients of the loss over ``training_data``,
+        log_weights: log histograms of the weights as ``parameters/<layer>.weights`` and ``.bias``.
+        log_gradients: log histograms of the gradients of the loss over ``training_data`` as
             ``gradients/<variable>.gradient``.
         save_model: save and log the best model.
-        training_data: (x, y), or a source of such batches; needed for ``log_gradients``. A generator gives
-            one batch per epoch, anything else is read whole.
+        training_data: (x, y), or a source of such batches, for ``log_gradients``. Of a generator, one batch is
+            used per epoch; anything else is read whole.
         validation_data: (x, y), or a source of such batches, for images and evaluation tables.
         labels: names of the classes; for a single output ``["label for false", "label for true"]``.
-        predictions: how many examples to show as images per epoch, 100 at most.
-        generator: a source of (x, y) batches, one per epoch, in place of ``validation_data``.
-        input_type: what the inputs show: ``"image"``, ``"images"``, ``"segmentation_mask"``, ``"label"``, or
-            ``"auto"``: by their shape. ``data_type`` is its old name.
-        output_type: the same for the outputs; by their shape where it is None and the inputs have a type.
-        log_evaluation: log the validation data as a table, and the predictions for it at the end of training.
-        validation_steps: how many batches of a generator make up the validation data.
-        class_colors: (red, green, blue) of 0 to 1 per class, for segmentation masks.
+        predictions: the number of examples shown as images per epoch, at most 100.
+        generator: a source of (x, y) batches, one per epoch, instead of ``validation_data``.
+        input_type: the kind of the inputs: ``"image"``, ``"images"``, ``"segmentation_mask"``, ``"label"``, or
+            ``"auto"`` to guess from their shape. ``data_type`` is its old name.
+        output_type: the kind of the outputs. None guesses from their shape if the inputs have a kind.
+        log_evaluation: log the validation data as a table, and its predictions at the end of training.
+        validation_steps: the number of batches of a generator that make up the validation data.
+        class_colors: one (red, green, blue) per class, each from 0 to 1, for segmentation masks.
         log_batch_frequency: also log the metrics of every N-th batch.
-        log_best_prefix: in place of ``best_``; None: no such summary.
-        save_graph: the model's layers and connections, in the summary as ``graph``.
-        validation_indexes: rows of a table of yours, one per example, for predictions to refer to; no table
-            of the validation data is logged then.
-        validation_row_processor: function of (index, row) that returns more columns for the validation data;
-            the row has ``input`` and ``target``, or the names of the model's inputs and outputs.
-        prediction_row_processor: the same for the predictions, with ``output``; ``output_row_processor`` is
+        log_best_prefix: replaces ``best_`` in the summary; None logs no best value.
+        save_graph: log the model's layers and connections to the summary as ``graph``.
+        validation_indexes: rows of your own table, one per example, that the predictions refer to. The validation
+            data is not logged then.
+        validation_row_processor: a function of (index, row) that returns more columns for the validation data. The
+            row has ``input`` and ``target``, or the names of the model's inputs and outputs.
+        prediction_row_processor: the same for the predictions, which have ``output``. ``output_row_processor`` is
             another name of it.
-        infer_missing_processors: guess the two from shapes and labels where they are not given.
-        log_evaluation_frequency: log predictions every N epochs too; 0: only at the end.
-        compute_flops: operations of one forward pass, in the summary as ``GFLOPs``; see ``get_flops``.
+        infer_missing_processors: guess processors that are not given from shapes and labels.
+        log_evaluation_frequency: also log the predictions every N epochs; 0 logs them only at the end.
+        compute_flops: log the operations of one forward pass to the summary as ``GFLOPs``; see ``get_flops``.
+
+    Raises:
+        InvalidInputError: if an argument is wrong.
+        wandb.Error: if `wandb.init` was not called.
 
     Example:
         >>> import keras, numpy as np, wandb
@@ -163,7 +166,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         )
         self._infer_missing_processors = arguments.flag("infer_missing_processors", infer_missing_processors)
         self._log_evaluation_frequency = arguments.integer("log_evaluation_frequency", log_evaluation_frequency, 0)
-        self._sample = np.random.default_rng(0)  # our own: choosing examples must not move the user's seeds
+        self._sample = np.random.default_rng(0)  # of our own: examples must not change the user's random numbers
         self._images: PredictionImages | None = None
         self._evaluation: Evaluation | None = None
         self._gradients: Gradients | None = None
@@ -214,7 +217,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.best = -inf if direction == "max" else inf
 
     def _take_previous_best(self, run: Any) -> None:
-        """A resumed run goes on from its best."""
+        """Continue a resumed run with its best value."""
         previous = run.summary.get(f"{self.log_best_prefix}{self.monitor}") if self.log_best_prefix else None
         if isinstance(previous, int | float):
             self.best = float(previous)
@@ -223,7 +226,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def async_safe(self) -> bool:
-        """Whether Keras may go on with the next batch without waiting for this callback."""
+        """Whether Keras may start the next batch without waiting for this callback."""
         hooks = ("on_train_batch_end", "on_batch_end", "on_test_batch_end", "on_predict_batch_end")
         untouched = all(getattr(type(self), hook, None) is getattr(WandbCallback, hook, None) for hook in hooks)
         return untouched and self.log_batch_frequency is None
@@ -233,7 +236,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.params = params
 
     def set_model(self, model: Any) -> None:
-        """Take the model; types that are to be inferred are, where the model tells its shapes."""
+        """Take the model; guess the kinds of inputs and outputs if it has shapes."""
         check_model(model, type(self).__name__)
         if model is not self._model:
             self._gradients = None
@@ -255,7 +258,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 self._begin_evaluation()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Log the metrics of the batch, if its turn has come."""
+        """Log the metrics of the batch, if it is due."""
         self.on_batch_end(batch, logs)
 
     def on_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -264,12 +267,12 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
             return
         previous = self._steps_in_epoch - 1 if batch >= self._steps_in_epoch else -1
         self._steps_in_epoch = batch + 1
-        # whole executions may hide the batch whose turn it is
+        # one execution may cover several batches
         if batch // self.log_batch_frequency > previous // self.log_batch_frequency:
             self._run().log(dict(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Log one row of the history; save the model if it is the best so far."""
+        """Log a row to the history; save the model if it is the best so far."""
         self._steps_in_epoch = 0
         self._model_trained_since_last_eval = True
         logs = logs or {}
@@ -280,14 +283,14 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._keep_best(epoch, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Log the predictions of the trained model, unless the last epoch did."""
+        """Log the predictions of the trained model, unless the last epoch has logged them."""
         if self._model_trained_since_last_eval and (row := self._evaluate()):
             self._run().log(row)
 
     # --- parts ------------------------------------------------------------------------------------
 
     def _row(self, epoch: int) -> dict[str, Any]:
-        """What an epoch adds to its metrics."""
+        """What the row of an epoch has besides its metrics."""
         row: dict[str, Any] = {}
         if self.log_weights:
             with _warning("the weights are not logged"):
@@ -305,7 +308,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return active_run(type(self).__name__)
 
     def _describe(self) -> None:
-        """What needs a built model, and is logged once."""
+        """Log once what needs a built model."""
         self._described = True
         if self.save_graph:
             with _warning("the graph is not logged"):
@@ -315,10 +318,13 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 self._run().summary["GFLOPs"] = self.get_flops()
 
     def get_flops(self) -> float:
-        """GFLOPs of one forward pass for one example: two operations per multiply-add, inference.
+        """GFLOPs of one forward pass in inference, for one example; a multiply-add counts as two operations.
 
-        For Sequential and functional models; counted by TensorFlow's profiler, XLA's cost analysis or torch's
-        counter. The legacy callback halved the profiler's number (multiply-adds).
+        Works for Sequential and functional models, with TensorFlow's profiler, XLA's cost analysis or torch's
+        counter. The legacy callback counted a multiply-add as one operation, which halves the number.
+
+        Raises:
+            wandb.Error: if the callback has no model yet.
         """
         if self._model is None:
             import wandb
@@ -340,7 +346,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return histograms(named)
 
     def _examples(self) -> dict[str, Any]:
-        """Images of some examples, where the inputs or outputs are pictures."""
+        """Images of some examples, if the inputs or outputs are pictures."""
         if not ({self.input_type, self.output_type} & {"auto", *PICTURES}):
             return {}
         if self._batches is not None:
@@ -357,10 +363,10 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return {"examples": images} if images else {}
 
     def _make_images(self, *data: Any) -> list[Any]:
-        """Images of (x, y, predictions): of the first input, target and output where there are several."""
+        """Images of (x, y, predictions); of several inputs, targets or outputs, the first."""
         shown: list[Any] = [None if part is None else keras.tree.flatten(part)[0] for part in data]
         if self._images is None:
-            if self.input_type == "auto":  # the model did not tell its shapes
+            if self.input_type == "auto":  # the model has no shapes
                 self.input_type = guess_kind(shown[0].shape, risky=True)
             if self.output_type is None and self.input_type is not None:
                 self.output_type = guess_kind(shown[2].shape)
@@ -419,7 +425,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.best = self.current
 
     def _ask_the_metric(self) -> None:
-        """With ``mode="auto"``: metrics know which way is better, but only once they have been used."""
+        """With ``mode="auto"``, ask the metric which way is better; it knows only after its first use."""
         if self._direction_known:
             return
         self._direction_known = True
@@ -453,7 +459,7 @@ def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
 
 @contextmanager
 def _warning(consequence: str) -> Iterator[None]:
-    """What is only shown must not end the training: an error becomes a warning that says what is lost."""
+    """Turn an error into a warning that names its consequence: a failed chart must not end the training."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`WandbModelCheckpoint`: each save also becomes a version of a W&B artifact, without training waiting for it."""
+"""`WandbModelCheckpoint`: each save also becomes a version of a W&B artifact, uploaded in the background."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import software
 
-#: Of each checkpoint; their sums are in the summary.
+#: Logged of each checkpoint; the summary has the sums.
 _STATS = ("blocked_seconds", "bytes_total", "bytes_stored")
-#: After SIGTERM: what has not been handed to the run by then is left to `lamina push`.
+#: Time for uploads after SIGTERM; `lamina push` can upload what is left.
 EXIT_SECONDS = 5.0
 
 
 class WandbModelCheckpoint(ModelCheckpoint):
-    """`lamina.keras.ModelCheckpoint`, and each save is a version of the artifact ``run_<id>_model``.
+    """`lamina.keras.ModelCheckpoint` that logs each save as a version of the artifact ``run_<id>_model``.
 
-    Aliases are ``latest``, ``epoch_N`` or ``epoch_N_batch_B`` (both from 0), and ``best``, which moves to a version
-    whose monitored value improved. Trouble with W&B never ends training, unless ``on_error="raise"``.
+    A version has the aliases ``latest`` and ``epoch_N`` or ``epoch_N_batch_B`` (both count from 0). ``best`` moves to
+    each version whose monitored value improved. A failure of W&B never ends training, unless ``on_error="raise"``.
 
     Example:
         >>> import keras, numpy as np, wandb
@@ -49,25 +49,28 @@ class WandbModelCheckpoint(ModelCheckpoint):
         ...     history = model.fit(x, y, epochs=2, verbose=0, callbacks=[checkpoint])
 
     Args:
-        layout: ``"file"`` uploads the plain file each time, as wandb's own callback does; ``"packs"`` uploads what
-            has changed, compressed. Its snapshots stand in ``repository``, by default ``.lamina`` beside the files.
-        name: the artifact collection.
-        series: which series the snapshots belong to; None: the one of the artifact collection's name.
-        artifact: of each version: ``tags``, ``ttl``, ``description``, ``metadata``, more ``aliases``, ``type``.
-        on_error: what happens when W&B fails: ``"warn"`` once, also by `run.alert`, or ``"raise"`` at the next hook.
-        log_stats: log what checkpoints cost to the history as well: each row of the run gets the sums of those since
-            the row before. They take no step of their own, so no ``step=`` of yours is lost.
-        options: stands before ``initial_value_threshold`` in wandb's documentation, and both orders are understood.
+        layout: ``"file"`` uploads the whole file each time, as wandb's own callback does. ``"packs"`` uploads only
+            what changed, compressed, from the snapshots in ``repository`` (by default ``.lamina`` beside the files).
+        name: name of the artifact collection; None takes ``run_<id>_model``.
+        series: the series of the snapshots; None takes the name of the artifact collection.
+        artifact: ``tags``, ``ttl``, ``description``, ``metadata``, ``type`` and more ``aliases`` of each version.
+        on_error: what to do when W&B fails: ``"warn"`` once and call `run.alert`, or ``"raise"`` at the next hook.
+        log_stats: also log the size and the blocked time of checkpoints to the history. Each row of the run gets the
+            sums since the row before. They take no step of their own, so they never conflict with your ``step=``.
+        options: as in `ModelCheckpoint`. It may also be passed before ``initial_value_threshold``, as wandb's
+            documentation has it.
 
-    The other arguments are those of `lamina.keras.ModelCheckpoint`. ``keep`` also holds for the versions on the
-    server; one with a foreign alias or a link stays. To change the artifacts, override `make_artifact` and
-    `make_aliases`.
+    The other arguments are those of `lamina.keras.ModelCheckpoint`. ``keep`` also applies to the versions on the
+    server, but never deletes one with an alias that you set or a link. To change the artifacts, override
+    `make_artifact` and `make_aliases`.
 
     Raises:
-        wandb.Error: without ``wandb.init()``; in further processes of a distributed training no run is needed.
+        InvalidInputError: if an argument is wrong.
+        wandb.Error: if `wandb.init` was not called. Only the first process of a distributed training needs a run.
+        ArtifactError: from a hook of `fit`, with ``on_error="raise"``, if an upload failed.
     """
 
-    #: How long the end of training waits at most until the run has taken all versions.
+    #: Seconds that the end of training waits at most until the run has accepted all versions.
     accept_seconds = 60.0
 
     def __init__(
@@ -139,8 +142,8 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._run: Any = run
         self._failures: list[ArtifactError] = []
         self._alerted = False
-        self._stats: list[dict[str, float]] = []  # of no row yet
-        self._row: dict[str, float] = {}  # in the row of the step `_logged_at`
+        self._stats: list[dict[str, float]] = []  # not logged yet
+        self._row: dict[str, float] = {}  # logged in the row of step `_logged_at`
         self._logged_at: int | None = None
         if run is not None:
             self._check_artifact()
@@ -149,39 +152,39 @@ class WandbModelCheckpoint(ModelCheckpoint):
             raise InvalidInputError("resume=True in a process without a W&B run needs `name`: the series to continue")
 
     def _check_keep(self) -> None:
-        """Without a repository it holds for the versions on the server."""
+        """``keep`` applies to the versions on the server, so it needs no repository."""
 
     def _check_artifact(self) -> None:
-        """Let wandb refuse now what it would refuse at the first save."""
+        """Let wandb refuse wrong arguments now, not at the first save."""
         from lamina.wandb.upload.draft import new_draft
 
         new_draft(self._describe({}))
 
     @property
     def is_old_tf_keras_version(self) -> bool:
-        """Of wandb's own callback; Keras 3 is no old version."""
+        """An attribute of wandb's own callback; always False with Keras 3."""
         return False
 
-    # What a subclass may change.
+    # Hooks for subclasses.
 
     def make_artifact(self, commit: Commit) -> Any:
-        """The `wandb.Artifact` for a save, still without the checkpoint's files, which lamina adds to it.
+        """Make the `wandb.Artifact` of a save; lamina then adds the checkpoint's files.
 
-        Override it, and change what ``super().make_artifact(commit)`` returns: add files, metadata, a description; or
-        return None, and this save is not uploaded. It is called on the thread that saves.
+        Override this method to change what ``super().make_artifact(commit)`` returns: add files, metadata or a
+        description. Return None to skip the upload of this save. It is called on the saving thread.
         """
         from lamina.wandb.upload.draft import new_draft
 
         return new_draft(self._describe(self._metadata(commit)))
 
     def make_aliases(self, commit: Commit) -> list[str]:
-        """The aliases of the version for a save."""
+        """The aliases of the version of a save."""
         from lamina.wandb import description
 
         usual = description.aliases_of(commit.epoch, commit.batch, best=commit.best)
         return list(dict.fromkeys([*usual, *self.artifact.get("aliases", ())]))
 
-    # What Keras calls.
+    # Hooks of Keras.
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         import wandb
@@ -193,7 +196,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             from lamina.wandb.upload.publisher import publisher_of
 
             publisher_of(self._run).attend(self._finish_saves)
-            if self.log_stats:  # the summary has the sums
+            if self.log_stats:  # the summary has its own sums
                 for name in _STATS:
                     self._run.define_metric(f"checkpoint/{name}", summary="none")
         super().on_train_begin(logs)
@@ -206,10 +209,10 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._flush_reports()
         super().on_epoch_end(epoch, logs)
 
-    # What `ModelCheckpoint` calls.
+    # Hooks of `ModelCheckpoint`.
 
     def _resume_from(self) -> Snapshot | None:
-        """The newest snapshot in the repository; on a new machine, the newest version on the server."""
+        """The newest snapshot in the repository or, on a new machine, the newest version on the server."""
         found = super()._resume_from()
         if found is not None or self.layout != "packs" or not self._uploads() or self._run.offline:
             return found
@@ -237,7 +240,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         return None if self._run is None else self._run.id
 
     def _committed(self, commit: Commit) -> None:
-        """On the thread that saves: put aside what the version needs; the network is another thread's business."""
+        """On the saving thread: stage the version's files. Another thread uploads them."""
         if not self._uploads():
             return
         try:
@@ -275,7 +278,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._flush_reports()
 
     def _finish_saves(self, limit: float) -> None:
-        """The run ends; `fit` may have ended by an exception, with saves still on their way to the disk."""
+        """The run ends. If `fit` ended with an exception, saves may still be pending."""
         self._saver.wait(limit)
         self._flush_reports()
 
@@ -285,10 +288,10 @@ class WandbModelCheckpoint(ModelCheckpoint):
 
             publisher_of(self._run).drain(min(EXIT_SECONDS, seconds))
 
-    # The way to W&B.
+    # Upload.
 
     def _uploads(self) -> bool:
-        """Whether there is a run to upload to; a further process of a distributed training sends nothing to its own."""
+        """Whether there is a run to upload to; only the first process of a distributed training uploads."""
         return self._run is not None and not self._run.disabled and is_first()
 
     def _publish(self, commit: Commit) -> None:
@@ -318,7 +321,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         publisher_of(self._run).submit(upload)
 
     def _after_upload(self, artifact: Any) -> None:
-        """On the upload thread, once the server has committed a version."""
+        """On the upload thread, after the server has committed a version."""
         if self.keep is not None:
             from lamina.wandb.upload.publisher import publisher_of
             from lamina.wandb.upload.retention import apply
@@ -331,7 +334,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
     def _collection_name(self) -> str:
         from lamina.wandb import description
 
-        if self.name is None and self._run is None:  # a further process: what it saves is not uploaded
+        if self.name is None and self._run is None:  # a further process, which uploads nothing
             return super()._series_name()
         return self.name or description.default_name(self._run)
 
@@ -358,7 +361,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             metadata |= snapshot.metadata
         return metadata
 
-    # Figures and trouble.
+    # Statistics and failures.
 
     def _note_stats(self, commit: Commit) -> None:
         stats = {"blocked_seconds": commit.blocked_seconds, "bytes_total": commit.bytes}
@@ -372,7 +375,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             totals.add(self._run, {"versions": 1, "bytes_stored": 0} | stats)
 
     def _flush_reports(self) -> None:
-        """On the training thread: history rows made on another one would overtake the user's own."""
+        """On the training thread, which keeps the order of the rows: log statistics, and raise a failure."""
         with contextlib.suppress(Exception):
             if self._stats:
                 self._log_stats()
@@ -381,7 +384,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             raise failures[0]
 
     def _log_stats(self) -> None:
-        """Add to the row that the run has come to: a step of our own would take that of a row of the user's."""
+        """Add to the current row of the run: a step of our own would shift the user's steps."""
         if self._run.step != self._logged_at:
             self._logged_at, self._row = self._run.step, {}
         waiting, self._stats = self._stats, []
@@ -391,12 +394,12 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._run.log(dict(self._row), commit=False)
 
     def _report_failure(self, error: Exception) -> None:
-        """On any thread: W&B has failed; training goes on."""
+        """Called on any thread when W&B fails; training continues."""
         self._failures.append(error if isinstance(error, ArtifactError) else ArtifactError(str(error)))
         if self._alerted or self.on_error == "raise":
             return
         self._alerted = True
-        with contextlib.suppress(Exception):  # warnings may be errors, and the run may be over
+        with contextlib.suppress(Exception):  # the run may have ended
             self._run.alert("Checkpoint not uploaded", str(error), level="WARN")
         with contextlib.suppress(Exception):
             warnings.warn(f"{error}; training continues", stacklevel=2)
@@ -411,7 +414,7 @@ def _remaining(deadline: float | None) -> float | None:
 
 
 def default_repository(filepath: str) -> Path:
-    """``.lamina`` beside the longest parent of the path that has no placeholder."""
+    """``.lamina`` in the deepest folder of the path that has no placeholder."""
     if is_remote(filepath):
         raise InvalidInputError(
             "layout='packs' needs a repository on this machine, but filepath is remote: pass repository=DIRECTORY. "
@@ -426,7 +429,7 @@ def default_repository(filepath: str) -> Path:
 
 
 def _copy_to(commit: Commit) -> Any:
-    """Makes a plain file that no later save writes to."""
+    """A function that copies the plain file, so that no later save changes the copy."""
     from lamina.wandb.copies import reflink
 
     def write(target: Path) -> None:
@@ -437,7 +440,7 @@ def _copy_to(commit: Commit) -> Any:
 
 
 def _options_and_threshold(eighth: Any, ninth: tuple[Any, ...], options: Any) -> tuple[Any, float | None]:
-    """(options, threshold) from both documented orders."""
+    """(options, threshold), which may be passed in either order."""
     if len(ninth) > 1:
         raise TypeError(f"WandbModelCheckpoint takes 9 positional arguments at most. Received: {8 + len(ninth)}")
     if ninth:

@@ -1,1 +1,1 @@
-"""From a captured state to files that are safe."""
+"""Saves a model: capture, queue, commit."""

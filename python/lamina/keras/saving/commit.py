@@ -1,4 +1,4 @@
-"""What a callback reports of a save that is on disk."""
+"""`Commit`: what ``on_commit`` gets."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from lamina.repository.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Commit:
-    """One committed save; given to ``on_commit`` on the thread that saved, before the next save begins there."""
+    """A committed save. ``on_commit`` gets it on the saving thread, before the next save is written."""
 
-    path: Path | str | None  # the plain file; text if it is on another machine; None with keep_file=False
+    path: Path | str | None  # the plain file; a str if it is remote; None with keep_file=False
     snapshot: Snapshot | None  # None without a repository
     epoch: int  # 0-based, as Keras passes it
     batch: int | None  # 0-based; None for a save at the end of an epoch
     step: int | None  # optimizer steps done
     logs: Mapping[str, Any]
     monitor: str
-    mode: str | None  # None where the better direction is unknown
+    mode: str | None  # None if it is unknown
     value: float | None
     best: bool
     blocked_seconds: float
-    bytes: int  # of the file that Keras would have written
-    replaced: int = 0  # saves that gave way to this one since the commit before it
+    bytes: int  # size of Keras's file
+    replaced: int = 0  # queued saves that were skipped since the commit before
     _copy: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
 
     def copy_to(self, path: Path) -> None:
-        """Write the plain file a second time, as a file of its own; only while ``on_commit`` runs."""
+        """Write another copy of the plain file; works only while ``on_commit`` runs."""
         assert self._copy is not None
         self._copy(path)

@@ -1,4 +1,4 @@
-"""What a ``filepath`` stands for: a file of Keras or a SavedModel, on this machine or elsewhere."""
+"""Checks ``filepath``: a Keras file or a SavedModel, local or remote."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lamina.keras.saving.tf_saved_model import check_replaceable
 from lamina.repository.repository import Repository
 from lamina.schemes import local_path
 
-# A number after the last dot belongs to the name (``resnet-1.5``), and a template that ends in a placeholder has none.
+# ``resnet-1.5`` has no extension, and neither has a template that ends in a placeholder.
 _EXTENSION = re.compile(r"\.[A-Za-z]\w*$")
 _SEPARATORS = "/" + (os.sep if os.sep != "/" else "")
 _WEIGHTS = ".weights.h5"
 
-#: Arguments of other checkpoint callbacks, and what to write instead.
+#: Arguments of other checkpoint callbacks, and their replacements.
 _REPLACED = {
     "period": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
     "epochs": "save_freq=lamina.keras.EveryNEpochs(n) saves every n epochs",
@@ -37,7 +37,7 @@ _REPLACED = {
 
 @dataclass(frozen=True)
 class Target:
-    """A ``filepath``, understood."""
+    """A ``filepath`` and what it means."""
 
     filepath: str
     saved_model: bool = False
@@ -45,17 +45,17 @@ class Target:
 
     @property
     def for_keras(self) -> str:
-        """A path that Keras's constructor does not refuse."""
+        """A path that Keras's constructor accepts."""
         return f"{self.filepath}.keras" if self.saved_model else self.filepath
 
     @property
     def early(self) -> bool:
-        """Whether the directory that a SavedModel would replace is known before training."""
+        """Whether the directory of a SavedModel is known before training."""
         return self.saved_model and "{" not in self.filepath and not is_remote(self.filepath)
 
     @property
     def preempted(self) -> str:
-        """Where the step of a preempted training goes that must not replace the best one."""
+        """The path for the last step of a preempted training, which must not replace the best one."""
         return os.path.join(os.path.dirname(self.filepath).partition("{")[0], f"preempted{self._suffix}")
 
     @property
@@ -66,10 +66,10 @@ class Target:
 
 
 def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -> Target:
-    """Understand the template by its own end: a placeholder's dots are no extension.
+    """The kind of file by the extension of the template; dots inside a placeholder do not count.
 
     Raises:
-        InvalidInputError: if this backend, or this machine, cannot write there.
+        InvalidInputError: if this backend or this machine cannot write such a file.
     """
     given = os.fspath(filepath) if isinstance(filepath, os.PathLike) else filepath
     if not isinstance(given, str):
@@ -92,7 +92,7 @@ def target_of(filepath: Any, *, weights_only: bool, options: Any, caller: str) -
 
 
 def check_repository(repository: Any) -> None:
-    """A repository is a directory on this machine."""
+    """Refuse a repository that is not a directory on this machine."""
     if repository is None or isinstance(repository, Repository):
         return
     local_path(repository, "repository= to be a directory")
@@ -100,7 +100,7 @@ def check_repository(repository: Any) -> None:
 
 
 def _check_directory(wanted: str) -> None:
-    """Refuse now what could not be made at the first save."""
+    """Refuse a directory that could not be created at the first save."""
     parent = wanted
     while not os.path.lexists(parent) and parent != os.path.dirname(parent):
         parent = os.path.dirname(parent)
@@ -109,7 +109,7 @@ def _check_directory(wanted: str) -> None:
 
 
 def check_destination(target: Target, repository: Any, *, keep_file: bool, resume: bool) -> None:
-    """Refuse before training where a save, or a resume, would fail later."""
+    """Refuse before training what would fail at a save or a resume."""
     check_repository(repository)
     if resume:
         _check_resumable(target, repository)
@@ -120,7 +120,7 @@ def check_destination(target: Target, repository: Any, *, keep_file: bool, resum
 
 
 def _check_resumable(target: Target, repository: Any) -> None:
-    """Only files that Keras can train on continue a training, and only a repository knows where it was."""
+    """Refuse to resume without a repository, or from files that cannot be trained."""
     if target.saved_model:
         raise InvalidInputError(
             "resume=True is not supported for a SavedModel, which is for inference only. "
@@ -132,14 +132,14 @@ def _check_resumable(target: Target, repository: Any) -> None:
 
 
 def refuse_unknown(caller: str, unknown: dict[str, Any]) -> None:
-    """Say what replaces an argument that the callback has no more."""
+    """Refuse unknown arguments, and name the replacement of those of other callbacks."""
     for name in unknown:
         instead = f": {_REPLACED[name]}" if name in _REPLACED else ""
         raise TypeError(f"{caller} has no argument {name!r}{instead}")
 
 
 def check_model(model: Any, caller: str) -> None:
-    """Refuse models of the separate package ``tf_keras``, whose `fit` would call these hooks all the same."""
+    """Refuse models of the package ``tf_keras`` (Keras 2), whose `fit` calls the same hooks."""
     if any(base.__module__.partition(".")[0] == "tf_keras" for base in type(model).__mro__):
         raise InvalidInputError(
             f"{caller} is a Keras 3 callback, but this is a tf_keras model (Keras 2). "
@@ -166,7 +166,7 @@ def _require_tensorflow(otherwise: str) -> None:
 
 
 def _options(options: Any, *, saved_model: bool, weights_only: bool, caller: str) -> Any:
-    """The options that have an effect; the others are warned of."""
+    """The options if they have an effect; otherwise warn, and None."""
     if options is None:
         return None
     kind = type(options).__name__

@@ -1,4 +1,4 @@
-"""One save on its way: what is known of it, what was captured, and how both are committed."""
+"""A captured save, and how it is committed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lamina.keras.saving.commit import Commit
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 
-#: A repository save that might leave less than this free keeps only the plain file.
+#: If a save might leave less disk space than this, no snapshot is written.
 RESERVE_BYTES = 1 << 30
 
 
 class PendingCheckpoint(Protocol):
-    """A captured checkpoint that is not on disk yet: Keras's file, or a snapshot, can be written from it."""
+    """A captured checkpoint; it can write Keras's file and a snapshot."""
 
     nbytes: int
 
@@ -36,7 +36,7 @@ class PendingCheckpoint(Protocol):
 
 @dataclass
 class Facts:
-    """What is known of a save; fields of the snapshot with the same names."""
+    """The metadata of a save, which become the snapshot's fields of the same names."""
 
     epoch: int
     batch: int | None
@@ -48,8 +48,8 @@ class Facts:
     series: str
     run: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    checkpoint: dict[str, Any] = field(default_factory=dict)  # what who decided must know to continue
-    # What the saver finds out:
+    checkpoint: dict[str, Any] = field(default_factory=dict)  # what the checkpoint callback needs to resume
+    # Set by the saver:
     step: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     blocked_seconds: float = 0.0
@@ -65,14 +65,14 @@ class SaveSettings:
 
     path: str
     keep_file: bool = True
-    file_as_fallback: bool = True  # where a snapshot finds no room
+    file_as_fallback: bool = True  # if there is no space for a snapshot
     codec: str = "auto"
-    threads: int = 0  # of the engine; 0 stands for its default
+    threads: int = 0  # of the engine; 0: its default
 
 
 @dataclass
 class SaveJob:
-    """A captured save; `lamina.keras.saving.pipeline` runs it."""
+    """A captured save that a `Pipeline` commits."""
 
     repository: Repository | None
     settings: SaveSettings
@@ -82,7 +82,7 @@ class SaveJob:
     replaced: int = 0
     nbytes: int = field(init=False)
     best: bool = field(init=False)
-    target: str = field(init=False)  # the path, wherever the process goes meanwhile
+    target: str = field(init=False)  # absolute: the process may change its directory
 
     def __post_init__(self) -> None:
         path = self.settings.path
@@ -96,7 +96,7 @@ class SaveJob:
             writes_file = self.settings.keep_file or snapshot is None
             if writes_file:
                 self._write()
-            # As a Path, gs:// would become gs:/.
+            # A Path would turn gs:// into gs:/.
             path = self.settings.path if is_remote(self.target) else Path(self.settings.path)
             self.committed(self._commit(path if writes_file else None, snapshot))
         finally:
@@ -114,7 +114,7 @@ class SaveJob:
                 repository, self.facts.fields(), codec=settings.codec, threads=settings.threads
             )
         except BaseException:
-            if settings.keep_file:  # the plain file is there whatever becomes of the snapshot
+            if settings.keep_file:  # write the plain file even if the snapshot fails
                 self._write()
             raise
 

@@ -1,4 +1,4 @@
-"""What Keras, or a model's own `save`, has written, out of sight beside its place until it is committed."""
+"""A checkpoint that Keras, or the model's own `save`, has written into a hidden staging folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lamina.writing import body, file_argument, save_path
 
 
 class KerasFile:
-    """Keras's own file, in a dot-named folder beside ``path`` under the name that the snapshot gives it."""
+    """Keras's own file, staged in a hidden folder in ``beside``; the commit moves it to its path."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class KerasFile:
         return Snapshot(core, repository=repository)
 
     def write(self, path: str) -> None:
-        """Move the whole file into place, and what a `save` of the model's own has written beside it."""
+        """Move the file to its path, and with it other files that the model's own `save` wrote."""
         if remote.is_remote(path):
             remote.copy(self.file, path)
             return

@@ -1,5 +1,8 @@
-"""What `fit` says of its saves. Only the thread that trains prints: one that waits for another thread's lock on a
-stream that nobody reads would not hear SIGTERM."""
+"""Prints the messages of saves, on the training thread only.
+
+If the saving thread printed to a pipe that nobody reads, it would hold the stream's lock, and the training thread would
+wait for it and never handle SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,24 @@ _queued: deque[str] = deque()
 
 
 def queue_message(message: str) -> None:
-    """From a thread that saves: the thread that trains prints it at its next hook."""
+    """Queue a message on the saving thread; the training thread prints it at its next hook."""
     _queued.append(message)
 
 
 @atexit.register  # runs when all saves are done
 def print_queued() -> None:
-    """On the thread that trains."""
+    """Print the queued messages, on the training thread."""
     while _queued:
         print_message(_queued.popleft())
 
 
 def print_with_timeout(message: str, seconds: float) -> None:
-    """Print what waits and this, or go without after this time."""
+    """Print the queued messages and this one, but give up after ``seconds``."""
     if not _is_read():
         return
     queue_message(message)
     thread = threading.Thread(target=_print_quietly, daemon=True, name="lamina-print")
-    with contextlib.suppress(RuntimeError):  # the interpreter is going down
+    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
         thread.start()
         thread.join(seconds)
 
@@ -45,10 +48,10 @@ def _print_quietly() -> None:
 
 
 def _is_read() -> bool:
-    """Whether the stream would take a line at once; True where one cannot tell."""
+    """Whether standard output accepts a line without blocking; True if that is unknown."""
     try:
         return bool(select.select([], [sys.stdout.fileno()], [], 0)[1])
-    except (OSError, ValueError, AttributeError):  # no file, such as the cell of a notebook
+    except (OSError, ValueError, AttributeError):  # not a file, for example in a notebook
         return True
 
 

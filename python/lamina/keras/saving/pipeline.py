@@ -1,4 +1,4 @@
-"""The thread that commits saves, one after the other, while training goes on."""
+"""Commits saves one after the other, on a thread, while training continues."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from lamina.keras.priority import lower_priority
 from lamina.keras.saving.job import SaveJob
 
-#: Small saves may queue up to this size in all; a larger one waits until the one before it is committed.
+#: Small saves may queue up to this total size; a larger one waits until the save before it is committed.
 SMALL_BYTES = 128 << 20
-#: A tiny model that is saved at each step must not pile up files, threads' memory and open metadata.
+#: A limit for tiny models that are saved at each step.
 MAX_JOBS = 64
 
 
 class Pipeline:
-    """Runs jobs in their order on one thread, which ends with the interpreter only after all of them.
+    """Runs jobs in order on one thread; the interpreter ends only after all of them.
 
-    With ``replace`` a job that still waits gives way to the next one, unless it is a best one.
+    With ``replace``, queued jobs are discarded to make room for a new one, except the best ones.
     """
 
     def __init__(self, *, replace: bool = False) -> None:
         self.replace = replace
-        self.replaced = 0  # so far
+        self.replaced = 0  # jobs discarded so far
         self._reset()
         _pipelines.add(self)
 
@@ -41,7 +41,7 @@ class Pipeline:
 
     @property
     def busy(self) -> bool:
-        """Whether a save is not yet committed."""
+        """Whether a save is pending."""
         return bool(self._queued) or self._running is not None
 
     @property
@@ -51,11 +51,11 @@ class Pipeline:
 
     @property
     def failure(self) -> BaseException | None:
-        """The first failure since it was taken."""
+        """The first failure that was not taken yet."""
         return self._failure
 
     def admit(self, nbytes: int) -> None:
-        """Wait until a save of this size may be captured; with ``replace`` make room for it."""
+        """Wait until a save of ``nbytes`` may be captured; with ``replace``, discard queued jobs instead."""
         with self._changed:
             while not self._fits(nbytes):
                 if not (self.replace and self._discard_one()):
@@ -68,7 +68,7 @@ class Pipeline:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, thread_name_prefix="lamina-save", initializer=lower_priority)
             self._executor.submit(self._run_next)
-        except RuntimeError:  # the interpreter is going down and starts no more threads
+        except RuntimeError:  # the interpreter is shutting down and starts no more threads
             self._run_next()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -83,7 +83,7 @@ class Pipeline:
         return failure
 
     def close(self) -> None:
-        """Let the thread end once it has nothing to do; a later save starts another."""
+        """End the thread after its last job; a later save starts another."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False)
@@ -106,7 +106,7 @@ class Pipeline:
 
     def _run_next(self) -> None:
         with self._changed:
-            if not self._queued:  # it gave way
+            if not self._queued:  # it was discarded
                 return
             job = self._running = self._queued.popleft()
             self._runner = threading.get_ident()
@@ -126,9 +126,9 @@ class Pipeline:
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 
 
-@atexit.register  # runs when the thread has done all its work
+@atexit.register  # runs after the thread has ended
 def _tell() -> None:
-    """No hook will raise what is left."""
+    """Print failures that no hook can raise any more."""
     for pipeline in list(_pipelines):
         failure = pipeline.take_failure()
         if failure is not None:
@@ -136,7 +136,7 @@ def _tell() -> None:
 
 
 def _forget() -> None:
-    """A forked child has neither the thread nor the saves: its parent commits them."""
+    """A forked child has no such thread; the parent commits the saves."""
     for pipeline in list(_pipelines):
         pipeline._reset()
 

@@ -1,4 +1,4 @@
-"""Saves a model that is not in `fit`."""
+"""`lamina.save` of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lamina.writing import save_path
 def save_model(
     target: Repository, model: Any, fields: Mapping[str, Any], *, codec: str, weights_only: bool
 ) -> Snapshot:
-    """Save what Keras writes of a model."""
+    """Save the file that Keras writes of a model."""
     check_built(model, "saving")
     known: dict[str, Any] = {}
     if getattr(model, "optimizer", None) is not None:

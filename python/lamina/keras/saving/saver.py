@@ -1,4 +1,4 @@
-"""Captures a model that is to be saved, commits the save while training goes on, and tells."""
+"""`Saver`: captures a model, and commits the save while training continues."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from lamina.writing import as_repository
 
 @dataclass(frozen=True)
 class SaveSpec:
-    """What is saved."""
+    """What to save."""
 
     model: Any
     weights_only: bool = False
     saved_model: bool = False
     options: Any = None  # tf.saved_model.SaveOptions, for a SavedModel
     track: Tracked = field(default_factory=Tracked)
-    callbacks_after: Sequence[Any] = ()  # those of `track` that will only hear of this epoch's end after the save
+    callbacks_after: Sequence[Any] = ()  # those of `track` that Keras calls after the save, at this epoch's end
 
 
 class Saver:
-    """Takes finished decisions; ``caller`` names the callback in warnings."""
+    """Saves what its owner has decided to save; ``caller`` names the owner in warnings."""
 
     def __init__(
         self, caller: str, repository: str | os.PathLike[str] | Repository | None, *, replace: bool = False
@@ -58,7 +58,7 @@ class Saver:
         self._opened: Repository | None = None
         self._planner = Planner()
         self._pipeline = Pipeline(replace=replace)
-        self._replaced = 0  # of the pipeline's, told so far
+        self._replaced = 0  # how many of the pipeline's were reported
         self._warned: set[str] = set()
         self.last_snapshot: Snapshot | None = None
         self.best_snapshot: Snapshot | None = None
@@ -66,14 +66,14 @@ class Saver:
 
     @property
     def repository(self) -> Repository | None:
-        """The repository, opened when it is first asked for."""
+        """The repository, opened at the first use."""
         if self._opened is None and (argument := self._repository_argument) is not None:
-            # The process may go to another directory while a save is on its way.
+            # An absolute path: the process may change its directory while a save is pending.
             self._opened = as_repository(argument if isinstance(argument, Repository) else os.path.abspath(argument))
         return self._opened
 
     def prepare(self, spec: SaveSpec, path: str) -> None:
-        """Do what the first save would otherwise block training for."""
+        """Prepare the first save, so that it blocks training less."""
         if _fallback_reason(spec, path) is None:
             self._planner.prepare(spec.model)
 
@@ -89,7 +89,7 @@ class Saver:
     ) -> None:
         """Capture the model and queue its save.
 
-        On the thread that saves, ``after_commit`` runs after the commit, then ``keep`` is applied, then ``on_commit``.
+        After the commit, the saving thread calls ``after_commit``, applies ``keep``, and calls ``on_commit``.
         """
         started = time.perf_counter()
         _check_path(spec, settings.path)
@@ -118,23 +118,23 @@ class Saver:
 
     @property
     def failure(self) -> BaseException | None:
-        """What a save has failed with, not yet taken."""
+        """The error of a failed save that was not taken yet."""
         return self._pipeline.failure
 
     def take_failure(self) -> BaseException | None:
-        """What a save has failed with since the last call, once those behind it are committed too."""
+        """The error of a save that failed since the last call; waits for the saves behind it."""
         failure = self._pipeline.take_failure()
         if failure is not None:
             self._pipeline.wait()
         return failure
 
     def close(self) -> None:
-        """Training has ended: give threads and memory back; a later save gets its own."""
+        """Training has ended: free threads and memory; a later save gets new ones."""
         self._pipeline.close()
         self._planner.release()
 
     def _take_training(self, spec: SaveSpec, facts: Facts) -> TrainingTensors:
-        """The training state that no file of Keras holds; only a snapshot has a place for it."""
+        """Take the training state that Keras's files do not hold; only snapshots store it."""
         if self._repository_argument is None or spec.saved_model:
             return TrainingTensors()
         facts.training, tensors = training_state.take(spec.model, spec.track, spec.callbacks_after)
@@ -142,7 +142,7 @@ class Saver:
         return tensors
 
     def _capture(self, spec: SaveSpec, settings: SaveSettings, training: TrainingTensors) -> PendingCheckpoint:
-        """What Keras would write to the path, held in memory; Keras writes it where lamina cannot."""
+        """Capture in memory what Keras would write; Keras itself writes a file if lamina cannot."""
         model, path, threads = spec.model, settings.path, settings.threads
         if spec.saved_model:
             return SavedModelFolder(model, path, beside=self._staging_folder(settings), options=spec.options)
@@ -170,12 +170,12 @@ class Saver:
 
     def _staging_folder(self, settings: SaveSettings) -> Path:
         if settings.keep_file and not is_remote(settings.path):
-            return behind_links(Path(settings.path).absolute()).parent  # a link may lead to another disk
+            return behind_links(Path(settings.path).absolute()).parent  # a link may point to another disk
         repository = self.repository
         return Path.cwd() if repository is None else repository.path
 
     def _take_replaced(self, facts: Facts) -> int:
-        """How many saves were skipped since the last one; never silently."""
+        """Report and count the saves that were skipped since the last one."""
         count, self._replaced = self._pipeline.replaced - self._replaced, self._pipeline.replaced
         if count:
             facts.metadata["replaced"] = count
@@ -196,8 +196,8 @@ class Saver:
         try:
             self.repository.prune(keep, series=commit.snapshot.series)
         except BusyError:
-            pass  # another process prunes just now; the next save does this one's part
-        except UnsupportedFormatError as error:  # file locks do not work there; saves need none
+            pass  # another process is pruning; the next save prunes again
+        except UnsupportedFormatError as error:  # no file locks there; saves work without them
             warnings.warn(f"keep= cannot delete old snapshots here: {error}", stacklevel=2)
 
 
@@ -209,7 +209,7 @@ def _check_path(spec: SaveSpec, path: str) -> None:
 
 
 def _fallback_reason(spec: SaveSpec, path: str) -> str | None:
-    """Why no plan is made for a file of this name; None if one is."""
+    """Why only Keras can write this file; None if lamina can."""
     method = "save_weights" if spec.weights_only else "save"
     saves = getattr(spec.model, method, None)
     if getattr(saves, "__func__", saves) is not getattr(keras.Model, method):

@@ -1,4 +1,4 @@
-"""Which series the snapshots of a file belong to, where nobody has named one."""
+"""The default series of a file's snapshots."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lamina.keras.remote import is_remote
 
 
 def default_series(template: str, repository: Path | None) -> str:
-    """The whole template of the file's name, so that ``fold1/m.keras`` and ``fold2/m.keras`` are two series.
+    """The whole path template, so that ``fold1/m.keras`` and ``fold2/m.keras`` are two series.
 
-    It is relative to the folder in which both the file and the repository stand, and so the same wherever the process
-    runs and wherever both are moved; it never tells an absolute path.
+    It is relative to the common folder of the file and the repository. So it does not depend on the working directory,
+    does not change if both are moved, and never contains an absolute path.
     """
     if is_remote(template):
         return template.partition("://")[2].lstrip("/")
@@ -22,7 +22,7 @@ def default_series(template: str, repository: Path | None) -> str:
 
 
 def old_default_series(template: str) -> str:
-    """What it was called before: by the base name alone."""
+    """The default of earlier versions: the base name alone."""
     return os.path.basename(template)
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM while models train: what is captured is committed, then the signal goes where it would have gone."""
+"""Handles SIGTERM during `fit`: commits all pending saves, then passes the signal on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from lamina.keras.saving.output import print_with_timeout
 from lamina.keras.saving.saver import Saver
 
-#: Seconds from SIGTERM to the end, for the step that is saved and for commits; spot machines give 30 and more.
+#: Seconds from SIGTERM to the end of the process, for the last save and all commits. Spot machines give 30 or more.
 BUDGET_SECONDS = 20.0
-#: For the last line that is printed.
+#: Seconds for printing the last line.
 _PRINT_SECONDS = 1.0
 
 
@@ -30,18 +30,18 @@ class TrainingCallback(Protocol):
     _saver: Saver
 
     def _before_exit(self, seconds: float) -> None:
-        """Called when the saves are committed or the time for them is over; at most this time is left."""
+        """Called when the saves are committed or out of time; ``seconds`` are left."""
 
 
-#: Callback → the id of the frame that trains. An exception that ends `fit` calls no hook; the frame is gone then.
+#: Callback → the id of the frame that trains. If an exception ends `fit`, no hook is called, but the frame is gone.
 _training: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _previous: Any = None
 _installed = False
-_deadline = 0.0  # by `time.monotonic`; 0 while no SIGTERM has come
+_deadline = 0.0  # by `time.monotonic`; 0 before SIGTERM
 
 
 def register(callback: TrainingCallback) -> None:
-    """Training begins; outside the main thread Python takes no handlers."""
+    """Training begins. Only the main thread can install the handler."""
     global _previous, _installed
     _training[callback] = _trainer()
     if not _installed and threading.current_thread() is threading.main_thread():
@@ -50,14 +50,14 @@ def register(callback: TrainingCallback) -> None:
 
 
 def unregister(callback: TrainingCallback) -> None:
-    """Training has ended; the last one restores the handler that was there before."""
+    """Training has ended; the last callback restores the previous handler."""
     _training.pop(callback, None)
     if not _training and threading.current_thread() is threading.main_thread():
         _restore()
 
 
 def shut_down(frame: Any = None) -> None:
-    """Commit what is captured within the budget, and pass the signal on; once nobody has a step to save."""
+    """Commit all pending saves within the budget, and pass the signal on, when no callback has a step to save."""
     global _deadline
     if any(callback.preempted for callback in _training):
         return
@@ -74,7 +74,7 @@ def shut_down(frame: Any = None) -> None:
 
 
 def _commit(callback: TrainingCallback, deadline: float) -> None:
-    """Commit what is captured until then, by `time.monotonic`, and print the outcome."""
+    """Commit pending saves until ``deadline`` (of `time.monotonic`), and print the outcome."""
     done = callback._saver.wait(max(deadline - time.monotonic(), 0.0))
     callback._before_exit(max(deadline - time.monotonic(), 0.0))
     outcome = "all pending saves were written" if done else "not all pending saves were written in time"
@@ -90,17 +90,17 @@ def _on_sigterm(signum: int, frame: Any) -> None:
     alive = [callback for callback, trainer in _training.items() if trainer in stack]
     due = [callback for callback in alive if callback.save_on_preempt and not callback.preempted]
     for callback in due:
-        callback.preempted = True  # it saves at the next batch end and calls `shut_down`
+        callback.preempted = True  # it saves at the next batch end, then calls `shut_down`
     if due:
         _remind()
-    else:  # or they have been asked before, and no batch has ended since
+    else:  # a second SIGTERM, and no batch has ended since the first
         for callback in list(_training):
             callback.preempted = False
         shut_down(frame)
 
 
 def _remind() -> None:
-    """Whoever has not saved a step when the time is over, because none ends, ends without it."""
+    """Send SIGTERM again when the time is over, in case no batch ends until then."""
     deadline = _deadline
 
     def again() -> None:
@@ -129,13 +129,13 @@ def _frames(frame: FrameType | None) -> Iterator[int]:
 def _restore() -> None:
     global _previous, _installed
     if _installed and signal.getsignal(signal.SIGTERM) is _on_sigterm:
-        # None stands for a handler that was not installed from Python; it cannot be put back.
+        # None: the handler was not installed from Python, and cannot be restored.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if _previous is None else _previous)
     _installed, _previous = False, None
 
 
-# A forked worker has nothing to commit, and must die of SIGTERM as without us: one that comes before the child is ready
-# would set a flag that Python then clears, and whoever waits for the worker's end would wait for ever.
+# A forked worker has nothing to commit, so SIGTERM must kill it. A SIGTERM during the fork would only set a flag that
+# Python then clears, and the worker would never end. So the signal is blocked during the fork.
 
 _masks = threading.local()
 

@@ -1,4 +1,4 @@
-"""What `fit` says of its saves with ``verbose=1``: a line for each, and at the end one for all."""
+"""What ``verbose=1`` prints: a line for each save, and one for all at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lamina.units import count, duration, human
 
 
 def line(commit: Commit, seconds: float) -> str:
-    """What a save cost; it stands below Keras's own words. ``seconds`` from the decision to the commit."""
+    """Size and times of a save, for the line below Keras's own; ``seconds`` from the decision to the commit."""
     parts = [human(commit.bytes)]
     if commit.snapshot is not None:
         where = "" if commit.snapshot.number is None else f" as version {commit.snapshot.number}"
@@ -19,7 +19,7 @@ def line(commit: Commit, seconds: float) -> str:
 
 @dataclass
 class Totals:
-    """The saves of one training."""
+    """The sums over the saves of one training."""
 
     saves: int = 0
     snapshots: int = 0
@@ -44,7 +44,7 @@ class Totals:
         return f"lamina: {count(self.saves, 'version')}, {human(self.bytes)}{new}; training waited {waited} for them"
 
     def as_packs(self) -> str:
-        """What ``layout="packs"`` would have uploaded; nothing where no repository has found it out."""
+        """What ``layout="packs"`` would have uploaded; empty without a snapshot per save."""
         if self.snapshots < self.saves:
             return ""
         return f"; layout='packs' would have uploaded {human(self.bytes_stored)} instead of {human(self.bytes)}"

@@ -1,4 +1,4 @@
-"""A TensorFlow SavedModel for inference, exported out of sight beside its place until it is committed."""
+"""A TensorFlow SavedModel for inference, exported into a hidden staging folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import save_path
 
-#: What a SavedModel consists of, written by TensorFlow 2 or Keras 2: nothing else may be replaced.
+#: The parts of a SavedModel of TensorFlow 2 or Keras 2. A folder with anything else is never replaced.
 _PARTS = {
     "saved_model.pb",
     "saved_model.cpb",
@@ -33,14 +33,14 @@ _PARTS = {
     "assets.extra",
     "debug",
 }
-#: Loaders look for it: while it is missing, nobody takes what is there for a SavedModel.
+#: Loaders look for this file: without it, the folder is not a SavedModel.
 _MARK = "saved_model.pb"
 # linux/fs.h and fcntl.h
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 
 
 class SavedModelFolder:
-    """A pending checkpoint: the SavedModel's files, and no training state, which it could not give back."""
+    """A pending checkpoint of a SavedModel's files. It has no training state, because it cannot be trained."""
 
     def __init__(self, model: Any, path: str, *, beside: Path, options: Any) -> None:
         beside.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class SavedModelFolder:
         return save_path(repository, self.folder, fields, codec=codec, threads=threads)
 
     def write(self, path: str) -> None:
-        """Put the SavedModel in its place, whole."""
+        """Move the whole SavedModel to its path."""
         check_replaceable(path)
         if remote.is_remote(path):
             remote.copy_folder(self.folder, path, last=_MARK)
@@ -66,7 +66,7 @@ class SavedModelFolder:
             flush(file)
         target = Path(path)
         if target.exists():
-            # The one before is where this one was, and goes with its folder.
+            # The old SavedModel is now in the staging folder, and is removed with it.
             _swap(self.folder, target)
         else:
             os.rename(self.folder, target)
@@ -115,7 +115,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _swap(first: Path, second: Path) -> None:
-    """Let two directories change places: at once where the system can, else with a moment without either."""
+    """Swap two directories: atomically if the system can, otherwise with a moment in which one is missing."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None, use_errno=True)

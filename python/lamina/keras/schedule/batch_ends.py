@@ -1,7 +1,7 @@
-"""Ends of batches that Keras reports on a thread pool, brought back to the thread that trains.
+"""Moves batch ends that Keras reports on a thread pool back to the training thread.
 
-JAX and torch dispatch batch hooks to a pool where a callback is passed bare, not in a list. There the next step
-would run while the model is captured.
+On JAX and torch, Keras calls batch hooks on a pool if a callback is passed alone instead of in a list. A capture there
+would run during the next step.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import threading
 from typing import Any
 
 Ended = tuple[int, dict[str, Any] | None]
-#: Seconds for which training waits for a report that another callback's error may have prevented.
+#: Seconds that training waits for a batch end. An error of another callback may have prevented its report.
 _PATIENCE = 60.0
 
 
 class BatchEnds:
-    """Counts the batches that have begun and ended."""
+    """Counts the batches that began and ended, and queues those that ended on another thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -24,12 +24,12 @@ class BatchEnds:
         self._begun = self._ended = 0
 
     def start(self) -> None:
-        """Training begins, on this thread."""
+        """Training begins on this thread."""
         self.__init__()  # type: ignore[misc]
         self._trains = threading.get_ident()
 
     def ended(self, batch: int, logs: dict[str, Any] | None) -> bool:
-        """Note that a batch has ended; False where this thread does not train and must leave it to `due`."""
+        """Note that a batch has ended. False: this thread does not train, and `due` returns the batch later."""
         here = self._trains in (None, threading.get_ident())
         with self._changed:
             self._ended += 1
@@ -39,12 +39,12 @@ class BatchEnds:
         return here
 
     def due(self) -> list[Ended]:
-        """The batches that have ended elsewhere; waits for the report of the last one."""
+        """The batches that ended on other threads; waits for the last one that began."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended >= self._begun, _PATIENCE)
             due, self._waiting = sorted(self._waiting, key=lambda ended: ended[0]), []
         return due
 
     def begin(self) -> None:
-        """Another batch begins."""
+        """A batch begins."""
         self._begun += 1

@@ -1,4 +1,4 @@
-"""The moment in which Keras decides on a save, and the model that it sees then."""
+"""What Keras sees while it decides whether to save."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Decision:
-    """Where training is while Keras decides."""
+    """The point of training at which Keras decides whether to save."""
 
     epoch: int
     batch: int | None
@@ -21,19 +21,19 @@ class Decision:
 
     @property
     def here(self) -> bool:
-        """Whether it is made on this thread."""
+        """Whether this thread decides."""
         return self.thread == threading.get_ident()
 
 
 class InterceptedModel:
-    """The model, except that saving it to a file captures it."""
+    """A proxy of the model that is captured instead of saved."""
 
     def __init__(self, model: Any, save: Callable[[str, bool], None]) -> None:
         vars(self).update(_intercepted=model, _capture=save)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """Who overrides a part of Keras's decision may ask whether it is a model."""
+        """The class of the model: user code may check it."""
         return type(self._intercepted)
 
     def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which way a metric is better, and its logged value as a number."""
+"""Whether a lower or a higher metric is better, and its logged value as a number."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def named_direction(monitor: str) -> str:
-    """Which way is better, as the documentation guesses it from the metric's name."""
+    """``"min"`` or ``"max"``, guessed from the metric's name as wandb's documentation describes."""
     return "max" if "acc" in monitor or monitor.startswith("fmeasure") else "min"
 
 
 def metric_direction(model: Any, monitor: str) -> str | None:
-    """Which way is better, as the metric itself says."""
+    """``"min"`` or ``"max"``, as the metric itself says; None if it does not."""
     name = monitor.removeprefix("val_")
     for group in getattr(model, "metrics", None) or []:
         for metric in getattr(group, "metrics", None) or [group]:
@@ -24,12 +24,12 @@ def metric_direction(model: Any, monitor: str) -> str | None:
 
 
 def direction(model: Any, monitor: str) -> str:
-    """Which way is better, as the metric itself says, otherwise by its name."""
+    """``"min"`` or ``"max"``, as the metric says, or guessed from its name."""
     return metric_direction(model, monitor) or named_direction(monitor)
 
 
 def scalar(value: Any) -> float | None:
-    """A number, where a logged value is one."""
+    """A logged value as a number; None if it is not a scalar."""
     if value is None or isinstance(value, (str, bytes)) or getattr(value, "shape", ()) != ():
         return None
     try:
@@ -39,5 +39,5 @@ def scalar(value: Any) -> float | None:
 
 
 def scalars(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the logged values that are numbers."""
+    """The logged values that are numbers."""
     return {name: number for name, value in logs.items() if (number := scalar(value)) is not None}

@@ -1,4 +1,4 @@
-"""How often a checkpoint is saved, counted in epochs."""
+"""`EveryNEpochs`: how often a checkpoint is saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from lamina.keras import arguments
 class EveryNEpochs(str):
     """``save_freq=EveryNEpochs(5)`` saves at the end of the 5th, 10th, 15th … epoch.
 
-    To Keras it is ``"epoch"``: it decides at each epoch's end, and between those epochs nothing is decided.
+    Keras sees ``"epoch"``. At the other epochs ``save_best_only`` does not compare values.
+
+    Raises:
+        InvalidInputError: if ``n`` is not an int of 1 or more.
 
     Example:
         >>> from lamina.keras import EveryNEpochs, ModelCheckpoint
@@ -30,5 +33,5 @@ class EveryNEpochs(str):
 
 
 def is_due(save_freq: object, epoch: int) -> bool:
-    """Whether the end of an epoch, counted from 0, is one to save at; epochs of earlier runs count."""
+    """Whether to save at the end of ``epoch`` (from 0); epochs before a resume count."""
     return not isinstance(save_freq, EveryNEpochs) or (epoch + 1) % save_freq.n == 0

@@ -1,4 +1,4 @@
-"""Which way a monitored metric is better, and whether a value is the best so far; never a reason to stop training."""
+"""Whether the monitored metric improved. Nothing here ends a training: what is unknown becomes a warning."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from keras import ops
 
 from lamina.keras.schedule.direction import metric_direction, named_direction, scalar
 
-#: Keras 3.10 takes every metric for a loss whose name does not speak of accuracy, an F-measure for example.
+#: Keras 3.10 minimizes every metric whose name does not contain "acc", such as an F-measure.
 UNKNOWN_IS_LOSS = not hasattr(keras.callbacks.ModelCheckpoint, "_set_monitor_op")
-# And it compares with numpy.
+# Keras 3.10 also compares with numpy.
 _LESS, _GREATER = (np.less, np.greater) if UNKNOWN_IS_LOSS else (ops.less, ops.greater)
 
 
 def operator_for(direction: str | None) -> Any:
-    """What Keras compares with; of an unknown direction every value is an improvement."""
+    """The comparison that Keras uses; without a direction every value is an improvement."""
     return {"min": _LESS, "max": _GREATER, None: _always}[direction]
 
 
@@ -32,8 +32,7 @@ def direction_for(operator: Any) -> str | None:
 
 
 def find_direction(model: Any, monitor: str) -> str | None:
-    """Which way is better, as the metric says or, where it does not, its name: a loss of one of several outputs, or
-    what Keras 3.10 takes for an accuracy."""
+    """``"min"`` or ``"max"``: as the metric says, or from a name that ends in "loss" or names an accuracy."""
     if known := metric_direction(model, monitor):
         return known
     if monitor.endswith("loss"):
@@ -48,21 +47,18 @@ def warn_of_unknown_direction(monitor: str, effect: str) -> None:
 
 
 def initial_best(direction: str | None) -> float:
-    """Where Keras 3.10 begins, and prints it, where later releases have no best value yet."""
+    """The first best value of Keras 3.10, which it also prints; later releases begin without one."""
     return -math.inf if direction == "max" else math.inf
 
 
 def set_initial_best(checkpoint: Any) -> None:
-    """Give Keras's callback the best value that it begins with, where it must have one."""
+    """Give Keras's callback its first best value, if this release needs one."""
     if UNKNOWN_IS_LOSS and checkpoint.best is None:
         checkpoint.best = initial_best(direction_for(checkpoint.monitor_op))
 
 
 def use_newer_rules(checkpoint: Any, mode: str, threshold: float | None) -> None:
-    """Let Keras's callback of 3.10 do as later releases: ask the metric, later on, which way it is better.
-
-    Where a mode is given, the direction is known at once.
-    """
+    """Let Keras 3.10's callback do as later releases: without a mode, ask the metric later which way is better."""
     checkpoint.mode = mode if mode in ("min", "max") else "auto"
     checkpoint.monitor_op = None if checkpoint.mode == "auto" else operator_for(checkpoint.mode)
     checkpoint.best = threshold
@@ -71,7 +67,7 @@ def use_newer_rules(checkpoint: Any, mode: str, threshold: float | None) -> None
 
 
 def set_monitor_op(checkpoint: Any, model: Any, keras_sets: Callable[[], None] | None) -> None:
-    """Find out which way the monitored metric is better: Keras's callback does, or where it cannot, we do."""
+    """Set the comparison of Keras's callback: Keras does, or lamina if Keras cannot."""
     try:
         if keras_sets is None:
             raise ValueError
@@ -82,7 +78,7 @@ def set_monitor_op(checkpoint: Any, model: Any, keras_sets: Callable[[], None] |
 
 
 def improves(value: Any, reference: Any, direction: str | None, min_delta: float = 0.0) -> bool:
-    """Whether a value is better than another one; NaN never is, and everything is better than NaN."""
+    """Whether a value is better than the reference. NaN never is, and any number is better than NaN."""
     value, reference = _compared(value), _compared(reference)
     if direction is None or value is None:
         return True
@@ -90,26 +86,26 @@ def improves(value: Any, reference: Any, direction: str | None, min_delta: float
         return False
     if reference is None or math.isnan(reference):
         return True
-    # Keras compares on the device, which compiles and waits; the result is the same.
+    # Keras compares on the device, which has to compile and to wait; the result is the same.
     value -= min_delta
     return bool(value < reference if direction == "min" else value > reference)
 
 
 class BestValue:
-    """The best value that a save was decided for, and the best one that is committed."""
+    """The best value of all saves that were decided, and of those that are committed."""
 
     def __init__(self, value: float | None = None) -> None:
         self.decided = self.committed = value
 
     def judge(self, value: float | None, improves: Callable[[float, float | None], bool] | None) -> bool:
-        """Whether a save with this value is the best so far, and note it if so; without ``improves`` any number is."""
+        """Whether a save with this value is the best so far. If so, note it. Without ``improves`` any number is."""
         best = value is not None and not math.isnan(value) and (improves is None or improves(value, self.decided))
         if best:
             self.decided = value
         return best
 
     def roll_back(self) -> None:
-        """A save has failed: what is best is what was committed."""
+        """A save has failed: go back to the best committed value."""
         self.decided = self.committed
 
 
@@ -122,7 +118,7 @@ class MetricHistory:
         self._warned = False
 
     def note_epoch(self, monitor: str, logs: Mapping[str, Any], *, marks_best: bool) -> None:
-        """Keep the validation metrics; warn once of a missing metric, where anybody learns which save is the best."""
+        """Keep the validation metrics. Warn once if the monitored metric is missing and the best save is marked."""
         self._validation = {name: value for name, value in logs.items() if name.startswith("val_")}
         if marks_best and monitor not in logs and not self._warned:
             self._warned = True
@@ -133,13 +129,13 @@ class MetricHistory:
             )
 
     def with_validation(self, template: str, logs: Mapping[str, Any]) -> dict[str, Any]:
-        """Logs at a batch, with the validation metrics of the last epoch; nan in the first."""
+        """Logs at a batch, plus the validation metrics of the last epoch (nan in the first)."""
         unknown = {name: math.nan for name in placeholders(template) if name.startswith("val_")}
         return {**unknown, **self._validation, **logs}
 
 
 def warn_of_validation_metric(caller: str, save_freq: Any, monitored: list[str], template: str) -> None:
-    """Validation metrics do not exist where saves are decided at batches."""
+    """Warn of validation metrics with saves between epochs, where they have no value."""
     needed = next((name for name in [*monitored, *placeholders(template)] if name.startswith("val_")), None)
     if save_freq != "epoch" and needed is not None:
         warnings.warn(
@@ -151,7 +147,7 @@ def warn_of_validation_metric(caller: str, save_freq: Any, monitored: list[str],
 
 
 def placeholders(template: str) -> list[str]:
-    """What a template of file names asks for; nothing where Keras will refuse it."""
+    """The placeholders of a template of file names; none if Keras will refuse the template."""
     try:
         return [name for _, name, _, _ in Formatter().parse(template) if name]
     except ValueError:
@@ -159,12 +155,12 @@ def placeholders(template: str) -> list[str]:
 
 
 def _always(value: Any, reference: Any) -> bool:
-    """The ``monitor_op`` of a metric of which nobody knows which way it is better."""
+    """The ``monitor_op`` of a metric without a direction."""
     return True
 
 
 def _compared(value: Any) -> float | None:
-    """A value as Keras compares it: in a tensor, a number of Python's has 32 bits."""
+    """A value as Keras compares it: a Python float becomes a tensor of 32 bits."""
     if UNKNOWN_IS_LOSS:
         return scalar(value)
     return ctypes.c_float(value).value if type(value) is float else scalar(value)
