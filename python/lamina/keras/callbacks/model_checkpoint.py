@@ -81,6 +81,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         StorageError: from a hook of `fit`, if an earlier save could not be written.
     """
 
+    best: Any
     verbose: int
 
     def __init__(
@@ -260,7 +261,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._resumption.forget_initial_epoch(self._model)
         try:
             self.wait()
-            self._print_summary()
+            if self.verbose > 0 and self._saver.totals.saves:
+                print_message(f"\n{self._summary()}")
             if self.preempted:  # no further batch will end
                 self.preempted = False
                 sigterm.shut_down()
@@ -346,10 +348,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _set_monitor_op(self) -> None:
         finds = None if monitoring.UNKNOWN_IS_LOSS else super()._set_monitor_op
-        monitoring.set_monitor_op(self, super().model, finds)
-        if self.direction is None:
-            effect = "every save counts as an improvement" if self.save_best_only else "no save is marked as the best"
-            monitoring.warn_of_unknown_direction(self.monitor, effect)
+        effect = "every save counts as an improvement" if self.save_best_only else "no save is marked as the best"
+        monitoring.set_monitor_op(self, super().model, finds, effect)
 
     def _is_improvement(self, monitor_value: Any, reference_value: Any) -> bool:
         return monitoring.improves(monitor_value, reference_value, self.direction, getattr(self, "min_delta", 0.0))
@@ -443,10 +443,6 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         found = self._saver.repository
         assert found is not None
         return found
-
-    def _print_summary(self) -> None:
-        if self.verbose > 0 and self._saver.totals.saves:
-            print_message(f"\n{self._summary()}")
 
     def _raise_failure(self) -> None:
         """At each hook: print what the saving thread has queued, and raise the error of a failed save."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import warnings
@@ -66,15 +67,16 @@ def use_newer_rules(checkpoint: Any, mode: str, threshold: float | None) -> None
         set_initial_best(checkpoint)
 
 
-def set_monitor_op(checkpoint: Any, model: Any, keras_sets: Callable[[], None] | None) -> None:
-    """Set the comparison of Keras's callback: Keras does, or lamina if Keras cannot."""
-    try:
-        if keras_sets is None:
-            raise ValueError
-        keras_sets()
-    except ValueError:
+def set_monitor_op(checkpoint: Any, model: Any, keras_sets: Callable[[], None] | None, effect: str) -> None:
+    """Set the comparison of Keras's callback: Keras does, or lamina if Keras cannot; warn if neither can."""
+    if keras_sets is not None:
+        with contextlib.suppress(ValueError):
+            keras_sets()
+    if checkpoint.monitor_op is None:
         checkpoint.monitor_op = operator_for(find_direction(model, checkpoint.monitor))
     set_initial_best(checkpoint)
+    if direction_for(checkpoint.monitor_op) is None:
+        warn_of_unknown_direction(checkpoint.monitor, effect)
 
 
 def improves(value: Any, reference: Any, direction: str | None, min_delta: float = 0.0) -> bool:
