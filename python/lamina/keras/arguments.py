@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: each returns the value or says what was expected."""
+"""Checks constructor arguments: each function returns the value or raises what it expected."""
 
 from collections.abc import Sequence
 from operator import index
@@ -89,7 +89,7 @@ def function(name: str, value: Any) -> Any:
 def threads(value: Any) -> int | None:
     wanted = threads_or_default(value)
     if wanted == 0:
-        _core.default_threads()  # it refuses a wrong LAMINA_THREADS now, not at the first save
+        _core.default_threads()  # refuse a wrong LAMINA_THREADS now, not at the first save
     return wanted or None
 
 
@@ -101,7 +101,7 @@ def callbacks(name: str, value: Any) -> tuple[keras.callbacks.Callback, ...]:
 
 
 def colors(name: str, value: Any) -> Any:
-    """(classes, 3) floats; None stays None."""
+    """A float32 array of shape (classes, 3); None stays None."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Whether a model has its variables, and what to do about one that has none or does not say so."""
+"""Checks that a model is built, and says what to do if it is not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lamina.errors import InvalidInputError
 
 
 def why_unbuilt(model: Any) -> str:
-    """Why nothing can be saved of a model or put into it, and what helps; empty where it can."""
+    """Why a model cannot be saved or restored, and what to do; empty if it can."""
     if getattr(model, "built", False):
         return ""
     held = len(getattr(model, "variables", ()))
@@ -24,7 +24,7 @@ def why_unbuilt(model: Any) -> str:
 
 
 def check_built(model: Any, doing: str) -> None:
-    """Raise `InvalidInputError` if a model is not ready for ``doing``."""
+    """Raise `InvalidInputError` if the model is not built, before ``doing``."""
     if why := why_unbuilt(model):
         raise InvalidInputError(f"{why}, before {doing}")
 

@@ -1,4 +1,4 @@
-"""What the callbacks print: where Keras prints, to standard output or to the log."""
+"""Prints messages where Keras prints: to standard output or to the log."""
 
 from __future__ import annotations
 

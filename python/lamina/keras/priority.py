@@ -1,4 +1,4 @@
-"""Training goes first: the threads of a save take the processor time that it leaves."""
+"""Gives saving threads a lower priority than training."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import sys
 import threading
 
-#: Of the thread that commits; without it the step after a save took twice as long where all cores were busy.
+#: Of the saving thread. Without it the step after a save took twice as long if all cores were busy.
 NICENESS = 10
 
 
 def lower_priority() -> None:
-    """Cores that training wants are training's: the calling thread, and the engine's that it starts, take what is left.
+    """Lower the priority of this thread, and of the engine's threads that it starts.
 
-    While training waits for a save it wants none. Only Linux has a priority per thread.
+    Only Linux has a priority per thread.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

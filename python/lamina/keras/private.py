@@ -1,8 +1,7 @@
-"""What lamina uses of Keras without a public name, and the parts of Keras that it replaces for a while.
+"""All private names of Keras that lamina uses, and all patches of Keras.
 
-No other file imports ``keras.src`` or replaces anything of Keras. Each name is looked up once, at import. A Keras that
-lacks one trains and saves all the same: the function that needs the name is told by `why_not`, and Keras does that part
-in its own way.
+No other file imports ``keras.src`` or patches Keras. Each name is looked up once, at import. Without one of them,
+training and saving still work: `why_not` says what is missing, and Keras does that part itself.
 """
 
 from __future__ import annotations
@@ -23,34 +22,34 @@ _SAVING_LIB = "keras.src.saving.saving_lib"
 _STORES = ("H5IOStore", "DiskIOStore")
 _MEMBERS = ("_METADATA_FILENAME", "_CONFIG_FILENAME", "_VARS_FNAME_H5", "_ASSETS_DIRNAME")
 
-#: What each ability takes: module and names. `tests/keras/test_private.py` takes each name away in turn.
+#: The names that each ability needs, by module. `tests/keras/test_private.py` removes each in turn.
 NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    # The exact bytes of Keras's files without letting Keras write them. Otherwise: Keras's own save.
+    # Write the exact bytes of Keras's files. Otherwise: Keras's own save.
     "save": {
         _SAVING_LIB: ("_save_state", "get_attr_skipset", "_serialize_model_as_json", *_STORES, *_MEMBERS),
-        "keras": ("Layer._flatten_layers",),  # whether a model has changed since
+        "keras": ("Layer._flatten_layers",),  # whether a model has changed
     },
-    # Weights straight into the model. Otherwise: Keras reads a file.
+    # Load weights from memory. Otherwise: Keras reads a file.
     "load": {_SAVING_LIB: ("_load_state", "_model_from_config", *_STORES, *_MEMBERS)},
-    # Variables without random numbers first. Otherwise: with them.
+    # Create variables without random initialization. Otherwise: with it.
     "skip_init": {"keras": ("Variable._direct_assign", "Variable._initialize_with_initializer")},
-    # The generator behind layers without a seed. Otherwise: it starts anew after a resume.
+    # Resume the seed generator of layers without a seed. Otherwise: it starts again.
     "global_seed": {
         "keras.src.backend.common.global_state": ("get_global_attribute",),
         "keras.src.random.seed_generator": ("global_seed_generator",),
     },
-    # A SavedModel with options. Otherwise: one without.
+    # Export a SavedModel with options. Otherwise: without.
     "export_options": {"keras.src.export.export_utils": ("get_input_signature",)},
 }
 
 _SAVE_STATE = {"saveable", "weights_store", "assets_store", "inner_path", "visited_saveables"}
 _LOAD_STATE = _SAVE_STATE | {"skip_mismatch", "failed_saveables", "error_msgs"}
-#: Of a store, what ours override or call.
+#: The parts of a store that ours override or call.
 _STORE = ("make", "__setitem__", "_create_h5_group")
 
 
 def _find(module: str, name: str) -> Any:
-    """A name of a module, with dots for attributes of attributes; None where Keras has none."""
+    """A dotted name of a module; None if Keras does not have it."""
     try:
         return functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError):
@@ -68,7 +67,7 @@ def _missing(ability: str) -> list[str]:
 
 
 def _changed(name: str, parameters: set[str]) -> list[str]:
-    """The walks are called with these arguments, so others are another walk."""
+    """A walk with other parameters is another walk."""
     return [] if set(inspect.signature(_find(_SAVING_LIB, name)).parameters) == parameters else [f"{name}(…)"]
 
 
@@ -77,13 +76,13 @@ try:
 except ImportError:
     saving_lib = None
 _store: Any = getattr(saving_lib, "H5IOStore", None)
-#: What our stores inherit from; without Keras's store none of them is ever made.
+#: The base of our stores; without Keras's store they are never used.
 H5IOStore: Any = _store or object
 _lacking = {ability: _missing(ability) for ability in NEEDS}
 
 
 def why_not(ability: str) -> str:
-    """Why lamina cannot do something in its own way with this Keras; empty where it can."""
+    """Why lamina cannot use an ability with this Keras; empty if it can."""
     if not (lacks := _lacking[ability]):
         return ""
     return _unknown(", ".join(lacks))
@@ -94,19 +93,19 @@ def _unknown(names: str) -> str:
 
 
 def save_state(model: Any, store: Any) -> None:
-    """Keras's own walk over everything that it saves of a model."""
+    """Run Keras's own walk over all that it saves of a model."""
     saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set())
 
 
 def flatten_layers(model: Any) -> list[Any]:
-    """A model and all layers in it, also those inside layers; a Keras without that walk knows those of models only."""
+    """A model and all its nested layers; if Keras lacks its walk, without layers inside layers."""
     if (flatten := getattr(model, "_flatten_layers", None)) is not None:
         return list(flatten())
     return [model, *(part for layer in getattr(model, "layers", ()) for part in flatten_layers(layer))]
 
 
 def set_initial_epoch(model: Any, epoch: int | None) -> None:
-    """Let the `fit` that has just begun start with this epoch."""
+    """Let the running `fit` begin with this epoch."""
     if hasattr(model, "_initial_epoch"):
         model._initial_epoch = epoch
     else:
@@ -116,7 +115,7 @@ def set_initial_epoch(model: Any, epoch: int | None) -> None:
 
 
 def global_seed(*, make: bool = False) -> Any:
-    """The seed generator of everything random without a seed of its own; None where nobody has asked for it yet."""
+    """The seed generator of all random operations without a seed; None if it does not exist yet."""
     if why_not("global_seed"):
         _warn_once(f"layers without a seed draw other random numbers after a resume: {why_not('global_seed')}")
         return None
@@ -131,16 +130,16 @@ def _warn_once(message: str) -> None:
 
 
 def input_signature(model: Any) -> Any:
-    """What `Model.export` takes for the inputs of a SavedModel; None where this Keras does not say."""
+    """The input signature that `Model.export` uses for a SavedModel; None if this Keras has no such function."""
     find = _find("keras.src.export.export_utils", "get_input_signature")
     return None if find is None else find(model)
 
 
-# Parts of Keras that are replaced.
+# Patches of Keras.
 
 
 class _Patch:
-    """A part of Keras that calls what a thread has put in its place, and in all other threads what it was."""
+    """A patched function of Keras: it calls a replacement in threads that set one, and the original in others."""
 
     def __init__(self, owner: Any, name: str) -> None:
         self._owner, self._name = owner, name
@@ -162,14 +161,14 @@ class _Patch:
             setattr(self._owner, self._name, self._own)
 
 
-#: Held only while a part is put in place or back: what runs in between may take as long as it likes.
+#: Held only while a patch is applied or undone, not while patched code runs.
 _lock = threading.Lock()
 _patches: dict[tuple[int, str], _Patch] = {}
 
 
 @contextmanager
 def _patched(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """In this thread call ``method`` with what it replaces and the arguments."""
+    """In this thread, call ``method`` with the original and the arguments."""
     key = id(owner), name
     with _lock:
         replacement = _patches.get(key) or _Patch(owner, name)
@@ -189,20 +188,20 @@ def _patched(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None
 
 
 def patched_variable_method(name: str, method: Callable[..., Any]) -> Any:
-    """Replace a method of all variables that this thread makes or fills."""
+    """Patch a method of all variables, in this thread."""
     return _patched(keras.Variable, name, method)
 
 
 def patched_save_state(method: Callable[..., None]) -> Any:
-    """Replace the function that saves the state of each part of a model, for the walks of this thread."""
+    """Patch the function that saves the state of each part of a model, in this thread."""
     return _patched(saving_lib, "_save_state", method)
 
 
 @contextmanager
 def _variables_on_no_device() -> Iterator[None]:
-    """On JAX, give the variables that this thread makes plain arrays for values.
+    """On JAX, let the variables that this thread creates have numpy arrays as values.
 
-    Under a distribution a value on devices is compared over all processes, but only the first one plans a save.
+    With a distribution, a value on a device would be compared over all processes, but only the first one saves.
     """
     if keras.backend.backend() != "jax" or not hasattr(keras.Variable, "_initialize_layout"):
         yield
@@ -222,7 +221,7 @@ _skipsets: dict[str, Any] = {}
 
 
 def cached_skipsets() -> Any:
-    """Keras looks for these sets under another key than it keeps them, and so builds a layer per layer."""
+    """Cache these sets: Keras looks them up under the wrong key, so it creates a layer for each layer."""
 
     def get_attr_skipset(original: Callable[[str], Any], kind: str) -> Any:
         if kind not in _skipsets:
@@ -235,10 +234,10 @@ def cached_skipsets() -> Any:
 
 @contextmanager
 def uncopied_optimizers(store_kind: type[Any]) -> Iterator[None]:
-    """Hand an optimizer's variables to stores of this kind as they are; Keras copies each one first."""
+    """Set an optimizer's variables in stores of this kind without a copy; Keras copies each one."""
     bases: Any = keras.optimizers.Optimizer.__mro__
     kind = next((base for base in bases if "save_own_variables" in vars(base)), None)
-    if kind is None or issubclass(keras.Layer, kind):  # not the optimizers' own: they are copied
+    if kind is None or issubclass(keras.Layer, kind):  # not the optimizers' own method: they are copied
         yield
         return
 

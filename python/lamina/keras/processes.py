@@ -1,4 +1,4 @@
-"""Which of several training processes saves: all of them hold the same weights."""
+"""Decides which process of a distributed training saves: all of them have the same weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import keras
 
 
 def saves_here() -> bool:
-    """Whether this process is the first one, or the only one."""
+    """Whether this process saves: it is the first one or the only one."""
     if keras.config.backend() == "jax":
         import jax
 
@@ -24,9 +24,9 @@ def saves_here() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the first of the processes of a training, or the only one, as far as one can tell already.
+    """Whether this is the first process of a training, or the only one.
 
-    Before the processes know of each other, their launcher's environment tells.
+    Before the processes are connected, the launcher's environment variables decide.
     """
     return saves_here() and _launched_first()
 
@@ -36,7 +36,7 @@ def _launched_first() -> bool:
         import jax
 
         if jax.process_count() > 1:
-            return True  # they know of each other, and `saves_here` has asked
+            return True  # the processes are connected, and `saves_here` has decided
     if keras.config.backend() in ("jax", "torch"):
         return os.environ.get("RANK", "0") == "0"
     if keras.config.backend() == "tensorflow":
@@ -45,7 +45,7 @@ def _launched_first() -> bool:
 
 
 def _is_chief(text: str) -> bool:
-    """Read TF_CONFIG: the chief, or the first worker where there is none."""
+    """Whether TF_CONFIG names the chief or, without a chief, the first worker."""
     try:
         config = json.loads(text)
         task, cluster = config["task"], config.get("cluster", {})

@@ -1,4 +1,4 @@
-"""Files that are not on this machine: TensorFlow reads and writes them, as it does for Keras."""
+"""Remote files, which TensorFlow reads and writes, as it does for Keras."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-#: What Keras takes for a remote path.
+#: The paths that Keras treats as remote.
 _REMOTE = re.compile(r"(/cns|/cfs|/gcs|/hdfs|/readahead|/placer|/tfhub|.*://)")
 
 
 def is_remote(path: Any) -> bool:
-    """Whether Keras would write there through TensorFlow."""
+    """Whether Keras writes to this path through TensorFlow."""
     return _REMOTE.match(str(path)) is not None
 
 
@@ -36,12 +36,12 @@ def names_in(path: str) -> set[str]:
 
 
 def copy(file: Path, remote: str) -> None:
-    """Copy a file of this machine to a remote path."""
+    """Copy a local file to a remote path."""
     _gfile().copy(str(file), remote, overwrite=True)
 
 
 def copy_folder(folder: Path, remote: str, *, last: str) -> None:
-    """Replace a remote folder by a copy of one of this machine; ``last`` names the file that is copied last."""
+    """Replace a remote folder with a copy of a local one; ``last`` names the file that is copied last."""
     gfile = _gfile()
     if gfile.exists(remote):
         gfile.rmtree(remote)

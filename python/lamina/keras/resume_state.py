@@ -1,4 +1,4 @@
-"""What other callbacks have to know of a `fit` that resumes."""
+"""What other callbacks need to know about a resumed `fit`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _replaying: ContextVar[bool] = ContextVar("replaying", default=False)
 
 
 def note_step(model: Any, step: int | None) -> None:
-    """A model has been put back to where it had taken ``step`` training steps."""
+    """Note that a model was restored to its state after ``step`` training steps."""
     if step is not None:
         _steps[model] = step
 
 
 def step_of(model: Any) -> int | None:
-    """The training steps of a model that has resumed and not been trained since; None for any other."""
+    """The training steps of a model that was restored and not trained since; None for any other."""
     step = _steps.get(model)
     return step if step is not None and steps_done(model) == step else None
 
 
 @contextmanager
 def replaying() -> Iterator[None]:
-    """Meanwhile callbacks hear once more of the end of an epoch whose rows and tables were logged when it ended."""
+    """While an ``on_epoch_end`` is called again for an epoch that was already logged."""
     token = _replaying.set(True)
     try:
         yield
@@ -37,5 +37,5 @@ def replaying() -> Iterator[None]:
 
 
 def is_replaying() -> bool:
-    """Whether a callback must write nothing now."""
+    """Whether callbacks must not log now."""
     return _replaying.get()

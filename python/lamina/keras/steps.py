@@ -1,4 +1,4 @@
-"""How far a training has come."""
+"""The number of training steps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import keras
 
 
 def steps_done(model: Any) -> int | None:
-    """Steps of the optimizer; None where the model has none that counts them."""
+    """The steps of the model's optimizer; None if it has none that counts them."""
     try:
-        return int(keras.ops.convert_to_numpy(model.optimizer.iterations))  # int() knows no variable of a strategy
+        return int(keras.ops.convert_to_numpy(model.optimizer.iterations))  # int() rejects a strategy's variable
     except (AttributeError, TypeError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""A ``.keras`` file without its weights: the zip archive that Keras writes, with room for them."""
+"""Plans a ``.keras`` file: the zip archive that Keras writes, without the weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lamina.keras.private import saving_lib
 
 @dataclass(frozen=True)
 class Members:
-    """What of a model stands in the archive besides its weights, as Keras serialised it at one moment."""
+    """The members of the archive besides the weights, as Keras serialised them at one moment."""
 
     config: bytes
     metadata: bytes
-    assets: Any  # a DiskIOStore that Keras's layers have written to, or None
+    assets: Any  # a DiskIOStore that layers have written to, or None
 
     def discard(self) -> None:
         if self.assets is not None:
@@ -27,7 +27,7 @@ class Members:
 
 
 def archive_plan(path: str, weights: FilePlan, literals: bytes, crc: int, members: Members) -> tuple[FilePlan, bytes]:
-    """Plan the archive, and give its literal bytes; ``crc`` is that of the weights' file."""
+    """The plan of the archive and its literal bytes; ``crc`` is the CRC-32 of the weights' file."""
     image = SparseImage()
     with zipfile.ZipFile(image, "w") as archive:
         for name, text in (
@@ -47,14 +47,14 @@ def archive_plan(path: str, weights: FilePlan, literals: bytes, crc: int, member
 
 
 def _leave_room(archive: zipfile.ZipFile, image: SparseImage, name: str, size: int, crc: int) -> int:
-    """Enter a member as ``writestr`` does, but skip its bytes; tells where they begin."""
+    """Add a member as ``writestr`` does, but skip its bytes; return the offset where they begin."""
     info = zipfile.ZipInfo(name, time.localtime()[:6])
     info.external_attr = 0o600 << 16
     info.file_size = info.compress_size = size
     info.CRC = crc
     image.seek(archive.start_dir)
     info.header_offset = image.tell()
-    # A whole archive member's size is known here; zipfile leaves the same margin for compression.
+    # zipfile uses the same margin of 5 % for a member of known size.
     image.write(info.FileHeader(zip64=size * 1.05 > zipfile.ZIP64_LIMIT))
     start = image.tell()
     archive.filelist.append(info)

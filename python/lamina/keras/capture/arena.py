@@ -1,4 +1,4 @@
-"""Memory for captures: fresh pages cost more than the copy, so it is touched once and used again."""
+"""Memory for captures. Fresh pages cost more than the copy, so they are prefaulted and reused."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy.typing as npt
 from lamina.keras.priority import lower_priority
 
 Bytes = npt.NDArray[np.uint8]
-#: Every tensor begins on a cache line.
+#: Each tensor begins on a cache line.
 _ALIGNMENT = 64
-#: Less than this is touched while a thread would start.
+#: Below this size, starting a thread takes longer than prefaulting.
 _WORTH_A_THREAD = 16 << 20
-#: What a save may hold besides variables, such as the states of random generators.
+#: Extra space for what a save has besides variables, such as the states of random generators.
 _MORE = 1 << 20
 
 
 class Arena:
-    """One block of memory, cut into a buffer per tensor; ``block`` is used if it suits."""
+    """A block of memory with a buffer per tensor; uses ``block`` if its size fits."""
 
     def __init__(self, sizes: Sequence[int], block: Bytes | None = None) -> None:
         self.sizes = tuple(sizes)
@@ -32,7 +32,7 @@ class Arena:
         self.buffers: list[Bytes] = []
         offset = 0
         for size in sizes:
-            # A view of its own each: the engine tells arrays with a common base apart only slowly.
+            # One view each: the engine is slow to tell arrays with a common base apart.
             self.buffers.append(np.frombuffer(memory[offset : offset + size], np.uint8))
             offset += _aligned(size)
 
@@ -46,21 +46,21 @@ class ArenaPool:
         self._lock = threading.Lock()
 
     def prepare(self, nbytes: int) -> None:
-        """Touch the memory of the first arena while training goes on."""
+        """Prefault the memory of the first arena while training continues."""
         with self._lock:
             if nbytes < _WORTH_A_THREAD or self._free or self._prefault is not None:
                 return
             prefault = _Prefault(nbytes + nbytes // 64 + _MORE)
-            with contextlib.suppress(RuntimeError):  # no thread to be had: the first capture touches it
+            with contextlib.suppress(RuntimeError):  # no thread can start: the first capture prefaults it
                 prefault.start()
                 self._prefault = prefault
 
     def take(self, sizes: Sequence[int]) -> Arena:
-        """A free arena of this form, or a new one."""
+        """A free arena with these sizes, or a new one."""
         with self._lock:
             wanted = tuple(sizes)
             fitting = [arena for arena in self._free if arena.sizes == wanted]
-            self._free = fitting[:-1]  # those of another form will not be asked for again
+            self._free = fitting[:-1]  # other sizes will not be needed again
             prefault, self._prefault = self._prefault, None
         if fitting:
             return fitting[-1]
@@ -78,7 +78,7 @@ class ArenaPool:
 
 
 class _Prefault(threading.Thread):
-    """Touches a block. In a forked child, which has no such thread, there is none to wait for and no block."""
+    """Prefaults a block. A forked child has no such thread, so there it has no block."""
 
     def __init__(self, nbytes: int) -> None:
         super().__init__(name="lamina-memory")
@@ -87,7 +87,7 @@ class _Prefault(threading.Thread):
 
     def run(self) -> None:
         lower_priority()
-        with contextlib.suppress(MemoryError):  # the capture tries again, and tells
+        with contextlib.suppress(MemoryError):  # the capture tries again and raises
             self._block = _prefaulted(self._nbytes)
 
     def block(self) -> Bytes | None:
@@ -96,13 +96,13 @@ class _Prefault(threading.Thread):
 
 
 def needed(sizes: Iterable[int]) -> int:
-    """The size of an arena of buffers of these sizes."""
+    """The size in bytes of an arena with buffers of these sizes."""
     return sum(_aligned(size) for size in sizes)
 
 
 def _prefaulted(nbytes: int) -> Bytes:
     block = np.zeros(nbytes, np.uint8)
-    block[::4096] = 1  # the first write to a page is what costs
+    block[::4096] = 1  # the first write to a page is the expensive one
     return block
 
 

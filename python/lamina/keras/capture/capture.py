@@ -1,9 +1,8 @@
-"""The moment in which one step's tensors become ours; all that training waits for.
+"""Captures the tensors of one step; this is all that training waits for.
 
-TensorFlow's variables are held: TensorFlow copies a variable before it changes one that somebody holds. JAX
-takes the memory of its arrays for the next step, and torch writes into it, so these are copied, into memory
-that is used again. Arrays on other devices than the CPU are brought to the host, except TensorFlow's on a GPU,
-which are held there.
+TensorFlow's variables are only referenced: TensorFlow copies a referenced variable before it writes to it. JAX reuses
+the memory of its arrays in the next step and torch writes into it, so those are copied, into reused memory. Arrays on
+other devices than the CPU are copied to the host, except TensorFlow's on a GPU, which are referenced there.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from lamina.repository.dtypes import as_bytes
 
 
 class StructureChangedError(Exception):
-    """A value has another size than its plan says."""
+    """A value does not have the size in its plan."""
 
 
 class Captured:
-    """The values of one step; `arrays` may be asked for on any thread."""
+    """The values of one step; `arrays` may be called on any thread."""
 
     def __init__(self, held: list[Any], release: Callable[[], None]) -> None:
         self._held: list[Any] | None = held
@@ -39,17 +38,17 @@ class Captured:
         return self._held
 
     def release(self) -> None:
-        """Let go of the memory; nothing may use the arrays any more."""
+        """Free the memory; the arrays must not be used any more."""
         if self._held is not None:
             self._held = None
             self._release()
 
 
 def capture(values: Sequence[Any], sizes: Sequence[int], arenas: ArenaPool, threads: int) -> Captured:
-    """Take ``values``: variables, tensors, arrays or Python numbers, of these ``sizes`` in bytes.
+    """Capture ``values``: variables, tensors, arrays or Python numbers, of these ``sizes`` in bytes.
 
     Raises:
-        StructureChangedError: if one has another size.
+        StructureChangedError: if a value has another size.
     """
     take = _BACKENDS.get(keras.config.backend(), _copied)
     held = [_on_host(value) for value in [take(value) for value in values]]
@@ -67,7 +66,7 @@ def capture(values: Sequence[Any], sizes: Sequence[int], arenas: ArenaPool, thre
 
 
 def copied_sizes(variables: Iterable[Any]) -> list[int]:
-    """The sizes in bytes of those of these variables that `capture` copies into an arena."""
+    """The sizes in bytes of the variables that `capture` copies into an arena."""
     lends = _BORROWS.get(keras.config.backend(), lambda value: True)
     return [value.nbytes for value in (variable.value for variable in variables) if lends(value)]
 
@@ -77,7 +76,7 @@ def _copy(sources: list[Bytes], arena: Arena, threads: int) -> None:
 
 
 class _Borrowed:
-    """Memory of a tensor that the next step changes."""
+    """Memory of a tensor that the next step will change."""
 
     __slots__ = ("memory", "owner")
 
@@ -91,7 +90,7 @@ def _take_tensorflow(value: Any) -> Any:
         return value if keras.ops.is_tensor(value) else _copied(value)
     variable = value.value
     if not variable.device.rpartition("device:")[2].startswith(("CPU", "GPU")) and variable.device:
-        return _copied(value)  # a pluggable device need not copy before it writes
+        return _copied(value)  # a pluggable device may write without copying first
     if type(variable).__name__ == "ResourceVariable":
         from tensorflow import raw_ops
 
@@ -112,7 +111,7 @@ def _take_jax(value: Any) -> Any:
     if next(iter(array.sharding.device_set)).platform != "cpu":
         return _HostTransfer(array)
     array.block_until_ready()
-    # JAX keeps an array that numpy has looked at from being updated in place, so numpy sees an address only.
+    # JAX does not update an array in place once numpy has a view of it, so numpy gets only the address.
     block = (ctypes.c_uint8 * array.nbytes).from_address(array.unsafe_buffer_pointer())
     return _Borrowed(np.frombuffer(block, np.uint8), array)
 
@@ -145,7 +144,7 @@ _BACKENDS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-#: Whether the memory of a variable's value is lent, so that it is copied into an arena.
+#: Whether the memory of a variable's value is borrowed, and so copied into an arena.
 _BORROWS: dict[str, Callable[[Any], bool]] = {
     "tensorflow": lambda value: False,
     "jax": lambda value: (
@@ -157,7 +156,7 @@ _BORROWS: dict[str, Callable[[Any], bool]] = {
 
 
 class _HostTransfer:
-    """A JAX array whose way to the host has begun."""
+    """A JAX array that is being copied to the host."""
 
     def __init__(self, array: Any) -> None:
         array.copy_to_host_async()
@@ -169,7 +168,7 @@ def _on_host(value: Any) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """What is not in one device's memory, or is no tensor at all."""
+    """A copy of a value that is not in the memory of one device, or is not a tensor."""
     if isinstance(value, np.ndarray):
         return _Borrowed(as_bytes(np.ascontiguousarray(value)), value)
     return as_bytes(np.array(keras.ops.convert_to_numpy(value), order="C", copy=True))

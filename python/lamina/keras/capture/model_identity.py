@@ -1,4 +1,4 @@
-"""Whether a model still has the very variables that a plan was learnt from."""
+"""Whether a model still has the variables that a plan was made from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from lamina.keras import private
 from lamina.keras.capture.walk import check_keras
 
-#: What Keras saved, and under which path.
+#: The objects that Keras saved, and their paths.
 Visited = list[tuple[Any, str]]
 
 
 class ModelIdentity:
-    """Remembers a model by identity: names and shapes are the same in a second fold, its variables are not."""
+    """The identity of a model's variables. The model of another fold may have the same names and shapes."""
 
     def __init__(self, model: Any) -> None:
         self._objects = [weakref.ref(item) for item in _objects(model)]
@@ -33,8 +33,8 @@ class ModelIdentity:
 
 
 def identity_of(model: Any, values: list[Any], visited: Visited) -> ModelIdentity | None:
-    """A guard, where what Keras saves are these variables as they are as long as they are the same ones."""
-    # An optimizer besides the model's own may be built late, or exchanged, and no list of the model's tells.
+    """The identity of a model, if Keras saves exactly these variables as long as they are the same; else None."""
+    # A second optimizer may be built later or replaced, and no list of the model shows it.
     seen = {id(variable) for variable in saved_variables(model)}
     if not all(id(value) in seen for value in values):
         return None
@@ -45,7 +45,7 @@ def identity_of(model: Any, values: list[Any], visited: Visited) -> ModelIdentit
 
 @contextmanager
 def visits() -> Iterator[Visited]:
-    """Note every object whose state Keras saves meanwhile in this thread.
+    """Record each object whose state Keras saves in this thread.
 
     Raises:
         FallbackToKeras: if this Keras saves in another way than we know.
@@ -70,7 +70,7 @@ def visits() -> Iterator[Visited]:
 
 
 def _saves_as_keras_does(saveable: Any) -> bool:
-    """Whether Keras's own code says what is saved of it."""
+    """Whether Keras's own code decides what is saved of it."""
     save = getattr(type(saveable), "save_own_variables", None)
     return save is None or save.__module__.startswith(("keras.", "lamina.keras."))
 
@@ -86,7 +86,7 @@ def _objects(model: Any) -> list[Any]:
 
 
 def saved_variables(model: Any) -> list[Any]:
-    """Those of the model and its optimizer."""
+    """The variables of the model and its optimizer."""
     optimizer = getattr(model, "optimizer", None)
     return [*model.variables, *([] if optimizer is None else optimizer.variables)]
 

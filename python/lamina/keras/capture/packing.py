@@ -1,4 +1,4 @@
-"""Values of Python as JSON text holds them, each equal and of its own type when it comes back (docs/format.md §5.3)."""
+"""Packs Python values into JSON so that they keep their value and type (docs/format.md §5.3)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lamina.errors import LaminaError
 from lamina.files import h5
 from lamina.repository.dtypes import to_numpy
 
-#: The engine reads JSON up to 128 levels deep; a value begins at the sixth, and takes up to four of them per level.
+#: The engine reads 128 levels of JSON. A value begins at the sixth, and each of its levels takes up to four.
 MAX_DEPTH = 28
-#: What every reader of JSON takes for an integer.
+#: The integers that every JSON reader accepts.
 _SMALL = range(-(1 << 63), 1 << 63)
-#: numpy's scalars that are exactly a number of Python and a dtype.
+#: The numpy scalars that equal a Python number with a dtype.
 _SCALARS = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 }  # fmt: skip
-#: What can make the missing values of a defaultdict again.
+#: Factories of a defaultdict that can be restored.
 _FACTORIES: dict[str, Callable[[], Any]] = {
     kind.__name__: kind for kind in (list, dict, set, tuple, int, float, bool, str, deque, Counter)
 }
@@ -36,32 +36,32 @@ _BIT_GENERATORS: dict[str, Callable[[], Any]] = {
     for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 }
 _ABSOLUTE = re.compile(
-    r"""(?: ^ | [\s'"=(\[{,;<>|] | (?<![:/]):(?=/(?!/)) )   # where a path may begin, though not inside a URL
+    r"""(?: ^ | [\s'"=(\[{,;<>|] | (?<![:/]):(?=/(?!/)) )   # where a path may begin, but not inside a URL
         (?: /[^\s/] | ~[\w.-]*/ | [A-Za-z]:[\\/] | \\\\\w | file: )""",
     re.VERBOSE,
 )
 
 
-class NotSerializable(Exception):  # noqa: N818 (a verdict, not a failure)
-    """A value that no snapshot can hold; the message says why."""
+class NotSerializable(Exception):  # noqa: N818 (expected, not an error)
+    """A value that a snapshot cannot hold; the message says why."""
 
 
-class Malformed(Exception):  # noqa: N818 (a verdict, not a failure)
-    """Not a value that `pack` has made."""
+class Malformed(Exception):  # noqa: N818 (expected, not an error)
+    """A value that `pack` did not make."""
 
 
 def has_outside_path(text: str) -> bool:
-    """Whether a text has a path in it that leaves the working directory: it means nothing on another machine."""
+    """Whether a text contains a path outside the working directory, which means nothing on another machine."""
     return bool(_ABSOLUTE.search(text)) or ".." in re.split(r"[/\\]", text)
 
 
 def pack(value: Any, add_array: Callable[[str, Any], None], name: str = "", depth: int = 0) -> Any:
-    """A value as JSON holds it; what JSON cannot tell apart stands in an object with one key.
+    """Pack a value for JSON; types that JSON does not have become an object with one key.
 
-    Arrays go to ``add_array`` with a name that begins with ``name``.
+    Arrays are passed to ``add_array``, with names that begin with ``name``.
 
     Raises:
-        NotSerializable: if it, or a part of it, is of no kind that comes back as it was.
+        NotSerializable: if the value, or a part of it, cannot be restored exactly.
     """
     if depth > MAX_DEPTH:
         raise NotSerializable(f"it is more than {MAX_DEPTH} levels deep")
@@ -130,16 +130,16 @@ def _generator_state(value: Any, add_array: Callable[[str, Any], None], name: st
 
 @dataclass(frozen=True)
 class SavedGenerator:
-    """The state of a random generator, which one of the same kind takes in."""
+    """The state of a random generator."""
 
     kind: type
     state: Any
 
     def into(self, current: Any) -> Any:
-        """The generator that is there, or a new one, in this state.
+        """Set the state of the current generator, or of a new one, and return it.
 
         Raises:
-            NotSerializable: if it is no state of this kind of generator.
+            NotSerializable: if it is not a state of this kind of generator.
         """
         try:
             made = self._new() if current is None else current
@@ -161,9 +161,9 @@ class SavedGenerator:
 
 
 def _plain(value: Any) -> Any:
-    """What is no container."""
+    """Pack a value that is not a container."""
     if type(value) is bytes:
-        _text(value.decode("latin-1"))  # a path may be bytes
+        _text(value.decode("latin-1"))  # it may be a path
         return {"bytes": base64.b64encode(value).decode()}
     if type(value) is complex:
         return {"complex": [pack(value.real, _no_array), pack(value.imag, _no_array)]}
@@ -191,20 +191,20 @@ def _factory_name(value: defaultdict[Any, Any], depth: int) -> str | None:
 
 
 def _unknown() -> Any:
-    """Stands for the function of a defaultdict that only the callback itself has."""
+    """A placeholder for the factory of a defaultdict that only the callback has."""
     raise KeyError
 
 
 def needs_own_type(value: Any) -> bool:
-    """Whether only an object that is there already can take this value in."""
+    """Whether only an existing object can take this value."""
     return isinstance(value, defaultdict) and value.default_factory is _unknown
 
 
 def unpack(value: Any, arrays: Mapping[str, Any]) -> Any:
-    """What `pack` was given.
+    """The value that `pack` was given.
 
     Raises:
-        Malformed: if `pack` has not made it.
+        Malformed: if `pack` did not make it.
     """
     try:
         if isinstance(value, Mapping) and len(value) == 1 and (kind := next(iter(value))) in _GENERATOR_KINDS:
@@ -224,7 +224,7 @@ def _unpack(value: Any, arrays: Mapping[str, Any]) -> Any:
         return _VALUES[kind](held)
     if kind == "tensor":
         return arrays[held]
-    if kind == "object":  # what was written first
+    if kind == "object":  # the form of the first version
         return {_checked_text(key): _unpack(part, arrays) for key, part in held.items()}
     return _CONTAINERS[_KINDS[kind]](held, lambda part: _unpack(part, arrays))
 

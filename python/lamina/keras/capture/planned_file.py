@@ -1,4 +1,4 @@
-"""A captured state as the file that Keras would have written, without Keras and without HDF5."""
+"""Writes a captured state as the file that Keras would have written, without Keras and HDF5."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PlannedFile:
     def write(self, path: str) -> None:
         put_in_place(Path(path), self.copy_to)
         if self._check is not None:
-            with contextlib.suppress(NotFoundError, FileNotFoundError):  # who waited for it has taken it away already
+            with contextlib.suppress(NotFoundError, FileNotFoundError):  # another process may have moved it already
                 self._check(self._reads_back(Path(path)))
 
     def copy_to(self, path: Path) -> None:
@@ -105,7 +105,7 @@ class PlannedFile:
         return arrays[:count], arrays[count:]
 
     def _reads_back(self, path: Path) -> bool:
-        """Whether HDF5 finds the captured tensors in the file, each under its name."""
+        """Whether HDF5 reads the captured tensors from the file, each by its name."""
         plan, literals = self._file()
         if h5.plan_file(path, plan.path) != plan:
             return False

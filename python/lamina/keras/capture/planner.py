@@ -1,4 +1,4 @@
-"""Learns a model's file once, and captures into it at every save."""
+"""Plans a model's file once, and captures its values at each save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lamina.keras.private import saving_lib
 
 @dataclass
 class _CachedTemplate:
-    """The file of one structure."""
+    """The file of all models with one structure."""
 
     plan: FilePlan
     literals: bytes
@@ -32,7 +32,7 @@ class _CachedTemplate:
 
 @dataclass
 class _CachedValues:
-    """Where the values of the next save are, as long as the model is the same."""
+    """The variables to capture, as long as the model is the same."""
 
     identity: ModelIdentity
     values: list[Any]
@@ -40,7 +40,7 @@ class _CachedValues:
 
 
 class Planner:
-    """The plans of one callback; a copy learns its own."""
+    """The plans of one saver."""
 
     def __init__(self) -> None:
         self._template: _CachedTemplate | None = None
@@ -50,7 +50,7 @@ class Planner:
 
     @property
     def nbytes(self) -> int:
-        """What the next capture will probably hold."""
+        """The expected size of the next capture in bytes."""
         return self._template.plan.size if self._template else 0
 
     def capture(
@@ -86,7 +86,7 @@ class Planner:
         raise FallbackToKeras("a variable's size does not match its declared shape")
 
     def prepare(self, model: Any) -> None:
-        """Get the memory of the first capture while training goes on: fresh, it may cost many times the copy."""
+        """Prefault the memory of the first capture while training continues: it may take many times the copy."""
         self.arenas.prepare(needed(copied_sizes(saved_variables(model))))
 
     def capture_values(self, training: TrainingTensors, threads: int) -> Captured:
@@ -94,12 +94,12 @@ class Planner:
         return capture(training.values, training.sizes, self.arenas, threads)
 
     def invalidate(self) -> None:
-        """Learn anew at the next save, and hold no model."""
+        """Plan again at the next save, and keep no model alive."""
         self._cached_values = None
         self._template = None
 
     def release(self) -> None:
-        """Training has ended: keep no memory, and no model alive."""
+        """Training has ended: free the memory, and keep no model alive."""
         self._cached_values = None
         self.arenas.clear()
 
@@ -148,7 +148,7 @@ def _members(model: Any, visited: Visited) -> Members:
 
 
 def _assets(visited: Visited) -> Any:
-    """What Keras's layers write beside the weights, such as vocabularies; None where there is nothing."""
+    """The files that layers save beside the weights, such as vocabularies; None if there are none."""
     owners = [(saveable, path) for saveable, path in visited if hasattr(saveable, "save_assets")]
     if not owners:
         return None

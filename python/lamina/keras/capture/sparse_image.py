@@ -1,4 +1,4 @@
-"""A file in memory that takes no room for what was never written."""
+"""A file in memory that stores only the pages that were written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SparseImage(io.BytesIO):
-    """Stands in for the BytesIO of a .keras file's weights; Keras's store insists on that type."""
+    """Replaces the BytesIO of a .keras file's weights; Keras's store requires that type."""
 
     _PAGE = 4096
 
@@ -29,7 +29,7 @@ class SparseImage(io.BytesIO):
         return self._at
 
     def truncate(self, size: int | None = None, /) -> int:
-        """Also grows, as a file does: what Keras would have written at the end was not written here."""
+        """Shrink or grow, as a file does; the tensors at the end were not written here."""
         self.size = self._at if size is None else size
         return self.size
 
@@ -63,7 +63,7 @@ class SparseImage(io.BytesIO):
             yield bytes(piece)
 
     def _spans(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Cut a run at the pages: position in the run, first and last byte in the page."""
+        """Split a run into pages: (position in the run, first byte in the page, end in the page)."""
         done = 0
         while done < length:
             start = (offset + done) % self._PAGE

@@ -1,7 +1,7 @@
-"""Learns the HDF5 file that Keras would write for a model, without its weights.
+"""Makes a template of the HDF5 file that Keras would write for a model, without the weights.
 
-Keras's own store makes the file, with the same calls in the same order but one element per tensor: so HDF5
-puts every tensor where it would stand, and all bytes outside the tensors are those of Keras's file.
+Keras's own store writes it, with the same calls in the same order, but only one element per tensor. So HDF5 places each
+tensor where Keras's file has it, and all bytes outside the tensors are those of Keras's file.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = ["Entry", "FallbackToKeras", "Template", "Walk", "enumerate_variables"
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The HDF5 file of every model of this ``structure``."""
+    """The HDF5 file of all models with this ``structure``."""
 
     plan: FilePlan
-    values: list[Any]  # what Keras set, in the order of the plan's tensors
-    literals: bytes  # all other bytes, in the file's order
+    values: list[Any]  # in the order of the plan's tensors
+    literals: bytes  # all other bytes, in the order of the file
     structure: Hashable
 
 
 def make_template(model: Any, *, embedded: bool) -> Template:
-    """Learn the ``.weights.h5`` file of a model, or with ``embedded`` the one inside its ``.keras`` file.
+    """Make the template of a ``.weights.h5`` file or, with ``embedded``, of the one inside a ``.keras`` file.
 
-    The two differ, because HDF5 places data by the driver it writes through.
+    The two differ, because the placement of data depends on the driver of HDF5.
     """
     if not model.built:
         raise FallbackToKeras("the model has not been built")
@@ -100,7 +100,7 @@ def _template(store: _SparseStore, plan: FilePlan, literals: bytes) -> Template:
 
 
 class _SparseStore(RecordingStore):
-    """A store that makes Keras's file with one element per tensor; the groups are Keras's own work."""
+    """A store that writes Keras's file with one element per tensor; Keras itself makes the groups."""
 
     def __init__(self, target: Path | SparseImage) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class _SparseStore(RecordingStore):
 
     @contextmanager
     def _as_keras(self) -> Iterator[None]:
-        """Let the inherited code at the file, which nothing else may touch."""
+        """Allow the inherited code to use the file; nothing else may."""
         self._own = True
         try:
             yield

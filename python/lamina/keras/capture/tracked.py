@@ -1,7 +1,7 @@
-"""The attributes of tracked callbacks: what of them a save holds, and what a callback takes back.
+"""Saves and restores the attributes of tracked callbacks.
 
-A snapshot may come from anybody. So a callback takes back only what a save of its own would hold: data in an attribute
-that it has, or that its code makes, of the type that it has there. Nothing else of a callback can be reached.
+A snapshot may come from anybody. So only attributes that a save of the callback would hold are restored: data, in an
+attribute that the callback has or that its code creates, with the type that it has there. Nothing else can be changed.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import numpy as np
 
 from lamina.keras.capture.packing import NotSerializable, SavedGenerator, has_outside_path, needs_own_type, pack
 
-#: What Keras gives every callback.
+#: Attributes that Keras sets on every callback.
 _KEPT_BY_KERAS = {"params", "_model", "model", "_history"}
 _MISSING = object()
-#: A separator, or an extension.
+#: A path separator or a file extension.
 _FILE = re.compile(r"[/\\]|\.[A-Za-z]\w*$")
-#: Arrays that are larger count as changed only where another one takes their place: each save compares them.
+#: Larger arrays are compared by identity, because each save compares them.
 _COMPARED_BYTES = 1 << 16
 _NUMBERS = (bool, int, float, complex, np.generic, np.ndarray)
-#: Types that a value may have where another of the same group is.
+#: Groups of types that may replace each other.
 _COMPATIBLE: tuple[tuple[type, ...], ...] = (_NUMBERS, (list, tuple))
 
 
 class Tracked(tuple[Any, ...]):
-    """The callbacks of ``track``, and what they were when they were given: what stays so is how they were set up."""
+    """The callbacks of ``track`` and their initial attributes. What stays unchanged is setup, and is not saved."""
 
     def __init__(self, callbacks: Iterable[Any] = ()) -> None:
         self._initial = [_initial_values(callback) for callback in self]
         self._warned: set[tuple[int, str]] = set()
 
     def kinds(self) -> list[str]:
-        """The classes of the callbacks."""
+        """The class names of the callbacks."""
         return [type(callback).__name__ for callback in self]
 
     def take(self, add_array: Callable[[str, Any], None]) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ class Tracked(tuple[Any, ...]):
         return state
 
     def _candidates(self, i: int) -> Iterator[tuple[str, Any]]:
-        """What training may have changed."""
+        """The attributes that training may have changed."""
         callback = self[i]
         excluded = _excluded(type(callback))
         for name, value in vars(callback).items():
@@ -77,7 +77,7 @@ class Tracked(tuple[Any, ...]):
     def _warn_of_left_out(self, i: int, left: Mapping[str, str]) -> None:
         callback = self[i]
         if _is_ours_or_keras(type(callback)):
-            return  # they set these up anew
+            return  # these set their attributes up again
         new = {name: why for name, why in left.items() if (i, name) not in self._warned}
         self._warned |= {(i, name) for name in new}
         if new:
@@ -89,7 +89,7 @@ class Tracked(tuple[Any, ...]):
             )
 
     def put(self, i: int, state: Mapping[str, Any]) -> None:
-        """Give a callback its state back, in the objects that it has."""
+        """Restore the state of a callback, into its existing objects where possible."""
         callback = self[i]
         refused: dict[str, str] = {}
         for name, value in state.items():
@@ -107,10 +107,10 @@ class Tracked(tuple[Any, ...]):
             )
 
     def _current(self, i: int, name: str) -> Any:
-        """What the callback has there now; `_MISSING` for what its code will make.
+        """The callback's current value; `_MISSING` if its code will create it.
 
         Raises:
-            NotSerializable: if a save of it would not hold such an attribute.
+            NotSerializable: if a save of the callback would not hold such an attribute.
         """
         callback = self[i]
         if name in _excluded(type(callback)) or name.startswith("__"):
@@ -132,7 +132,7 @@ class Tracked(tuple[Any, ...]):
 
 
 def _initial_values(callback: Any) -> dict[str, Any]:
-    """Images of what counts as setup while it stays as it is: arguments, and names of files."""
+    """Fingerprints of what counts as setup while it is unchanged: arguments and file names."""
     arguments = _arguments(type(callback))
     return {
         name: _fingerprint(value)
@@ -142,7 +142,7 @@ def _initial_values(callback: Any) -> dict[str, Any]:
 
 
 def _fingerprint(value: Any) -> Any:
-    """Something that is equal for equal values."""
+    """An object that is equal for equal values."""
     arrays: list[Any] = []
     try:
         packed = pack(value, lambda _, array: arrays.append(_array_fingerprint(array)))
@@ -161,7 +161,7 @@ def _may_name_a_file(text: str) -> bool:
 
 
 def _excluded(kind: type) -> set[str]:
-    """Attributes that are nobody's state: what Keras gives every callback, and arguments of its own callbacks."""
+    """Attributes that are not state: those that Keras sets, and the arguments of Keras's own callbacks."""
     of_keras = [base for base in kind.__mro__ if base.__module__.startswith("keras.")]
     return _KEPT_BY_KERAS.union(*(_parameters(base) for base in of_keras))
 
@@ -179,14 +179,14 @@ def _is_ours_or_keras(kind: type) -> bool:
 
 
 def _is_data(value: Any) -> bool:
-    """Whether somebody may miss it: not what Keras holds, nor functions."""
+    """Whether the value is data: not a function, and nothing of Keras's."""
     return not callable(value) and not isinstance(
         value, (types.ModuleType, keras.callbacks.Callback, keras.optimizers.Optimizer, keras.Variable)
     )
 
 
 def _mentions(kind: type, name: str) -> bool:
-    """Whether the code of a callback speaks of an attribute of this name."""
+    """Whether the code of a callback uses an attribute of this name."""
     own = [base for base in kind.__mro__ if base not in (object, keras.callbacks.Callback)]
     return any(name in code.co_names for base in own for part in vars(base).values() for code in _codes(part))
 
@@ -203,7 +203,7 @@ def _codes(part: Any) -> Iterator[types.CodeType]:
 
 
 def _check_type(current: Any, value: Any) -> None:
-    """Raises `NotSerializable` for a value of another type than an attribute has; None has none."""
+    """Raise `NotSerializable` if the value has another type than the attribute; None fits any type."""
     if needs_own_type(value) and not isinstance(current, defaultdict):
         raise NotSerializable("it is a defaultdict whose factory only the callback has")
     if current is _MISSING or current is None or value is None or type(current) is type(value):
@@ -215,7 +215,7 @@ def _check_type(current: Any, value: Any) -> None:
 
 
 def _assign(current: Any, value: Any) -> Any:
-    """``value`` in the object that is there, which others may hold too; ``value`` itself where that cannot be."""
+    """Copy ``value`` into the current object, which others may reference; if that is impossible, return ``value``."""
     if isinstance(value, SavedGenerator):
         return value.into(current)
     if isinstance(current, np.ndarray) and isinstance(value, np.ndarray):
@@ -227,7 +227,7 @@ def _assign(current: Any, value: Any) -> Any:
     elif isinstance(current, (list, deque)):
         current.clear()
         current.extend(value)
-    elif isinstance(current, (dict, set)):  # a Counter adds, to nothing here
+    elif isinstance(current, (dict, set)):  # also for a Counter: it adds to nothing
         current.clear()
         current.update(value)
     else:

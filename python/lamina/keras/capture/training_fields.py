@@ -1,6 +1,6 @@
-"""The field ``training`` of a snapshot, checked whole before anything is done with a part of it.
+"""Reads the field ``training`` of a snapshot; checks all of it before any part is used.
 
-A snapshot may come from anybody, and its digest says only that it is as it was written.
+A snapshot may come from anybody. Its digest proves only that it was not changed since.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from lamina.errors import CorruptDataError
 from lamina.keras.capture.packing import Malformed, unpack
 
-#: Keras's seed generators count in two numbers.
+#: The state of a seed generator of Keras is two numbers.
 _SEED_NUMBERS = 2
 _MAX_NAME = 1000
 
 
 @dataclass(frozen=True)
 class SavedCallback:
-    """What is known of a tracked callback."""
+    """The saved state of a tracked callback."""
 
     kind: str
     packed: Mapping[str, Any]
@@ -32,7 +32,7 @@ class SavedCallback:
 
 @dataclass(frozen=True)
 class Fields:
-    """What a snapshot says of a training; each part is empty where it says nothing."""
+    """The parts of the field ``training``; a missing part is empty."""
 
     seeds: dict[str, list[int]] = field(default_factory=dict)
     optimizer: str | None = None
@@ -42,7 +42,7 @@ class Fields:
 
 
 class _UnexpectedError(Exception):
-    """What stands there instead of what is expected."""
+    """A part that is not as expected."""
 
     def __init__(self, where: str, expected: str, found: Any) -> None:
         super().__init__(where, expected, found)
@@ -50,10 +50,10 @@ class _UnexpectedError(Exception):
 
 
 def read_fields(snapshot: str, training: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fields:
-    """Check and read the field; ``tensors`` are those of the training state by name.
+    """Check and read the field; ``tensors`` are those of the training state, by name.
 
     Raises:
-        CorruptDataError: naming the part that is not as a save writes it.
+        CorruptDataError: if a part is not as a save writes it; the message names the part.
     """
     given = {name: value for name, value in training.items() if value is not None}
     try:

@@ -1,8 +1,8 @@
-"""State of training that no Keras file holds: captured with the weights, and put back.
+"""Captures and restores the training state that no Keras file holds.
 
-It is made of the states of random seed generators (on torch, of torch's own generators too), the factors of LoRA
-layers (Keras saves the merged kernel, from which training cannot go on), what stateful recurrent layers remember, and
-the attributes of tracked callbacks.
+It has the states of seed generators (on torch, also of torch's own generators), the factors of LoRA layers (Keras saves
+only the merged kernel, which cannot be trained further), the states of stateful recurrent layers, and the attributes of
+tracked callbacks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_fields import read_fields
 from lamina.keras.capture.walk import describe
 
-#: The generator of everything random that has no seed of its own.
+#: The generator of all random operations without a seed.
 _GLOBAL = "global"
 #: torch's own generators, from which Keras draws dropout without a seed (keras/src/backend/torch/random.py).
 _TORCH_RANDOM = "random/torch/"
@@ -46,9 +46,9 @@ class TrainingTensors:
 
 
 def take(model: Any, tracked: Tracked, callbacks_after: Collection[Any] = ()) -> tuple[dict[str, Any], TrainingTensors]:
-    """What a snapshot's field ``training`` says, and the tensors that it speaks of.
+    """The field ``training`` of a snapshot, and its tensors.
 
-    ``callbacks_after``: those of ``tracked`` that will only hear of this epoch's end after the save.
+    ``callbacks_after``: those of ``tracked`` that Keras calls after the save, at this epoch's end.
     """
     tensors = TrainingTensors()
     for name, variable in (*_lora_variables(model), *_recurrent_states(model)):
@@ -68,19 +68,19 @@ def take(model: Any, tracked: Tracked, callbacks_after: Collection[Any] = ()) ->
 
 
 def optimizer_class(optimizer: Any) -> str:
-    """What kind of optimizer it is, whether or not it scales the loss."""
+    """The class name of the optimizer, without a loss-scaling wrapper."""
     return type(innermost(optimizer)).__name__
 
 
 def innermost(optimizer: Any) -> Any:
-    """The optimizer itself where another one scales the loss around it."""
+    """The optimizer inside a loss-scaling wrapper."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def optimizer_fields(model: Any) -> dict[str, Any]:
-    """What a snapshot notes of the optimizer: its class, and for which variables it was built where not for all.
+    """What a snapshot notes of the optimizer: its class and, unless it trains all, the variables it was built for.
 
-    They are positions in ``model.variables``; a `train_step` of one's own may train a part of the model.
+    The variables are positions in ``model.variables``. A custom `train_step` may train only a part of the model.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
@@ -103,7 +103,7 @@ class SavedState:
     """The training state of a snapshot.
 
     Raises:
-        CorruptDataError: if a field that is read back is not what a save writes; nothing has been touched then.
+        CorruptDataError: if a field is not as a save writes it. Nothing has been changed then.
     """
 
     def __init__(self, opened: Opened) -> None:
@@ -113,7 +113,7 @@ class SavedState:
         self._fields = read_fields(opened.snapshot.id, opened.snapshot.training, opened.content.training)
 
     def checkpoint(self) -> dict[str, Any]:
-        """What the callback itself had noted."""
+        """The fields that the checkpoint callback saved for itself."""
         return self._fields.checkpoint
 
     @property
@@ -123,11 +123,11 @@ class SavedState:
 
     @property
     def optimizer_variables(self) -> list[int] | None:
-        """Positions in the model's variables of those that the optimizer was built for; None: the trainable ones."""
+        """Positions in ``model.variables`` of what the optimizer was built for; None: the trainable ones."""
         return self._fields.optimizer_variables
 
     def put_into_model(self, model: Any) -> None:
-        """Put seeds and LoRA factors back; the weights must already be there."""
+        """Restore seeds, LoRA factors and recurrent states, after the weights."""
         self._put_seeds(model)
         self._put_torch_generators()
         self._put("LoRA factors", "lora/", dict(_lora_variables(model)))
@@ -136,7 +136,7 @@ class SavedState:
     def _put_seeds(self, model: Any) -> None:
         saved = self._fields.seeds
         if _GLOBAL in saved:
-            private.global_seed(make=True)  # a new process has none until it is asked for one
+            private.global_seed(make=True)  # a new process creates it only when asked
         seeds = dict(_seeds(model))
         states = {path: _seed_like(seeds[path], saved[path]) for path in seeds.keys() & saved.keys()}
         if saved and (
@@ -148,9 +148,9 @@ class SavedState:
             seeds[path].assign(state)
 
     def put_into_callbacks(self, tracked: Tracked, callbacks: Collection[Any]) -> None:
-        """Give these of the tracked callbacks their state back; after their own ``on_train_begin``, which resets it.
+        """Restore these of the tracked callbacks, after their ``on_train_begin``, which resets their state.
 
-        Those that stood behind the saving callback have not heard of the saved epoch's end: they do now.
+        Callbacks that ran after the checkpoint callback were saved before their ``on_epoch_end``: it is called now.
         """
         kinds = [entry.kind for entry in self._fields.callbacks]
         if kinds != tracked.kinds():
@@ -171,7 +171,7 @@ class SavedState:
             warnings.warn(message, stacklevel=2)
 
     def _put_torch_generators(self) -> None:
-        """Of devices that both machines have; another number of them is no reason to go without the rest."""
+        """Restore the generators of the devices that both machines have."""
         saved = self._read(_TORCH_RANDOM)
         for device, generator in _torch_generators():
             state, current = saved.get(_TORCH_RANDOM + device), generator.get_state()
@@ -201,9 +201,9 @@ class SavedState:
 
 
 def _seed_like(state: Any, saved: list[int]) -> Any:
-    """A saved seed as the state of a generator here; None where it cannot be one.
+    """A saved seed as the state of a generator of this backend; None if it does not fit.
 
-    Keras takes seeds for 32 unsigned bits, though some backends hold them in a signed type.
+    Keras's seeds have 32 unsigned bits, but some backends store them in a signed type.
     """
     dtype = np.dtype(keras.backend.standardize_dtype(state.dtype))
     if tuple(state.shape) != (len(saved),):
@@ -249,7 +249,7 @@ def _lora_variables(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _recurrent_states(model: Any) -> Iterator[tuple[str, Any]]:
-    """What stateful layers hand from one batch to the next; in no list of the model's variables."""
+    """The states that stateful layers keep between batches; the model's lists of variables do not have them."""
     stateful = [layer for layer in private.flatten_layers(model) if getattr(layer, "stateful", False)]
     for i, layer in enumerate(stateful):
         for j, variable in enumerate(keras.tree.flatten(getattr(layer, "states", None))):
@@ -258,5 +258,5 @@ def _recurrent_states(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def packed(value: Any) -> Any:
-    """A number or None as the training state holds it."""
+    """A number or None, packed for the training state."""
     return pack(value, lambda *_: None)

@@ -1,7 +1,7 @@
 """Records what Keras saves of a model, and under which names.
 
-Keras's own walk (``saving_lib._save_state``) is the only exact source of the names, so it runs here too, with
-a store that notes what is set instead of writing it. What notes cannot describe is :class:`FallbackToKeras`.
+Only Keras's own walk (``saving_lib._save_state``) gives the exact names. So it runs here, with a store that records the
+values instead of writing them. If a model does more than set values, `FallbackToKeras` is raised.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from lamina.files import h5
 from lamina.keras import private
 
 
-class FallbackToKeras(Exception):  # noqa: N818 (a verdict, not a failure)
-    """Only Keras's own save makes the right file for this model; the message says why."""
+class FallbackToKeras(Exception):  # noqa: N818 (expected, not an error)
+    """Only Keras's own code handles this model correctly; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A value as Keras hands it to its store, and as what it would be written."""
+    """A value that Keras sets in its store, and the dtype and shape it is written with."""
 
     name: str
-    value: Any  # a Variable, a tensor of the backend, an ndarray, or a Python scalar or list
+    value: Any  # a Variable, a backend tensor, an ndarray, or a Python scalar or list
     dtype: str  # a name of docs/format.md §5.1
     shape: tuple[int, ...]
 
@@ -42,14 +42,14 @@ class Walk:
 
 
 def walk(model: Any) -> Walk:
-    """Note what Keras saves now; cheap enough for every save."""
+    """Record what Keras saves of the model now; cheap enough for each save."""
     store = RecordingStore()
     save_state(model, store)
     return Walk(store.entries, tuple(store.steps))
 
 
 def enumerate_variables(model: Any) -> list[tuple[str, Any, str, tuple[int, ...]]]:
-    """Yield name, value, dtype and shape of everything that Keras saves, in Keras's order."""
+    """Name, value, dtype and shape of all that Keras saves, in Keras's order."""
     return [(entry.name, entry.value, entry.dtype, entry.shape) for entry in walk(model).entries]
 
 
@@ -60,19 +60,19 @@ def save_state(model: Any, store: RecordingStore) -> None:
         with private.cached_skipsets(), private.uncopied_optimizers(RecordingStore):
             private.save_state(model, store)
     finally:
-        # A save_own_variables that swallows exceptions must not swallow this one.
+        # A save_own_variables that suppresses exceptions must not suppress this one.
         if store.refused:
             raise FallbackToKeras(store.refused)
 
 
 def check_keras() -> None:
-    """A Keras that saves in another way than we know saves for itself."""
+    """Raise `FallbackToKeras` if this Keras saves in a way that lamina does not know."""
     if reason := private.why_not("save"):
         raise FallbackToKeras(reason)
 
 
 class RecordingStore(private.H5IOStore):  # type: ignore[misc]
-    """A store that notes what is set and refuses all else: nothing else leaves the file predictable."""
+    """A store that records values and refuses all else, after which the file could not be predicted."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -98,7 +98,7 @@ class RecordingStore(private.H5IOStore):  # type: ignore[misc]
         self._create(key, dtype, shape)
 
     def _create(self, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        """Nothing stands in a file here."""
+        """A subclass writes the value to a file here."""
 
     def _refuse(self, action: str) -> NoReturn:
         self.refused = f"a layer's save_own_variables {action}"
@@ -147,8 +147,8 @@ class RecordingStore(private.H5IOStore):  # type: ignore[misc]
 
 
 def describe(value: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """The array that Keras would write, without making it where that would copy a weight."""
-    # What a Variable holds decides: JAX without 64 bits holds less than the Variable says.
+    """Dtype and shape of the array that Keras would write, without copying a weight."""
+    # The value decides: JAX without 64 bits stores fewer bits than the Variable says.
     held = value.value if isinstance(value, keras.Variable) else value
     if keras.ops.is_tensor(held):
         dtype, shape = _numpy_dtype(keras.backend.standardize_dtype(held.dtype)), tuple(held.shape)

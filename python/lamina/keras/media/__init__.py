@@ -1,1 +1,1 @@
-"""Pictures, tables and graphs that `WandbCallback` logs."""
+"""The images, tables and graphs that `WandbCallback` logs."""

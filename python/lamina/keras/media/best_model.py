@@ -1,4 +1,4 @@
-"""The best model so far: its file in the run's directory, and the artifact that carries it."""
+"""Saves the best model so far in the run's directory, and logs it as an artifact."""
 
 import os
 from math import isfinite
@@ -9,14 +9,14 @@ from lamina import _core
 
 
 def artifact_name(run: Any) -> str:
-    """``model-<run name>``, or the run's id where it has no name; only what W&B takes in a name."""
+    """``model-<run name>``, or with the run's id if it has no name; cleaned for W&B."""
     from lamina.wandb.description import clean_name
 
     return clean_name(f"model-{run.name or run.id}")
 
 
 def metadata(epoch: int, monitor: str, value: float | None, logs: dict[str, float]) -> dict[str, Any]:
-    """What a version tells about its model; W&B refuses NaN and infinity, so they are spelt."""
+    """The metadata of a version; W&B refuses NaN and infinity, so they become text."""
     found = {**logs, "value": value, "epoch": epoch, "monitor": monitor}
     return {
         name: str(number) if isinstance(number, float) and not isfinite(number) else number
@@ -25,7 +25,7 @@ def metadata(epoch: int, monitor: str, value: float | None, logs: dict[str, floa
 
 
 def save(model: Any, path: Path, weights_only: bool) -> None:
-    """Write the file beside its place and put it there by one rename."""
+    """Write a temporary file and rename it to ``path``."""
     suffix = ".weights.h5" if weights_only else path.suffix
     temporary = _core.Temporary(path.parent)
     unfinished = temporary.path / f"model{suffix}"

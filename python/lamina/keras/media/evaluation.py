@@ -1,4 +1,4 @@
-"""Evaluation tables: the validation data once, then the model's predictions for it, row by row."""
+"""Evaluation tables: the validation data once, then the model's predictions for each row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ PREDICTIONS = "validation_predictions"
 
 
 class Evaluation:
-    """Logs the validation data when made, unless ``indexes`` say where it stands."""
+    """Logs the validation data when created, unless ``indexes`` refer to a table that has it."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Evaluation:
         return table
 
     def _base(self) -> Any:
-        """What gives the picture under a mask: the input, where there is a single one."""
+        """A function that returns the picture under a mask: the input, if there is exactly one."""
         if len(self._inputs) != 1:
             return None
         (values,) = self._inputs.values()
@@ -89,7 +89,7 @@ def _output_names(model: Any) -> list[str]:
 
 
 def _columns(data: Any, single: str, names: list[str]) -> dict[str, Any]:
-    """Arrays by column: one array by its role, several by the names of the model's slots."""
+    """Arrays by column name: ``single`` for one array, the model's names for several."""
     if isinstance(data, dict):
         return dict(data)
     arrays = keras.tree.flatten(data)

@@ -1,9 +1,8 @@
-"""Floating-point operations of one forward pass, by the counter of the backend.
+"""Counts the floating-point operations of one forward pass with the backend's own counter.
 
-The convention is two operations for a multiply-add, a batch of one, inference. TensorFlow's profiler and
-XLA's cost analysis also count biases and activations, torch's counter only matrix products and convolutions;
-for models of dense and convolutional layers they differ by a few percent. TensorFlow's profiler does not know
-batched matrix products (attention).
+A multiply-add counts as two operations; the batch has one example; the mode is inference. TensorFlow's profiler and
+XLA's cost analysis also count biases and activations, torch's counter only matrix products and convolutions. For dense
+and convolutional layers they differ by a few percent. TensorFlow's profiler misses batched matrix products (attention).
 """
 
 from typing import Any
@@ -14,14 +13,14 @@ from lamina.errors import InvalidInputError
 
 
 def count_flops(model: Any) -> float:
-    """Operations of a Sequential or functional model for one example."""
+    """The operations of a Sequential or functional model for one example."""
     inputs = _one_example(model)
     count = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]
     return count(model, inputs)
 
 
 def _one_example(model: Any) -> Any:
-    """Zeros of a batch of one, in the structure in which the model takes its inputs."""
+    """A batch of one example of zeros, in the structure of the model's inputs."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"FLOPs can be counted for a keras.Model. Received: {model!r}")
     if not isinstance(model, keras.Sequential) and not hasattr(model, "_inputs_struct"):
@@ -49,7 +48,7 @@ def _tensorflow(model: Any, inputs: Any) -> float:
 
     specs = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), inputs)
     forward = tf.function(lambda values: model(values, training=False)).get_concrete_function(specs)
-    frozen, _ = convert_variables_to_constants_v2_as_graph(forward)  # inlines what layers have compiled
+    frozen, _ = convert_variables_to_constants_v2_as_graph(forward)  # inlines functions that layers have compiled
     options = tf.compat.v1.profiler.ProfileOptionBuilder
     counted = tf.compat.v1.profiler.profile(
         graph=frozen.graph,

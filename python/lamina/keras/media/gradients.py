@@ -1,4 +1,4 @@
-"""The gradients of the loss over given data, without a trace in the training that goes on."""
+"""Gradients of the loss over given data, without any effect on training."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ Batch = tuple[Any, Any, Any]
 class Gradients:
     """The gradient of a model's loss, averaged over all examples of the data.
 
-    Layers run in training mode; what that changes (moving averages, random seeds, metrics) is put back.
+    Layers run in training mode. What that changes (moving averages, seeds, metrics) is restored.
     """
 
     def __init__(self, model: Any) -> None:
@@ -22,7 +22,7 @@ class Gradients:
         self._of_batch: Callable[[Batch], list[Any]] = make(model)
 
     def over(self, batches: Iterable[Batch]) -> list[tuple[Any, Any]]:
-        """(trainable variable, gradient) pairs; variables that the loss does not depend on are left out."""
+        """(trainable variable, gradient) pairs, without variables that the loss does not depend on."""
         variables = self._model.trainable_variables
         sums: list[Any] = [None] * len(variables)
         examples = 0
@@ -39,7 +39,7 @@ class Gradients:
 
 
 class _state_kept:  # noqa: N801 (a context manager, used as a function)
-    """Puts back the variables that a forward pass in training mode writes."""
+    """Restores the variables that a forward pass in training mode changes."""
 
     def __init__(self, model: Any) -> None:
         self._variables = [*model.non_trainable_variables, *model.metrics_variables]

@@ -1,13 +1,13 @@
-"""A model's layers and their connections as a ``wandb.Graph``."""
+"""The layers of a model and their connections as a ``wandb.Graph``."""
 
 from typing import Any
 
 
 def model_graph(model: Any) -> Any:
-    """Nodes for layers (and for functions between layers), edges along the data.
+    """A graph whose nodes are layers, and functions between layers, and whose edges follow the data.
 
-    The layers of a nested model are nodes too, named ``<model>/<layer>``; an edge leads from the nested model
-    to the first of them. A subclassed model tells its layers, not how they are connected.
+    The layers of a nested model are nodes named ``<model>/<layer>``, with an edge from the nested model to its first
+    layers. A subclassed model has layers, but no connections.
     """
     import wandb
 
@@ -17,7 +17,7 @@ def model_graph(model: Any) -> Any:
 
 
 def _add(graph: Any, model: Any, prefix: str) -> list[Any]:
-    """Add the parts of one model; return those that data enters first."""
+    """Add the parts of one model; return the nodes that get its inputs."""
     edges = _connections(model)
     targets = {id(target) for _, target in edges}
     nodes = {}
@@ -56,7 +56,7 @@ def _is_functional(model: Any) -> bool:
 
 
 def _nodes(model: Any, first_of_each: bool = False) -> list[Any]:
-    """The calls that make up a functional model, from its inputs on; a shared layer has several."""
+    """The calls of a functional model in order of the data; a shared layer has several."""
     by_depth = sorted(model._nodes_by_depth.items(), reverse=True)
     nodes = [node for _, level in by_depth for node in level]
     if not first_of_each:
@@ -77,7 +77,7 @@ def _node(part: Any, name: str) -> dict[str, Any]:
 def _output_shape(part: Any) -> list[Any]:
     try:
         output = part.output
-    except (AttributeError, ValueError):  # never called symbolically, or several times
+    except (AttributeError, ValueError):  # never called symbolically, or more than once
         return ["multiple"]
     tensors = output if isinstance(output, list | tuple) else [output]
     if isinstance(output, dict):

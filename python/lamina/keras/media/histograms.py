@@ -1,4 +1,4 @@
-"""Histograms of a model's weights and gradients, as the history of a run takes them."""
+"""Histograms of weights and gradients for the history of a run."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def weight_histograms(model: Any) -> dict[str, Any]:
-    """``parameters/<layer>.weights`` and ``.bias``; layers with other variables use the variables' names."""
+    """``parameters/<layer>.weights`` and ``.bias``; a layer with other variables uses their names."""
     named = [(name, value) for layer in model.layers for name, value in _weights(layer)]
     return histograms(named)
 
@@ -36,7 +36,7 @@ def variable_name(model: Any, variable: Any) -> str:
 
 
 def histograms(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A ``wandb.Histogram`` of the finite numbers of each array; arrays without any are left out."""
+    """A ``wandb.Histogram`` of the finite numbers of each array; arrays without any are skipped."""
     import wandb
 
     found = {}
@@ -50,7 +50,7 @@ def histograms(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def numbers(value: Any) -> Any:
-    """The finite elements as a flat array that NumPy can bin; None if there are none."""
+    """The finite elements as a flat array of floats; None if there are none."""
     array = np.asarray(keras.ops.convert_to_numpy(value))
     if array.dtype.kind not in "fiub":  # bfloat16 and float8 among others
         try:

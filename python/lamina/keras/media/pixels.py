@@ -1,4 +1,4 @@
-"""Numbers as the 0 to 255 of pictures: W&B shows what it gets, and models rarely work on bytes."""
+"""Converts numbers to pixels of 0 to 255."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def value_range(values: Any) -> tuple[float, float]:
-    """What a whole column of values was meant to span: 0 to 1, -1 to 1, 0 to 255, or what it does."""
+    """The range of a column of values: 0 to 1, -1 to 1, 0 to 255, or its minimum and maximum."""
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not finite.size:
         return 0.0, 1.0
@@ -18,7 +18,7 @@ def value_range(values: Any) -> tuple[float, float]:
 
 
 def pixels(values: Any, meant: tuple[float, float]) -> Any:
-    """Bytes; what lies outside of the range is cut to it."""
+    """Pixels of dtype uint8; values outside the range are clipped."""
     low, high = meant
     scaled = (np.nan_to_num(values.astype("float32"), nan=low) - low) * (255.0 / (high - low))
     return scaled.round().clip(0, 255).astype("uint8")

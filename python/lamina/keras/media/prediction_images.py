@@ -1,4 +1,4 @@
-"""Inputs, predictions and references of a few examples as captioned W&B images."""
+"""Inputs, predictions and targets of a few examples, as W&B images with captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ KINDS = (*PICTURES, "label")
 
 
 def guess_kind(shape: Sequence[int | None], risky: bool = False) -> str | None:
-    """What data of this shape (with the batch) shows; ``risky``: rank 3 are grey images, not sequences."""
+    """The kind of data by its shape, with the batch; ``risky`` takes rank 3 for grey images, not sequences."""
     shape = _channels_last_shape(shape)
     if len(shape) in (1, 2):
         return "label"
@@ -27,7 +27,7 @@ def guess_kind(shape: Sequence[int | None], risky: bool = False) -> str | None:
 
 @dataclass
 class PredictionImages:
-    """Makes the images of one epoch; the kinds may be None where they are not known."""
+    """Makes the images of one epoch; a kind is None if it is unknown."""
 
     input_kind: str | None
     output_kind: str | None
@@ -36,7 +36,7 @@ class PredictionImages:
     _warned: set[str] = field(default_factory=set)
 
     def make(self, x: Any, y: Any, predicted: Any) -> list[Any]:
-        """One image per input, prediction and reference of each example, example by example."""
+        """One image per input, prediction and target of each example, example by example."""
         shown_output = self.output_kind in PICTURES
         columns = []
         captions: Sequence[Any] | None = None
@@ -54,7 +54,7 @@ class PredictionImages:
         return _interleave(columns, captions)
 
     def _pictures(self, data: Any, kind: str | None, like: Any, classes: int = 1) -> Any:
-        """Bytes to show; ``like``: the data whose range of values counts."""
+        """Pixels of the data; ``like`` is the data whose range of values applies."""
         data = _channels_last(data)
         if kind == "segmentation_mask":
             colored = self._colored(data, classes)
@@ -63,7 +63,7 @@ class PredictionImages:
         return [_tiled(picture) for picture in pixels(data, value_range(like))]
 
     def _colored(self, masks: Any, classes: int) -> Any:
-        """Scores or numbers of classes by the colours of the classes; None for a mask of yes and no."""
+        """Masks in the colors of their classes; None for a binary mask."""
         if masks.ndim == 4 and masks.shape[-1] > 1:
             return self._palette(masks.shape[-1])[masks.argmax(axis=-1)]
         numbers = masks[..., 0] if masks.ndim == 4 else masks
@@ -127,11 +127,11 @@ def _channels_last(data: Any) -> Any:
 
 
 def _classes(scores: Any) -> int:
-    """How many classes predicted masks tell apart."""
+    """The number of classes in predicted masks."""
     scores = _channels_last(scores)
     return int(scores.shape[-1]) if scores.ndim == 4 else 1
 
 
 def _tiled(picture: Any) -> Any:
-    """Several pictures of one example stand side by side."""
+    """Put several pictures of one example side by side."""
     return np.concatenate(list(picture), axis=1) if picture.ndim == 4 else picture

@@ -1,4 +1,4 @@
-"""A model's predictions within ``fit``, leaving the model as it was."""
+"""A model's predictions inside ``fit``, without a change to the model."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from lamina.keras.media.validation_data import BATCH, count, take, to_numpy
 def predict(model: Any, x: Any) -> Any:
     """Predictions for all examples, as NumPy arrays in the structure of the outputs.
 
-    Models of a fixed batch size get full batches (the last example repeated, its extra predictions cut off);
-    the state of stateful layers is put back.
+    A model with a fixed batch size gets full batches: the last example is repeated, and its extra predictions are
+    dropped. The states of stateful layers are restored.
     """
     total = count(x)
     size = _fixed_batch_size(model)

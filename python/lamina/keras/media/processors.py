@@ -1,4 +1,4 @@
-"""Columns that show what raw arrays of a table mean: classes, scores, images; guessed from one example."""
+"""Processors that add readable columns to a table of arrays: classes, scores, images. Guessed from one example."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -11,11 +11,11 @@ from lamina.keras.media.pixels import pixels, value_range
 Processor = Callable[[int, dict[str, Any]], dict[str, Any]]
 Cell = Callable[[Any, Any], Any]
 
-FEW = 10  # so many numbers are still shown one by one
+FEW = 10  # up to this many numbers are shown one by one
 
 
 class Labels:
-    """Class names as a table of their own, so that cells can refer to them."""
+    """Class names as a table, so that cells can refer to its rows."""
 
     def __init__(self, names: list[Any]) -> None:
         import wandb
@@ -27,16 +27,16 @@ class Labels:
         return len(self.names)
 
     def cell(self, label: int) -> Any:
-        """A reference to the label's row; the number itself where there is no such label."""
+        """A reference to the label's row; the number itself if there is no such label."""
         return self.table.index_ref(label) if 0 <= label < len(self.names) else label
 
 
 def infer_processor(
     columns: dict[str, Any], labels: Labels | None, base: Callable[[int], Any] | None = None
 ) -> Processor | None:
-    """A processor for columns of arrays, named ``<column>:<meaning>``; None where nothing can be shown.
+    """A processor that adds columns named ``<column>:<meaning>``; None if it can add none.
 
-    ``base`` gives the input of a row: the picture under a mask.
+    ``base`` returns the input of a row: the picture under a mask.
     """
     cells: dict[str, tuple[str, Cell]] = {}
     example_base = base(0) if base is not None else None

@@ -1,4 +1,4 @@
-"""W&B Tables inside artifacts, and tables whose cells refer to another artifact's."""
+"""W&B Tables in artifacts, and tables whose cells refer to those of another artifact."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def _private() -> Any:
-    from lamina.wandb import private  # only where wandb is
+    from lamina.wandb import private  # needs wandb
 
     return private
 
 
 class DataTable:
-    """A logged table, to be read by rows: ``table[i][n]``; all of ``wandb.Table`` besides.
+    """A logged ``wandb.Table`` that can also be read by row: ``table[i][n]``.
 
-    Cells and row numbers (``get_index()``) taken from it are stored elsewhere as references.
+    Cells and row numbers (``get_index()``) of it become references in other tables.
     """
 
     def __init__(self, table: Any, artifact: Any) -> None:
@@ -22,7 +22,7 @@ class DataTable:
         self._artifact = artifact
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_table":  # an unpickled or copied object has no table yet
+        if name.startswith("__") or name == "_table":  # a copy or an unpickled object has no table yet
             raise AttributeError(name)
         return getattr(self._table, name)
 
@@ -38,7 +38,7 @@ class DataTable:
 
 
 def use_table(run: Any, artifact: Any, table: Any, name: str) -> DataTable:
-    """Log the table in the artifact as an input of the run, and return what later tables refer to."""
+    """Log the artifact with the table as an input of the run; return the table that others refer to."""
     if run.disabled:
         return DataTable(table, None)
     add_table(artifact, table, name)
@@ -51,7 +51,7 @@ def use_table(run: Any, artifact: Any, table: Any, name: str) -> DataTable:
 
 
 def add_table(artifact: Any, table: Any, name: str, source: DataTable | None = None) -> None:
-    """Add the table to the artifact; cells that stand in ``source`` become references."""
+    """Add the table to the artifact; cells of ``source`` become references."""
     origin = None if source is None else remember(source)
     with _one_copy_per_name(artifact):
         artifact.add(table, name)
@@ -60,7 +60,7 @@ def add_table(artifact: Any, table: Any, name: str, source: DataTable | None = N
 
 
 def remember(source: DataTable) -> Any:
-    """Have wandb find the artifact of ``source``: it looks behind references among the last 100 only."""
+    """Let wandb find the artifact of ``source``: it resolves references only to the last 100 artifacts."""
     artifact = source._artifact
     if artifact is not None:
         _private().remember(artifact)
@@ -68,7 +68,7 @@ def remember(source: DataTable) -> Any:
 
 
 def _refer(artifact: Any, origin: Any) -> None:
-    """Replace files that ``origin`` holds too by references to it, and drop their staged copies."""
+    """Replace files that ``origin`` also has with references to it, and delete their staged copies."""
     for path, entry in list(artifact.manifest.entries.items()):
         original = origin.manifest.entries.get(path)
         if original is None or original.digest != entry.digest or entry.ref is not None:
@@ -79,7 +79,7 @@ def _refer(artifact: Any, origin: Any) -> None:
 
 @contextlib.contextmanager
 def _one_copy_per_name(artifact: Any) -> Iterator[None]:
-    """Within: ``artifact.add`` stages each table twice under one name; the first copy is removed."""
+    """Delete the first of the two copies that ``artifact.add`` stages of each table."""
     add_file = artifact.add_file
 
     def add_once(*args: Any, **kwargs: Any) -> Any:

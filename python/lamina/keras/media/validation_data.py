@@ -1,4 +1,4 @@
-"""Examples from whatever ``fit`` takes: arrays, tf.data, PyDataset, DataLoader, generators."""
+"""Reads examples from all that ``fit`` accepts: arrays, tf.data, PyDataset, DataLoader, generators."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,16 +8,16 @@ import numpy as np
 
 from lamina.errors import InvalidInputError
 
-BATCH = 32  # what fit uses unless told
+BATCH = 32  # the default of fit
 
 
 def is_arrays(data: Any) -> bool:
-    """Whether the data is ``(x, y)`` or ``(x, y, sample_weight)``, not something that yields such."""
+    """Whether the data is ``(x, y)`` or ``(x, y, sample_weight)``, and not a source of batches."""
     return isinstance(data, tuple | list)
 
 
 def check_source(argument: str, data: Any) -> None:
-    """Refuse what is neither arrays nor a source of batches."""
+    """Refuse data that is neither arrays nor a source of batches."""
     if is_arrays(data):
         if len(data) not in (2, 3) or any(not _is_data(part) for part in data[:2]):
             raise InvalidInputError(
@@ -44,7 +44,7 @@ def _is_indexed(data: Any) -> bool:
 
 
 class Batches:
-    """A source of batches that can be asked for the next one for ever, or for all of them where they end."""
+    """A source of batches: the next one without an end, or all of a finite source."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
@@ -53,7 +53,7 @@ class Batches:
         self.once = hasattr(source, "__next__")
 
     def next(self) -> tuple[Any, Any]:
-        """The next batch; at the end of the source from its start, of a generator that ended the last one."""
+        """The next batch. After the end, start again; of a generator, repeat the last one."""
         if self._iterator is None:
             self._iterator = self._begin()
         try:
@@ -67,7 +67,7 @@ class Batches:
         return examples(self._last)
 
     def all(self, steps: int | None = None) -> list[Any]:
-        """The first ``steps`` batches, or all of a source that ends."""
+        """The first ``steps`` batches, or all of a finite source."""
         if self.once:
             batches = [next(self._source, None) for _ in range(steps or 0)]
             return [batch for batch in batches if batch is not None]
@@ -76,7 +76,7 @@ class Batches:
 
     @property
     def finite(self) -> bool:
-        """Whether ``all()`` without a number of steps is known to end."""
+        """Whether ``all()`` without ``steps`` is known to end."""
         if self.once:
             return False
         cardinality = getattr(self._source, "cardinality", None)
@@ -92,7 +92,7 @@ class Batches:
 
 
 def examples(batch: Any) -> tuple[Any, Any]:
-    """(x, y) of a batch as NumPy arrays in their structure; y is None for data without targets."""
+    """(x, y) of a batch, as NumPy arrays in their structure; y is None without targets."""
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     return to_numpy(x), None if y is None else to_numpy(y)
 
@@ -111,7 +111,7 @@ def _array(value: Any) -> Any:
 
 
 def concatenate(batches: Iterable[Any]) -> tuple[Any, Any]:
-    """(x, y) of several batches, one after the other."""
+    """(x, y) of several batches, concatenated."""
     pairs = [examples(batch) for batch in batches]
     if not pairs:
         raise InvalidInputError("the source of validation data is empty")
@@ -122,7 +122,7 @@ def concatenate(batches: Iterable[Any]) -> tuple[Any, Any]:
 
 
 def take(data: Any, indices: Any) -> Any:
-    """The examples of these positions."""
+    """The examples at these positions."""
     return keras.tree.map_structure(lambda array: array[indices], data)
 
 
@@ -131,7 +131,7 @@ def count(data: Any) -> int:
 
 
 def slices(data: Any) -> Iterator[tuple[Any, ...]]:
-    """Arrays as ``fit`` would read them: in batches."""
+    """Arrays in batches, as ``fit`` reads them."""
     arrays = tuple(to_numpy(part) for part in data)
     for start in range(0, count(arrays[0]), BATCH):
         chosen = slice(start, start + BATCH)

@@ -1,1 +1,1 @@
-"""A snapshot back into a model."""
+"""Restores a snapshot into a model."""

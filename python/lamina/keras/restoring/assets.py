@@ -1,6 +1,6 @@
-"""What layers keep beside their weights, such as vocabularies: compared with a snapshot's before it is restored.
+"""Compares the assets of layers, such as vocabularies, with those of a snapshot.
 
-A row of an embedding belongs to a word only as long as the vocabulary is the one that it was trained with.
+The rows of an embedding match the words only with the vocabulary that it was trained with.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from lamina.files.plain import Opened
 from lamina.keras.capture.model_identity import Visited
 
 _FOLDER = "assets"
-#: A vocabulary that is longer is not read into memory on the word of its archive.
+#: A longer vocabulary is not read: the size in the archive may be forged.
 _MAX_BYTES = 1 << 30
 
-#: Layers, and the files that they take over.
+#: Layers without a vocabulary, and the files to load into them.
 Missing = list[tuple[Any, dict[str, bytes]]]
 
 
 def compare_assets(opened: Opened, visited: Visited) -> Missing:
-    """Warn of layers that have another vocabulary than the snapshot; return those that have none yet, with theirs."""
+    """Warn of layers with another vocabulary than the snapshot's; return those that have none yet."""
     owners = [(saveable, path) for saveable, path in visited if hasattr(saveable, "save_assets")]
     archive = next((name for name in opened.content.files if name.endswith(".keras")), None)
     if not owners or archive is None:
@@ -50,7 +50,7 @@ def compare_assets(opened: Opened, visited: Visited) -> Missing:
 
 
 def load_missing_assets(missing: Missing) -> None:
-    """Give layers without a vocabulary the snapshot's; their variables must already be there."""
+    """Load the snapshot's vocabulary into layers without one, after their variables."""
     for saveable, files in missing:
         with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
             for name, content in files.items():
@@ -63,7 +63,7 @@ def load_missing_assets(missing: Missing) -> None:
 
 
 def _read(file: zipfile.ZipFile, path: str) -> dict[str, bytes]:
-    """The files that stand directly in a layer's folder."""
+    """The files in a layer's folder, without subfolders."""
     folder = PurePosixPath(_FOLDER, path)
     inside = [info for info in file.infolist() if PurePosixPath(info.filename).parent == folder and not info.is_dir()]
     return {PurePosixPath(i.filename).name: file.read(i) for i in inside if i.file_size <= _MAX_BYTES}

@@ -1,4 +1,4 @@
-"""What Keras's readers say of a damaged file, as an error of ours."""
+"""Turns the errors of Keras's readers for a damaged file into `CorruptDataError`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from pathlib import Path
 
 from lamina.errors import CorruptDataError
 
-#: They answer damage with almost any exception; so it counts where it was raised.
+#: These raise almost any exception for a damaged file, so the raising package decides.
 _READERS = ("h5py", "zipfile")
 _WEIGHTS = {"model.weights.h5", "model.weights.npz"}
 
 
 @contextmanager
 def as_corrupt_data(what: str) -> Iterator[None]:
-    """Raise `CorruptDataError` for what these readers raise within.
-
-    Errors of Keras itself, of the model and of its own code are passed on.
-    """
+    """Raise `CorruptDataError` if h5py or zipfile raises; other errors pass."""
     try:
         yield
     except MemoryError:
@@ -31,7 +28,7 @@ def as_corrupt_data(what: str) -> Iterator[None]:
 
 
 def check_archive(file: Path) -> None:
-    """Keras says of such a file that it is not there, or that it expected another."""
+    """Raise `CorruptDataError` if the file is not a ``.keras`` archive; Keras's own message would mislead."""
     if not file.name.endswith(".keras"):
         return
     if not zipfile.is_zipfile(file):
@@ -43,7 +40,7 @@ def check_archive(file: Path) -> None:
 
 
 def _origin(error: Exception) -> str:
-    """The package whose code raised it."""
+    """The package whose code raised the error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,7 +1,7 @@
-"""Makes the whole model of a snapshot: Keras builds it from its configuration, the engine reads its weights.
+"""Loads the whole model of a snapshot: Keras builds it from its configuration, and the engine reads its weights.
 
-Keras's own way fills every variable with random numbers first, and reads the archive into memory and then tensor by
-tensor. It stays the way for everything but a ``.keras`` file whose tensors are known.
+Keras alone would first fill each variable with random numbers, and then read the archive tensor by tensor. It still
+loads everything except a ``.keras`` file whose tensors are known.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from lamina.keras.restoring.restore import by_folder, load_arrays, saved_state, 
 from lamina.keras.restoring.skip_init import SkippedInit, skip_random_init
 from lamina.keras.restoring.zero_copy import shareable_array
 
-#: What Keras 3 takes for a ``.keras`` file; anything else is left to it.
+#: The arguments that Keras 3 accepts for a ``.keras`` file. With any other, Keras loads it.
 _ARGUMENTS = {"custom_objects", "compile", "safe_mode"}
-#: What stands for the folder that ``model.save(folder, zipped=False)`` writes.
+#: The file that identifies a folder of ``model.save(folder, zipped=False)``.
 _CONFIG = "config.json"
 _BUILD = "build the model and use lamina.restore(source, model)"
-#: A configuration longer than this is not read into memory on the word of its archive.
+#: A longer configuration is not read: the size in the archive may be forged.
 _MAX_CONFIG = 1 << 30
 
 
@@ -47,7 +47,7 @@ def _load_model(opened: Opened, name: str, **load_model_kwargs: Any) -> Any:
         try:
             return _load(opened, name, **load_model_kwargs)
         except FallbackToKeras:
-            pass  # something in it loads in a way of its own
+            pass  # Keras must load it
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         files = opened.content.export(Path(folder))
         path = next(file for file in files if file.name == Path(name).name)
@@ -78,7 +78,7 @@ def _model_file(opened: Opened) -> str:
 
 
 def _load(opened: Opened, name: str, custom_objects: Any = None, compile: bool = True, safe_mode: bool = True) -> Any:
-    """As `keras.saving.saving_lib.load_model` does it.
+    """Load as `keras.saving.saving_lib.load_model` does.
 
     Raises:
         FallbackToKeras: if Keras must load it.
@@ -105,7 +105,7 @@ def _archive(file: Any) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError) as error:
-        raise FallbackToKeras("no archive") from error  # Keras will say so
+        raise FallbackToKeras("no archive") from error  # Keras raises its own error
 
 
 def _config(archive: zipfile.ZipFile) -> bytes:
@@ -139,5 +139,5 @@ def _walk(model: Any) -> Any:
         return walk(model).entries
     except FallbackToKeras:
         raise
-    except Exception as error:  # a layer that cannot be saved before it has been loaded
+    except Exception as error:  # a layer that cannot be saved before it is loaded
         raise FallbackToKeras(str(error)) from error

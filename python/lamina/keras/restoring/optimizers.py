@@ -1,4 +1,4 @@
-"""The optimizers of a model that is restored: built where they must be, and left alone where they do not fit."""
+"""Prepares the optimizers of a model for a restore: builds them if necessary, and skips those that do not match."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIMIZER = "optimizer/"
 
 
 def wants_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) -> bool:
-    """Whether the model has an optimizer, and the snapshot a state for it."""
+    """Whether the model has an optimizer and the snapshot has its state."""
     if wanted is False:
         return False
     if getattr(model, "optimizer", None) is None:
@@ -30,7 +30,7 @@ def wants_optimizer(model: Any, stored: Iterable[str], wanted: bool | str) -> bo
 
 
 def build_optimizer(model: Any, stored: Iterable[str], wanted: bool | str, state: SavedState | None) -> bool:
-    """Build an optimizer that is not built, for the variables that the saved one held; whether it can be restored."""
+    """Build an unbuilt optimizer for the saved one's variables; return whether it can be restored."""
     optimizer = model.optimizer
     positions = None if state is None else state.optimizer_variables
     if optimizer.built:
@@ -39,7 +39,7 @@ def build_optimizer(model: Any, stored: Iterable[str], wanted: bool | str, state
         return _skip_optimizer(
             f"it was built for other variables than the saved one, which had {len(positions)}. {_HOW}", wanted
         )
-    # One saved before its first step has no slots, and needs none here.
+    # An optimizer saved before its first step has no slots, so it needs none here.
     if len(_inside("optimizer", stored)) <= len(optimizer.variables):
         return True
     variables = _chosen(model, positions)
@@ -59,7 +59,7 @@ def _chosen(model: Any, positions: list[int] | None) -> list[Any] | None:
     if max(positions) >= len(variables):
         return None
     chosen = [variables[position] for position in positions]
-    # Keras's own step trains all that is trainable; only one of the model's own knows of parts.
+    # Keras's own step trains all trainable variables; only a custom one trains a part.
     if _trains_in_keras_way(model) and {*map(id, model.trainable_variables)} - {*map(id, chosen)}:
         return None
     return chosen
@@ -70,7 +70,7 @@ def _trains_in_keras_way(model: Any) -> bool:
 
 
 def _positions(model: Any, variables: Iterable[Any]) -> list[int]:
-    """Positions in the model's variables; -1 for others."""
+    """Positions in the model's variables; -1 for other variables."""
     known = {id(variable): i for i, variable in enumerate(model.variables)}
     return [known.get(id(variable), -1) for variable in variables]
 
@@ -89,7 +89,7 @@ def optimizer_fits(
     optimizer: Any,
     state: SavedState | None,
 ) -> bool:
-    """Whether it is the same kind of optimizer, as far as that is known, with the same variables."""
+    """Whether the optimizer has the saved one's class (if that is known) and variables."""
     ours, saved_class = optimizer_class(optimizer), None if state is None else state.optimizer
     if saved_class is not None and saved_class.lower() != ours.lower():
         return _skip_optimizer(f"the snapshot's optimizer is {saved_class}, the model's is {ours}", wanted)
@@ -99,7 +99,7 @@ def optimizer_fits(
 
 
 def _differ(have: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """In which way two sets of variables are not the same."""
+    """How two sets of variables differ."""
     if len(have) != len(there):
         return f"the model's has {len(have)} variables, the saved one {len(there)}"
     name = next((name for name in there if have.get(name) != there[name]), "")
@@ -107,16 +107,16 @@ def _differ(have: Mapping[str, Any], there: Mapping[str, Any]) -> str:
 
 
 def unbuilt(optimizer: Any) -> Any:
-    """An optimizer of the same configuration that its first step builds."""
+    """An unbuilt optimizer with the same configuration."""
     return type(optimizer).from_config(optimizer.get_config())
 
 
 def optimizers_left(
     visited: Visited, expected: Mapping[str, Any], stored: Mapping[str, TensorInfo], wanted: bool | str
 ) -> dict[str, Any]:
-    """Path and optimizer of those besides the model's own that stay as they are: unwanted, or of another form.
+    """Further optimizers of the model that are not restored, by path: unwanted, or with other shapes.
 
-    A model that trains with several builds them itself, often in its first step, and only it knows for which variables.
+    A model with several optimizers builds them itself, often in its first step, and only it knows their variables.
     """
     others = {
         path: saveable
@@ -138,7 +138,7 @@ def optimizers_left(
 
 
 def without(paths: Iterable[str], tensors: dict[str, Any]) -> dict[str, Any]:
-    """The tensors that stand under none of these paths."""
+    """The tensors outside of these paths."""
     out = {name for path in paths for name in _inside(path, tensors)}
     return {name: value for name, value in tensors.items() if name not in out}
 

@@ -1,4 +1,4 @@
-"""Puts a snapshot into a Keras model: checked first, then read in parallel, then handed over by Keras's own walk."""
+"""Restores a snapshot into a Keras model: check, read in parallel, then load with Keras's own walk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lamina.repository.dtypes import to_numpy
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo
 
-#: What the caller of `lamina.restore` can do about a snapshot that does not fit.
+#: Advice for the caller of `lamina.restore` if shapes differ.
 SKIP = "Pass skip_mismatch=True to skip the layers that differ"
 
 
@@ -47,7 +47,7 @@ def restore(
     skip_mismatch: bool = False,
     advice: str = SKIP,
 ) -> Snapshot:
-    """Put the weights, and what training goes on from, of an opened source into ``model``."""
+    """Restore the weights and the training state of an opened source into ``model``."""
     if optimizer not in (True, False, "auto"):
         raise InvalidInputError(f"optimizer must be True, False or 'auto'. Received: {optimizer!r}")
     if not hasattr(model, "load_weights"):
@@ -103,7 +103,7 @@ def _shapes(entries: Iterable[Entry]) -> dict[str, Any]:
 def _optimizer_is_ready(
     model: Any, stored: Mapping[str, TensorInfo], optimizer: bool | str, state: SavedState | None
 ) -> bool:
-    """Build the optimizer if need be; one that does not fit is left as it was."""
+    """Build the optimizer if necessary; undo that if it does not match."""
     was_built = model.optimizer.built
     if not build_optimizer(model, stored, optimizer, state):
         return False
@@ -119,7 +119,7 @@ def _optimizer_is_ready(
 
 
 def _warn_of_casts(entries: Iterable[Entry], wanted: Iterable[TensorInfo]) -> None:
-    """Warn of floats that the model cannot hold as they were saved."""
+    """Warn of floats that lose precision in the model's dtype."""
     held = {entry.name: entry.dtype for entry in entries}
     cast = [t for t in wanted if t.name in held and _loses_precision(t.dtype, held[t.name])]
     if cast:
@@ -156,19 +156,19 @@ def _first_names(tensors: Sequence[TensorInfo]) -> str:
 
 
 def saved_state(opened: Opened, model: Any, optimizer: bool | str) -> SavedState | None:
-    """Random seeds and LoRA factors belong to a training that goes on, as the optimizer does; None where none does."""
+    """The training state, if training continues: the model has an optimizer and it is wanted. Otherwise None."""
     goes_on = optimizer is not False and getattr(model, "optimizer", None) is not None
     return SavedState(opened) if goes_on else None
 
 
 def stored_tensors(opened: Opened) -> dict[str, TensorInfo]:
-    """The tensors that Keras's walk names; none for a legacy ``.h5`` file."""
+    """The tensors with the names of Keras's walk; none for a legacy ``.h5`` file."""
     found = opened.content.tensors.values()
     return {t.name: t for t in found if (t.file or "").endswith((".keras", ".weights.h5"))}
 
 
 def by_folder(tensors: Iterable[TensorInfo], arrays: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """Arrays by the path of a saveable, then by the key in its store."""
+    """Arrays by the path of a saveable, then by key."""
     folders: dict[str, dict[str, Any]] = defaultdict(dict)
     for tensor, array in zip(tensors, arrays, strict=True):
         folder, key = _folder(tensor.name)
@@ -177,13 +177,13 @@ def by_folder(tensors: Iterable[TensorInfo], arrays: Iterable[Any]) -> dict[str,
 
 
 def _folder(name: str) -> tuple[str, str]:
-    """The path of a saveable, and the key in its store."""
+    """The path of a saveable and the key of a tensor in it."""
     folder, _, key = ("/" + name).rpartition("/vars/")
     return folder.removeprefix("/"), key
 
 
 def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict[str, str]:
-    """Name → what does not match, for all variables but the optimizer's."""
+    """Name → mismatch, for all variables except the optimizer's."""
     mismatched = {}
     for name in dict.fromkeys([*expected, *stored]):
         if name.startswith(OPTIMIZER):
@@ -210,7 +210,7 @@ def _mismatch_message(mismatched: dict[str, str], advice: str) -> str:
 
 
 class _Arrays(private.H5IOStore):  # type: ignore[misc]
-    """A store of arrays in memory, as Keras's walk reads one."""
+    """A store of arrays in memory that Keras's walk can read."""
 
     def __init__(self, folders: dict[str, dict[str, Any]]) -> None:
         self.mode = "r"
@@ -222,7 +222,7 @@ class _Arrays(private.H5IOStore):  # type: ignore[misc]
 
     def get(self, path: str) -> dict[str, Any]:
         if path not in self._folders:
-            # Files of Keras before 2.13 call the layers so.
+            # The name in files of Keras before 2.13.
             path = path.replace("layers", "_layer_checkpoint_dependencies")
         return self._folders.get(path, {})
 
@@ -230,7 +230,7 @@ class _Arrays(private.H5IOStore):  # type: ignore[misc]
         return path in self._paths
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 def _ends(path: str) -> list[int]:
@@ -246,7 +246,7 @@ def load_arrays(
     assets: Any = None,
     skipped: Iterable[Any] = (),
 ) -> None:
-    # An empty set counts as "none visited yet" only while it is empty; the walk adds to it.
+    # Saveables in this set are skipped; the walk adds to it.
     visited = set() if with_optimizer or getattr(model, "optimizer", None) is None else {id(model.optimizer)}
     visited |= {id(saveable) for saveable in skipped}
     failed: set[int] = set()
@@ -274,7 +274,7 @@ def load_arrays(
 def _load_with_keras(
     opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: bool, state: SavedState | None
 ) -> Snapshot:
-    """Legacy files and layers with stores of their own: Keras reads the exported file."""
+    """Let Keras read the exported file: for legacy files, and layers with their own stores."""
     with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
         files = opened.content.export(Path(folder))
         path = next((file for file in files if file.name.endswith((".keras", ".h5"))), None)

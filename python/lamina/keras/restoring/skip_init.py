@@ -1,4 +1,4 @@
-"""Variables that are about to be loaded need no random numbers first."""
+"""Skips the random initialization of variables that will be loaded anyway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lamina.keras import private
 
 
 class SkippedInit:
-    """Variables that were made without their initialiser."""
+    """The variables whose initializer was skipped."""
 
     def __init__(self) -> None:
         self._made: list[tuple[Any, Any]] = []
@@ -22,7 +22,7 @@ class SkippedInit:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """What gets no value meanwhile is given what it would have begun with."""
+        """At the end, run the skipped initializer of each variable that was not loaded."""
         if not self._made:
             yield
             return
@@ -41,9 +41,9 @@ class SkippedInit:
 
 @contextmanager
 def skip_random_init() -> Iterator[SkippedInit]:
-    """Leave out Keras's random initialisers for the variables that this thread makes meanwhile.
+    """Skip Keras's random initializers for the variables that this thread creates.
 
-    They draw from generators of their own, so leaving them out changes no other random number.
+    Each initializer has its own generator, so skipping it changes no other random number.
     """
     skipped = SkippedInit()
     if private.why_not("skip_init"):
@@ -61,7 +61,7 @@ def skip_random_init() -> Iterator[SkippedInit]:
 
 
 def _is_random(initializer: Any) -> bool:
-    """Keras's own, drawing from a fixed seed: one that counts its calls would go on differently."""
+    """Whether it is Keras's own with a fixed seed; one that counts its calls must not be skipped."""
     kind = type(initializer)
     own = getattr(keras.initializers, kind.__name__, None) is kind
     return own and isinstance(getattr(initializer, "seed", None), int)

@@ -1,4 +1,4 @@
-"""TensorFlow makes variables of a distributed model only inside the scope of its strategy."""
+"""The scope of a TensorFlow strategy, in which a distributed model's variables must be created."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 
 
 def scope_of(model: Any) -> AbstractContextManager[Any]:
-    """The scope that a model was made in, wherever the caller stands."""
+    """The scope of the strategy that the model was created in; otherwise a context that does nothing."""
     strategy = getattr(model, "_distribute_strategy", None) if keras.backend.backend() == "tensorflow" else None
     if strategy is None:
         return nullcontext()

@@ -1,7 +1,7 @@
-"""Memory that a backend takes over as it is, instead of copying it: TensorFlow and JAX, on the CPU.
+"""Arrays that TensorFlow and JAX use on the CPU without a copy.
 
-A backend shares aligned memory that it did not allocate itself until it changes the values: the copy that is saved
-here falls to the first training step, and inference never pays it.
+Both share aligned memory that they did not allocate until they change the values. So the copy happens in the first
+training step, and never in inference.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 from lamina.repository import memory
 
-#: What both take over.
+#: The dtypes that both share.
 _SHARED = ("float16", "float32", "float64")
 
 
 def shareable_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """An array like that of `numpy.empty`, for values that go to one variable and nowhere else."""
+    """An array like that of `numpy.empty`, for the values of exactly one variable."""
     size = math.prod(shape) * dtype.itemsize
     if size < memory.SMALL or dtype.name not in _SHARED or not dtype.isnative:
         return np.empty(shape, dtype)
@@ -32,9 +32,9 @@ def shareable_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[
 
 
 class _SharedOnce(np.ndarray[Any, Any]):
-    """An array that becomes a tensor of TensorFlow once, without a copy (``tf.types.experimental.TensorProtocol``)."""
+    """An array that TensorFlow shares once, without a copy (``tf.types.experimental.TensorProtocol``)."""
 
-    unshared = False  # views of it, and what has been given away, are arrays like any other
+    unshared = False  # views, and arrays that were shared already, are copied as usual
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         import tensorflow as tf
