@@ -13,7 +13,6 @@ from keras import layers
 
 import lamina
 import zoo
-from lamina.keras.capture.walk import FallbackToKeras
 from lamina.keras.restoring import load_model, skip_init
 
 pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings("ignore")]
@@ -168,16 +167,17 @@ def test_other_threads_make_variables_as_ever() -> None:
 def test_a_model_of_another_form_is_left_to_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     lamina.save(model, tmp_path / "r")
-    tried: list[str] = []
-    fill = load_model._fill
+    loaded: list[str] = []
+    stored, load = load_model.stored_tensors, keras.models.load_model
 
-    def differs(opened: Any, built: Any, stored: Any, *rest: Any) -> None:
-        tried.append("fast")
-        first = next(iter(stored))
-        with pytest.raises(FallbackToKeras):
-            fill(opened, built, {k: v for k, v in stored.items() if k != first}, *rest)
-        raise FallbackToKeras("as above")
+    def without_one(opened: Any) -> Any:
+        return dict(list(stored(opened).items())[1:])
 
-    monkeypatch.setattr(load_model, "_fill", differs)
+    def noted(path: Path, **arguments: Any) -> Any:
+        loaded.append(path.name)
+        return load(path, **arguments)
+
+    monkeypatch.setattr(load_model, "stored_tensors", without_one)
+    monkeypatch.setattr(keras.models, "load_model", noted)
     assert_same(model, lamina.load_model(tmp_path / "r"))
-    assert tried
+    assert loaded == ["model.keras"]

@@ -32,14 +32,15 @@ def over_processes(*axes):
     return jax.make_array_from_callback((4, 3), sharding, lambda index: VALUES[index])
 
 from lamina.errors import InvalidInputError
-from lamina.keras.capture.capture import _take_jax
+from lamina.keras.capture.arena import ArenaPool
+from lamina.keras.capture.capture import capture
 
 VALUES = np.arange(12, dtype="float32").reshape(4, 3)
 assert not over_processes().is_fully_addressable
-held = _take_jax(over_processes())
-assert held.memory.tobytes() == VALUES.tobytes()
+captured = capture([over_processes()], [VALUES.nbytes], ArenaPool(), 0)
+assert captured.arrays()[0].tobytes() == VALUES.tobytes()
 try:
-    _take_jax(over_processes("all"))
+    capture([over_processes("all")], [VALUES.nbytes], ArenaPool(), 0)
 except InvalidInputError as error:
     print(error, flush=True)
 """
