@@ -1,4 +1,4 @@
-"""Files that are written while training goes on are those of stock Keras at the same step."""
+"""Files written during training equal those of stock Keras at the same step."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_every_kind_of_model(kind: str, tmp_path: Path) -> None:
 
 
 def shift(model: keras.Model) -> None:
-    """Change every float variable, as a step would."""
+    """Change each float variable, as a step does."""
     optimizer = getattr(model, "optimizer", None)
     for variable in [*model.variables, *([] if optimizer is None else optimizer.variables)]:
         if "float" in variable.dtype and "float8" not in variable.dtype:
@@ -147,7 +147,7 @@ def test_lora_merges_at_each_save(tmp_path: Path) -> None:
 
 @keras.saving.register_keras_serializable("test_capture")
 class Logbook(layers.Layer):
-    """Saves what no plan describes."""
+    """Saves in a way that no plan describes."""
 
     def build(self, shape: Any) -> None:
         self.scale = self.add_weight(shape=(), initializer="ones")
@@ -287,7 +287,7 @@ def test_the_memory_of_the_first_save_comes_while_training_begins(
     ours, stock = pair(tmp_path, ".weights.h5", save_freq="epoch", repository=tmp_path / "repo")
     model.fit(X, X, epochs=3, callbacks=[ours, stock], verbose=0)
     assert_same_folders(tmp_path, 3)
-    # TensorFlow's tensors are held; of the others nothing but copies that queue is touched in the training thread.
+    # TensorFlow's tensors are not copied. For others, only copies that queue are prefaulted in the training thread.
     held = keras.backend.backend() == "tensorflow"
     assert touched[:1] == ([] if held else ["lamina-memory"])
     assert touched.count("lamina-memory") == (0 if held else 1)
@@ -299,7 +299,7 @@ def test_prepared_memory_is_used_where_it_suits(prepared: int | None, monkeypatc
     monkeypatch.setattr(arena, "_MORE", 0)
     arenas = ArenaPool()
     if prepared is not None:
-        arenas.prepare(prepared)  # 1 << 60: no address space has it, and the capture tries for itself
+        arenas.prepare(prepared)  # 1 << 60 cannot be allocated, so the capture allocates again
     taken = arenas.take([100, 1000, 5000])
     assert [len(buffer) for buffer in taken.buffers] == [100, 1000, 5000]
     for number, buffer in enumerate(taken.buffers):

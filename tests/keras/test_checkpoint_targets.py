@@ -1,4 +1,4 @@
-"""What a checkpoint's ``filepath``, ``options`` and ``save_freq`` may be: SavedModels, remote paths, every N epochs."""
+"""The ``filepath``, ``options`` and ``save_freq`` of a checkpoint: SavedModels, remote paths, every N epochs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def offline(tmp_path: Path) -> Iterator[Any]:
 
 
 class Predict(keras.callbacks.Callback):
-    """What the model says at each epoch's end."""
+    """Keeps the model's predictions at the end of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Predict(keras.callbacks.Callback):
 
 
 class With(keras.callbacks.Callback):
-    """Logs a value of the test's choice."""
+    """Logs the values that the test passes."""
 
     def __init__(self, name: str, value: Any) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def served(folder: str | os.PathLike[str]) -> np.ndarray:
     import tensorflow as tf
 
     inputs, _ = data(small_model())
-    loaded = tf.saved_model.load(os.fspath(folder))  # holds its variables
+    loaded = tf.saved_model.load(os.fspath(folder))  # keeps its variables alive
     return np.asarray(loaded.serve(inputs))
 
 
@@ -89,7 +89,7 @@ def files_of(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-# --- What a path stands for.
+# --- The kind of file by its path.
 
 
 @exports
@@ -400,7 +400,7 @@ def test_the_documented_example_logs_a_version_per_epoch(recorder: Recorder, giv
     assert "keras_model_checkpoint" in arrived.features
 
 
-# --- Paths on other machines; ram:// is a file system of TensorFlow's, as gs:// is.
+# --- Remote paths; ram:// is a file system of TensorFlow, like gs://.
 
 
 @remote
@@ -466,7 +466,7 @@ def test_remote_paths_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
         ModelCheckpoint("gs://bucket/m.keras")
 
 
-# --- How often.
+# --- Frequency.
 
 
 def test_every_n_epochs() -> None:
@@ -571,11 +571,11 @@ def test_the_first_process_needs_one(environment: dict[str, str], monkeypatch: p
         WandbModelCheckpoint("m.keras")
 
 
-# --- Callbacks around it, models of others.
+# --- Wrapped callbacks, and models of tf_keras.
 
 
 class Around(keras.callbacks.Callback):
-    """Passes on what it is told, as wrappers do."""
+    """Forwards all hooks, as wrappers do."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -604,7 +604,7 @@ def test_it_works_inside_another_callback(offline: Any, save_freq: Any) -> None:
 
 def test_models_of_tf_keras_are_refused() -> None:
     class Model:
-        """As far as a callback sees it before `fit`."""
+        """The parts of a tf_keras model that a callback sees before `fit`."""
 
     Model.__module__ = "tf_keras.src.engine.training"
     with pytest.raises(InvalidInputError, match="TF_USE_LEGACY_KERAS"):

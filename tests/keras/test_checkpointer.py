@@ -1,4 +1,4 @@
-"""`lamina.Checkpointer` in a training loop of one's own."""
+"""`lamina.Checkpointer` in a custom training loop."""
 
 from __future__ import annotations
 

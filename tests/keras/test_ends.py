@@ -1,4 +1,4 @@
-"""How saves end when the process does: signals, kills, interpreter exit, forks."""
+"""Saves when the process ends: signals, kills, interpreter exit, forks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def fit(*callbacks, **arguments):
 
 
 def script(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run with a model, in a process of its own."""
+    """Run a script with a model, in a new process."""
     file = tmp_path / "script.py"
     file.write_text(_PRELUDE + textwrap.dedent(code))
     return subprocess.run([sys.executable, str(file), str(tmp_path)], capture_output=True, text=True, timeout=200)
@@ -117,7 +117,7 @@ def test_preemption_saves_the_next_step(tmp_path: Path) -> None:
     found = lamina.open(tmp_path / "r").snapshots()
     assert [(s.step, s.epoch, s.batch, s.next_epoch) for s in found] == [(7, 0, 6, 0)] * 2
     assert len({s.series for s in found}) == 2
-    assert not list(tmp_path.glob("*.weights.h5"))  # no epoch has filled the name
+    assert not list(tmp_path.glob("*.weights.h5"))  # the placeholders have no values before the end of an epoch
 
 
 def test_sigterm_after_an_aborted_fit_ends_the_process(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_workers_of_a_dataset_never_touch_the_pipeline(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["numpy", keras.backend.backend()])
 def test_kills_at_any_moment_leave_what_was_reported(backend: str, tmp_path: Path) -> None:
-    """Keras's numpy backend is there at once, so there are many; with that of this run a `fit` is killed."""
+    """Many kills with Keras's numpy backend, which starts fast; a few during `fit` with the backend of this run."""
     if backend == "numpy":
         pytest.importorskip("jax")  # which it needs
     kills = 200 if os.environ.get("LAMINA_SOAK") else 40 if backend == "numpy" else 3
@@ -320,7 +320,7 @@ def test_training_in_another_thread_installs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_forked_worker_dies_of_sigterm_however_early(tmp_path: Path) -> None:
-    """Pools end their workers so, and wait for them: a signal that is lost would hold up training for ever."""
+    """Pools end their workers this way and wait for them, so a lost signal would block training for ever."""
     done = script(
         tmp_path,
         """

@@ -1,4 +1,4 @@
-"""A real `fit` where the disk gets full, read-only or lost, memory runs out, or the clock goes back."""
+"""A real `fit` while the disk gets full, read-only or lost, memory runs out, or the clock goes back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model() -> Any:
 
 
 class Before(keras.callbacks.Callback):
-    """Does something to the disk before an epoch, once all saves so far are there."""
+    """Changes the disk before an epoch, after all saves so far are committed."""
 
     def __init__(self, epoch: int, callback: ModelCheckpoint, do: Callable[[], object]) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def intact(folder: Path) -> list[lamina.Snapshot]:
 
 @pytest.mark.filterwarnings("ignore:.* MiB free")
 def test_a_disk_gets_full(disk: Path, model: Any) -> None:
-    """The repository stops growing first, then a file does not fit: `fit` says so, and what was saved is whole."""
+    """First snapshots stop, then a file does not fit: `fit` raises, and all that was saved is whole."""
     committed: list[str] = []
     callback = checkpoint(disk, "{epoch}.weights.h5", on_commit=lambda commit: committed.append(str(commit.path)))
     with pytest.raises(StorageError, match="space"):
@@ -93,7 +93,7 @@ def test_a_disk_gets_full(disk: Path, model: Any) -> None:
 
 
 def test_the_reserve_is_reached(tmp_path: Path, model: Any) -> None:
-    """As users have it: snapshots end where 1 GiB is free, plain files go on, and snapshots too once there is room."""
+    """With the real reserve: below 1 GiB of free space only plain files are saved, until there is space again."""
     with small_disk(tmp_path / "disk", (job.RESERVE_BYTES >> 20) + 8) as disk:
         if disk is None:
             pytest.skip(REASON)
@@ -132,7 +132,7 @@ def test_a_disk_becomes_read_only(disk: Path, model: Any) -> None:
 
 
 def test_the_directory_is_removed(tmp_path: Path, model: Any) -> None:
-    """Nothing is left to lose: training ends with a typed error, or what it saves from then on is whole."""
+    """If the disk is lost, training ends with a typed error, or all later saves are whole."""
     folder = tmp_path / "runs"
     callback = checkpoint(folder)
     with pytest.raises(StorageError):
@@ -142,7 +142,7 @@ def test_the_directory_is_removed(tmp_path: Path, model: Any) -> None:
 
 
 def test_the_repository_is_removed(tmp_path: Path, model: Any) -> None:
-    """The plain file stays what was reported, and what comes after is whole."""
+    """The plain file stays as reported, and all later saves are whole."""
     folder = tmp_path / "runs"
     reported: list[int] = []
     callback = checkpoint(folder, "{epoch}.weights.h5", on_commit=lambda commit: reported.append(commit.epoch))
@@ -156,7 +156,7 @@ def test_the_repository_is_removed(tmp_path: Path, model: Any) -> None:
 
 
 def test_a_clock_that_goes_back(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order of saves, what is kept and what may be deleted hang on no time, neither a clock's nor a file's."""
+    """The order of saves, what is kept and what is deleted do not depend on the clock or on file times."""
     folder, year = tmp_path / "runs", 2100
 
     def earlier() -> str:
@@ -203,7 +203,7 @@ model.fit(batch, batch, epochs=8, callbacks=[Starve(), callback], verbose=0)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the address space so")
 def test_memory_runs_out(tmp_path: Path) -> None:
-    """However the process ends, with an error or at once, what it reported is there."""
+    """If memory runs out, the process may raise or be killed, but all that it reported exists."""
     done = subprocess.run([sys.executable, "-c", _STARVED, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert "panicked" not in done.stderr
     opened = lamina.open(tmp_path / "r")
@@ -247,7 +247,7 @@ model.fit(batch, batch, batch_size=16, epochs=1000, callbacks=[Eat(), callback],
 
 
 def test_the_system_kills_for_want_of_memory(tmp_path: Path) -> None:
-    """Without a warning, in the midst of saves."""
+    """A SIGKILL in the middle of saves."""
     with small_memory.small_memory(64) as group:
         if group is None:
             pytest.skip(f"{small_memory.REASON}; test_memory_runs_out limits the address space instead")

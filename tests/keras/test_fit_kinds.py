@@ -1,7 +1,7 @@
-"""Real training of each kind of model, jit on and off: every file is the one that stock Keras writes at that step.
+"""Real training of each kind of model, with and without jit: each file equals that of stock Keras at the same step.
 
-Compiling is what takes the time, on torch minutes for each model: so kinds take turns, and torch goes without;
-with ``LAMINA_SOAK=1`` each kind is trained in both ways.
+Compiling takes most of the time, on torch minutes per model. So the kinds alternate, and torch does not compile. With
+``LAMINA_SOAK=1`` each kind is trained both ways.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS: dict[str, Callable[[], keras.Model]] = {}
 SOAK = bool(os.environ.get("LAMINA_SOAK"))
 TORCH = keras.backend.backend() == "torch"
 JIT = [False, True] if SOAK or not TORCH else [False]
-#: What Keras itself has to save; the others go by a plan.
+#: The kinds that Keras itself must save; the others are planned.
 FALLBACK = {"reads_its_store"}
 _register = keras.saving.register_keras_serializable(package="test_fit_kinds")
 
@@ -36,7 +36,7 @@ def _kind(build: Callable[[], keras.Model]) -> Callable[[], keras.Model]:
 
 
 def regularized(x: Any) -> Any:
-    """State that no gradient updates: averages, and the seed of dropout."""
+    """State without gradients: averages, and the seed of dropout."""
     return layers.Dropout(0.3)(layers.BatchNormalization()(x))
 
 
@@ -67,7 +67,7 @@ def nested() -> keras.Model:
 
 @_register
 class Subclassed(keras.Model):
-    """Layers in a list and a dict; built by its first batch, when training has begun."""
+    """Layers in a list and a dict, built by the first batch of training."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -103,7 +103,7 @@ def recurrent() -> keras.Model:
 
 @_kind
 def embedding() -> keras.Model:
-    """TensorFlow updates its rows alone, and copies such a variable when it is read."""
+    """TensorFlow updates single rows of such a variable, and copies it on each read."""
     return stack(layers.Embedding(50, 4), layers.Flatten(), dtype="int32")
 
 
@@ -128,7 +128,7 @@ def frozen() -> keras.Model:
 
 @_register
 class Doubled(layers.Dense):
-    """Saves values that are no variables."""
+    """Saves values that are not variables."""
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
@@ -210,7 +210,7 @@ def test_recompiling_and_unfreezing(jit: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jit", JIT)
 def test_folds(jit: bool, tmp_path: Path) -> None:
-    """The names and shapes of a fold are those of the fold before; its weights are not."""
+    """Each fold has the names and shapes of the fold before, but other weights."""
     callbacks = pairs(tmp_path, save_freq=2)
     for fold in range(3):
         keras.backend.clear_session()

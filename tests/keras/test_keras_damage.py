@@ -1,4 +1,4 @@
-"""Damaged checkpoint files that Keras itself has to read: an error of `lamina.errors`, whatever h5py says."""
+"""Damaged checkpoint files that Keras itself reads raise an error of `lamina.errors`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.keras
 
 @keras.saving.register_keras_serializable("lamina-damage")
 class Own(layers.Dense):
-    """Reads its weights in a way of its own, so that Keras must."""
+    """Reads its weights in a custom way, so Keras must load it."""
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
@@ -38,7 +38,7 @@ def model() -> keras.Model:
 
 
 def damaged(data: bytes, cases: int) -> Iterator[bytes]:
-    """Cut, and with bytes that are others."""
+    """The file truncated, and with changed bytes."""
     chance = random.Random(1)
     for case in range(cases):
         changed = bytearray(data)

@@ -1,4 +1,4 @@
-"""Keras's own tests of its callback, from the installed package, with ours in its place."""
+"""Keras's own tests of its callback, from the installed package, run with lamina's callback."""
 
 from __future__ import annotations
 

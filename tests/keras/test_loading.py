@@ -1,4 +1,4 @@
-"""`lamina.load_model`: the same model that Keras loads, without the random numbers and without a file."""
+"""`lamina.load_model` loads the same model as Keras, without random initialization and without a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = [pytest.param(k, marks=pytest.mark.skip(reason=zoo.SKIP[k])) if k in zoo
 
 @keras.saving.register_keras_serializable("lamina-tests")
 class Noise(layers.Layer):
-    """Has a random variable that no file holds."""
+    """Has a random variable that is not in the file."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -56,7 +56,7 @@ def network(**compiled: Any) -> keras.Model:
 
 def values(model: keras.Model) -> list[Any]:
     found = [*model.variables, *(model.optimizer.variables if getattr(model, "optimizer", None) else [])]
-    return [keras.ops.convert_to_numpy(v) for v in found if "seed" not in v.path]  # no Keras file holds seeds
+    return [keras.ops.convert_to_numpy(v) for v in found if "seed" not in v.path]  # Keras files have no seeds
 
 
 def assert_same(model: keras.Model, other: keras.Model) -> None:
@@ -66,7 +66,7 @@ def assert_same(model: keras.Model, other: keras.Model) -> None:
 
 @pytest.fixture
 def keras_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading through an exported file fails."""
+    """Make loading through an exported file fail."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("Keras was asked to load a file")
@@ -102,7 +102,7 @@ def test_no_file_and_no_random_numbers(tmp_path: Path, keras_never: None, monkey
     loaded = lamina.load_model(tmp_path / "r")
     assert_same(model, loaded)
     monkeypatch.undo()
-    assert values(network())[0].any()  # initialisers work again
+    assert values(network())[0].any()  # initializers work again
 
 
 def test_training_goes_on_with_the_same_bits(tmp_path: Path, keras_never: None) -> None:

@@ -1,4 +1,4 @@
-"""What `ModelCheckpoint` does besides the files: decisions, backlog, failures, copies, reports."""
+"""`ModelCheckpoint` besides its files: decisions, backlog, failures, copies, reports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ fit = fit_on(X, X)
 
 
 def drive(callback: ModelCheckpoint, values: list[Any], monitor: str = "val_loss") -> None:
-    """Epochs with these values of the monitored metric, without training."""
+    """Call the hooks of epochs with these values of the metric, without training."""
     callback.on_train_begin()
     for epoch, value in enumerate(values):
         callback.on_epoch_begin(epoch)
@@ -59,7 +59,7 @@ def attached(folder: Path, name: str = "m.weights.h5", **arguments: Any) -> tupl
 
 
 class Gate:
-    """Lets plain files be written one at a time."""
+    """Blocks the writing of each plain file until it is released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passes = threading.Semaphore(0)
@@ -156,7 +156,7 @@ def test_messages_are_those_of_keras(tmp_path: Path, capsys: pytest.CaptureFixtu
                 callback.wait()
         callback.on_train_end()
         told.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch")])
-    if not any("finished saving" in line for line in told[0]):  # Keras before 3.13 does not say so
+    if not any("finished saving" in line for line in told[0]):  # Keras before 3.13 does not print it
         told[1] = [line for line in told[1] if "finished saving" not in line]
     assert told[0] == told[1]
     assert any("did not improve from" in line for line in told[1])
@@ -215,7 +215,7 @@ def test_values_are_compared_as_keras_compares_them(tmp_path: Path) -> None:
         callback.set_model(network())
         drive(callback, [0.1 + 0.2, 0.3, 0.3 - 1e-10, 0.2])
         made.append(sorted(path.name for path in folder.iterdir()))
-    # From 3.11 on they are tensors of 32 bits.
+    # From 3.11 on, values are tensors of 32 bits.
     few = keras.__version__ != "3.10.0"
     assert made == [[f"{epoch}.weights.h5" for epoch in ((1, 4) if few else (1, 2, 3, 4))]] * 2
 
@@ -244,7 +244,7 @@ def test_less_of_a_loss_is_better(monitor: str, tmp_path: Path) -> None:
 @pytest.mark.backend
 @pytest.mark.parametrize("best_only", [False, True])
 def test_the_metric_itself_knows_its_direction(best_only: bool, tmp_path: Path) -> None:
-    """Its name does not: Keras 3.10 would keep the smallest."""
+    """The metric knows its direction, its name does not: Keras 3.10 would minimize it."""
     commits: list[Commit] = []
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", metrics=[keras.metrics.R2Score(name="fit")])
@@ -343,7 +343,7 @@ def test_wait_keeps_every_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     late = threading.Thread(target=callback.on_epoch_end, args=(1, {"val_loss": 0.5}))
     late.start()
     late.join(0.3)
-    assert late.is_alive()  # the first one holds the memory
+    assert late.is_alive()  # the first one uses the memory
     gate.passes.release(2)
     late.join(30)
     callback.wait()
@@ -357,7 +357,7 @@ def test_replace_lets_the_waiting_save_give_way_but_never_the_best(
     gate = Gate(monkeypatch)
     callback, commits = attached(tmp_path, "{epoch}.weights.h5", on_backlog="replace", repository=tmp_path / "r")
     callback.on_train_begin()
-    for epoch, value in enumerate([5.0, 6.0, 7.0, 8.0]):  # 0 runs, 1 and 2 give way
+    for epoch, value in enumerate([5.0, 6.0, 7.0, 8.0]):  # 0 runs, 1 and 2 are skipped
         callback.on_epoch_end(epoch, {"val_loss": value})
         if epoch == 0:
             assert gate.entered.wait(30)
@@ -376,7 +376,7 @@ def test_replace_waits_for_a_best_one(tmp_path: Path, monkeypatch: pytest.Monkey
     callback.on_train_begin()
     callback.on_epoch_end(0, {"val_loss": 5.0})
     assert gate.entered.wait(30)
-    callback.on_epoch_end(1, {"val_loss": 1.0})  # the best: it must not give way
+    callback.on_epoch_end(1, {"val_loss": 1.0})  # the best one: it must not be skipped
     late = threading.Thread(target=callback.on_epoch_end, args=(2, {"val_loss": 3.0}))
     late.start()
     late.join(0.3)
@@ -407,7 +407,7 @@ def test_blocking_returns_when_it_is_committed(tmp_path: Path) -> None:
     assert (tmp_path / "m.weights.h5").exists()
 
 
-# Reports and places.
+# Reports and paths.
 
 
 def test_a_commit_tells_what_was_saved(tmp_path: Path) -> None:
@@ -454,7 +454,7 @@ def test_copy_to_writes_the_file_again(tmp_path: Path) -> None:
 def test_where_locks_do_not_work_saves_go_on_and_say_what_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no such file system here; the engine's answer to one is tested with it."""
+    """No file system here lacks locks; the engine's own tests cover that error."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise UnsupportedFormatError("file locks do not work here")
@@ -506,7 +506,7 @@ def test_only_the_first_of_several_processes_saves(tmp_path: Path, monkeypatch: 
 
 
 class Refusing:
-    """A disk that is full for some saves."""
+    """Raises "disk full" for some saves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, full: set[int]) -> None:
         self.count = 0
@@ -666,18 +666,18 @@ def test_the_memory_is_given_back_after_fit(tmp_path: Path) -> None:
         assert not thread.is_alive()
 
 
-# Going on from a snapshot.
+# Resume.
 
 
 class Follows(keras.callbacks.Callback):
-    """Gives each epoch a value of the metric ``x``, whatever was trained."""
+    """Sets the metric ``x`` of each epoch."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs["x"] = [5.0, 4.0, 4.5, 4.6, 4.7, 4.8, 4.9, 5.0][epoch]
 
 
 class Dies(keras.callbacks.Callback):
-    """Ends training as a kill would."""
+    """Ends training like a kill: no later hook runs."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if epoch == 2:
@@ -713,7 +713,7 @@ def test_tracked_callbacks_may_stand_anywhere(place: str, tmp_path: Path) -> Non
             track=[stop, reduce],
             resume=resume,
         )
-        order = {"in front": [ours, stop, reduce], "between": [stop, ours, reduce]}  # behind: test_resume.py
+        order = {"in front": [ours, stop, reduce], "between": [stop, ours, reduce]}  # after it: see test_resume.py
         return [Follows(), *order[place], *more]
 
     straight = seeded_network()
@@ -737,7 +737,7 @@ def test_tracked_callbacks_may_stand_anywhere(place: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_going_on_by_hand_ends_with_the_same_bits(weights_only: bool, tmp_path: Path) -> None:
-    # On torch, `fit` itself draws from the generator of dropout without a seed before it begins.
+    # On torch, `fit` itself draws from the generator of unseeded dropout before the first epoch.
     seed = 5 if keras.backend.backend() == "torch" else None
     straight = seeded_network(seed)
     fit(straight, epochs=4, shuffle=False)
@@ -751,7 +751,7 @@ def test_going_on_by_hand_ends_with_the_same_bits(weights_only: bool, tmp_path: 
 
 
 def test_weights_alone_bring_no_seeds(tmp_path: Path) -> None:
-    """What is restored for inference leaves the program's random numbers alone."""
+    """A restore for inference does not change the program's random numbers."""
     callback = ModelCheckpoint(tmp_path / "m.weights.h5", repository=tmp_path / "r", save_weights_only=True)
     fit(seeded_network(5), callback, epochs=2)
     model = seeded_network(5)
@@ -767,7 +767,7 @@ def test_the_generator_of_everything_without_a_seed_goes_on_too(tmp_path: Path) 
     keras.random.normal((2,))
     fit(model, ModelCheckpoint(tmp_path / "m.keras", repository=tmp_path / "r"), epochs=1)
     expected = keras.ops.convert_to_numpy(keras.random.normal((2,)))
-    keras.backend.clear_session()  # as in a new process, nobody has asked for it yet
+    keras.backend.clear_session()  # as in a new process, where it does not exist yet
     lamina.restore(tmp_path / "r", seeded_network())
     np.testing.assert_array_equal(expected, keras.ops.convert_to_numpy(keras.random.normal((2,))))
 
@@ -790,7 +790,7 @@ def test_a_save_at_every_step_of_a_small_model_stays_small(tmp_path: Path) -> No
 
 
 def test_one_callback_for_all_folds(tmp_path: Path) -> None:
-    """Each fold's file holds that fold's weights, though names and shapes are those of the fold before."""
+    """Each fold's file has that fold's weights, although names and shapes repeat."""
     callback = ModelCheckpoint(tmp_path / "fold.weights.h5", save_weights_only=True, repository=tmp_path / "r")
     for fold in range(3):
         keras.backend.clear_session()
@@ -822,4 +822,4 @@ def test_keras_tuner_copies_it_for_each_trial(tmp_path: Path) -> None:
     assert all("val_loss" in snapshot.logs for snapshot in snapshots)
     widths = {lamina.load_model(f"{tmp_path / 'r'}@{s.number}").layers[0].units for s in snapshots}
     assert widths == {4, 8}
-    assert callback.last_snapshot is None  # the copies have saved
+    assert callback.last_snapshot is None  # the copies saved

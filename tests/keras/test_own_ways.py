@@ -1,4 +1,4 @@
-"""Models that save or train in ways of their own, and training that goes on in a way of its own."""
+"""Models with custom saving or training, and unusual uses of the callback."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def told(caught: Any) -> list[str]:
 
 @_register
 class Encoder(keras.Model):
-    """Saves the part of it that will be used, and writes a word beside the weights."""
+    """A model that saves only a part of itself, and a text file beside the weights."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -81,7 +81,7 @@ def test_a_model_that_saves_itself_is_asked_to(suffix: str, tmp_path: Path) -> N
 
 @_register
 class TwoOptimizers(keras.Model):
-    """Has an optimizer of its own besides the one it is compiled with."""
+    """A model with a second optimizer."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -100,7 +100,7 @@ def two_optimizers() -> TwoOptimizers:
 
 
 class Exchanges(keras.callbacks.Callback):
-    """Builds the second optimizer late, and then takes another one, as a model may in its training steps."""
+    """Builds the second optimizer during training, and then replaces it."""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch == 1:
@@ -196,7 +196,7 @@ def test_a_first_run_tells_that_a_later_one_could_not_resume(tmp_path: Path) -> 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(model, callback)
-    expected = keras.backend.backend() == "tensorflow"  # the others build it before training begins
+    expected = keras.backend.backend() == "tensorflow"  # other backends build it before training
     assert any("a later run cannot resume" in text for text in told(caught)) == expected
 
 
@@ -263,7 +263,7 @@ def test_stateful_layers_remember_when_a_run_goes_on(tmp_path: Path) -> None:
 
 
 class Gives(keras.callbacks.Callback):
-    """Gives each epoch a value of the metrics ``x`` and ``y``, whatever was trained."""
+    """Sets the metrics ``x`` and ``y`` of each epoch."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs |= {"x": [3.0, 2.0, 2.5, 2.4][epoch], "y": [0.5, 0.6, 0.4, 0.3][epoch]}
@@ -282,7 +282,7 @@ def test_a_resumed_run_knows_its_best_snapshot(tmp_path: Path) -> None:
     assert again.best == 2.0
     assert len(lamina.open(tmp_path / "r").snapshots()) == 2
     other = checkpoint(save_best_only=True, monitor="y", mode="max")
-    fit(network(), Gives(), other, epochs=4)  # the best of x is more than any y
+    fit(network(), Gives(), other, epochs=4)  # the best x is higher than any y
     assert other.best == 0.4
 
 
@@ -294,7 +294,7 @@ def test_a_resumed_run_knows_its_best_snapshot(tmp_path: Path) -> None:
     ],
 )
 def test_two_threads_leave_keras_as_it_was(replaced: Any, where: Any, name: str) -> None:
-    """One may take long: the other neither waits for it nor takes away what it has put in place."""
+    """A slow save of one callback neither blocks the other nor loses its files."""
     before, inside, leave = vars(where).get(name), threading.Event(), threading.Event()
 
     def other() -> None:

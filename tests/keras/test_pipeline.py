@@ -1,4 +1,4 @@
-"""The thread that commits saves."""
+"""`Pipeline`: the thread that commits saves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.keras
 
 @dataclass
 class Look:
-    """A job that looks at the priority of its thread."""
+    """A job that records the priority of its thread."""
 
     seen: list[int] = field(default_factory=list)
     nbytes: int = 1

@@ -1,4 +1,4 @@
-"""A new release of Keras never ends a training: each private name that lamina uses is missing once."""
+"""Training works with any release of Keras: each private name that lamina uses is removed once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from places import HELPERS
 
 pytestmark = pytest.mark.keras
 
-#: What a user is told of each ability that is missing, and how often: once by each of two callbacks, or once in all.
-#: The others are slower, no more.
+#: The warning for each missing ability, and how often: once by each of two callbacks, or once in total. Without the
+#: other abilities lamina is only slower.
 TOLD = {
     "save": ("ModelCheckpoint", 2),
     "global_seed": ("layers without a seed", 1),
@@ -47,13 +47,13 @@ def test_one_file_uses_private_names(private_name: str, home: str) -> None:
 
 
 def backend_for(abilities: list[str]) -> str:
-    """Only TensorFlow exports with options; for all else what is imported soonest."""
+    """TensorFlow for export options; otherwise the backend that imports fastest."""
     if "export_options" in abilities or importlib.util.find_spec("jax") is None:
         return str(keras.config.backend())
     return "jax"
 
 
-#: Each takes a process of its own; `make test` looks at every fourth, `make test-all` at all of them.
+#: Each takes a process. `make test` tries every fourth, `make test-all` all of them.
 _TRIED = list(_lacking) if os.environ.get("LAMINA_ALL") else list(_lacking)[::4]
 
 

@@ -1,4 +1,4 @@
-"""What `fit` says of its saves."""
+"""What `fit` prints of its saves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_quiet_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     fit(ModelCheckpoint(tmp_path / "m.weights.h5", save_weights_only=True, repository=tmp_path / "repo"))
     fit(ModelCheckpoint(tmp_path / "b.weights.h5", "loss", 1, True, True, initial_value_threshold=-1.0))
     captured = capsys.readouterr()
-    assert "lamina" not in captured.out + captured.err  # nothing was saved by the second one: no summary
+    assert "lamina" not in captured.out + captured.err  # the second one saved nothing, so it prints no summary
 
 
 @pytest.mark.parametrize(("repository", "layout"), [(None, "file"), ("repo", "file"), ("repo", "packs")])

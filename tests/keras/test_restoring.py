@@ -1,4 +1,4 @@
-"""Models of every kind: saved, exported as the bytes that Keras wrote, restored into a fresh model."""
+"""Models of each kind: saved, exported as the bytes that Keras wrote, restored into a new model."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_legacy_and_sharded_files(tmp_path: Path) -> None:
     lamina.restore(tmp_path / "sharded", fresh)
     for a, b in zip(fresh.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    if keras.__version__ != "3.10.0":  # which cannot load an optimizer that it has cut over several files, either
+    if keras.__version__ != "3.10.0":  # Keras itself cannot load an optimizer that it split over several files
         same(fresh, model)
 
 
@@ -201,7 +201,7 @@ def test_an_unbuilt_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["callback", "model", "weights", "file", "plain"])
 def test_another_kind_of_optimizer_is_left_alone(kind: str, tmp_path: Path) -> None:
-    """AdamW and Adam have the same variables; the state of one is not that of the other."""
+    """AdamW and Adam have the same variables, but their states must not be mixed."""
     model = build(optimizer="adamw")
     source: Any = tmp_path / "repo"
     if kind == "callback":
@@ -235,14 +235,14 @@ def test_a_file_that_tells_no_optimizer(tmp_path: Path) -> None:
         lamina.restore(tmp_path / "plain.keras", other)
 
 
-# Large tensors, whose memory TensorFlow and JAX take over.
+# Large tensors, whose memory TensorFlow and JAX share.
 
 WIDE = 200  # squared, in float32, well above `lamina.repository.memory.SMALL`
 
 
 @keras.saving.register_keras_serializable(package="lamina-tests")
 class Twice(layers.Layer):  # type: ignore[misc]
-    """Two variables that one stored tensor fills."""
+    """Two variables that load the same stored tensor."""
 
     def build(self, input_shape: Any) -> None:
         self.a = self.add_weight(shape=(WIDE, WIDE), name="a")
@@ -292,7 +292,7 @@ def test_training_goes_on_as_after_keras_own_loading(kind: str, tmp_path: Path) 
 
 
 def test_a_save_before_the_first_step_holds_what_was_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that was handed over is not changed by the step that runs while the save is on its way."""
+    """A training step does not change shared memory that a pending save still reads."""
     model = trained(wide(), 2)
     lamina.save(model, tmp_path / "repo", weights_only=True)
     restored = trained(wide(), 1)
@@ -320,7 +320,7 @@ def test_memory_is_given_away_once() -> None:
 
     array = shareable_array((WIDE, WIDE), np.dtype("float32"))
     array[:] = 1
-    assert not array[1:].whole  # a view is an array like any other
+    assert not array[1:].whole  # a view is copied as usual
     first, second = tf.convert_to_tensor(array), tf.convert_to_tensor(array)
     array[0, 0] = 7
     assert (float(first[0, 0]), float(second[0, 0])) == (7, 1)

@@ -1,4 +1,4 @@
-"""Models of which a part trains, is distributed, speaks another vocabulary, or is not built: restored, or told."""
+"""Models that train in part, are distributed, have another vocabulary, or are not built: restored, or refused."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ X = np.random.default_rng(0).random((16, 4)).astype("float32")
 tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a train_step for TensorFlow")
 
 
-# A train_step that trains a part.
+# A train_step that trains a part of the model.
 
 
 class WithAverage(keras.Model):
-    """Trains a network; an averaged copy stands beside it."""
+    """Trains a network and averages it into a copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def test_where_nothing_notes_the_part_the_optimizer_stays_unbuilt(tmp_path: Path
         lamina.restore(tmp_path / "plain.weights.h5", other)
     assert not other.optimizer.built
     assert float(other.optimizer.learning_rate) == 0.25
-    other.optimizer.build(other.net.trainable_variables)  # what the message names
+    other.optimizer.build(other.net.trainable_variables)  # what the message advises
     lamina.restore(tmp_path / "plain.weights.h5", other, optimizer=True)
     assert int(other.optimizer.iterations) == 1
 
@@ -199,7 +199,7 @@ def test_a_layer_without_vocabulary_takes_the_snapshots(tmp_path: Path) -> None:
     assert model.get_layer("words").get_vocabulary() == saved.get_layer("words").get_vocabulary()
 
 
-# What does not come in as it was saved.
+# Values that change in a restore.
 
 
 def test_rounding_is_told(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_rounding_is_told(tmp_path: Path) -> None:
     lamina.save(dense(dtype="bfloat16"), tmp_path / "half")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        lamina.restore(tmp_path / "half", dense())  # a float32 holds each bfloat16
+        lamina.restore(tmp_path / "half", dense())  # float32 can represent each bfloat16
         lamina.restore(tmp_path / "r", dense())
 
 

@@ -1,4 +1,4 @@
-"""Any variables, any history of saves, prunes and retention: a restore equals what was saved, on each backend."""
+"""For any variables and any history of saves, prunes and retention, a restore equals what was saved."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STEPS = st.lists(
 
 
 class Holder(keras.layers.Layer):
-    """A layer with the variables that it is told to have."""
+    """A layer with the given variables."""
 
     def __init__(self, variables: list[tuple[tuple[int, ...], str]]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends as one that was not, bit by bit."""
+"""A run that is killed and resumed ends like an uninterrupted one, bit by bit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def network(lora: bool = False, average: bool = True) -> keras.Model:
 
 
 class Dies(keras.callbacks.Callback):
-    """Ends training as a kill would: no later hook runs."""
+    """Ends training like a kill: no later hook runs."""
 
     def __init__(self, epoch: int, batch: int | None = None) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_a_resumed_run_ends_with_the_same_bits(weights_only: bool, lora: bool, t
         train(first, interrupted, Dies(2))
     interrupted.wait()
     second = network(lora)
-    for variable in second.variables:  # nothing may come from the seed
+    for variable in second.variables:  # the seed must not decide the result
         if "float" in variable.dtype:
             variable.assign(variable * 0)
     history = train(second, checkpoint(tmp_path, save_weights_only=weights_only))
@@ -156,7 +156,7 @@ def test_resuming_after_the_last_epoch_trains_nothing(tmp_path: Path) -> None:
     history = train(second, checkpoint(tmp_path))
     assert history.epoch == []
     assert_same(first, second)
-    assert train(second, epochs=1).epoch == [0]  # Keras would have begun with epoch 6
+    assert train(second, epochs=1).epoch == [0]  # Keras would begin with epoch 6
 
 
 def test_nothing_to_resume_from_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

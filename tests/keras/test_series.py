@@ -1,4 +1,4 @@
-"""Which series the snapshots of a callback belong to, and where a resumed training goes on."""
+"""The series of a callback's snapshots, and where a resumed training continues."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_series_has_the_name_that_it_is_given() -> None:
 
 def test_a_series_named_by_the_old_rule_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old(ModelCheckpoint):
-        """Before, the base name alone was the series, and the snapshot did not say otherwise."""
+        """Earlier versions named the series by the base name alone."""
 
         def _series_name(self) -> str:
             return os.path.basename(self.filepath)
@@ -108,7 +108,7 @@ def test_training_that_is_complete_says_so(capfd: pytest.CaptureFixture[str]) ->
 
 
 class Inner(ModelCheckpoint):
-    """Saves a part of the model that is trained."""
+    """Saves a part of the trained model."""
 
     def __init__(self, inner: Any, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)

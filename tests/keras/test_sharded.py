@@ -1,4 +1,4 @@
-"""Arrays of a training with several processes: one process saves what it holds, and says what it cannot save."""
+"""Arrays of a training with several processes: one process saves what it has, and refuses what is sharded over all."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ except InvalidInputError as error:
 
 
 def _run_two(program: str, tmp_path: Path, *arguments: str) -> list[str]:
-    """What two processes of one training say."""
+    """The output of two processes of one training."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

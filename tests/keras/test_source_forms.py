@@ -1,4 +1,4 @@
-"""Forms of a source that Keras writes, and what is said where one is not what the call needs."""
+"""The kinds of sources that Keras writes, and the errors if a call needs another kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands at a checkpoint's path, and what its file is called: links, modes, names, folders that are files."""
+"""What is at a checkpoint's path already: links, modes, odd names, files instead of folders."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fit(*callbacks: Any, epochs: int = 1) -> list[int]:
 
 @keras.saving.register_keras_serializable(package="test_targets_on_disk")
 class OwnSave(keras.Sequential):
-    """No plan is made for it: Keras writes the file."""
+    """Has no plan, so Keras writes the file."""
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         super().save(filepath, overwrite=overwrite, **kwargs)

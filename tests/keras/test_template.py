@@ -1,4 +1,4 @@
-"""The file that Keras would write, learnt without the weights, is the file that Keras writes."""
+"""A template, which is made without the weights, gives the file that Keras writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(request: pytest.FixtureRequest) -> keras.Model:
 
 
 def saved(model: keras.Model, file: Path) -> Path:
-    """Save as Keras does, or skip what Keras cannot save."""
+    """Save with Keras, or skip if Keras cannot."""
     try:
         model.save_weights(file) if file.name.endswith(".weights.h5") else model.save(file)
     except Exception as error:
@@ -60,7 +60,7 @@ def fill(template: Template) -> bytes:
 
 
 def in_file(file: Path, data: bytes, base: int, plan: FilePlan) -> None:
-    """Every dataset that h5py finds is a tensor of the plan with its very bytes."""
+    """Each dataset that h5py finds is a tensor of the plan, with the same bytes."""
     expected: dict[str, tuple[tuple[int, ...], bytes]] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -180,18 +180,18 @@ def test_the_structure_tells_models_apart(change: Callable[[keras.Model], None])
 
 @pytest.mark.parametrize("change", [_grow, _freeze])
 def test_changes_that_keras_does_not_save_keep_the_structure(change: Callable[[keras.Model], None]) -> None:
-    """LoRA is merged into the kernel, and frozen weights stand where they stood."""
+    """LoRA is merged into the kernel, and frozen weights keep their place."""
     model = ZOO["sequential"]()
     before = walk(model).structure
     change(model)
     assert walk(model).structure == before
 
 
-# What a template cannot describe
+# What a template cannot describe.
 
 
 class Own(layers.Layer):
-    """A layer whose save_own_variables is the test's."""
+    """A layer with the test's save_own_variables."""
 
     def __init__(self, save: Callable[[Any], object]) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ def test_keras_is_left_as_it_was() -> None:
 
 
 def test_weights_are_neither_written_nor_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The template of a 400 MB layer takes as good as no room."""
+    """The template of a 400 MB layer takes almost no memory."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = own(lambda store: store.__setitem__("big", np.broadcast_to(np.float32(1), (10_000, 10_000))))
     written: list[int] = []

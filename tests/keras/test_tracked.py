@@ -1,4 +1,4 @@
-"""Tracked callbacks: their state comes back as it was, and a snapshot can reach nothing else of them."""
+"""The state of tracked callbacks is restored exactly, and a snapshot can change nothing else in them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train(folder: Path, epochs: int, *track: Any, before: bool = True) -> keras.
 
 
 def change_state(folder: Path, change: Any) -> None:
-    """Rewrite the training field of the newest snapshot, as somebody could who sends a repository."""
+    """Change the training field of the newest snapshot, as an attacker could."""
     path = max((folder / "t" / "snapshots").glob("*.json"))
     content = json.loads(_core.unseal("snapshot", path.read_bytes(), "x"))
     change(content["training"])
@@ -50,7 +50,7 @@ def change_state(folder: Path, change: Any) -> None:
 
 
 class Log(keras.callbacks.Callback):
-    """Holds what loops of users hold."""
+    """Has the attributes that users' callbacks have."""
 
     def __init__(self, step: int = 0) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ def test_other_texts_are_not_taken_for_paths(text: str) -> None:
 
 
 class Writer(keras.callbacks.Callback):
-    """Remembers where it has written."""
+    """Keeps the paths that it has written to."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -309,7 +309,7 @@ def test_a_relative_path_of_the_new_callback_stays(tmp_path: Path, monkeypatch: 
 
 
 class Plain(keras.callbacks.Callback):
-    """What somebody may want to reach."""
+    """Attributes that an attacker may want to change."""
 
     kind = "plain"
 
@@ -368,11 +368,11 @@ def test_a_snapshot_names_no_file_for_a_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("taken*"))
 
 
-# A callback that stands before the checkpoint.
+# A callback before the checkpoint.
 
 
 def averaged(folder: Path, *, stop: int | None = None, tracked: bool = True) -> dict[int, Any]:
-    """Weights at each epoch's begin."""
+    """Keeps the weights at the begin of each epoch."""
     keras.utils.set_random_seed(1)
     x = np.random.default_rng(0).normal(size=(32, 3)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -414,7 +414,7 @@ def test_swapping_without_track_is_told(tmp_path: Path) -> None:
 
 
 def test_each_kind_of_the_table_of_the_format(tmp_path: Path) -> None:
-    """A real save of each kind, for what the format's text says of it."""
+    """A real save of each kind matches the text of the format."""
     values = [1, 2**64, math.inf, (1,), {1: 2}, {1}, frozenset({1}), collections.deque([1]), b"a", 1j, np.float32(1)]
 
     class Each(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""The training state of a snapshot is checked whole before the model is touched: a typed error, and nothing changed."""
+"""The training state of a snapshot is checked before the model is changed; damage raises a typed error."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_field_of_another_form_is_a_typed_error(field: str, value: Any, mutate
         lamina.restore(folder / "r", model)
     for old, new in zip(before, state(model), strict=True):
         np.testing.assert_array_equal(old, new)
-    lamina.restore(folder / "r", model, optimizer=False)  # the way out that the message names
+    lamina.restore(folder / "r", model, optimizer=False)  # the way out that the message advises
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_resuming_and_loading_check_as_well(field: str, value: Any, mutated: Any
     before = state(model)
     with pytest.raises(CorruptDataError, match=rf"training\.{field}"):
         model.fit(X, X[:, :1], epochs=2, verbose=0, callbacks=[counts, checkpoint(folder, counts)])
-    if keras.backend.backend() != "jax":  # there fit builds the optimizer before any callback is called
+    if keras.backend.backend() != "jax":  # there `fit` builds the optimizer before any hook
         assert len(state(model)) == len(before)
     for old, new in zip(before, state(model), strict=False):
         np.testing.assert_array_equal(old, new)
