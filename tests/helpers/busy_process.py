@@ -1,7 +1,7 @@
 """One of several processes that work on a repository at once: ``python busy_process.py ROLE REPOSITORY SEED ROUNDS``.
 
-Prints a line for each round, and raises at what must not be. A state is known by its number, so whoever reads a
-snapshot knows what must be in it.
+Prints a line for each round, and raises if something is wrong. The number of a state determines its content, so a
+reader knows what a snapshot must hold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEEP = lamina.Keep(last=3)
 
 
 def tensors(number: int) -> list[Tensor]:
-    """Half of it is in every state, a quarter in ten of them, a quarter in this one alone."""
+    """Half of it is the same in each state, a quarter in ten states, a quarter in this one only."""
     seeds = [0, 1, 1000 + number // 10, 100_000 + number]
     arrays = [np.random.default_rng(seed).standard_normal((300, 200)).astype("<f4") for seed in seeds]
     return [Tensor(f"layers/{i}/vars/0", "<f4", array) for i, array in enumerate(arrays)]
@@ -37,14 +37,14 @@ def save(repository: Repository, number: int, series: str) -> lamina.Snapshot:
 
 
 def check(snapshot: lamina.Snapshot) -> None:
-    """Every tensor is that of the snapshot's number."""
+    """Check that each tensor is that of the snapshot's number."""
     content = snapshot._opened()
     assert isinstance(content, Content)
     check_arrays(content.read_named(), {tensor.name: tensor for tensor in tensors(snapshot.metadata["number"])})
 
 
 def saving(repository: Repository, chance: random.Random, series: str) -> str:
-    """Save a state that is new, or one that was there before: its chunks may be pruned at this moment."""
+    """Save a new state or an earlier one, whose chunks may be pruned at the same time."""
     snapshot = save(repository, chance.randrange(40), series)
     return f"saved {snapshot.id}"
 
@@ -87,12 +87,12 @@ def work(role: str, folder: Path, seed: int, rounds: int) -> None:
     chance = random.Random(seed)
     repository = lamina.open(folder)
     for _ in range(rounds):
-        # With its end in one piece: other threads write, too.
+        # In one call, with the newline: other threads write too.
         print(f"{ROLES[role](repository, chance, f's{seed}')}\n", end="", flush=True)
 
 
 def main(role: str, folder: Path, seed: int, rounds: int) -> None:
-    """With ``fork`` in the role's name a forked worker, with copies of all descriptors, lives as long as stdin does."""
+    """With ``fork`` in the role, a forked worker with copies of all descriptors lives until stdin is closed."""
     role, _, fork = role.partition("-")
     if role == "all":
         _all(folder, seed, rounds)

@@ -23,12 +23,12 @@ LIMIT = 60.0
 
 
 def executable() -> str | None:
-    """Where it is, if it is."""
+    """The path of a Chromium; None if there is none."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 class Page:
-    """One open page; keeps what its console said and what it asked the network for."""
+    """An open page; records its console messages and its network requests."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers, self._rest, self._last = commands, answers, b"", 0
@@ -41,7 +41,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command, and its answer."""
+        """Send a command and return its answer."""
         self._last += 1
         message: dict[str, Any] = {"id": self._last, "method": method, "params": parameters}
         if self._session:
@@ -55,7 +55,7 @@ class Page:
             self._note(answer)
 
     def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> float:
-        """Load a page and wait until it says that it is drawn; gives seconds."""
+        """Load a page, wait until it reports that it is drawn, and return the seconds."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.scheme(dark=dark)
         begin = time.monotonic()
@@ -64,19 +64,19 @@ class Page:
         return time.monotonic() - begin
 
     def scheme(self, *, dark: bool) -> None:
-        """What the system prefers."""
+        """Set the color scheme that the system prefers."""
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[feature])
 
     def wait_for(self, condition: str) -> None:
-        """Until an expression is true."""
+        """Wait until an expression is true."""
         end = time.monotonic() + LIMIT
         while not self.eval(condition):
             assert time.monotonic() < end, f"not true in {LIMIT:.0f} s: {condition}; console: {self.console}"
             time.sleep(0.02)
 
     def eval(self, expression: str) -> Any:
-        """The value of an expression, after its promise."""
+        """The value of an expression; a promise is awaited."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
@@ -87,7 +87,7 @@ class Page:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=int(button == "left"))
 
     def hover(self, x: float, y: float, condition: str) -> None:
-        """Move to a place until an expression is true: a page that is drawing does not hear of a mouse."""
+        """Move the mouse until an expression is true: a page that is drawing misses mouse events."""
         end = time.monotonic() + LIMIT
         while not self.eval(condition):
             assert time.monotonic() < end, f"not true in {LIMIT:.0f} s: {condition}; console: {self.console}"
@@ -102,7 +102,7 @@ class Page:
             self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """A picture of the page, or of what the window shows."""
+        """A picture of the page or of the visible part."""
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(shot["data"]))
 

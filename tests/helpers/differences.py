@@ -1,7 +1,7 @@
-"""The table of all differences from the stock callbacks, and of the faults that are known: docs/differences.md.
+"""The table of all differences from the stock callbacks, and of known faults, for docs/differences.md.
 
-Whoever adds a line says why, and gives a scenario that shows it. A test runs each of these, so a line whose difference
-is gone fails.
+Each line has a reason and a scenario that shows the difference. A test runs each scenario, and fails if the difference
+is gone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from logged_side_by_side import Logging
 from side_by_side import ABSENT, Differing, Training
 
 Scenario = Training | Logging
-#: What lamina prints of a checkpoint and at the end.
+#: The lines that lamina prints for each checkpoint and at the end.
 _FIGURES = re.compile(r"  .*; training waited .*, committed in |lamina: .*; training waited .* for them$")
 
 
 @dataclass(frozen=True)
 class Named:
-    """A difference: what both do, why, a scenario that shows it, and which names of the outcomes it explains."""
+    """A difference: what both do, why, a scenario that shows it, and the names in the outcomes that it explains."""
 
     subject: str
     stock: str
@@ -33,7 +33,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Fault:
-    """A difference that is a fault of lamina; its test fails when the fault is gone."""
+    """A known fault of lamina; its test fails when the fault is fixed."""
 
     what: str
     example: Scenario
@@ -46,7 +46,7 @@ def unexplained(scenario: Scenario, found: Differing, known: Iterable[Named | Fa
 
 
 def _stock_ends(error: str) -> Callable[[Any, Differing, str], bool]:
-    """Stock ends the training and lamina does not: whatever follows is only there with lamina."""
+    """Stock ends the training and lamina does not, so all later outcomes exist only with lamina."""
 
     def explains(scenario: Any, found: Differing, name: str) -> bool:
         ended = any(key.startswith("raised") and pair == (error, ABSENT) for key, pair in found.items())
@@ -224,7 +224,7 @@ DIFFERENCES = [
 FAULTS: list[Fault] = []
 
 
-# Not seen by comparing: the harness leaves it out.
+# The comparison leaves this out.
 NOT_COMPARED = """\
 Not compared, because two saves of the stock callback differ in it too: the dates in a `.keras` file (`metadata.json`
 and the members' times), and times in W&B's history. Not compared because it only adds to what is there: the metadata

@@ -1,4 +1,4 @@
-"""Repositories that the engine has written, read by the reader that shares no code with it."""
+"""Writes repositories with the engine, and reads them with the independent reader, which shares no code with it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class File:
-    """A file to save: tensors, each behind some literal bytes, and what follows the last one."""
+    """A file to save: tensors, literal bytes before each, and a tail."""
 
     path: str
     parts: tuple[tuple[bytes, Tensor], ...] = ()
@@ -52,7 +52,7 @@ class File:
 
     @property
     def plan(self) -> tuple[str, int, list[Any]]:
-        """As the engine takes it."""
+        """The arguments for the engine."""
         listed, at = [], 0
         for gap, tensor in self.parts:
             at += len(gap)
@@ -63,7 +63,7 @@ class File:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a snapshot is to give back."""
+    """What a snapshot must restore."""
 
     files: Sequence[File]
     training: Sequence[Tensor] = ()
@@ -75,7 +75,7 @@ def _plan(tensor: Tensor, offset: int) -> tuple[Any, ...]:
 
 
 def save_memory(repository: Repository, saved: Saved, *, codec: str = "auto") -> Snapshot:
-    """Save from memory, training tensors too."""
+    """Save from memory, including training tensors."""
     groups = [[tensor for _, tensor in file.parts] for file in saved.files] + [list(saved.training)]
     core = repository._core.save_memory(
         body({"series": "default", "kind": "files", **saved.fields}),
@@ -89,7 +89,7 @@ def save_memory(repository: Repository, saved: Saved, *, codec: str = "auto") ->
 
 
 def save_files(repository: Repository, saved: Saved, folder: Path, *, codec: str = "auto") -> Snapshot:
-    """Save what first is written to a folder; training tensors cannot be saved so."""
+    """Write a folder and save it; it cannot have training tensors."""
     assert not saved.training
     paths = []
     for number, file in enumerate(saved.files):
@@ -109,7 +109,7 @@ def _flat(array: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def write_artifact(snapshot: Snapshot, folder: Path) -> Path:
-    """What a W&B artifact with ``layout="packs"`` holds of a snapshot."""
+    """The files of a snapshot in a W&B artifact with ``layout="packs"``."""
     repository = snapshot._repository
     assert repository is not None
     (folder / "packs").mkdir(parents=True)
@@ -121,7 +121,7 @@ def write_artifact(snapshot: Snapshot, folder: Path) -> Path:
 
 
 def check_saved(snapshot: Snapshot, saved: Saved, source: Any = None) -> None:
-    """What was saved comes back, from the repository or from ``source``."""
+    """Check that a restore from the repository, or from ``source``, equals what was saved."""
     with tempfile.TemporaryDirectory() as folder:
         lamina.export(source or snapshot, folder)
         assert restored(Path(folder)) == {file.path: file.data for file in saved.files}
@@ -191,7 +191,7 @@ def _same_arrays(mine: Mapping[str, Array], theirs: Mapping[str, Array]) -> None
 def random_tensor(
     random: np.random.Generator, name: str, dtype: np.dtype[Any], shape: Iterable[int], role: str = "weights"
 ) -> Tensor:
-    """Elements of the kind that weights have, or that compress well, or of any bits."""
+    """Elements like those of weights, or compressible, or of arbitrary bits."""
     sides = tuple(shape)
     length = math.prod(sides) * dtype.itemsize
     if dtype.kind == "U":

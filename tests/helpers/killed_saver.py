@@ -1,8 +1,7 @@
-"""Saves without end in a child, kills it at a random moment, and looks at what is left; again and again.
+"""Saves without end in a child process, kills it at a random moment, and checks what is left; repeats.
 
-``python killed_saver.py FOLDER KILLS SEED``; prints a JSON line. The children are forked before anything starts a
-backend. With TensorFlow or JAX a real `fit` saves; by default it is Keras's numpy backend, which is there at once, and
-the hooks are called by hand.
+``python killed_saver.py FOLDER KILLS SEED`` prints a JSON line. The children are forked before a backend starts. With
+TensorFlow or JAX, a real `fit` saves. By default, the hooks are called with Keras's numpy backend, which starts fast.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from lamina.keras import ModelCheckpoint
 
 
 class Numbered(keras.callbacks.Callback):
-    """Each state holds its own number in every element."""
+    """Each element of a state is the state's number."""
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
         for variable in self.model.variables:
@@ -63,7 +62,7 @@ def save_without_end(folder: Path, report: int, first: int) -> None:
 
 
 def run_and_kill(folder: Path, first: int, chance: random.Random) -> int:
-    """The number of the last save that was reported; the kill comes within the two next ones, however slow they are."""
+    """The number of the last reported save. The kill comes during one of the next two, however slow they are."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -74,7 +73,7 @@ def run_and_kill(folder: Path, first: int, chance: random.Random) -> int:
             os._exit(9)
     os.close(writes)
     with os.fdopen(reads) as reports:
-        heard = [reports.readline()]  # the first save learns the plan
+        heard = [reports.readline()]  # the first save makes the plan
         start = time.monotonic()
         heard.append(reports.readline())
         time.sleep(chance.uniform(0, 2 * (time.monotonic() - start)))
@@ -86,7 +85,7 @@ def run_and_kill(folder: Path, first: int, chance: random.Random) -> int:
 
 
 def look(folder: Path, reported: int) -> None:
-    """Opens, verifies, holds what was reported; the plain file is one state, not before the reported one."""
+    """Check that the repository opens, verifies and holds what was reported, and that the plain file is not older."""
     repository = lamina.open(folder / "r")
     report = repository.verify(full=True)
     assert not report.problems, report.problems
@@ -107,7 +106,7 @@ def one_state(tensors: dict[str, np.ndarray]) -> int:
 
 
 def in_a_child(what: Callable[[], None]) -> None:
-    """The engine starts threads, and what has threads must not fork."""
+    """Run it in a child: the engine starts threads, and a process with threads must not fork."""
     child = os.fork()
     if child == 0:
         status = 1

@@ -1,4 +1,4 @@
-"""A training that is killed in its third epoch, and goes on from its file when it is called again.
+"""A training that is killed in its third epoch, and continues from its file when started again.
 
 ``python killed_training.py (stock | ours) FILE``
 """
@@ -18,11 +18,11 @@ import lamina.keras
 from side_by_side import fit_on, fresh_model
 
 EPOCHS = 4
-LAST = 2  # the epoch that is begun when the process is killed
+LAST = 2  # the epoch in which the process is killed
 
 
 class Kill(keras.callbacks.Callback):
-    """Kills the process when the files of all epochs so far are there, so that both sides have the same."""
+    """Kills the process when the files of all earlier epochs exist, so both sides have the same files."""
 
     def __init__(self, checkpoint: Any) -> None:
         super().__init__()

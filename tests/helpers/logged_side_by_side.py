@@ -1,4 +1,4 @@
-"""The same for W&B: one training with wandb's callbacks and one with ours, in two projects of a loopback server."""
+"""Compares W&B: a training with wandb's callbacks and one with lamina's, in two projects of a loopback server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Logging:
 
 
 def both_logged(scenario: Logging, folder: Path, server: Server) -> Differing:
-    """Run it in two folders below one that is empty; the server may hold other projects."""
+    """Run it in two folders below an empty one; the server may have other projects."""
     number = next(_numbers)
     return differing(
         _outcome(scenario, folder / "stock", server, f"stock-{number}", stock_callbacks),
@@ -69,7 +69,7 @@ def _outcome(scenario: Logging, root: Path, server: Server, project: str, callba
                     if not made or scenario.event != "again":
                         made = [_callback(name, scenario, callbacks) for name in scenario.callbacks]
                     fit_on(model, scenario.data, made, epochs=len(scenario.scores))
-            except Exception as error:  # what ends a training is part of what is compared
+            except Exception as error:  # the error that ends a training is compared too
                 found[f"raised in run {number}"] = type(error).__name__
             finally:
                 run.finish()
@@ -97,7 +97,7 @@ def _callback(name: str, scenario: Logging, callbacks: Any) -> Any:
 
 def _evaluation(base: Any) -> Any:
     class Evaluation(base):  # type: ignore[misc]
-        """As the documentation has it."""
+        """Configured as in the documentation."""
 
         def add_ground_truth(self, logs: Any = None) -> None:
             for number in range(3):
@@ -112,7 +112,7 @@ def _evaluation(base: Any) -> Any:
 
 
 def _synced(directories: list[Path], root: Path, server: Server) -> int:
-    """``wandb sync`` of the runs, as wandb advises, but from a directory of its own."""
+    """``wandb sync`` of the runs, as wandb advises, but from another directory."""
     elsewhere = root / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
@@ -126,7 +126,7 @@ def _synced(directories: list[Path], root: Path, server: Server) -> int:
     return done.returncode
 
 
-# --- What the server has.
+# --- On the server.
 
 
 def _arrived(server: Server, project: str) -> Outcome:
@@ -148,7 +148,7 @@ def _arrived(server: Server, project: str) -> Outcome:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """Without times and what the clock gave."""
+    """Without times and values of the clock."""
     return {
         key: float(np.float32(value)) if isinstance(value, float) else value
         for key, value in row.items()

@@ -1,4 +1,4 @@
-"""What an offline run recorded: the history, summary, metric axes and artifacts in its ``run-*.wandb`` file.
+"""Reads what an offline run recorded: history, summary, metric axes and artifacts in its ``run-*.wandb`` file.
 
 The file is a LevelDB log: 32 KiB blocks of (crc, length, kind, bytes) after a seven-byte header;
 each record is a protobuf of wandb's own.
@@ -71,7 +71,7 @@ class OfflineRun:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """What ``run.summary`` held when the run was finished."""
+        """``run.summary`` at the end of the run."""
         found: dict[str, Any] = {}
         for record in self.records:
             if record.HasField("summary"):
@@ -91,7 +91,7 @@ class OfflineRun:
 
     @cached_property
     def artifacts(self) -> list[LoggedArtifact]:
-        # A relative path counts from the folder that holds W&B's own: there `wandb sync` is called.
+        # A relative path starts at the folder of W&B's own folder, where `wandb sync` is called.
         place = self.directory.parent.parent
         return [_artifact(record.artifact, place) for record in self.records if record.HasField("artifact")]
 
@@ -128,7 +128,7 @@ class OfflineRun:
 def read(directory: Path | str, timeout: float = 60) -> OfflineRun:
     """Read a finished run's directory (``Path(run.dir).parent``).
 
-    ``run.finish()`` returns before wandb's service has flushed the file; the record of the exit is its last.
+    ``run.finish()`` returns before wandb's service has flushed the file, which ends with the record of the exit.
     """
     directory = Path(directory)
     deadline = time.monotonic() + timeout

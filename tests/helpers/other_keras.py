@@ -1,6 +1,6 @@
 """``python other_keras.py FOLDER (MODULE | MODULE:NAME)``: a training with a Keras that lacks a name.
 
-The name is another one in every file of Keras, so Keras itself works as ever; a module cannot be imported any more.
+The name is renamed in each file of Keras, so Keras itself works. A module cannot be imported any more.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def train(folder: Path) -> None:
         options = tf.saved_model.SaveOptions()
         checkpoint = ModelCheckpoint(folder / "served" / "", monitor="loss", options=options)
         model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0, callbacks=[checkpoint])
-        served = tf.saved_model.load(str(folder / "served"))  # its variables go with it
+        served = tf.saved_model.load(str(folder / "served"))  # its variables move with it
         assert served.serve(np.ones((1, 4), "float32")).shape == (1, 3)
 
 

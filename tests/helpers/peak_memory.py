@@ -1,8 +1,8 @@
-"""How much memory a process had at its peak, for the code of a process that a test begins."""
+"""The peak memory of a process that a test starts."""
 
 from __future__ import annotations
 
-#: Not ``ru_maxrss``: that of a child begins with what its parent had, which here is a whole run of tests.
+#: Not ``ru_maxrss``: a child inherits it from its parent, which here runs all tests.
 PEAK = """
 import re
 def peak():

@@ -1,4 +1,4 @@
-"""A fixture that starts W&B runs, offline and at the loopback server, and tells in one shape what arrived."""
+"""A fixture that starts W&B runs, offline and on the loopback server, and returns in one form what they recorded."""
 
 import base64
 import json
@@ -78,7 +78,7 @@ class Arrived:
 
 
 class Recorder:
-    """Starts runs below a directory of its own; ``finish`` returns what the run recorded."""
+    """Starts runs below its own directory; ``finish`` returns what the run recorded."""
 
     mode: str
 
@@ -214,8 +214,8 @@ def recorder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     client = tmp_path / "client"
     warnings: list[str] = []
     monkeypatch.setattr(wandb, "termwarn", lambda message, **_: warnings.append(message))
-    wandb.teardown()  # what an earlier test left knows other settings
-    artifact_instance_cache.clear()  # every server gives out the same ids
+    wandb.teardown()  # left by an earlier test, with other settings
+    artifact_instance_cache.clear()  # each server assigns the same ids
     if request.param == "offline":
         for name in ("DATA", "CACHE", "CONFIG", "ARTIFACT"):
             monkeypatch.setenv(f"WANDB_{name}_DIR", str(client / name.lower()))

@@ -1,4 +1,4 @@
-"""Histories whose numbers are known, for the tests of the report."""
+"""Histories with known numbers, for the tests of the report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def known(root: Path) -> Path:
 
 
 def thousand(root: Path, versions: int = 1000, tensors: int = 1000) -> Path:
-    """Each version doubles the tensors ``moving(version)``; made with as little work as the engine needs."""
+    """Each version doubles the tensors ``moving(version)``; only those are computed."""
     repository = as_repository(root)
     values = np.ones((tensors, 4), "<f4")
     names = [f"layers/block_{i // 20}/dense_{i // 2 % 10}/vars/{i % 2}" for i in range(tensors)]

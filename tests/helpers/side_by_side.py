@@ -1,7 +1,7 @@
-"""One training run twice, with the stock callbacks and with ours, and what then differs.
+"""Runs one training twice, with the stock callbacks and with lamina's, and compares the outcomes.
 
-A scenario is plain data. Running it gives an outcome: a flat dict of what a user sees afterwards, by name. The two
-outcomes of a scenario are compared name by name, so a difference says where it is.
+A scenario is plain data. Its outcome is a flat dict of what a user sees afterwards, by name. The two outcomes of a
+scenario are compared name by name, so a difference has a name.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Training:
 
 
 class Interrupted(Exception):
-    """What a training of ours ends with."""
+    """Interrupts a training."""
 
 
 class Interrupt(keras.callbacks.Callback):
@@ -99,7 +99,7 @@ def fresh_model() -> Any:
 
 
 def fit_on(model: Any, kind: str, callbacks: list[Any], **more: Any) -> None:
-    """`fit` on arrays, a `tf.data` pipeline, or a generator whose length nobody knows."""
+    """`fit` on arrays, a `tf.data` pipeline, or a generator of unknown length."""
     generator = np.random.default_rng(0)
     x = generator.random((4 * BATCHES, 4), dtype=np.float32)
     y = generator.random((4 * BATCHES, 1), dtype=np.float32)
@@ -124,7 +124,7 @@ def _endless(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def both(scenario: Training, folder: Path) -> Differing:
-    """Run it in two folders below one that is empty."""
+    """Run it in two folders below an empty one."""
     stock = _outcome(scenario, folder / "stock", keras.callbacks.ModelCheckpoint)
     more = {"repository": folder / "repository"} if scenario.repository else {}
     ours = _outcome(scenario, folder / "ours", functools.partial(lamina.keras.ModelCheckpoint, **more))
@@ -147,7 +147,7 @@ def _outcome(scenario: Training, root: Path, make: Callable[..., Any]) -> Outcom
                     Path("elsewhere").mkdir()
                     os.chdir("elsewhere")
                 _train(scenario, model, checkpoint)
-            except Exception as error:  # what ends a training is part of what is compared
+            except Exception as error:  # the error that ends a training is compared too
                 found[f"raised in fit {number}"] = type(error).__name__
     return found | {"printed": said.getvalue().replace(str(root), "ROOT").splitlines()} | tree(root)
 
@@ -185,12 +185,12 @@ def _train(scenario: Training, model: Any, checkpoint: Any) -> None:
     try:
         fit_on(model, scenario.data, callbacks, epochs=len(scenario.scores))
     finally:
-        if hasattr(checkpoint, "wait"):  # a training that was interrupted leaves the last save to its thread
+        if hasattr(checkpoint, "wait"):  # after an interrupted training, the thread still writes the last save
             checkpoint.wait()
 
 
 def _prepare(scenario: Training) -> None:
-    """What stands where the first file will be."""
+    """Put something at the path of the first file."""
     target = Path(scenario.file.replace("{epoch}", "1").replace("{epoch:02d}", "01"))
     if scenario.before == "link of the folder":
         Path("disk").mkdir()
@@ -237,7 +237,7 @@ def tree(root: Path) -> Outcome:
 
 
 def content(data: bytes) -> Any:
-    """A digest; of a ``.keras`` file one for each member, but without the dates that two saves cannot share."""
+    """A digest; of a ``.keras`` file one per member, without the dates, which differ between two saves."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return hashlib.sha256(data).hexdigest()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -1,4 +1,4 @@
-"""A disk of a few MiB that gets full or read-only: a tmpfs, where this process may mount one."""
+"""A disk of a few MiB that gets full or read-only: a tmpfs, if this process may mount one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REASON = "mounting a tmpfs needs root on Linux"
 
 @contextmanager
 def small_disk(folder: Path, mebibytes: int = 4) -> Iterator[Path | None]:
-    """Mounted at ``folder``; ``None`` where this process may not."""
+    """Mount it at ``folder``; None if this process may not."""
     folder.mkdir()
     mounted = _run("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "lamina-tests", str(folder))
     try:
@@ -24,7 +24,7 @@ def small_disk(folder: Path, mebibytes: int = 4) -> Iterator[Path | None]:
 
 
 def remount(disk: Path, how: str) -> None:
-    """As ``"ro"`` or ``"rw"``."""
+    """Remount it as ``"ro"`` or ``"rw"``."""
     if not _run("mount", "-o", f"remount,{how}", str(disk)):
         raise RuntimeError(f"{disk} is in use: a file there is open for writing")
 

@@ -1,4 +1,4 @@
-"""A group of processes that gets so much memory and no more: whoever asks for more is killed by the system."""
+"""A group of processes with a memory limit: the system kills a process that exceeds it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Group:
     told: str
 
     def join_code(self) -> str:
-        """Python by which a process joins; what it has already counts nowhere."""
+        """Python code with which a process joins; its present memory is not counted."""
         return f"open({str(self.folder / 'cgroup.procs')!r}, 'w').write('0')"
 
     def kills(self) -> int:
@@ -31,7 +31,7 @@ class Group:
 
 @contextmanager
 def small_memory(mebibytes: int) -> Iterator[Group | None]:
-    """``None`` where this process may not."""
+    """None if this process may not create one."""
     name = f"lamina-tests-{os.getpid()}"
     for group in (
         Group(_ROOT / name, "memory.max", "memory.events"),
@@ -53,12 +53,12 @@ def _make(group: Group, mebibytes: int) -> bool:
         group.folder.mkdir()
     except OSError:
         return False
-    if not (group.folder / group.limit).exists():  # a folder as any other, or no memory controller in there
+    if not (group.folder / group.limit).exists():  # an ordinary folder, or no memory controller
         group.folder.rmdir()
         return False
     try:
         (group.folder / group.limit).write_text(str(mebibytes << 20))
-        # Without this the system would write the process's memory to a swap file instead.
+        # Otherwise the system would swap instead.
         swap = group.folder / "memory.swap.max"
         if swap.exists():
             swap.write_text("0")

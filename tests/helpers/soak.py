@@ -1,7 +1,7 @@
-"""Train, save, prune and restore for minutes, with faults by chance: ``python tests/helpers/soak.py MINUTES [SEED]``.
+"""Trains, saves, prunes and restores for minutes, with random faults: ``python tests/helpers/soak.py MINUTES [SEED]``.
 
-Prints what was done and how memory, descriptors and threads of this process went, and fails where they grew, where a
-version that was reported is not there as it was, or where an error is none of `lamina.errors`.
+Prints what was done, and the memory, descriptors and threads of this process over time. Fails if these grew, if a
+reported version is missing or changed, or if an error is not one of `lamina.errors`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BUSY = Path(busy_process.__file__)
 _GROWTH = 32 << 20
 #: Rounds from which on memory is judged: before, the first compiled steps, pools and caches are all that there is.
 _ENOUGH = 60
-#: Seconds in which a thread that has done its work is gone.
+#: Seconds until a thread that has done its work must have ended.
 _ENDS = 30
 
 
@@ -59,7 +59,7 @@ class Numbered(keras.callbacks.Callback):
 
 @dataclass(frozen=True)
 class Usage:
-    """Of this process, at a moment at which nothing is under way."""
+    """The resources of this process, while nothing is running."""
 
     seconds: float
     memory: int
@@ -91,10 +91,10 @@ class Soak:
         no_threads_left()
         self.usage.append(usage())
 
-    # --- What is done in every round ---
+    # --- Work of each round ---
 
     def train(self, between: Callable[[], None] = lambda: None) -> None:
-        """Between the first save and the others something may be done."""
+        """Save several times; ``between`` may do something after the first."""
         numbered = Numbered(self.number)
         callback = ModelCheckpoint(
             self.folder / "m.weights.h5",
@@ -127,7 +127,7 @@ class Soak:
         self.done["restored"] += 1
 
     def look(self) -> None:
-        """A repository opened anew holds and verifies everything; whoever died in it leaves nothing for long."""
+        """A newly opened repository holds and verifies everything, and cleans up after killed processes."""
         self.prune()
         opened = lamina.open(self.repository.path)
         report = opened.verify(full=True)
@@ -163,7 +163,7 @@ class Soak:
     # --- Faults ---
 
     def kill(self) -> None:
-        """What a saver reported before SIGKILL is there."""
+        """All that a saver reported before SIGKILL exists."""
         with self.busy("save") as process:
             assert process.stdout is not None
             first = process.stdout.readline()
@@ -174,7 +174,7 @@ class Soak:
         self.done["kills"] += 1
 
     def stop(self) -> None:
-        """A saver stands still at a random moment while everything that may go is pruned."""
+        """A saver is stopped at a random moment while the repository is pruned."""
         with self.busy("save") as process:
             assert process.stdout is not None
             process.stdout.readline()
@@ -207,7 +207,7 @@ class Soak:
         self.train()
 
     def fill(self) -> None:
-        """A disk of its own gets full; what was reported before is there."""
+        """A small disk gets full; all that was reported before exists."""
         with small_disk(self.folder / "small") as disk:
             if disk is None:
                 self.done["no small disk (needs root)"] += 1
@@ -277,12 +277,12 @@ def usage() -> Usage:
 
 
 def own_threads() -> list[str]:
-    """Names of this package's threads: the engine tells them to the system, Python's are known to `threading`."""
+    """The names of lamina's threads: the system knows those of the engine, `threading` those of Python."""
     names = [thread.name for thread in threading.enumerate()]
     for task in Path("/proc/self/task").iterdir():
         try:
             names.append((task / "comm").read_text().strip())
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
     return [name for name in names if name.startswith("lamina")]
 

@@ -1,4 +1,4 @@
-"""Our callback and Keras's side by side, and whether they made the same files."""
+"""Runs lamina's callback and Keras's side by side, and compares their files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def assert_same_file(ours: Path, keras_file: Path) -> None:
             theirs = b.getinfo(mine.filename)
             for field in ("external_attr", "flag_bits", "compress_type", "extract_version", "extra"):
                 assert getattr(mine, field) == getattr(theirs, field), (mine.filename, field)
-            if mine.filename != "metadata.json":  # it holds the time
+            if mine.filename != "metadata.json":  # it has the time
                 assert a.read(mine) == b.read(theirs), mine.filename
     assert ours.stat().st_size == keras_file.stat().st_size
 

@@ -1,4 +1,4 @@
-"""Stops a process while it is at some work."""
+"""Stops a process while it does some work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def stop_within(process: subprocess.Popen[str], at_work: Callable[[], object]) -> None:
-    """Stopped, it may prove to be between two pieces of work; then it goes on until the next try."""
+    """If it was stopped between two pieces of work, it continues until the next try."""
     while True:
         time.sleep(0.01)
         assert process.poll() is None

@@ -1,4 +1,4 @@
-"""Small trainings that log checkpoints, and looks at what came of them."""
+"""Small trainings that log checkpoints, and checks of the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def data(model: Any, rows: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Remember(keras.callbacks.Callback):
-    """The weights at each epoch's end."""
+    """Keeps the weights at the end of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Remember(keras.callbacks.Callback):
 
 
 class Follow(keras.callbacks.Callback):
-    """Gives each epoch a value of the metric ``score``."""
+    """Sets the metric ``score`` of each epoch."""
 
     def __init__(self, values: Sequence[float]) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def same_weights(model: Any, weights: Sequence[np.ndarray]) -> bool:
 
 @contextmanager
 def clean_machine(root: Path) -> Iterator[None]:
-    """Empty caches and a folder of its own."""
+    """Empty caches and an empty folder."""
     root.mkdir(parents=True)
     folders = {"XDG_CACHE_HOME": root / "xdg", "WANDB_CACHE_DIR": root / "w", "WANDB_ARTIFACT_DIR": root / "a"}
     before = {name: os.environ.get(name) for name in folders}
@@ -92,14 +92,14 @@ def clean_machine(root: Path) -> Iterator[None]:
 
 
 def restored(name: str, like: Callable[[], Any]) -> Any:
-    """A fresh model with the weights of an artifact."""
+    """A new model with the weights of an artifact."""
     model = like()
     lamina.restore(f"wandb:{name}", model)
     return model
 
 
 def run_python(code: str, environment: dict[str, str], cwd: Path, *arguments: object) -> str:
-    """A process of its own, with the same packages."""
+    """A new process, with the same packages."""
     paths = os.pathsep.join([str(ROOT / "python"), str(HELPERS)])
     inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     with tempfile.TemporaryFile("w+") as output:  # not a pipe: wandb's service would keep it open

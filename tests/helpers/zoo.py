@@ -1,6 +1,6 @@
-"""Small models of every kind that Keras saves in a way of its own; ``ZOO[kind]()`` builds one.
+"""Small models of each kind that Keras saves differently; ``ZOO[kind]()`` builds one.
 
-``SKIP`` says which kinds the backend of this process cannot make, and why.
+``SKIP`` has the kinds that this backend cannot make, and why.
 """
 
 from __future__ import annotations
@@ -283,13 +283,13 @@ def batchnorm_dropout() -> keras.Model:
 
 @_kind
 def long_name() -> keras.Model:
-    """A name that HDF5 cannot keep in an object header."""
+    """A name that is too long for an HDF5 object header."""
     return keras.Sequential([keras.Input((6,)), layers.Dense(3, name="x" * 70_000), layers.Dense(2)])
 
 
 @_register
 class Worded(keras.Model):
-    """A preprocessing layer that is saved but not called, for strings run on TensorFlow alone."""
+    """A preprocessing layer that is saved but not called, because strings need TensorFlow."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -310,7 +310,7 @@ def text_vectorization() -> keras.Model:
 
 @_register
 class Weighted(keras.Model):
-    """The one preprocessing layer that keeps a weight in the file."""
+    """The only preprocessing layer with a weight in the file."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -352,7 +352,7 @@ def odd_weights() -> keras.Model:
 
 @_register
 class OwnStore(layers.Layer):
-    """Saves what is no Variable, under keys of its own."""
+    """Saves values that are not variables, under its own keys."""
 
     def build(self, shape: Any) -> None:
         self.steps = 3
