@@ -274,7 +274,7 @@ def test_options_of_saved_models_are_honoured(place: str) -> None:
         ("m.weights.h5", True, "CheckpointOptions", "which Keras 3 does not write"),
         ("m.keras", False, "CheckpointOptions", "which Keras 3 does not write"),
         ("m", False, "CheckpointOptions", "which Keras 3 does not write"),
-        ("m.keras", False, "SaveOptions", "the model goes into one file"),
+        ("m.keras", False, "SaveOptions", "the model is saved to one file"),
         ("m.weights.h5", True, "SaveOptions", "weights are saved to one file"),
     ],
 )
