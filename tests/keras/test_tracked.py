@@ -184,8 +184,18 @@ def test_each_value_comes_back_equal_and_of_its_type(value: Any) -> None:
         again = json_round(value)
     except NotSerializable:
         return
-    assert repr(again) == repr(value) or again == value
-    assert type(again) is type(value)
+    assert _form(again) == _form(value)
+
+
+def _form(value: Any) -> Any:
+    """Types and values, where NaN is equal to itself and the order of a set does not count."""
+    if isinstance(value, (set, frozenset)):
+        return type(value), sorted(map(repr, value))
+    if isinstance(value, dict):
+        return type(value), [(repr(key), _form(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple, collections.deque)):
+        return type(value), getattr(value, "maxlen", None), [_form(item) for item in value]
+    return type(value), repr(value)
 
 
 @pytest.mark.parametrize("name", ["bool", "int8", "uint64", "float16", "float32", "float64"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,21 @@ def test_this_wandb_has_them_all() -> None:
 def test_what_is_not_there_is_none() -> None:
     assert private._find("wandb.sdk.gone", "name") is None
     assert private._find("wandb.sdk.wandb_run", "Gone") is None
+
+
+def test_several_threads_make_artifacts() -> None:
+    def make(_: int) -> int:
+        for _ in range(300):
+            wandb.Artifact("a", "model")
+        return 300
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(make, range(4))) == 1200
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("missing", FOUND)

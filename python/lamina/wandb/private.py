@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,24 @@ def _find(module: str, name: str) -> Any:
 
 
 _Entry, _artifacts_by_client, _staging_folder, _telemetry, _Hook, _Stage = (_find(*name) for name in NAMES)
+
+
+def _make_thread_safe(cache: Any) -> None:
+    """Let several threads make artifacts: wandb's cache of the last 100 raises KeyError if two of them drop the same.
+
+    lamina makes artifacts in threads of its own, so without this an artifact that the user makes could fail, too.
+    """
+    kind, lock = type(cache), threading.Lock()
+
+    def set_item(self: Any, key: str, value: Any) -> None:
+        with lock:
+            kind.__setitem__(self, key, value)
+
+    with contextlib.suppress(AttributeError, TypeError):  # this wandb has another cache
+        cache.__class__ = type(kind.__name__, (kind,), {"__setitem__": set_item})
+
+
+_make_thread_safe(_artifacts_by_client)
 
 
 def add_entry(artifact: Any, **fields: Any) -> bool:
