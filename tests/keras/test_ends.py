@@ -400,7 +400,7 @@ def test_sigterm_ends_a_training_whose_output_nobody_reads(save_on_preempt: bool
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(30)
-            except subprocess.TimeoutExpired:  # it came between Python's last look for signals and the write that blocks
+            except subprocess.TimeoutExpired:  # it came just before the write that blocks
                 process.send_signal(signal.SIGTERM)
             assert process.wait(30) == -signal.SIGTERM
         finally:
