@@ -89,7 +89,7 @@ soak: $(VENV)/test.stamp
 	KERAS_BACKEND=jax $(BIN)/python tests/helpers/soak.py $(MINUTES)
 	LAMINA_SOAK_SECONDS=$$(($(MINUTES) * 20)) cargo test --release -p lamina-core --test crash -- --nocapture
 	LAMINA_SOAK=1 KERAS_BACKEND=tensorflow $(PYTEST) -o timeout=3600 tests/repository/test_stress.py tests/wandb/test_wandb_trouble.py tests/differential
-	LAMINA_SOAK=1 KERAS_BACKEND=jax $(PYTEST) -o timeout=3600 tests/keras/test_ends.py -k kills
+	LAMINA_SOAK=1 KERAS_BACKEND=jax $(PYTEST) -o timeout=3600 tests/keras/test_process_end.py -k kills
 
 # What would be published, tested in an environment that has nothing else. zig links against the old C library that
 # manylinux_2_28 promises, whatever this machine has.

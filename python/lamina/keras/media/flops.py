@@ -25,7 +25,7 @@ def _one_example(model: Any) -> Any:
         raise TypeError(f"FLOPs can be counted for a keras.Model. Received: {model!r}")
     if not isinstance(model, keras.Sequential) and not hasattr(model, "_inputs_struct"):
         raise TypeError(
-            "FLOPs can be counted for Sequential and functional models: others do not tell their inputs. "
+            "FLOPs can be counted for Sequential and functional models: others do not list their inputs. "
             f"Received: {type(model).__name__}"
         )
     if not model.built:

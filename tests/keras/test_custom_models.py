@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.keras, pytest.mark.backend, pytest.mark.filterwarnings
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 Y = X[:, :2]
-_register = keras.saving.register_keras_serializable(package="test_own_ways")
+_register = keras.saving.register_keras_serializable(package="test_custom_models")
 
 
 fit = fit_on(X, Y)
