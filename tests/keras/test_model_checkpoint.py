@@ -598,6 +598,17 @@ def test_a_copy_works_on_its_own(duplicate: Any, tmp_path: Path) -> None:
     assert len(lamina.open(tmp_path / "r").snapshots()) == 3
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copy_resumes_for_itself(duplicate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = {"save_weights_only": True, "repository": tmp_path / "r", "series": "s"}
+    fit(network(), ModelCheckpoint(tmp_path / "m.weights.h5", **arguments), epochs=1)
+    original = ModelCheckpoint(tmp_path / "m.weights.h5", resume=True, **arguments)
+    other = duplicate(original)
+    for callback in (original, other):
+        fit(network(), callback, epochs=1)
+    assert capsys.readouterr().out.count("Resuming from the end of epoch 1") == 2
+
+
 def test_several_callbacks_share_a_repository(tmp_path: Path) -> None:
     model = network()
     first, _ = attached(tmp_path, "a-{epoch}.weights.h5", repository=tmp_path / "r")

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from typing import Any
 
 import keras
@@ -137,8 +138,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.threads = arguments.threads(threads)
         self.on_commit = arguments.function("on_commit", on_commit)
         check_destination(self.target, repository, keep_file=self.keep_file, resume=self.resume)
-        if self.keep is not None:
-            self._check_keep()
+        self._check_keep()
         if monitoring.UNKNOWN_IS_LOSS:
             monitoring.use_newer_rules(self, mode, initial_value_threshold)
         shown = [self.monitor] if save_best_only or monitor != "val_loss" else []
@@ -165,10 +165,11 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._resumption, self._metrics = copy(self._resumption), deepcopy(self._metrics)  # not shared by `copy.copy`
         self._reset_process_state()
 
     def _check_keep(self) -> None:
-        if self.repository is None:
+        if self.keep is not None and self.repository is None:
             raise InvalidInputError("keep needs a repository: pass repository=DIRECTORY")
 
     # Public methods.
