@@ -116,7 +116,8 @@ class Checkpointer:
             blocking: return only when the snapshot is committed; then it is returned, otherwise None.
 
         Raises:
-            LaminaError: what an earlier save has failed with, or this one if it is ``blocking``.
+            InvalidInputError: if the model is not built, or an argument is wrong.
+            LaminaError: if an earlier save failed, or this one with ``blocking=True``.
         """
         check_built(self._model, "saving")
         if not isinstance(logs, Mapping | None):

@@ -340,7 +340,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     @property
     def direction(self) -> str | None:
-        """``"min"``, ``"max"``, or None where it is unknown."""
+        """``"min"``, ``"max"``, or None if it is unknown."""
         return monitoring.direction_for(self.monitor_op)
 
     def _marks_best(self) -> bool:
