@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench · make soak · make docs · make wheel; each sets up what it needs
+# make demo · make test · make check · make check-crates · make bench · make soak · make docs · make wheel; each sets up what it needs
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadfile
 MINUTES ?= 30
 
-.PHONY: demo test test-all test-rust test-python test-torch test-arm test-python-matrix test-wandb-matrix test-keras-matrix check bench soak docs wheel format clean
+.PHONY: demo test test-all test-rust test-python test-torch test-arm test-python-matrix test-wandb-matrix test-keras-matrix check check-crates bench soak docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -79,6 +79,14 @@ check: $(VENV)/test.stamp
 	$(BIN)/mypy tests/project/user_code.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest lamina._core
+
+# The crates that lamina is built from: none is unused, and licences and sources are those of deny.toml. Building the two
+# tools takes minutes, so only the weekly run does it.
+check-crates:
+	cargo machete --version > /dev/null 2>&1 || cargo install cargo-machete --locked
+	cargo deny --version > /dev/null 2>&1 || cargo install cargo-deny --locked
+	cargo machete
+	cargo deny check bans licenses sources
 
 bench: $(VENV)/bench.stamp $(if $(or $(filter codec,$(BENCH)),$(if $(BENCH),,all)),$(VENV)/bench-codec.stamp)
 	$(BIN)/python -m benches $(BENCH)

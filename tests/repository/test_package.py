@@ -51,6 +51,16 @@ def test_the_licences_of_linked_crates() -> None:
     assert done.stdout == (ROOT / "THIRD-PARTY.md").read_text()
 
 
+def test_the_licences_are_those_that_cargo_deny_allows() -> None:
+    """`make check-crates` looks at all crates, `third_party.py` at those that are linked: by one list."""
+    source = (ROOT / "rust" / "third_party.py").read_text()
+    linked = re.search(r"^ALLOWED = (\(.*\))$", source, re.MULTILINE)
+    checked = re.search(r"^allow = (\[.*\])$", (ROOT / "deny.toml").read_text(), re.MULTILINE)
+    assert linked is not None
+    assert checked is not None
+    assert list(ast.literal_eval(linked[1])) == ast.literal_eval(checked[1])
+
+
 @pytest.mark.skipif("LAMINA_WHEEL" not in os.environ, reason="make wheel installs one and tests it")
 def test_the_wheel() -> None:
     """It is what is imported here, and small."""
