@@ -19,8 +19,8 @@ import pytest
 
 import lamina
 from lamina.errors import CorruptDataError, LaminaError
+from lamina.fetching.packs import read_placement
 from lamina.wandb.download import open_artifact
-from lamina.wandb.download.fetching import read_placement
 from travel_writer import blake3, make_placement, restored, sample
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices")

@@ -84,7 +84,7 @@ def _flip(path: Path, at: int) -> None:
 
 def _place(target: Repository, number: int, name: str) -> tuple[Path, int]:
     """A pack that holds a tensor's chunk, and where in it."""
-    from lamina.wandb.download.fetching import read_placement
+    from lamina.fetching.packs import read_placement
 
     snapshot = target.snapshot(str(number))
     content = snapshot._opened()

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from lamina.errors import ArtifactError, CorruptDataError, StorageError
+from lamina.fetching.folder import new_folder
+from lamina.fetching.packs import PackStore
+from lamina.fetching.transfer import PART_BYTES, Range, make_sparse
 from lamina.wandb.download import open_artifact
-from lamina.wandb.download.fetching import PackStore
-from lamina.wandb.download.transfer import PART_BYTES, Range, Transfer, make_sparse
+from lamina.wandb.download.transfer import Transfer
 from travel_writer import Chunk, make_pack, make_placement
 
 pytestmark = pytest.mark.wandb
@@ -107,7 +109,7 @@ def test_a_size_that_no_file_has(tmp_path: Path) -> None:
 
 HOLDS = """
 import sys
-from lamina.wandb.download.open_artifact import new_folder
+from lamina.fetching.folder import new_folder
 held = new_folder()
 (held.path / "pack").write_bytes(bytes(1000))
 print("ready", flush=True)
@@ -124,11 +126,11 @@ def test_a_killed_download_leaves_nothing_for_long(tmp_path: Path, monkeypatch: 
     with subprocess.Popen([sys.executable, "-c", HOLDS], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        open_artifact.new_folder().remove()
+        new_folder().remove()
         (left,) = (path for path in (tmp_path / "cache").iterdir() if path.name != "mine")
         assert (left / "pack").exists(), "its owner lives"
         assert stat.S_IMODE(left.stat().st_mode) == 0o700
         process.send_signal(signal.SIGKILL)
         process.wait()
-    open_artifact.new_folder().remove()
+    new_folder().remove()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mine"]

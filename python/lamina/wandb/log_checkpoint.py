@@ -12,10 +12,10 @@ from typing import Any, overload
 import wandb
 
 from lamina.errors import ArtifactError, InvalidInputError, LaminaError, NotFoundError
+from lamina.fetching.copies import own_copy
 from lamina.repository.repository import Repository, open_or_create, stands_in
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import local_path
-from lamina.wandb.copies import own_copy
 from lamina.wandb.description import (
     Description,
     Layout,

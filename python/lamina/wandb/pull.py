@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lamina.fetching.folder import new_folder
+from lamina.fetching.packs import FetchingReader
 from lamina.repository.repository import Repository, check_alias
 from lamina.repository.snapshot import Snapshot
-from lamina.wandb.download.fetching import FetchingReader
-from lamina.wandb.download.open_artifact import find, new_folder, open_artifact
+from lamina.wandb.download.open_artifact import find, open_artifact
 from lamina.writing import as_repository, save_path
 
 _COMPUTED = ("required", "optional", "session", "state", "bytes_total", "bytes_new", "bytes_stored")

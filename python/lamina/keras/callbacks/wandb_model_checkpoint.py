@@ -430,7 +430,7 @@ def default_repository(filepath: str) -> Path:
 
 def _copy_to(commit: Commit) -> Any:
     """A function that copies the plain file, so that no later save changes the copy."""
-    from lamina.wandb.copies import reflink
+    from lamina.fetching.copies import reflink
 
     def write(target: Path) -> None:
         if not isinstance(commit.path, Path) or not reflink(commit.path, target):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import unicodedata
 import warnings
 import weakref
@@ -15,16 +14,17 @@ from typing import Any
 import wandb
 
 from lamina import _core
-from lamina.cache import cache_folder
 from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError
+from lamina.fetching.folder import new_folder
+from lamina.fetching.packs import FetchingReader, PackStore
+from lamina.fetching.transfer import Range, make_sparse
 from lamina.files.listing import folded_path, is_portable
 from lamina.files.plain import Opened, open_plain
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import Artifact, local_path
-from lamina.wandb.download.fetching import FetchingReader, PackStore
-from lamina.wandb.download.transfer import Range, Transfer, make_sparse
+from lamina.wandb.download.transfer import Transfer
 from lamina.wandb.manifest import as_base64
 from lamina.wandb.server import Server
 
@@ -175,8 +175,9 @@ def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: l
     # First: it checks what is then read of the snapshot.
     core = _core.parse_snapshot((folder / "lamina.json").read_bytes(), f"lamina.json of {artifact.name}")
     placement = (folder / "lamina.placement").read_bytes()
-    store = PackStore(folder / "packs", transfer, placement, lenders, artifact.name)
-    content = Content(FetchingReader(folder, store, artifact.name))
+    what = f"the artifact {artifact.name}"
+    store = PackStore(folder / "packs", transfer, placement, lenders, what)
+    content = Content(FetchingReader(folder, store, what))
     return Opened(content, Snapshot(core, content=content))
 
 
@@ -200,17 +201,6 @@ def download(transfer: Transfer, entries: dict[str, Any], names: Iterable[str], 
             with contextlib.suppress(OSError):
                 path.unlink()
             raise CorruptDataError(f"{name} of the artifact {what} arrived damaged: its MD5 digest is another one")
-
-
-def new_folder() -> _core.Temporary:
-    """A folder in the cache that nobody else reads, for one download; the next one removes what a kill left of it."""
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        held = _core.Temporary(cache_folder())
-    except OSError:
-        held = _core.Temporary(Path(tempfile.gettempdir()))
-    held.path.chmod(0o700)
-    return held
 
 
 def _lenders(repository: str | os.PathLike[str] | Repository | None) -> list[Path]:

@@ -16,9 +16,9 @@ import wandb
 
 from lamina import _core
 from lamina.errors import InvalidInputError
+from lamina.fetching.copies import own_copy
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.wandb.copies import own_copy
 from lamina.wandb.description import Description, metadata_for_wandb, stamped
 from lamina.wandb.manifest import FileEntry, measured, references_of
 from lamina.wandb.upload.journal import Record

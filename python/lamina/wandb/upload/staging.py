@@ -13,9 +13,9 @@ from typing import Any
 
 from lamina import _core
 from lamina.errors import StorageError
+from lamina.fetching.copies import immutable_copy
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.wandb.copies import immutable_copy
 from lamina.wandb.manifest import FileEntry, measured
 from lamina.wandb.upload.run_state import state_of
 

@@ -1,4 +1,4 @@
-"""Reads of a snapshot in an artifact: what they need is fetched first, into sparse files, and nothing else."""
+"""Reads of a snapshot that stands elsewhere: what they need is fetched first, into sparse files, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import CorruptDataError
-from lamina.wandb.copies import immutable_copy
-from lamina.wandb.download.transfer import Range, Transfer, make_sparse
+from lamina.fetching.copies import immutable_copy
+from lamina.fetching.transfer import Range, Transfer, make_sparse
 
 #: A pack is fetched whole where this share of it is wanted, or where it is as small as this.
 WHOLE_SHARE, WHOLE_BYTES = 0.6, 1 << 20
@@ -201,7 +201,7 @@ class PackStore:
                     file.seek(at)
                     found = file.read(len(expected))
                 if found != expected:
-                    raise CorruptDataError(f"packs/{pack}.pack of the artifact {self._what} arrived damaged")
+                    raise CorruptDataError(f"packs/{pack}.pack of {self._what} arrived damaged")
 
     def _missing(self, pack: str, spans: list[Span]) -> list[Span]:
         size, path = self._sizes[pack], self._path(pack)

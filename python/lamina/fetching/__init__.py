@@ -1,0 +1,1 @@
+"""What stands elsewhere comes to this machine: in parallel, as far as it is needed, verified."""
