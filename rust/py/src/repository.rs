@@ -172,10 +172,12 @@ impl Repository {
         interruptible(py, threads, |task| Verified::new(self.inner.verify_sample(share, seed, task)?))
     }
 
-    /// Names of the packs that are damaged; reads every byte.
-    #[pyo3(signature = (threads = 0))]
-    fn damaged_packs(&self, py: Python<'_>, threads: usize) -> BindingResult<Vec<String>> {
-        let found = interruptible(py, threads, |task| self.inner.damaged_packs(task))?;
+    /// Which of these packs are damaged, or of all; reads every byte of them.
+    #[pyo3(signature = (names = None, threads = 0))]
+    fn damaged_packs(&self, py: Python<'_>, names: Option<Vec<String>>, threads: usize) -> BindingResult<Vec<String>> {
+        let names =
+            names.map(|names| names.iter().map(|name| pack_name(name)).collect::<Result<Vec<_>>>()).transpose()?;
+        let found = interruptible(py, threads, |task| self.inner.damaged_packs(names, task))?;
         Ok(found.iter().map(|name| name.hex()).collect())
     }
 
@@ -223,6 +225,10 @@ impl Repository {
         let pruned = interruptible(py, 1, |task| self.inner.prune(keep.as_ref(), series, dry_run, task))?;
         Ok(pruned.into())
     }
+}
+
+fn pack_name(text: &str) -> Result<PackName> {
+    PackName::from_hex(text).ok_or_else(|| Error::invalid(format!("{text:?} is no name of a pack")))
 }
 
 fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {

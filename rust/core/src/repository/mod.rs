@@ -179,9 +179,9 @@ impl Repository {
         verify_sample::verify_sample(&self.parts, share, seed, task)
     }
 
-    /// The packs that are damaged: every byte of every pack is read.
-    pub fn damaged_packs(&self, task: &Task<'_>) -> Result<Vec<PackName>> {
-        repair::damaged_packs(&self.parts, task)
+    /// Which of these packs are damaged, or of all without names: every byte of them is read.
+    pub fn damaged_packs(&self, names: Option<Vec<PackName>>, task: &Task<'_>) -> Result<Vec<PackName>> {
+        repair::damaged_packs(&self.parts, names, task)
     }
 
     /// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.

@@ -84,9 +84,9 @@ pub(super) fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str,
     Ok(done)
 }
 
-/// The packs that are damaged: every byte of every pack is read.
-pub(super) fn damaged_packs(parts: &Parts, task: &Task<'_>) -> Result<Vec<PackName>> {
-    damaged_among(parts, parts.paths.pack_names()?, task)
+/// Which of these packs are damaged, or of all without names: every byte of them is read.
+pub(super) fn damaged_packs(parts: &Parts, names: Option<Vec<PackName>>, task: &Task<'_>) -> Result<Vec<PackName>> {
+    damaged_among(parts, names.map_or_else(|| parts.paths.pack_names(), Ok)?, task)
 }
 
 /// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.

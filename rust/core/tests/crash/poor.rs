@@ -145,7 +145,7 @@ fn a_repair_keeps_what_was_damaged_or_refuses() {
         std::fs::write(&pack, &bad).unwrap();
 
         let _watch = poor(folder.path(), &lacks);
-        let suspects = repository.damaged_packs(&task()).unwrap();
+        let suspects = repository.damaged_packs(None, &task()).unwrap();
         assert_eq!(suspects.len(), 1);
         let repaired = repository.repair(suspects, &[other.path().to_owned()], &task());
         if lacks == [Lack::Links] || lacks == [Lack::FolderFlush] {

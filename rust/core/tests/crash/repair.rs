@@ -24,7 +24,7 @@ fn damage(folder: &Path, extension: &str) -> Vec<u8> {
 
 fn repair(root: &Path, sources: &[PathBuf]) {
     let repository = Repository::open(root).unwrap();
-    let suspects = repository.damaged_packs(&task()).unwrap();
+    let suspects = repository.damaged_packs(None, &task()).unwrap();
     let repaired = repository.repair(suspects, sources, &task()).unwrap();
     assert!(repaired.lost.is_empty() && repaired.problems.is_empty(), "{repaired:?}");
 }
