@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_MODE", "offline")  # a test that wants a server says so
 
-pytest_plugins = ["wandb_server.fixtures", "recorded_run"]
+pytest_plugins = ["wandb_server.fixtures", "recorded_run", "bucket_server"]
 
 #: Where less is free, a save keeps no snapshot (`RESERVE_BYTES` in `lamina.keras.saving.job`), and tests fail far from
 #: the cause.

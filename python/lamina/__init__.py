@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lamina import wandb as wandb
     from lamina.api import export, load_model, read_tensors, restore, save
     from lamina.keras.checkpointer import Checkpointer
+    from lamina.remote.pull import pull
+    from lamina.remote.push import push
     from lamina.repository.keep import Keep
     from lamina.repository.repository import Repository
     from lamina.repository.repository import open as open
@@ -29,6 +31,8 @@ _PUBLIC = {
     "export": "lamina.api",
     "load_model": "lamina.api",
     "open": "lamina.repository.repository",
+    "pull": "lamina.remote.pull",
+    "push": "lamina.remote.push",
     "read_tensors": "lamina.api",
     "restore": "lamina.api",
     "save": "lamina.api",
@@ -46,6 +50,8 @@ __all__ = [
     "errors",
     "export",
     "load_model",
+    "pull",
+    "push",
     "read_tensors",
     "restore",
     "save",

@@ -105,6 +105,8 @@ def restore(
       ``epoch_N``, a number or an id; ``"DIR@SERIES:REF"`` where the repository has several series;
     - a checkpoint file: ``.keras``, ``.weights.h5``, ``.h5``, a sharded one by its ``.weights.json``, or a directory of
       files;
+    - ``"s3://BUCKET/PREFIX"``, also with ``@REF`` and ``@SERIES:REF``: a repository in a bucket (also ``gs://``,
+      ``az://``, ``file:///``), of which only what is read is fetched;
     - ``"wandb:[ENTITY/][PROJECT/]NAME:ALIAS"``, a `wandb.Artifact`, or the directory of a downloaded one;
     - a `Snapshot`, or a `Repository` (its latest snapshot).
 

@@ -66,7 +66,7 @@ class UnsupportedFormatError(LaminaError):
 
 
 class StorageError(LaminaError, OSError):
-    """The operating system refused to read or write: disk full, no permission, a path that is gone."""
+    """The operating system, or a bucket, refused to read or write: disk full, no permission, a path that is gone."""
 
     exit_code = 6
 

@@ -1,4 +1,5 @@
-"""Which module knows the addresses of a scheme, as in ``wandb:NAME:best``; it is imported when one is opened.
+"""Which module knows the addresses of a scheme, as in ``wandb:NAME:best`` and ``s3://bucket/run``; it is imported when
+one is opened.
 
 Where a path on this machine is expected, an address of any scheme is refused: as a path it would name a folder ``s3:``.
 """
@@ -15,6 +16,9 @@ from lamina.errors import InvalidInputError
 
 #: Scheme → module, as fsspec has them. Each has the functions of `Opener`.
 _MODULES = {"wandb": "lamina.wandb.download.open_artifact"}
+#: Schemes of buckets, in which repositories stand.
+BUCKETS = ("s3", "gs", "az", "file")
+_BUCKET_MODULE = "lamina.remote.opening"
 #: A drive of Windows has one letter; `Path` makes one slash of two.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
@@ -30,6 +34,19 @@ class Artifact(Protocol):
         """Its files on the server."""
 
 
+class BucketOpener(Protocol):
+    """What the module of buckets can do besides."""
+
+    def open_repository(self, text: str) -> Any:
+        """Open the `lamina.Repository` at an address."""
+
+    def repository_at(self, text: str) -> Any | None:
+        """The same; None if it names one of its snapshots."""
+
+    def in_repository(self, text: str) -> tuple[str, str]:
+        """The repository and the reference in it that an address names."""
+
+
 class Opener(Protocol):
     """What the module of a scheme can do."""
 
@@ -42,8 +59,17 @@ class Opener(Protocol):
 
 def opener_of(source: object) -> Opener | None:
     """The module that opens a source; None for one that stands on this machine."""
+    if (bucket := bucket_of(source)) is not None:
+        return cast(Opener, bucket)
     scheme = _scheme(source)
     return None if scheme is None else cast(Opener, importlib.import_module(_MODULES[scheme]))
+
+
+def bucket_of(source: object) -> BucketOpener | None:
+    """The module that opens repositories in buckets, if this text is the address of one, or of something in one."""
+    if isinstance(source, str) and source.partition("://")[0] in BUCKETS and "://" in source:
+        return cast(BucketOpener, importlib.import_module(_BUCKET_MODULE))
+    return None
 
 
 def _scheme(source: object) -> str | None:
@@ -65,12 +91,20 @@ def local_path(value: object, what: str = "a path") -> Path:
     if isinstance(text, bytes):
         raise InvalidInputError(f"expected {what} as str or Path. Received: {value!r}")
     if (address := _ADDRESS.match(text)) is not None:
-        scheme = address[1]
-        raise InvalidInputError(
-            f"expected {what} on this machine. Received: {text!r}. lamina does not open {scheme}://: use a local "
-            f"directory, and copy it to or from {scheme}:// with a tool of that storage, or mount the storage"
-        )
+        raise InvalidInputError(f"expected {what} on this machine. Received: {text!r}. {_instead(value, address[1])}")
     return Path(text)
+
+
+def _instead(value: object, scheme: str) -> str:
+    """What to do about an address that is no path."""
+    if scheme not in BUCKETS:
+        return (
+            f"lamina does not open {scheme}://: use a local directory, and copy it to or from {scheme}:// with a tool "
+            "of that storage, or mount the storage"
+        )
+    if not isinstance(value, str):
+        return "An address is a str: as a Path it loses one of its slashes"
+    return "A repository on this machine goes to a bucket by lamina.push, and comes from there by lamina.pull"
 
 
 def native_path(path: str | os.PathLike[str]) -> Path:

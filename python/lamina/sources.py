@@ -13,14 +13,15 @@ from lamina.repository import repository
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import Artifact, local_path, opener_of
+from lamina.schemes import Artifact, bucket_of, local_path, opener_of
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Artifact]
 
 
 def resolve(source: Source) -> Opened:
-    """Open a source: ``DIR``, ``DIR@REF``, ``DIR@SERIES:REF``, an artifact directory, a checkpoint file,
-    ``wandb:[entity/][project/]name:alias``, a ``wandb.Artifact``, a `Repository` or a `Snapshot`.
+    """Open a source: ``DIR``, ``DIR@REF``, ``DIR@SERIES:REF``, also in a bucket (``s3://BUCKET/PREFIX@REF``); an
+    artifact directory, a checkpoint file, ``wandb:[entity/][project/]name:alias``, a ``wandb.Artifact``, a
+    `Repository` or a `Snapshot`.
 
     Raises:
         NotFoundError: if it does not exist.
@@ -36,7 +37,7 @@ def resolve(source: Source) -> Opened:
     if isinstance(source, (str, os.PathLike)):
         return _path(os.fspath(source))
     raise InvalidInputError(
-        "expected a directory, DIR@alias, a checkpoint file, 'wandb:…', a wandb.Artifact or a Snapshot. "
+        "expected a directory, DIR@alias, a checkpoint file, 's3://…', 'wandb:…', a wandb.Artifact or a Snapshot. "
         f"Received: {source!r} of type {type(source).__name__}"
     )
 
@@ -45,8 +46,10 @@ def _of(snapshot: Snapshot) -> Opened:
     return Opened(snapshot._opened(), snapshot)
 
 
-def in_repository(source: Source) -> tuple[Path, str] | None:
-    """The repository and the reference in it that a path names; None for any other source."""
+def in_repository(source: Source) -> tuple[Path | str, str] | None:
+    """The repository and the reference in it that a path, or an address of a bucket, names; None for another source."""
+    if isinstance(source, str) and (bucket := bucket_of(source)) is not None:
+        return bucket.in_repository(source)
     if not isinstance(source, (str, os.PathLike)) or opener_of(source) is not None:
         return None
     path = local_path(source, "a source")

@@ -26,8 +26,15 @@ DEFAULT_SERIES = "default"
 
 
 def as_repository(value: str | os.PathLike[str] | Repository) -> Repository:
-    """The repository itself, or the one in a directory, made where it is new."""
-    return value if isinstance(value, Repository) else repository.open_or_create(value)
+    """The repository itself, or the one in a directory, made where it is new.
+
+    Raises:
+        InvalidInputError: if it is in a bucket.
+    """
+    if isinstance(value, Repository):
+        value.path  # noqa: B018  (one in a bucket has none, and says so)
+        return value
+    return repository.open_or_create(value)
 
 
 def save_path(

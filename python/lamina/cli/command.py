@@ -25,13 +25,14 @@ EXIT_CODES = {
     3: "a repository, snapshot, alias or file does not exist",
     4: "damaged data",
     5: "the data needs a newer lamina",
-    6: "the operating system refused: disk full, no permission, …",
+    6: "the operating system, or a bucket, refused: disk full, no permission, …",
     7: "W&B refused or was not reachable",
     130: "stopped by Ctrl-C; everything committed stays",
 }
 INTERRUPTED = 130
 SOURCES = (
     "DIR, DIR@ALIAS, DIR@SERIES:ALIAS (ALIAS may be a number, an id, latest, best or epoch_N), "
+    "the same in a bucket (s3://BUCKET/PREFIX@ALIAS, gs://, az://, file:///), "
     "a checkpoint file, an artifact directory, or wandb:ENTITY/PROJECT/NAME:ALIAS."
 )
 

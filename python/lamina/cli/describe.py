@@ -63,7 +63,11 @@ def metric(snapshot: Snapshot) -> str | None:
 
 
 def repository_at(source: str) -> Repository | None:
-    """The repository that stands at a path; None if the source is something else."""
+    """The repository that stands at a path, or at the address of a bucket; None if the source is something else."""
     from lamina.repository import repository
+    from lamina.schemes import bucket_of
 
+    if (bucket := bucket_of(source)) is not None:
+        found: Repository | None = bucket.repository_at(source)
+        return found
     return repository.open(source) if repository.stands_in(Path(source)) else None

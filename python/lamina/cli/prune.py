@@ -48,13 +48,14 @@ def prune(
     """
     from lamina.repository.keep import Keep
     from lamina.repository.repository import open as open_repository
+    from lamina.schemes import local_path
 
     asks = not (yes or dry_run)
     if asks and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInputError("no terminal to confirm on; pass --yes to delete or --dry-run to look first")
     rules = (keep_last, keep_best, keep_every)
     keep = None if rules == (None, None, None) else Keep(*rules)
-    opened = open_repository(repository)
+    opened = open_repository(local_path(repository, "the directory of a repository"))
     if asks:
         say(_sentence(opened.prune(keep, series=series, dry_run=True), "would delete"))
         if not _agreed():

@@ -1,4 +1,4 @@
-"""`lamina pull`: copy an artifact version into a repository."""
+"""`lamina pull`: copy an artifact version, or what stands in a bucket, into a repository."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import typer
 
 from lamina.cli.command import Aliases, AsJson, NewDirectory, verb
 from lamina.cli.describe import snapshot_json
-from lamina.cli.output import clean, human, print_json, progress
+from lamina.cli.output import clean, count, human, print_json, progress
+from lamina.errors import InvalidInputError
 
 
 @verb(
     "pull",
     example="lamina pull wandb:team/project/run_abc_model:best runs/a --alias theirs",
     keys="source, repository, new (false if it was already there), bytes (added to the repository), snapshot (see "
-    "lamina show)",
+    "lamina show); from a bucket: source, repository, snapshots (ids of those that are new), packs, bytes",
 )
 def pull(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="ARTIFACT", help="wandb:ENTITY/PROJECT/NAME:ALIAS, or without wandb:.", show_default=False
+            metavar="SOURCE",
+            help="wandb:ENTITY/PROJECT/NAME:ALIAS, or without wandb:. Or a bucket, whole or one snapshot of it: "
+            "s3://BUCKET/PREFIX, s3://BUCKET/PREFIX@ALIAS, also gs://, az:// and file:///.",
+            show_default=False,
         ),
     ],
     repository: NewDirectory,
@@ -31,7 +35,20 @@ def pull(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy an artifact version into a repository, with its id; only missing packs are fetched."""
+    """Copy an artifact version, or the snapshots of a bucket, into a repository, with their ids; only missing packs
+    are fetched.
+    """
+    from lamina.schemes import bucket_of
+
+    if bucket_of(source) is not None:
+        if alias or series is not None:
+            raise InvalidInputError("--alias and --series are for artifacts: what comes from a bucket keeps its names")
+        _from_bucket(source, repository, as_json)
+        return
+    if "://" in source:
+        from lamina.remote.address import parse
+
+        parse(source)  # which says that it is no address of a bucket
     from lamina.wandb.pull import bring
 
     with progress("pulling"):
@@ -46,3 +63,18 @@ def pull(
         print(f"pulled {clean(source)} as {place}: {human(snapshot.bytes_total)}, {human(pulled.bytes)} stored")
     else:
         print(f"{clean(source)} is there already: {place}")
+
+
+def _from_bucket(source: str, repository: str, as_json: bool) -> None:
+    from lamina.remote.pull import pull as bring_all
+
+    with progress("pulling"):
+        brought = bring_all(source, repository)
+    if as_json:
+        facts = {"source": source, "repository": repository, "snapshots": [one.id for one in brought.snapshots]}
+        print_json(facts | {"packs": brought.packs, "bytes": brought.bytes})
+    elif brought.snapshots:
+        what = f"{count(len(brought.snapshots), 'snapshot')}, {human(brought.bytes)} in {count(brought.packs, 'pack')}"
+        print(f"pulled {clean(source)} into {clean(repository)}: {what}")
+    else:
+        print(f"{clean(repository)} has all of {clean(source)} already")

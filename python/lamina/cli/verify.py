@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,8 +64,9 @@ def verify(
     drawn = random.getrandbits(32) if seed is None else seed
     if mend:
         from lamina.repository.repository import stands_in
+        from lamina.schemes import local_path
 
-        if not stands_in(Path(source)):
+        if not stands_in(local_path(source, "a repository")):
             raise InvalidInputError(f"{source} is not a repository; only a repository can be repaired")
         repair(source, sources or [], as_json)
         return

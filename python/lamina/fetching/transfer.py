@@ -62,6 +62,8 @@ def make_sparse(path: Path, size: int) -> None:
 class Transfer:
     """Downloads from one place; a subclass knows how a part is asked for."""
 
+    attempts = ATTEMPTS
+
     def __init__(self) -> None:
         self._failed = threading.Event()
         self._watcher: _core.Progress | None = None
@@ -124,7 +126,7 @@ class Transfer:
             attempts = 0 if done > before else attempts + 1
             if trouble is None:
                 continue
-            if attempts >= ATTEMPTS:
+            if attempts >= self.attempts:
                 raise self._given_up(part, trouble)
             self._failed.wait(min(MAX_PAUSE, 0.1 * 2.0**attempts) if attempts else 0.0)
 

@@ -21,6 +21,7 @@ from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo, tensor_bytes
+from lamina.schemes import native_path
 from lamina.sources import Source, in_repository, resolve
 
 
@@ -99,7 +100,7 @@ def _home(snapshot: Snapshot) -> Repository:
 def _shown(source: Source) -> str:
     """What a page calls its source. It is shown to others, whom the folders of this machine do not concern."""
     if isinstance(source, Repository):
-        source = source.path
+        source = source.place
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         return os.path.basename(text.rstrip(os.sep)) or text if os.path.isabs(text) else text
@@ -110,7 +111,7 @@ def _versions(found: History) -> list[VersionRow]:
     home = found.snapshots[0]._repository
     aliases, times = dict[int, list[str]](), dict[str, float]()
     if isinstance(home, Repository):
-        aliases, times = home._core.aliases(), upload_times.known(home.path)
+        aliases, times = home._core.aliases(), upload_times.known(native_path(home._core.root))
     return [_version(s, aliases.get(s.number or 0, []), times.get(s.id)) for s in found.snapshots]
 
 

@@ -16,7 +16,7 @@ from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError, St
 from lamina.repository.keep import Keep
 from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import check_name, local_path, native_path, opener_of
+from lamina.schemes import bucket_of, check_name, local_path, native_path, opener_of
 
 if TYPE_CHECKING:
     from lamina.repository.content import Content
@@ -54,6 +54,11 @@ class Repository:
     def path(self) -> Path:
         """Its directory."""
         return native_path(self._core.root)
+
+    @property
+    def place(self) -> str:
+        """Its directory, or its address in a bucket, as a user names it."""
+        return str(self.path)
 
     @property
     def series(self) -> list[str]:
@@ -95,7 +100,7 @@ class Repository:
         valued = [(s.logs[metric], s) for s in found if isinstance(s.logs.get(metric), (int, float))]
         valued = [(value, s) for value, s in valued if value == value]
         if not valued:
-            raise NotFoundError(f"no snapshot in {self.path} has a value of {metric!r}")
+            raise NotFoundError(f"no snapshot in {self.place} has a value of {metric!r}")
         mode = mode or next((s.mode for s in reversed(found) if s.monitor == metric and s.mode), None)
         if mode is None:
             mode = "min" if metric.removeprefix("val_").endswith("loss") else None
@@ -205,7 +210,7 @@ class Repository:
         why = ": no snapshot has a value of its monitored metric" if ref == "best" and "best" not in names else ""
         listed = ", ".join(sorted(names)[:_LISTED]) + (", …" if len(names) > _LISTED else "")
         return NotFoundError(
-            f"no snapshot {ref!r} in {self.path}{why}; it has the names {listed}; a number or an id works too"
+            f"no snapshot {ref!r} in {self.place}{why}; it has the names {listed}; a number or an id works too"
         )
 
     def _aliases_of(self, snapshot: Snapshot) -> list[str]:
@@ -225,7 +230,9 @@ class Repository:
 
 
 def open(path: str | os.PathLike[str]) -> Repository:
-    """Open an existing repository.
+    """Open an existing repository: its directory, or its address in a bucket, such as ``"s3://BUCKET/PREFIX"``.
+
+    One in a bucket is read as it is now, and written to by `lamina.push`.
 
     Example:
         >>> import keras, lamina
@@ -239,6 +246,9 @@ def open(path: str | os.PathLike[str]) -> Repository:
         NotFoundError: if the directory is none.
         CorruptDataError: if it has lost all its snapshots.
     """
+    if isinstance(path, str) and (bucket := bucket_of(path)) is not None:
+        found: Repository = bucket.open_repository(path)
+        return found
     opened = _open(path)
     if not _has(opened.path, "snapshots"):
         raise CorruptDataError(f"{opened.path} has lost its folder snapshots; {_MEND}")

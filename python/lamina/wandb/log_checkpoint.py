@@ -215,7 +215,7 @@ def _for_several(source: str | os.PathLike[str] | Snapshot, layout: str) -> tupl
 def _repository_of(snapshot: Snapshot) -> Repository:
     if not isinstance(snapshot._repository, Repository):
         raise InvalidInputError("the snapshot stands in no repository; its packs are not here")
-    return snapshot._repository
+    return as_repository(snapshot._repository)
 
 
 def _home_of(path: Path, repository: str | os.PathLike[str] | Repository | None) -> Repository:

@@ -19,6 +19,7 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import CorruptDataError, StorageError
+from lamina.remote.journal import is_of_bucket
 from lamina.wandb.description import NAME, Description, aliases_or_error, tags_or_error, ttl_or_error
 from lamina.wandb.manifest import FileEntry, Reference, as_base64
 from lamina.wandb.upload.staging import Staging
@@ -111,7 +112,8 @@ class Record:
 
 def records(staging: Staging) -> Iterator[Record]:
     """The records of a folder, in the order in which they were made."""
-    found = [_read(path, staging) for path in staging.folder.glob("*.json") if not path.name.startswith(".")]
+    paths = [path for path in staging.folder.glob("[!.]*.json") if not is_of_bucket(path)]
+    found = [_read(path, staging) for path in paths]
     yield from sorted(found, key=lambda record: record.number)
 
 
