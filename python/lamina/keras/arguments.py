@@ -9,6 +9,8 @@ import numpy as np
 
 from lamina import _core
 from lamina.errors import InvalidInputError
+from lamina.remote.address import Address, parse
+from lamina.remote.store import check_installed
 from lamina.repository.keep import Keep
 from lamina.writing import threads_or_default
 
@@ -78,6 +80,17 @@ def keep(value: Any) -> Keep | None:
     if value is not None and not isinstance(value, Keep):
         raise InvalidInputError(f"keep must be a lamina.Keep. Received: {value!r}")
     return value
+
+
+def remote(value: Any, repository: Any) -> Address | None:
+    """The bucket that a repository is sent to."""
+    if value is None:
+        return None
+    address = parse(value)
+    if repository is None:
+        raise InvalidInputError("remote needs a repository: pass repository=DIRECTORY; its snapshots go to the bucket")
+    check_installed()
+    return address
 
 
 def function(name: str, value: Any) -> Any:

@@ -71,6 +71,7 @@ class Checkpointer:
         series: str = DEFAULT_SERIES,
         monitor: str = "val_loss",
         mode: Mode = "auto",
+        remote: str | None = None,
         codec: Codec = "auto",
         keep: Keep | None = None,
         on_backlog: OnBacklog = "wait",
@@ -100,7 +101,8 @@ class Checkpointer:
         self._direction: str | None = None
         self._direction_looked_up = False
         self._metrics = MetricHistory()
-        self._saver = Saver("Checkpointer", repository, replace=replace)
+        address = arguments.remote(remote, repository)
+        self._saver = Saver("Checkpointer", repository, replace=replace, remote=address)
         if saves_here():
             self._saver.prepare(self._spec, self._settings.path)
 
@@ -148,9 +150,10 @@ class Checkpointer:
         return self._saver.best_snapshot
 
     def close(self) -> None:
-        """Wait for all saves, and free the memory."""
+        """Wait for all saves, also for those on their way to a bucket, and free the memory."""
         try:
             self.wait()
+            self._saver.finish_sending()
         finally:
             self._saver.close()
 

@@ -62,6 +62,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     Args:
         repository: a directory that gets a deduplicated snapshot per save, and is created if it is missing. None
             writes plain files only.
+        remote: a bucket that gets what the repository gets, while training continues: ``"s3://BUCKET/PREFIX"``,
+            ``"gs://…"``, ``"az://…"`` or ``"file:///FOLDER"``. Trouble with it never ends training; what did not arrive
+            waits in the repository for ``lamina push DIR``.
         codec: how snapshots are compressed: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``.
         keep: `lamina.Keep`: which snapshots of this series stay in the repository.
         keep_file: with a repository, also write the plain file at ``filepath``.
@@ -97,6 +100,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         initial_value_threshold: float | None = None,
         *,
         repository: str | os.PathLike[str] | Repository | None = None,
+        remote: str | None = None,
         codec: Codec = "auto",
         keep: Keep | None = None,
         keep_file: bool = True,
@@ -126,6 +130,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         )
         self.filepath = self.target.filepath
         self.repository = repository
+        self.remote = remote
+        self._address = arguments.remote(remote, repository)
         self.codec = arguments.codec(codec)
         self.keep = arguments.keep(keep)
         self.keep_file = arguments.flag("keep_file", keep_file)
@@ -152,7 +158,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _reset_process_state(self) -> None:
         """Make the parts that a copy does not share, in their state before training."""
-        self._saver = Saver(type(self).__name__, self.repository, replace=self.on_backlog == "replace")
+        replace = self.on_backlog == "replace"
+        self._saver = Saver(type(self).__name__, self.repository, replace=replace, remote=self._address)
         self._decision: Decision | None = None
         self._batch_ends = BatchEnds()
 
@@ -320,13 +327,15 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _before_exit(self, seconds: float) -> None:
         """Called on SIGTERM, when the saves are committed or out of time; ``seconds`` are left."""
+        self._saver.end_sending(seconds)
 
     def _uploaded(self, deadline: float | None) -> bool:
         """Wait until all committed saves are uploaded; False if that takes longer than until ``deadline``."""
-        return True
+        return self._saver.sent(deadline)
 
     def _finish(self) -> None:
         """Called at the end of training, when every save is committed or has failed."""
+        self._saver.finish_sending()
 
     # Keras decides whether to save.
 

@@ -91,6 +91,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         log_stats: bool = False,
         options: Any = None,
         repository: str | os.PathLike[str] | Repository | None = None,
+        remote: str | None = None,
         codec: Codec = "auto",
         keep: Keep | None = None,
         keep_file: bool = True,
@@ -125,6 +126,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             save_freq,
             threshold,
             repository=repository,
+            remote=remote,
             codec=codec,
             keep=keep,
             keep_file=keep_file,
@@ -255,16 +257,18 @@ class WandbModelCheckpoint(ModelCheckpoint):
         return super()._summary() + (self._saver.totals.as_packs() if self.layout == "file" else "")
 
     def _uploaded(self, deadline: float | None) -> bool:
+        sent = super()._uploaded(deadline)
         if not self._uploads():
-            return True
+            return sent
         from lamina.wandb.upload.publisher import publisher_of
 
         publisher = publisher_of(self._run)
         done = all(wait(_remaining(deadline)) for wait in (publisher.drain, publisher.settle))
         self._flush_reports()
-        return done
+        return done and sent
 
     def _finish(self) -> None:
+        super()._finish()
         if not self._uploads():
             return
         from lamina.wandb.upload.publisher import publisher_of
@@ -283,10 +287,12 @@ class WandbModelCheckpoint(ModelCheckpoint):
         self._flush_reports()
 
     def _before_exit(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         if self._uploads():
             from lamina.wandb.upload.publisher import publisher_of
 
             publisher_of(self._run).drain(min(EXIT_SECONDS, seconds))
+        super()._before_exit(max(deadline - time.monotonic(), 0.0))
 
     # Upload.
 

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,25 @@ from lamina.keras.capture.tracked import Tracked
 from lamina.keras.capture.training_state import TrainingTensors
 from lamina.keras.capture.walk import FallbackToKeras
 from lamina.keras.messages import print_message
+from lamina.keras.priority import lower_priority
 from lamina.keras.remote import is_remote
 from lamina.keras.saving.commit import Commit
 from lamina.keras.saving.job import Facts, PendingCheckpoint, SaveJob, SaveSettings
 from lamina.keras.saving.keras_file import KerasFile
+from lamina.keras.saving.output import queue_message
 from lamina.keras.saving.pipeline import Pipeline
 from lamina.keras.saving.summary import Totals
 from lamina.keras.saving.tf_saved_model import SavedModelFolder, check_replaceable
 from lamina.keras.steps import steps_done
+from lamina.remote.address import Address
+from lamina.remote.sender import Sender
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.writing import as_repository
+
+#: So long the end of training waits for a bucket without a word.
+_QUIET_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,20 @@ class Saver:
     """Saves what its owner has decided to save; ``caller`` names the owner in warnings."""
 
     def __init__(
-        self, caller: str, repository: str | os.PathLike[str] | Repository | None, *, replace: bool = False
+        self,
+        caller: str,
+        repository: str | os.PathLike[str] | Repository | None,
+        *,
+        replace: bool = False,
+        remote: Address | None = None,
     ) -> None:
         self._caller = caller
         self._repository_argument = repository
         self._opened: Repository | None = None
         self._planner = Planner()
         self._pipeline = Pipeline(replace=replace)
+        self._sender = None if remote is None else Sender(caller, remote, lower_priority)
+        self._prune_again: Callable[[], None] | None = None  # once the bucket has what retention left alone
         self._replaced = 0  # how many of the pipeline's were reported
         self._warned: set[str] = set()
         self.last_snapshot: Snapshot | None = None
@@ -102,6 +117,7 @@ class Saver:
         def committed(commit: Commit) -> None:
             self._record(commit)
             after_commit(commit)
+            self._send(commit)
             self._apply_keep(keep, commit)
             if on_commit is not None:
                 on_commit(commit)
@@ -127,6 +143,32 @@ class Saver:
         if failure is not None:
             self._pipeline.wait()
         return failure
+
+    def sent(self, deadline: float | None) -> bool:
+        """Wait until the bucket has what is committed, or does not take it; False if that takes longer."""
+        if self._sender is None:
+            return True
+        return self._sender.drain(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+
+    def finish_sending(self) -> None:
+        """Training has ended: wait for the bucket, and say so if that takes a while, or what does not reach it."""
+        if self._sender is None:
+            return
+        if not self._sender.drain(_QUIET_SECONDS):
+            url = self._sender.address.url
+            print_message(f"\nlamina: training has ended, and the last snapshots are on their way to {url}")
+            self._sender.drain(None)
+        if (left := self._sender.left()) is not None:
+            print_message(f"\nlamina: {left}")
+        elif self._prune_again is not None:
+            self._prune_again()
+
+    def end_sending(self, seconds: float) -> None:
+        """The process ends: wait so long at most, and say what is left."""
+        if self._sender is not None:
+            self._sender.drain(seconds)
+            if (left := self._sender.left()) is not None:
+                queue_message(f"\nlamina: {left}")
 
     def close(self) -> None:
         """Training has ended: free threads and memory; a later save gets new ones."""
@@ -190,11 +232,20 @@ class Saver:
             self.best_snapshot = commit.snapshot
         self.totals.add(commit)
 
+    def _send(self, commit: Commit) -> None:
+        if self._sender is not None and commit.snapshot is not None and self.repository is not None:
+            self._sender.submit(self.repository, commit.snapshot)
+
     def _apply_keep(self, keep: Keep | None, commit: Commit) -> None:
         if keep is None or commit.snapshot is None or self.repository is None:
             return
+        self._prune_again = partial(self._prune, keep, commit.snapshot.series)
+        self._prune(keep, commit.snapshot.series)
+
+    def _prune(self, keep: Keep, series: str) -> None:
+        assert self.repository is not None
         try:
-            self.repository.prune(keep, series=commit.snapshot.series)
+            self.repository.prune(keep, series=series)
         except BusyError:
             pass  # another process is pruning; the next save prunes again
         except UnsupportedFormatError as error:  # no file locks there; saves work without them
