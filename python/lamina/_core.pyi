@@ -115,7 +115,13 @@ class Repository:
     def set_alias(self, snapshot: Snapshot, alias: str) -> None: ...
     def remove_alias(self, series: str, alias: str) -> bool: ...
     def save_files(
-        self, body: str, files: Sequence[_File], paths: Sequence[_Path], codec: str, threads: int = 0
+        self,
+        body: str,
+        files: Sequence[_File],
+        paths: Sequence[_Path],
+        codec: str,
+        threads: int = 0,
+        variables: Sequence[Sequence[str | None]] = (),
     ) -> Snapshot: ...
     def save_memory(
         self,
@@ -126,6 +132,7 @@ class Repository:
         literals: Sequence[_Bytes],
         codec: str,
         threads: int = 0,
+        variables: Sequence[Sequence[str | None]] = (),
     ) -> Snapshot: ...
     def reader(self, snapshot: Snapshot) -> Reader: ...
     def packs_of(self, snapshot: Snapshot) -> list[tuple[str, int]]: ...

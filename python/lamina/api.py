@@ -175,16 +175,22 @@ def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
 def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
     """Read tensors of a snapshot by name, all without ``names``; only what is asked for is fetched.
 
+    A name is ``variable.path`` of Keras (``encoder/kernel``, ``optimizer/encoder/kernel/momentum``), also without the
+    name of the model in front (``encoder/kernel`` for ``sequential/encoder/kernel``), a path in the file
+    (``layers/dense/vars/0``; plain files have these only), or what stands above some of them (``encoder``).
     The forms of a source are those of `restore`.
 
     Example:
         >>> import keras, lamina
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> inputs = keras.Input((4,))
+        >>> model = keras.Model(inputs, keras.layers.Dense(1, name="head")(inputs))
         >>> lamina.save(model, "runs/a").number
         1
         >>> tensors = lamina.read_tensors("runs/a")
         >>> {name: tensor.shape for name, tensor in tensors.items()}
-        {'layers/dense/vars/0': (4, 1), 'layers/dense/vars/1': (1,)}
+        {'head/kernel': (4, 1), 'head/bias': (1,)}
+        >>> lamina.read_tensors("runs/a", ["layers/dense/vars/1"])
+        {'layers/dense/vars/1': array([0.], dtype=float32)}
 
     Raises:
         NotFoundError: if there is no tensor of a name.

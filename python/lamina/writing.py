@@ -38,15 +38,24 @@ def as_repository(value: str | os.PathLike[str] | Repository) -> Repository:
 
 
 def save_path(
-    target: Repository, path: Path, fields: Mapping[str, Any], *, codec: str = "auto", threads: int = 0
+    target: Repository,
+    path: Path,
+    fields: Mapping[str, Any],
+    *,
+    codec: str = "auto",
+    threads: int = 0,
+    names: Mapping[str, str] | None = None,
 ) -> Snapshot:
-    """Save what stands on disk; ``fields`` are those of the snapshot."""
+    """Save what stands on disk; ``fields`` are those of the snapshot, ``names`` what Keras calls the tensors."""
     if path.is_dir() and target.path.resolve().is_relative_to(path.resolve()):
         raise InvalidInputError(f"the repository {target.path} stands inside {path}, which is to be saved into it")
     plans = h5.plan_source(path)
     known = {"kind": kind_of(plan.path for _, plan in plans), "training": keras_archive.training(path)}
     text = body(known | dict(fields))
-    core = target._core.save_files(text, [file_argument(p) for _, p in plans], [f for f, _ in plans], codec, threads)
+    variables = [[names.get(t.name) for t in p.tensors] for _, p in plans] if names else []
+    core = target._core.save_files(
+        text, [file_argument(p) for _, p in plans], [f for f, _ in plans], codec, threads, variables
+    )
     return Snapshot(core, repository=target)
 
 

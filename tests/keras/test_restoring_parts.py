@@ -205,7 +205,7 @@ def test_a_layer_without_vocabulary_takes_the_snapshots(tmp_path: Path) -> None:
 def test_rounding_is_told(tmp_path: Path) -> None:
     model = dense()
     lamina.save(model, tmp_path / "r")
-    with pytest.warns(UserWarning, match="rounds 2 variables.*float32 to bfloat16.*layers/dense/vars/0"):
+    with pytest.warns(UserWarning, match="rounds 2 variables.*float32 to bfloat16.*/kernel"):
         lamina.restore(tmp_path / "r", dense(dtype="bfloat16"))
     lamina.save(dense(dtype="bfloat16"), tmp_path / "half")
     with warnings.catch_warnings():
@@ -217,7 +217,7 @@ def test_rounding_is_told(tmp_path: Path) -> None:
 def test_variables_that_the_model_lacks_are_told(tmp_path: Path) -> None:
     lamina.save(dense(), tmp_path / "r")
     smaller = keras.Sequential([keras.Input((4,)), layers.Dense(8)])
-    with pytest.warns(UserWarning, match="skipped 2 variables.*does not have: layers/dense_1/vars/0"):
+    with pytest.warns(UserWarning, match="skipped 2 variables.*does not have: [^ ]*/dense[^ ]*/kernel, "):
         lamina.restore(tmp_path / "r", smaller, skip_mismatch=True)
 
 

@@ -26,10 +26,11 @@ def snapshot_json(snapshot: Snapshot, aliases: list[str] | None = None) -> dict[
     return fields | {"aliases": snapshot.aliases if aliases is None else aliases}
 
 
-def tensor_json(tensor: TensorInfo) -> dict[str, Any]:
-    """Description of a tensor, without its data."""
+def tensor_json(tensor: TensorInfo, name: str | None = None) -> dict[str, Any]:
+    """Description of a tensor, without its data; ``name`` is what people know it by."""
     return {
-        "name": tensor.name,
+        "name": name or tensor.name,
+        "path": tensor.name,
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "role": tensor.role,

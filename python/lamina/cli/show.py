@@ -12,18 +12,30 @@ from lamina.cli.output import clean, human, number, print_fields, print_json, pr
 from lamina.repository.tensor import tensor_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lamina.files.plain import Opened
+    from lamina.repository.tensor import TensorInfo
 
 _KEYS = (
     "source, snapshot (id, number, series, run, kind, created_at, epoch, batch, step, next_epoch, logs, monitor, mode, "
     "value, best, metadata, bytes_total, bytes_new, bytes_stored, blocked_seconds, aliases), "
-    "files (path, bytes), tensors (name, dtype, shape, role, file, bytes), training, training_tensors, software"
+    "files (path, bytes), tensors (name, path in the file, dtype, shape, role, file, bytes), training, "
+    "training_tensors, software"
 )
 
 
 @verb("show", example="lamina show runs/a@best --tensors", keys=_KEYS)
 def show(
     source: Source,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TENSOR]...",
+            help="List these tensors alone: encoder/kernel, layers/dense/vars/0, or encoder for all below it.",
+            show_default=False,
+        ),
+    ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", "-t", help="List the tensors.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -31,26 +43,32 @@ def show(
     from lamina.sources import resolve
 
     opened = resolve(source)
+    listed = opened.content.tensors.find(names) if names else dict(opened.content.tensors)
     if as_json:
-        print_json({"source": source} | _json(opened))
+        print_json({"source": source} | _json(opened, listed))
+        return
+    if names:
+        _print_tensors(listed)
         return
     print_fields(_fields(opened))
     print()
     print_table(["file", ">size"], [(path, human(size)) for path, size in opened.content.files.items()])
     if tensors:
         print()
-        rows = [
-            (name, t.dtype, shape_of(t), human(tensor_bytes(t)), t.role) for name, t in opened.content.tensors.items()
-        ]
-        print_table(["tensor", "dtype", ">shape", ">size", "role"], rows)
+        _print_tensors(listed)
 
 
-def _json(opened: Opened) -> dict[str, object]:
+def _print_tensors(tensors: Mapping[str, TensorInfo]) -> None:
+    rows = [(name, t.dtype, shape_of(t), human(tensor_bytes(t)), t.role) for name, t in tensors.items()]
+    print_table(["tensor", "dtype", ">shape", ">size", "role"], rows)
+
+
+def _json(opened: Opened, tensors: Mapping[str, TensorInfo]) -> dict[str, object]:
     snapshot, content = opened.snapshot, opened.content
     return {
         "snapshot": snapshot_json(snapshot),
         "files": [{"path": path, "bytes": size} for path, size in content.files.items()],
-        "tensors": [tensor_json(tensor) | {"name": name} for name, tensor in content.tensors.items()],
+        "tensors": [tensor_json(tensor, name) for name, tensor in tensors.items()],
         "training": snapshot.training,
         "training_tensors": [tensor_json(tensor) for tensor in content.training.values()],
         "software": snapshot.software,

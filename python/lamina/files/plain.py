@@ -14,14 +14,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lamina import _core
-from lamina.errors import NotFoundError, StorageError
+from lamina.errors import StorageError
 from lamina.files import keras_archive
 from lamina.files.plan import FilePlan
 from lamina.repository import memory
-from lamina.repository.content import Content, Empty, by_name
+from lamina.repository.content import Content, Empty
 from lamina.repository.dtypes import as_bytes, to_numpy
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo
+from lamina.repository.tensor_names import NamedArrays, Tensors
 
 
 class PlainContent:
@@ -37,14 +38,14 @@ class PlainContent:
         return {plan.path: plan.size for _, plan in self._plans}
 
     @cached_property
-    def tensors(self) -> dict[str, TensorInfo]:
-        """Tensors of all files by name, or ``FILE:NAME`` where names repeat; offsets are those in the file."""
+    def tensors(self) -> Tensors:
+        """Tensors of all files; offsets are those in the file."""
         found = [
             TensorInfo(t.name, t.dtype, t.shape, t.role, plan.path, t.offset)
             for _, plan in self._plans
             for t in plan.tensors
         ]
-        return by_name(found)
+        return Tensors(found)
 
     def read(
         self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = memory.empty
@@ -61,11 +62,8 @@ class PlainContent:
 
     def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Read the tensors of these names, or all."""
-        wanted = list(self.tensors if names is None else names)
-        for name in wanted:
-            if name not in self.tensors:
-                raise NotFoundError(f"no tensor {name!r}; there are {len(self.tensors)}")
-        return dict(zip(wanted, self.read(self.tensors[name] for name in wanted), strict=True))
+        wanted = self.tensors if names is None else self.tensors.find(names)
+        return NamedArrays(wanted, self.read(wanted.values()), self.tensors)
 
     def open(self, path: str) -> BinaryIO:
         """Open one of the files for reading."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,10 @@ class Costs:
             for layer, size in parts.sums(raw * rate[parts.chunk]):
                 self._stored[layer] += size
 
-    def layers(self) -> list[LayerRow]:
-        """What they come to."""
+    def layers(self, names: Mapping[str, str]) -> list[LayerRow]:
+        """What they come to; ``names`` are those that are shown."""
         found = [
-            LayerRow(name, size, self._total[name], self._distinct[name], round(self._stored[name]))
+            LayerRow(names.get(name, name), size, self._total[name], self._distinct[name], round(self._stored[name]))
             for name, size in self._newest.items()
         ]
         return largest_first(found)

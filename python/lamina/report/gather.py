@@ -13,7 +13,7 @@ from lamina.files.plain import PlainContent
 from lamina.report import notes
 from lamina.report.costs import Costs, largest_first
 from lamina.report.data import NO_DISTANCE, LayerRow, Report, TensorRow, VersionRow
-from lamina.report.layer_names import HEADERS, layer_of
+from lamina.report.layer_names import HEADERS, layer_of, own_layers
 from lamina.report.movement import Movement
 from lamina.report.version_chunks import VersionChunks
 from lamina.repository import repository, upload_times
@@ -22,6 +22,7 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo, tensor_bytes
 from lamina.schemes import native_path
+from lamina.repository.tensor_names import shown_names
 from lamina.sources import Source, in_repository, resolve
 
 
@@ -71,7 +72,8 @@ def gather(found: History, *, distances: bool = True, advance: Callable[[int], N
         movement.add(number, before if distances else None, state, advance)
         tensors |= state.form.tensors
         before = state
-    return _report(found, versions, _tensors(tensors), costs.layers(), movement.matrix(), distances)
+    layers = costs.layers(own_layers(tensors))
+    return _report(found, versions, _tensors(tensors), layers, movement.matrix(), distances)
 
 
 def _in_repository(source: Source, series: str | None) -> Snapshot | None:
@@ -147,9 +149,10 @@ def _best(versions: list[VersionRow]) -> int | None:
 
 
 def _tensors(tensors: dict[str, TensorInfo]) -> list[TensorRow]:
+    names, layers = shown_names(tensors), own_layers(tensors)
     return [
-        TensorRow(name, layer_of(name, t), t.role, t.dtype, list(t.shape), tensor_bytes(t))
-        for name, t in tensors.items()
+        TensorRow(names[path], layers[layer_of(path, t)], t.role, t.dtype, list(t.shape), tensor_bytes(t))
+        for path, t in tensors.items()
     ]
 
 
@@ -170,7 +173,7 @@ def _report(
 
 
 def _of_file(found: History, content: PlainContent, versions: list[VersionRow]) -> Report:
-    tensors = _tensors(content.tensors)
+    tensors = _tensors(content.tensors.by_path)
     sizes: dict[str, int] = {}
     for tensor in tensors:
         sizes[tensor.layer] = sizes.get(tensor.layer, 0) + (tensor.bytes or 0)

@@ -20,7 +20,7 @@ class Form:
 
     def __init__(self, content: Content, ends: _Numbers) -> None:
         self.structure, self.ends = content._structure, ends
-        self.tensors = content.tensors | {f"training/{name}": t for name, t in content.training.items()}
+        self.tensors = content.tensors.by_path | {f"training/{name}": t for name, t in content.training.items()}
         # None where the dtype is unknown here.
         self.sizes = [tensor_bytes(tensor) for tensor in self.tensors.values()]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
-from lamina.errors import NotFoundError
 from lamina.repository import memory
 from lamina.repository.dtypes import as_bytes, to_numpy
 from lamina.repository.tensor import TensorInfo
+from lamina.repository.tensor_names import NamedArrays, Tensors
 from lamina.schemes import native_path
 
 if TYPE_CHECKING:
@@ -59,10 +59,9 @@ class Content:
         return {file["path"]: file["size"] for file in self._structure["files"]}
 
     @cached_property
-    def tensors(self) -> dict[str, TensorInfo]:
-        """Tensors of all files by name, or ``FILE:NAME`` where names repeat."""
-        found = [_info(entry, file["path"]) for file in self._structure["files"] for entry in file["tensors"]]
-        return by_name(found)
+    def tensors(self) -> Tensors:
+        """Tensors of all files."""
+        return Tensors([tensor for file in self._structure["files"] for tensor in _tensors(file)])
 
     @cached_property
     def training(self) -> dict[str, TensorInfo]:
@@ -83,11 +82,8 @@ class Content:
 
     def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Read the tensors of these names, or all."""
-        wanted = list(self.tensors if names is None else names)
-        missing = [name for name in wanted if name not in self.tensors]
-        if missing:
-            raise NotFoundError(f"no tensor {missing[0]!r}; there are {len(self.tensors)}: {_some(self.tensors)}")
-        return dict(zip(wanted, self.read((self.tensors[n] for n in wanted), threads=threads), strict=True))
+        wanted = self.tensors if names is None else self.tensors.find(names)
+        return NamedArrays(wanted, self.read(wanted.values(), threads=threads), self.tensors)
 
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
         """Write the files, byte for byte; each is there whole or not at all."""
@@ -151,18 +147,12 @@ class _StoredFile(io.RawIOBase):
         return done
 
 
-def by_name(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
-    """Tensors by name, or by ``FILE:NAME`` where several files have one of a name."""
-    if len({tensor.name for tensor in tensors}) < len(tensors):
-        return {f"{tensor.file}:{tensor.name}": tensor for tensor in tensors}
-    return {tensor.name: tensor for tensor in tensors}
+def _tensors(file: dict[str, Any]) -> list[TensorInfo]:
+    entries = file["tensors"]
+    variables = file.get("variables") or [None] * len(entries)
+    return [_info(entry, file["path"], variable) for entry, variable in zip(entries, variables, strict=True)]
 
 
-def _info(entry: list[Any], file: str | None) -> TensorInfo:
+def _info(entry: list[Any], file: str | None, variable: str | None = None) -> TensorInfo:
     name, dtype, shape, role, offset = entry
-    return TensorInfo(name, dtype, tuple(shape), role, file, offset)
-
-
-def _some(names: Mapping[str, Any], limit: int = 5) -> str:
-    listed = list(names)[:limit]
-    return ", ".join(map(repr, listed)) + (", …" if len(names) > limit else "")
+    return TensorInfo(name, dtype, tuple(shape), role, file, offset, variable)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 from lamina.repository.content import Content
 from lamina.repository.dtypes import as_bytes
 from lamina.repository.tensor import TensorInfo, tensor_bytes
+from lamina.repository.tensor_names import Tensors, shown_names
 
 #: A tensor that both have in the same form: its name, and what is known of it before and after.
 Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]
@@ -44,7 +45,7 @@ class HasTensors(Protocol):
     """The content of a snapshot or of plain files."""
 
     @property
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def tensors(self) -> Tensors: ...
 
 
 def diff(before: Content, after: Content) -> list[TensorDiff]:
@@ -60,11 +61,16 @@ def diff(before: Content, after: Content) -> list[TensorDiff]:
 
 
 def sorted_out(before: HasTensors, after: HasTensors) -> tuple[list[Known], list[Pair]]:
-    """What is known without reading, and the pairs that must be read."""
+    """What is known without reading, and the pairs that must be read.
+
+    The path in the file says which tensors belong together: Keras numbers the names of layers anew in each process.
+    """
     known: list[Known] = []
     pairs: list[Pair] = []
-    for name in dict.fromkeys([*before.tensors, *after.tensors]):
-        old, new = before.tensors.get(name), after.tensors.get(name)
+    olds, news = before.tensors.by_path, after.tensors.by_path
+    names = shown_names(olds | {path: new for path, new in news.items() if new.variable or path not in olds})
+    for path, name in names.items():
+        old, new = olds.get(path), news.get(path)
         if old is None or new is None:
             known.append(Known(name, "added" if old is None else "removed", old, new))
         elif (old.dtype, old.shape) != (new.dtype, new.shape):

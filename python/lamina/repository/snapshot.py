@@ -168,7 +168,10 @@ class Snapshot:
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Its tensors by name; where several files have a tensor of a name, ``FILE:NAME``."""
+        """Its tensors by the names of their variables, or by their paths in the file, where only these are known.
+
+        Either finds a tensor. Where several files have a tensor of a path: ``FILE:PATH``.
+        """
         return self._opened().tensors
 
     def _text(self, field: str) -> str | None:

@@ -10,7 +10,7 @@ from lamina.errors import UnsupportedFormatError
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of a snapshot: its name is unique in its file."""
+    """A tensor of a snapshot: its name, the path in the file, is unique there."""
 
     name: str
     dtype: str
@@ -18,6 +18,7 @@ class TensorInfo:
     role: str
     file: str | None  # None for a tensor of the training state, which stands in no file
     offset: int  # in the state
+    variable: str | None = None  # the path that Keras gives the variable, such as ``encoder/kernel``, where it is known
 
     @property
     def nbytes(self) -> int:

@@ -200,8 +200,13 @@ fn structure() -> Structure {
         role: "weights".into(),
         offset: 24 * n,
     };
-    let file =
-        |path: &str, at: u64| FileEntry { path: path.into(), size: 24, tensors: vec![], extents: vec![(at, 24)] };
+    let file = |path: &str, at: u64| FileEntry {
+        path: path.into(),
+        size: 24,
+        tensors: vec![],
+        variables: vec![],
+        extents: vec![(at, 24)],
+    };
     let mut first = file("a/b.h5", 0);
     first.tensors = vec![tensor(0)];
     Structure { files: vec![first, file("c", 24)], training: vec![tensor(2)] }

@@ -95,8 +95,10 @@ impl Repository {
         detached(py, || self.inner.remove_alias(series, alias))
     }
 
-    /// Saves files on disk: (path in the snapshot, size, tensors) and the path on disk of each.
-    #[pyo3(signature = (body, files, paths, codec, threads = 0))]
+    /// Saves files on disk: (path in the snapshot, size, tensors), the path on disk of each, and per file what Keras calls
+    /// the variable of each tensor.
+    #[pyo3(signature = (body, files, paths, codec, threads = 0, variables = vec![]))]
+    #[allow(clippy::too_many_arguments, reason = "as for save_memory")]
     fn save_files(
         &self,
         py: Python<'_>,
@@ -105,17 +107,18 @@ impl Repository {
         paths: Vec<PathBuf>,
         codec: &str,
         threads: usize,
+        variables: Vec<Vec<Option<String>>>,
     ) -> BindingResult<Snapshot> {
         let save = Save { repository: &self.inner, body, codec: codec.parse()? };
         interruptible(py, threads, |task| {
             let specs = convert::files(files);
-            save.run(&Layout::new(&specs, &[])?, &FileSource::open(&specs, paths)?, task)
+            save.run(&Layout::new(&specs, &[])?.with_variables(variables)?, &FileSource::open(&specs, paths)?, task)
         })
     }
 
     /// Saves memory: per file, and at last for the training tensors, a uint8 array for each tensor; per file the bytes outside
-    /// its tensors. Nobody may write to the arrays until the call returns.
-    #[pyo3(signature = (body, files, training, arrays, literals, codec, threads = 0))]
+    /// its tensors, and what Keras calls the variable of each tensor. Nobody may write to the arrays until the call returns.
+    #[pyo3(signature = (body, files, training, arrays, literals, codec, threads = 0, variables = vec![]))]
     #[allow(
         clippy::too_many_arguments,
         reason = "the arguments of one save; a struct would only be built to be taken apart"
@@ -130,12 +133,13 @@ impl Repository {
         literals: Vec<PyReadonlyArray1<'_, u8>>,
         codec: &str,
         threads: usize,
+        variables: Vec<Vec<Option<String>>>,
     ) -> BindingResult<Snapshot> {
         let save = Save { repository: &self.inner, body, codec: codec.parse()? };
         let tensors = arrays.iter().map(|file| slices(file)).collect::<Result<Vec<_>>>()?;
         let source = MemorySource { tensors, literals: slices(&literals)? };
         interruptible(py, threads, |task| {
-            let layout = Layout::new(&convert::files(files), &convert::tensors(training))?;
+            let layout = Layout::new(&convert::files(files), &convert::tensors(training))?.with_variables(variables)?;
             source.check(&layout)?;
             save.run(&layout, &source, task)
         })

@@ -34,6 +34,7 @@ class PlannedFile:
         name: str,
         plan: FilePlan,
         literals: bytes,
+        names: list[str | None],
         captured: Captured,
         members: Members | None,
         training: TrainingTensors,
@@ -42,6 +43,7 @@ class PlannedFile:
     ) -> None:
         self._weights = replace(plan, path=portable(name))
         self._literals = literals
+        self._names = names
         self._captured = captured
         self._members = members
         self._training = training
@@ -63,6 +65,7 @@ class PlannedFile:
             [literals],
             codec,
             threads,
+            [self._names],
         )
         return Snapshot(core, repository=repository)
 

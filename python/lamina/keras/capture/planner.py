@@ -15,6 +15,7 @@ from lamina.keras.capture.model_identity import ModelIdentity, Visited, identity
 from lamina.keras.capture.planned_file import PlannedFile
 from lamina.keras.capture.template import make_template
 from lamina.keras.capture.training_state import TrainingTensors
+from lamina.keras.capture.variable_names import variable_names
 from lamina.keras.capture.walk import FallbackToKeras, walk
 from lamina.keras.private import saving_lib
 
@@ -31,12 +32,20 @@ class _CachedTemplate:
 
 
 @dataclass
+class _Values:
+    """The variables to capture, in the order of the plan's tensors, and their names."""
+
+    values: list[Any]
+    visited: Visited
+    names: list[str | None]
+
+
+@dataclass
 class _CachedValues:
     """The variables to capture, as long as the model is the same."""
 
     identity: ModelIdentity
-    values: list[Any]
-    visited: Visited
+    found: _Values
 
 
 class Planner:
@@ -64,11 +73,11 @@ class Planner:
         if self._disabled_because:
             raise FallbackToKeras(self._disabled_because)
         for _ in range(2):
-            cached, values, visited = self._values(model, embedded=not weights_only)
-            members = None if weights_only else _members(model, visited)
+            cached, found = self._values(model, embedded=not weights_only)
+            members = None if weights_only else _members(model, found.visited)
             try:
                 sizes = [t.nbytes for t in cached.plan.tensors]
-                captured = capture([*values, *training.values], sizes + training.sizes, self.arenas, threads)
+                captured = capture([*found.values, *training.values], sizes + training.sizes, self.arenas, threads)
             except StructureChangedError:
                 self.invalidate()
                 continue
@@ -77,6 +86,7 @@ class Planner:
                 name,
                 cached.plan,
                 cached.literals,
+                found.names,
                 captured,
                 members,
                 training,
@@ -103,28 +113,30 @@ class Planner:
         self._cached_values = None
         self.arenas.clear()
 
-    def _values(self, model: Any, *, embedded: bool) -> tuple[_CachedTemplate, list[Any], Visited]:
+    def _values(self, model: Any, *, embedded: bool) -> tuple[_CachedTemplate, _Values]:
         cached, values_known = self._template, self._cached_values
         if cached is not None and cached.embedded == embedded:
             if values_known is not None and values_known.identity.matches(model):
-                return cached, values_known.values, values_known.visited
+                return cached, values_known.found
             self._cached_values = None
             with visits() as visited:
                 walked = walk(model)
             if walked.structure == cached.structure:
                 by_name = {entry.name: entry.value for entry in walked.entries}
                 values = [by_name[tensor.name] for tensor in cached.plan.tensors]
-                self._cache_values(model, values, visited)
-                return cached, values, visited
+                return cached, self._cache_values(model, cached, values, visited)
         with visits() as visited:
             template = make_template(model, embedded=embedded)
         self._template = _CachedTemplate(template.plan, template.literals, template.structure, embedded)
-        self._cache_values(model, template.values, visited)
-        return self._template, template.values, visited
+        return self._template, self._cache_values(model, self._template, template.values, visited)
 
-    def _cache_values(self, model: Any, values: list[Any], visited: Visited) -> None:
-        found = identity_of(model, values, visited)
-        self._cached_values = None if found is None else _CachedValues(found, values, visited)
+    def _cache_values(self, model: Any, cached: _CachedTemplate, values: list[Any], visited: Visited) -> _Values:
+        paths = [tensor.name for tensor in cached.plan.tensors]
+        names = variable_names(zip(paths, values, strict=True), visited)
+        found = _Values(values, visited, [names.get(path) for path in paths])
+        identity = identity_of(model, values, visited)
+        self._cached_values = None if identity is None else _CachedValues(identity, found)
+        return found
 
     def _judge_of(self, cached: _CachedTemplate) -> Any:
         def judge(right: bool) -> None:

@@ -95,15 +95,16 @@ def optimizer_fits(
         return _skip_optimizer(f"the snapshot's optimizer is {saved_class}, the model's is {ours}", wanted)
     have = {name: shape for name, shape in expected.items() if name.startswith(OPTIMIZER)}
     there = {name: tensor.shape for name, tensor in stored.items() if name.startswith(OPTIMIZER)}
-    return have == there or _skip_optimizer(f"{_differ(have, there)}. {_HOW}", wanted)
+    return have == there or _skip_optimizer(f"{_differ(have, there, stored)}. {_HOW}", wanted)
 
 
-def _differ(have: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+def _differ(have: Mapping[str, Any], there: Mapping[str, Any], stored: Mapping[str, TensorInfo]) -> str:
     """How two sets of variables differ."""
     if len(have) != len(there):
         return f"the model's has {len(have)} variables, the saved one {len(there)}"
     name = next((name for name in there if have.get(name) != there[name]), "")
-    return f"its variable {name} has the shape {have.get(name, '(missing)')}, the saved one {there.get(name)}"
+    shown = (stored[name].variable if name else None) or name
+    return f"its variable {shown} has the shape {have.get(name, '(missing)')}, the saved one {there.get(name)}"
 
 
 def unbuilt(optimizer: Any) -> Any:

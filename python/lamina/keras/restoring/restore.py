@@ -17,6 +17,7 @@ from lamina.keras import private
 from lamina.keras.built import check_built
 from lamina.keras.capture.model_identity import Visited, visits
 from lamina.keras.capture.training_state import SavedState
+from lamina.keras.capture.variable_names import variable_names
 from lamina.keras.capture.walk import Entry, FallbackToKeras, walk
 from lamina.keras.restoring.assets import compare_assets, load_missing_assets
 from lamina.keras.restoring.keras_errors import as_corrupt_data, check_archive
@@ -71,7 +72,7 @@ def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: b
         return _load_with_keras(opened, model, optimizer, skip_mismatch, state)
     left = optimizers_left(visited, _shapes(entries), stored, optimizer)
     stored = without(left, stored)
-    mismatched = _mismatches(without(left, _shapes(entries)), stored)
+    mismatched = _mismatches(without(left, _shapes(entries)), stored, _shown_names(entries, visited, stored))
     if mismatched and not skip_mismatch:
         raise InvalidInputError(_mismatch_message(mismatched, advice))
     missing_assets = compare_assets(opened, visited)
@@ -82,7 +83,7 @@ def _restore(opened: Opened, model: Any, optimizer: bool | str, skip_mismatch: b
         if (with_optimizer or not name.startswith(OPTIMIZER)) and _folder(name)[0] not in _folders(mismatched)
     ]
     _warn_of_casts(entries, wanted)
-    _warn_of_unknown(mismatched, _shapes(entries))
+    _warn_of_unknown(mismatched, stored, _shapes(entries))
     folders = by_folder(wanted, opened.content.read(wanted, empty=shareable_array))
     load_arrays(model, folders, with_optimizer=with_optimizer, mismatched=mismatched, skipped=left.values())
     load_missing_assets(missing_assets)
@@ -141,8 +142,8 @@ def _loses_precision(saved: str, held: str) -> bool:
     return floats and not np.can_cast(theirs, ours, "safe")
 
 
-def _warn_of_unknown(mismatched: Iterable[str], expected: Mapping[str, Any]) -> None:
-    unknown = [name for name in mismatched if name not in expected]
+def _warn_of_unknown(mismatched: Iterable[str], stored: Mapping[str, TensorInfo], expected: Mapping[str, Any]) -> None:
+    unknown = [stored[name].variable or name for name in mismatched if name not in expected]
     if unknown:
         warnings.warn(
             f"lamina.restore skipped {len(unknown)} variables of the snapshot that the model does not have: "
@@ -152,7 +153,7 @@ def _warn_of_unknown(mismatched: Iterable[str], expected: Mapping[str, Any]) -> 
 
 
 def _first_names(tensors: Sequence[TensorInfo]) -> str:
-    return ", ".join(tensor.name for tensor in tensors[:5]) + (", …" if len(tensors) > 5 else "")
+    return ", ".join(tensor.variable or tensor.name for tensor in tensors[:5]) + (", …" if len(tensors) > 5 else "")
 
 
 def saved_state(opened: Opened, model: Any, optimizer: bool | str) -> SavedState | None:
@@ -182,18 +183,27 @@ def _folder(name: str) -> tuple[str, str]:
     return folder.removeprefix("/"), key
 
 
-def _mismatches(expected: dict[str, Any], stored: dict[str, TensorInfo]) -> dict[str, str]:
-    """Name → mismatch, for all variables except the optimizer's."""
+def _shown_names(entries: Iterable[Entry], visited: Visited, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Path in the file → the model's name for the variable, else the snapshot's."""
+    theirs = {name: tensor.variable for name, tensor in stored.items() if tensor.variable}
+    return theirs | variable_names(((entry.name, entry.value) for entry in entries), visited)
+
+
+def _mismatches(
+    expected: dict[str, Any], stored: dict[str, TensorInfo], shown_names: Mapping[str, str]
+) -> dict[str, str]:
+    """Path in the file → mismatch, for all variables except the optimizer's."""
     mismatched = {}
     for name in dict.fromkeys([*expected, *stored]):
         if name.startswith(OPTIMIZER):
             continue
+        shown = shown_names.get(name, name)
         if name not in stored:
-            mismatched[name] = f"missing in the snapshot: {name} {expected[name]}"
+            mismatched[name] = f"missing in the snapshot: {shown} {expected[name]}"
         elif name not in expected:
-            mismatched[name] = f"unexpected in the snapshot: {name} {stored[name].shape}"
+            mismatched[name] = f"unexpected in the snapshot: {shown} {stored[name].shape}"
         elif tuple(expected[name]) != stored[name].shape:
-            mismatched[name] = f"different shape: {name} is {stored[name].shape}, the model's {tuple(expected[name])}"
+            mismatched[name] = f"different shape: {shown} is {stored[name].shape}, the model's {tuple(expected[name])}"
     return mismatched
 
 

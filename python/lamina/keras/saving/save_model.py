@@ -9,6 +9,7 @@ from typing import Any
 
 from lamina.keras.built import check_built
 from lamina.keras.capture.training_state import optimizer_fields
+from lamina.keras.capture.variable_names import names_of
 from lamina.keras.steps import steps_done
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
@@ -29,4 +30,4 @@ def save_model(
             model.save_weights(path)
         else:
             model.save(path)
-        return save_path(target, path, known | dict(fields), codec=codec)
+        return save_path(target, path, known | dict(fields), codec=codec, names=names_of(model))

@@ -58,7 +58,7 @@ def open_artifact(
         >>> with wandb.init(project="digits") as run:
         ...     artifact = lamina.wandb.log_checkpoint(snapshot, name="digits")
         >>> opened = lamina.wandb.open_artifact("digits/digits:latest")
-        >>> list(opened.content.tensors)
+        >>> [tensor.name for tensor in opened.content.tensors.values()]
         ['layers/dense/vars/0', 'layers/dense/vars/1']
 
     What is fetched stands below ``LAMINA_CACHE_DIR``, or the user's cache directory, as long as the result lives.

@@ -32,6 +32,9 @@ pub struct FileEntry {
     pub size: u64,
     /// Its tensors.
     pub tensors: Vec<TensorEntry>,
+    /// What Keras calls the variable of each tensor, where that is known; empty if of none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variables: Vec<Option<String>>,
     /// Runs of the state (offset, length) whose concatenation is the file.
     pub extents: Vec<(u64, u64)>,
 }
@@ -105,6 +108,14 @@ impl Structure {
                 in_state(offset, run, length)?;
                 size = size.saturating_add(run);
             }
+            if !file.variables.is_empty() && file.variables.len() != file.tensors.len() {
+                return Err(Error::invalid(format!(
+                    "{:?} has {} tensors, but names of {} variables",
+                    file.path,
+                    file.tensors.len(),
+                    file.variables.len()
+                )));
+            }
             if size != file.size {
                 return Err(Error::invalid(format!(
                     "the extents of {:?} have {size} bytes, the file {}",
@@ -128,6 +139,14 @@ impl Structure {
             }
         }
         disjoint(runs)
+    }
+}
+
+impl FileEntry {
+    /// Its tensors, each with the name that people know it by: the variable's, else its own.
+    fn named(&self) -> impl Iterator<Item = (&TensorEntry, &str)> {
+        let own = |i: usize| self.variables.get(i).and_then(Option::as_deref);
+        self.tensors.iter().enumerate().map(move |(i, tensor)| (tensor, own(i).unwrap_or(&tensor.name)))
     }
 }
 
@@ -205,15 +224,16 @@ pub(crate) fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<Strin
         let first = parts.partition_point(|part| part.1 <= at);
         len > 0 && parts.get(first).is_some_and(|part| part.0 < at + len)
     };
-    let is_hit = |t: &&TensorEntry| hit(t.offset, tensor_bytes(&t.dtype, &t.shape).unwrap_or(0));
+    let is_hit = |t: &TensorEntry| hit(t.offset, tensor_bytes(&t.dtype, &t.shape).unwrap_or(0));
     let (mut files, mut tensors) = (vec![], vec![]);
     for file in &structure.files {
         if file.extents.iter().any(|&(at, len)| hit(at, len)) {
             files.push(file.path.clone());
         }
-        tensors.extend(file.tensors.iter().filter(is_hit).map(|t| (Some(file.path.clone()), t.name.clone())));
+        let damaged = file.named().filter(|(tensor, _)| is_hit(tensor));
+        tensors.extend(damaged.map(|(_, name)| (Some(file.path.clone()), name.to_owned())));
     }
-    tensors.extend(structure.training.iter().filter(is_hit).map(|t| (None, t.name.clone())));
+    tensors.extend(structure.training.iter().filter(|t| is_hit(t)).map(|t| (None, t.name.clone())));
     (files, tensors)
 }
 
@@ -254,7 +274,13 @@ mod tests {
 
     #[test]
     fn structure_is_checked() {
-        let file = |extents: Vec<(u64, u64)>, size| FileEntry { path: "f".into(), size, tensors: vec![], extents };
+        let file = |extents: Vec<(u64, u64)>, size| FileEntry {
+            path: "f".into(),
+            size,
+            tensors: vec![],
+            variables: vec![],
+            extents,
+        };
         let check = |file| Structure { files: vec![file], training: vec![] }.check(10);
         check(file(vec![(0, 4), (6, 4)], 8)).unwrap();
         assert!(check(file(vec![(0, 4)], 5)).is_err());
@@ -280,6 +306,7 @@ mod tests {
                 role: "weights".into(),
                 offset: 8,
             }],
+            variables: vec![],
             extents: vec![(0, 32)],
         };
         let structure = Structure { files: vec![file], training: vec![] };
@@ -292,6 +319,15 @@ mod tests {
         {
             let text = pinned.replace(r#"["d/kernel","<f4",[2,3],"weights",8]"#, bad);
             assert!(Structure::parse(text.as_bytes(), 32).is_err(), "{bad}");
+        }
+        let with = |variables: &str| pinned.replace(r#","extents""#, &format!(r#","variables":{variables},"extents""#));
+        let named = Structure::parse(with(r#"["encoder/kernel"]"#).as_bytes(), 32).unwrap();
+        assert_eq!(String::from_utf8(named.to_bytes().unwrap()).unwrap(), with(r#"["encoder/kernel"]"#));
+        assert_eq!(describe(&named, &[(9, 10)]), r#"tensor "encoder/kernel""#);
+        let unnamed = Structure::parse(with("[null]").as_bytes(), 32).unwrap();
+        assert_eq!(describe(&unnamed, &[(9, 10)]), r#"tensor "d/kernel""#);
+        for bad in [r#"["a","b"]"#, "[7]", r#""a""#, "null", r#"{"d/kernel":"a"}"#] {
+            assert!(Structure::parse(with(bad).as_bytes(), 32).is_err(), "{bad}");
         }
     }
 

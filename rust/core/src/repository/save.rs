@@ -52,6 +52,9 @@ pub(super) fn save(
     if written.deltas {
         body.required.push("delta".into());
     }
+    if layout.structure.files.iter().any(|file| !file.variables.is_empty()) {
+        body.optional.push("variables".into());
+    }
     body.session = session.name().to_owned();
     body.bytes_total = layout.length;
     body.bytes_new = written.bytes_new;
