@@ -51,7 +51,12 @@ def test_a_public_object_stands_where_users_find_it(module: ModuleType, name: st
 
 
 def test_objects_are_pickled() -> None:
-    for value in (lamina.Keep(last=2), lamina.keras.EveryNEpochs(3)):
+    for value in (
+        lamina.Keep(last=2),
+        lamina.keras.EveryNEpochs(3),
+        lamina.keras.EveryMinutes(3),
+        lamina.keras.Overhead(0.5),
+    ):
         again = pickle.loads(pickle.dumps(value))
         assert (type(again), repr(again)) == (type(value), repr(value))
 

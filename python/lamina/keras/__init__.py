@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
     from lamina.keras.callbacks.wandb_callback import WandbCallback
     from lamina.keras.callbacks.wandb_model_checkpoint import WandbModelCheckpoint
-    from lamina.keras.schedule.frequency import EveryNEpochs
+    from lamina.keras.schedule.frequency import EveryMinutes, EveryNEpochs, Overhead
 
 __all__ = [
+    "EveryMinutes",
     "EveryNEpochs",
     "ModelCheckpoint",
+    "Overhead",
     "WandbCallback",
     "WandbEvalCallback",
     "WandbMetricsLogger",
@@ -26,7 +28,9 @@ __all__ = [
 ]
 
 _PUBLIC = {
+    "EveryMinutes": "schedule.frequency",
     "EveryNEpochs": "schedule.frequency",
+    "Overhead": "schedule.frequency",
     "ModelCheckpoint": "callbacks.model_checkpoint",
     "WandbCallback": "callbacks.wandb_callback",
     "WandbEvalCallback": "callbacks.eval_callback",

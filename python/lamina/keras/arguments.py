@@ -1,5 +1,6 @@
 """Checks constructor arguments: each function returns the value or raises what it expected."""
 
+import math
 from collections.abc import Sequence
 from operator import index
 from typing import Any, Literal, TypeAlias, get_args
@@ -35,6 +36,13 @@ def integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < least:
         raise refuse(name, f"an int of {least} or more", value)
     return index(value)
+
+
+def number_above_zero(name: str, value: Any) -> float:
+    """A number of Python or numpy that is finite and more than 0."""
+    if isinstance(value, bool | str) or not hasattr(value, "__float__") or not 0 < float(value) < math.inf:
+        raise refuse(name, "a number above 0", value)
+    return float(value)
 
 
 def optional_integer(name: str, value: Any, least: int) -> int | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from datetime import timedelta
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from lamina.keras import arguments
 from lamina.keras.arguments import Codec, Mode, OnBacklog
 from lamina.keras.callbacks import resume
 from lamina.keras.callbacks.resume import Resumption
+from lamina.keras.capture.model_identity import saved_variables
 from lamina.keras.capture.tracked import Tracked
 from lamina.keras.messages import print_message
 from lamina.keras.processes import saves_here
@@ -27,17 +29,16 @@ from lamina.keras.saving.output import print_queued, queue_message
 from lamina.keras.saving.saver import Saver, SaveSpec
 from lamina.keras.saving.series import default_series
 from lamina.keras.saving.summary import Totals, line
-from lamina.keras.schedule import monitoring
+from lamina.keras.schedule import frequency, monitoring
 from lamina.keras.schedule.batch_ends import BatchEnds
 from lamina.keras.schedule.decision import Decision, InterceptedModel
 from lamina.keras.schedule.direction import scalar
-from lamina.keras.schedule.frequency import is_due
 from lamina.keras.schedule.monitoring import MetricHistory
 from lamina.repository.keep import Keep
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 
-_NOT_PICKLED = ("_saver", "_decision", "_batch_ends")
+_NOT_PICKLED = ("_saver", "_decision", "_pace", "_batch_ends")
 
 
 class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
@@ -45,8 +46,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     The first eight arguments are Keras's. ``verbose=1`` also prints the size and the times of each save, and of all
     saves at the end. The files are those that Keras writes. A file appears whole or not at all, and all of them exist
-    when ``fit`` returns. ``save_freq`` also takes `EveryNEpochs`. A ``filepath`` without an extension, or with a
-    separator at its end, becomes a SavedModel for inference; training waits while it is exported.
+    when ``fit`` returns. ``save_freq`` also takes `EveryNEpochs`, `EveryMinutes`, a `datetime.timedelta` and
+    `Overhead`. A ``filepath`` without an extension, or with a separator at its end, becomes a SavedModel for
+    inference; training waits while it is exported.
 
     Example:
         >>> import keras, numpy as np
@@ -96,7 +98,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         save_best_only: bool = False,
         save_weights_only: bool = False,
         mode: Mode = "auto",
-        save_freq: str | int = "epoch",
+        save_freq: str | int | timedelta = "epoch",
         initial_value_threshold: float | None = None,
         *,
         repository: str | os.PathLike[str] | Repository | None = None,
@@ -125,7 +127,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             save_best_only,
             save_weights_only,
             mode,
-            save_freq,
+            frequency.frequency(save_freq),
             initial_value_threshold,
         )
         self.filepath = self.target.filepath
@@ -148,7 +150,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         if monitoring.UNKNOWN_IS_LOSS:
             monitoring.use_newer_rules(self, mode, initial_value_threshold)
         shown = [self.monitor] if save_best_only or monitor != "val_loss" else []
-        monitoring.warn_of_validation_metric(caller, save_freq, shown, self.filepath)
+        monitoring.warn_of_validation_metric(caller, self.save_freq, shown, self.filepath)
         self._metrics = MetricHistory(scalar(self.best))
         self._resumption = Resumption(caller, self.track)
         self._last_saved: tuple[int, int | None] | None = None
@@ -161,6 +163,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         replace = self.on_backlog == "replace"
         self._saver = Saver(type(self).__name__, self.repository, replace=replace, remote=self._address)
         self._decision: Decision | None = None
+        self._pace = frequency.Pace(self.save_freq)
         self._batch_ends = BatchEnds()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -231,6 +234,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             resume.warn_of_swapped_weights(self, self.track)
         self._saver.totals = Totals()
         self._batch_ends.start()
+        self._pace.begin(saved_variables(super().model))
         sigterm.register(self)
         if self.resume and not self._resumption.done:
             self._resume()
@@ -270,7 +274,8 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         try:
             self.wait()
             if self.verbose > 0 and self._saver.totals.saves:
-                print_message(f"\n{self._summary()}")
+                share = self._pace.summary()
+                print_message(f"\n{self._summary()}{f'; {share}' if share else ''}")
             if self.preempted:  # no further batch will end
                 self.preempted = False
                 sigterm.shut_down()
@@ -372,7 +377,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         return path
 
     def _save_model(self, epoch: int, batch: int | None, logs: dict[str, Any] | None) -> None:
-        if is_due(self.save_freq, epoch):
+        if self._pace.due(epoch):
             super()._save_model(epoch, batch, logs)
 
     @contextmanager
@@ -396,7 +401,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         """Hand a save that Keras has decided on to the saver."""
         if not saves_here():
             return
-        started, decision = time.perf_counter(), self._decision
+        started, begun, decision = time.perf_counter(), frequency.clock(), self._decision
         assert decision is not None
         keep_file = self.keep_file if keep_file is None else keep_file
 
@@ -420,6 +425,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.verbose = 0
         if self.blocking:
             self.wait()
+        self._pace.add_wait(frequency.clock() - begun)
+        if decision.verbose > 0 and (share := self._pace.summary()):
+            print_message(f"  {share}")
 
     def _spec(self, weights_only: bool, callbacks_after: Sequence[Any] = ()) -> SaveSpec:
         target = self.target

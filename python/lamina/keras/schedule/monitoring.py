@@ -141,9 +141,9 @@ def warn_of_validation_metric(caller: str, save_freq: Any, monitored: list[str],
     needed = next((name for name in [*monitored, *placeholders(template)] if name.startswith("val_")), None)
     if save_freq != "epoch" and needed is not None:
         warnings.warn(
-            f"{caller} uses {needed!r} every {save_freq} batches, but Keras computes validation metrics only at the "
-            "end of an epoch. Before that, file names use the value of the epoch before (nan in the first), and "
-            "nothing is monitored. Use save_freq='epoch' or a training metric",
+            f"{caller} uses {needed!r} at batches (save_freq={save_freq!r}), but Keras computes validation metrics "
+            "only at the end of an epoch. Before that, file names use the value of the epoch before (nan in the "
+            "first), and nothing is monitored. Use save_freq='epoch' or a training metric",
             stacklevel=3,
         )
 
