@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lamina import keras as keras
     from lamina import wandb as wandb
     from lamina.api import export, load_model, read_tensors, restore, save
+    from lamina.averaging import average
     from lamina.keras.checkpointer import Checkpointer
     from lamina.remote.pull import pull
     from lamina.remote.push import push
@@ -28,6 +29,7 @@ _PUBLIC = {
     "Keep": "lamina.repository.keep",
     "Repository": "lamina.repository.repository",
     "Snapshot": "lamina.repository.snapshot",
+    "average": "lamina.averaging",
     "export": "lamina.api",
     "load_model": "lamina.api",
     "open": "lamina.repository.repository",
@@ -47,6 +49,7 @@ __all__ = [
     "Keep",
     "Repository",
     "Snapshot",
+    "average",
     "errors",
     "export",
     "load_model",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lamina.averaging import Average, save_average
 from lamina.errors import InvalidInputError
 from lamina.files.listing import file_status
 from lamina.repository.repository import Repository, check_alias
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def save(
-    model_or_path: keras.Model | str | os.PathLike[str],
+    model_or_path: keras.Model | str | os.PathLike[str] | Average,
     repository: str | os.PathLike[str] | Repository,
     *,
     aliases: Iterable[str] = (),
@@ -31,10 +32,10 @@ def save(
     weights_only: bool = False,
     series: str = DEFAULT_SERIES,
 ) -> Snapshot:
-    """Save a Keras model, a checkpoint file, a sharded one (by its ``.weights.json``) or a directory of files.
+    """Save a Keras model, an average, a checkpoint file, a sharded one (by its ``.weights.json``) or a directory.
 
     Args:
-        model_or_path: a built Keras model, or a path.
+        model_or_path: a built Keras model, a path, or what `lamina.average` gives.
         repository: directory of the repository; made where it is new.
         aliases: names for the snapshot besides ``latest``.
         metadata: whatever should travel with it, as JSON holds it.
@@ -55,10 +56,13 @@ def save(
     if not isinstance(metadata, Mapping | None):
         raise InvalidInputError(f"metadata must be a dict. Received: {metadata!r}")
     names = _aliases(aliases)
-    path = _path_of(model_or_path)  # before a new repository would be made for nothing
+    average = model_or_path if isinstance(model_or_path, Average) else None
+    path = None if average else _path_of(model_or_path)  # before a new repository would be made for nothing
     target = as_repository(repository)
     fields = {"series": series, "metadata": dict(metadata or {})}
-    if path is not None:
+    if average is not None:
+        snapshot = save_average(target, average, fields, codec=codec)
+    elif path is not None:
         snapshot = save_path(target, path, fields, codec=codec)
     else:
         from lamina.keras.saving.save_model import save_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeAlias, Union
+from typing import Protocol, TypeAlias, Union, runtime_checkable
 
 from lamina import _core
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
@@ -15,7 +15,15 @@ from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import Artifact, bucket_of, local_path, opener_of
 
-Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Artifact]
+
+@runtime_checkable
+class Made(Protocol):
+    """What lamina has computed, such as an average."""
+
+    def _as_source(self) -> Opened: ...
+
+
+Source: TypeAlias = Union[str, "os.PathLike[str]", Snapshot, Repository, Artifact, Made]
 
 
 def resolve(source: Source) -> Opened:
@@ -31,6 +39,8 @@ def resolve(source: Source) -> Opened:
         return Opened(source._opened(), source)
     if isinstance(source, Repository):
         return _of(source.snapshot())
+    if isinstance(source, Made):
+        return source._as_source()
     if (opener := opener_of(source)) is not None:
         opened: Opened = opener.open_source(source)
         return opened

@@ -30,7 +30,7 @@ IDS = [f"{module.__name__}.{name}" for module, name in PUBLIC]
 
 def test_dir_shows_the_public_names_only() -> None:
     names = {"Checkpointer", "Keep", "Repository", "Snapshot", "export", "load_model", "open", "read_tensors"}
-    assert set(dir(lamina)) == names | {"pull", "push", "restore", "save", *MODULES}
+    assert set(dir(lamina)) == names | {"average", "pull", "push", "restore", "save", *MODULES}
     assert set(dir(lamina)) - set(lamina.__all__) == {"keras", "open", "wandb"}
     assert dir(lamina.keras) == sorted(lamina.keras.__all__)
     assert dir(lamina.wandb) == sorted(lamina.wandb.__all__)

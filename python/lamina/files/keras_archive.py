@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 MAX_READ = 16 << 20
 KERAS_MEMBER = "model.weights.h5"
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+#: Where checksums stand in the header of a member and in its entry in the directory; the lengths of what follows that.
+_LOCAL_CHECKSUM, _DIRECTORY_CHECKSUM = 14, 16
+_DIRECTORY_ENTRY, _DIRECTORY_LENGTHS = 46, 28
 
 
 def stored_weights(raw: io.FileIO, size: int) -> tuple[int, int] | None:
@@ -39,6 +43,37 @@ def stored_weights(raw: io.FileIO, size: int) -> tuple[int, int] | None:
         return None
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return (start, info.file_size) if start + info.file_size <= size else None
+
+
+def renew_checksum(path: Path) -> None:
+    """Give the embedded HDF5 file, whose bytes have changed in place, the checksum that they have now.
+
+    It stands twice: before the member, and in the directory at the end of the archive.
+    """
+    with path.open("r+b", buffering=0) as raw:
+        size = path.stat().st_size
+        found = stored_weights(raw, size)
+        if found is None:
+            return
+        with _opened(raw, size) as archive:
+            members, at = archive.infolist(), archive.start_dir
+        checksum = struct.pack("<L", _checksum(raw, *found))
+        for info in members:
+            raw.seek(at)
+            name, extra, comment = struct.unpack_from("<3H", raw.read(_DIRECTORY_ENTRY), _DIRECTORY_LENGTHS)
+            if info.filename == KERAS_MEMBER:
+                for place in (info.header_offset + _LOCAL_CHECKSUM, at + _DIRECTORY_CHECKSUM):
+                    raw.seek(place)
+                    raw.write(checksum)
+            at += _DIRECTORY_ENTRY + name + extra + comment
+
+
+def _checksum(raw: io.FileIO, start: int, length: int) -> int:
+    raw.seek(start)
+    checksum = 0
+    while length and (block := raw.read(min(length, MAX_READ))):
+        checksum, length = zlib.crc32(block, checksum), length - len(block)
+    return checksum
 
 
 def training(path: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +28,9 @@ from lamina.repository.tensor_names import NamedArrays, Tensors
 class PlainContent:
     """Files on disk with the interface of `lamina.repository.content.Content`."""
 
-    def __init__(self, plans: list[tuple[Path, FilePlan]]) -> None:
+    def __init__(self, plans: list[tuple[Path, FilePlan]], names: Mapping[str, str] | None = None) -> None:
         self._plans = plans
+        self._names = names or {}  # of variables, by path in the file; no file holds them
         self.training: dict[str, TensorInfo] = {}
 
     @cached_property
@@ -41,7 +42,7 @@ class PlainContent:
     def tensors(self) -> Tensors:
         """Tensors of all files; offsets are those in the file."""
         found = [
-            TensorInfo(t.name, t.dtype, t.shape, t.role, plan.path, t.offset)
+            TensorInfo(t.name, t.dtype, t.shape, t.role, plan.path, t.offset, self._names.get(t.name))
             for _, plan in self._plans
             for t in plan.tensors
         ]
@@ -59,6 +60,11 @@ class PlainContent:
                 _fill(paths[tensor.file or ""], tensor.offset, as_bytes(array))
             arrays.append(array)
         return arrays
+
+    def read_part(self, tensor: TensorInfo, start: int, into: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Read bytes of a tensor from ``start`` on, as many as ``into`` has."""
+        place = next(path for path, plan in self._plans if plan.path == tensor.file)
+        _fill(place, tensor.offset + start, into)
 
     def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Read the tensors of these names, or all."""
@@ -130,12 +136,12 @@ class _FileSnapshot:
         return self._body
 
 
-def open_plain(path: Path) -> Opened:
-    """Open a checkpoint file, a sharded one by its index, or a directory of files."""
+def open_plain(path: Path, names: Mapping[str, str] | None = None) -> Opened:
+    """Open a checkpoint file, a sharded one by its index, or a directory of files; ``names`` of variables if known."""
     from lamina.files import h5  # the command line looks at repositories without h5py
 
     plans = h5.plan_source(path)
-    content = PlainContent(plans)
+    content = PlainContent(plans, names)
     core: Any = _FileSnapshot(path, kind_of(plan.path for _, plan in plans), sum(content.files.values()))
     return Opened(content, Snapshot(core, content=content))  # type: ignore[arg-type]
 

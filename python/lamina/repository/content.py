@@ -80,6 +80,10 @@ class Content:
         )
         return arrays
 
+    def read_part(self, tensor: TensorInfo, start: int, into: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Read bytes of a tensor from ``start`` on, as many as ``into`` has."""
+        self.reader.read([(tensor.offset + start, into)])
+
     def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
         """Read the tensors of these names, or all."""
         wanted = self.tensors if names is None else self.tensors.find(names)
