@@ -147,6 +147,7 @@ class Repository:
     def import_snapshot(
         self, folder: _Path, series: str | None = None, threads: int = 0
     ) -> tuple[Snapshot, bool, int]: ...
+    def forget(self, number: int, dry_run: bool = False) -> Pruned: ...
     def prune(
         self,
         keep: tuple[int | None, int | None, int | None] | None,

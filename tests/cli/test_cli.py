@@ -581,15 +581,16 @@ def test_prune_asks_on_a_terminal(answer: str, code: int, left: list[int], repo:
 class terminal:
     """The command with a terminal of its own."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, columns: int = 160) -> None:
         self._arguments = list(map(str, arguments))
+        self._columns = str(columns)
         self.seen = ""
 
     def __enter__(self) -> terminal:
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background are started without it
-            os.environ.update(TERM="xterm-256color", COLUMNS="160", LINES="50")
+            os.environ.update(TERM="xterm-256color", COLUMNS=self._columns, LINES="50")
             os.execv(sys.executable, [*COMMAND, *self._arguments])
         return self
 

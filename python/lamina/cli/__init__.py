@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 #: One module each, in the order of `lamina --help`. A module registers its verb when it is imported.
 VERBS = (
-    *("ls", "show", "diff", "save", "export", "push", "pull", "promote"),
+    *("ls", "show", "diff", "save", "export", "average", "push", "pull", "promote"),
+    *("tag", "untag", "forget", "copy"),
     *("verify", "prune", "stats", "bench", "report", "doctor"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,24 @@ def shape_of(tensor: TensorInfo) -> str:
 def time_of(snapshot: Snapshot) -> str:
     """Save time in UTC, to the second."""
     return snapshot.created_at[:19].replace("T", " ")
+
+
+def now() -> datetime:
+    """The time that ages are counted to."""
+    return datetime.now(timezone.utc)
+
+
+def age_of(snapshot: Snapshot) -> str | None:
+    """How long ago it was saved; the day for what is older than two months."""
+    try:
+        seconds = (now() - datetime.fromisoformat(snapshot.created_at.replace("Z", "+00:00"))).total_seconds()
+    except (ValueError, TypeError):  # a plain file, or what another writer takes for a time
+        return snapshot.created_at[:10] or None
+    for size, unit in ((60, "s"), (60, "min"), (24, "h"), (60, "d")):
+        if seconds < size:
+            return f"{max(0, int(seconds))} {unit}"
+        seconds /= size
+    return snapshot.created_at[:10]
 
 
 def moment(snapshot: Snapshot) -> str | None:

@@ -42,10 +42,14 @@ def diff(
         typer.Option("--sort", metavar="ORDER", help="l2 (relative distance), max, bytes (changed ones) or name."),
     ] = Order.l2,
     everything: Annotated[bool, typer.Option("--all", help="Also list unchanged tensors.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", "-w", help="Leave out the optimizer's state.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show which tensors changed from A to B: changed bytes, relative L2 distance, largest change of an element."""
-    found, files = _compared(a, b)
+    """Show which tensors changed from A to B: changed bytes, relative L2 distance, largest change of an element.
+
+    Weights come first, then the optimizer's state.
+    """
+    found, files = _compared(a, b, weights)
     listed = sorted((c for c in found if everything or c.status != "same"), key=lambda c: _key(c, sort))
     counts = Counter(change.status for change in found)
     if as_json:
@@ -61,12 +65,15 @@ def diff(
     print(_summary(counts, len(found), len(files)))
 
 
-def _compared(a: str, b: str) -> tuple[list[Change], list[tuple[str, str]]]:
+def _compared(a: str, b: str, weights: bool) -> tuple[list[Change], list[tuple[str, str]]]:
     from lamina.compare import changed_files, changes, measured
     from lamina.sources import resolve
 
     before, after = resolve(a).content, resolve(b).content
     known, pairs = changes(before, after)
+    if weights:
+        known = [change for change in known if _is_weight(change.after or change.before)]
+        pairs = [pair for pair in pairs if _is_weight(pair[2])]
     with progress("comparing", sum(tensor_bytes(old) or 0 for _, old, _ in pairs)) as advance:
         read = list(measured(before, after, pairs, advance))
     with progress("comparing files"):
@@ -75,12 +82,17 @@ def _compared(a: str, b: str) -> tuple[list[Change], list[tuple[str, str]]]:
 
 
 def _key(change: Change, order: Order) -> tuple[Any, ...]:
+    later = not _is_weight(change.after or change.before)
     if order is Order.name:
-        return (change.name,)
+        return (later, change.name)
     value = change.changed_bytes if order is Order.bytes else getattr(change, order.value)
     # Tensors without a distance, or with NaN, come first: people look for them.
     size = math.inf if value is None or math.isnan(value) else float(value)
-    return (change.status == "same", -size, change.name)
+    return (later, change.status == "same", -size, change.name)
+
+
+def _is_weight(tensor: TensorInfo | None) -> bool:
+    return tensor is not None and tensor.role == "weights"
 
 
 def _row(change: Change) -> list[object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: In a pipe, a progress line is printed each time this many seconds have passed.
 LINE_SECONDS = 5.0
 _BAR_SECONDS = 0.1
+#: Between the columns of a table, and how many letters rich takes for it.
+_GAP, _RICH_GAP = "  ", 3
 
 
 def clean(text: object) -> str:
@@ -48,15 +51,36 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; a column whose title begins with ``>`` is right-aligned."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], dropped: Sequence[str] = ()) -> None:
+    """Print a table; a column whose title begins with ``>`` is right-aligned.
+
+    Where the terminal (80 columns in a pipe) is too narrow, columns of ``dropped`` are left out, in that order.
+    """
     titles = [title.removeprefix(">") for title in columns]
     right = [title.startswith(">") for title in columns]
     cells = [["-" if cell in (None, "") else clean(cell) for cell in row] for row in rows]
+    kept = _that_fit(columns, [titles, *cells], dropped)
+    titles, right = [titles[i] for i in kept], [right[i] for i in kept]
+    cells = [[row[i] for i in kept] for row in cells]
     if _on_terminal():
         _rich_table(titles, right, cells)
     else:
         _plain_table([titles, *cells], right)
+
+
+def _that_fit(columns: Sequence[str], lines: Sequence[Sequence[str]], dropped: Sequence[str]) -> list[int]:
+    """The columns for which there is room."""
+    from rich.cells import cell_len
+
+    kept = list(range(len(columns)))
+    if not dropped:
+        return kept
+    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
+    room, gap = shutil.get_terminal_size().columns, _RICH_GAP if _on_terminal() else len(_GAP)
+    for title in dropped:
+        if sum(widths[i] + gap for i in kept) > room:
+            kept.remove(columns.index(title))
+    return kept
 
 
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
@@ -178,4 +202,4 @@ def _plain_table(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
         for cell, width, aligned in zip(line, widths, right, strict=True):
             gap = " " * (width - cell_len(cell))
             padded.append(gap + cell if aligned else cell + gap)
-        print("  ".join(padded).rstrip())
+        print(_GAP.join(padded).rstrip())

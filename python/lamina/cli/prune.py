@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: At most this many snapshots are listed; the rest are only counted.
 _NAMED = 20
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would be deleted and delete nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @verb(
@@ -35,10 +37,8 @@ def prune(
         int | None, typer.Option("--keep-every", metavar="N", min=1, help="Keep the end of every Nth epoch.")
     ] = None,
     series: Annotated[str | None, typer.Option("--series", metavar="NAME", help="Prune this series only.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Show what would be deleted and delete nothing.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete the snapshots that no rule keeps, and packs that no snapshot needs.
@@ -50,32 +50,50 @@ def prune(
     from lamina.repository.repository import open as open_repository
     from lamina.schemes import local_path
 
-    asks = not (yes or dry_run)
-    if asks and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidInputError("no terminal to confirm on; pass --yes to delete or --dry-run to look first")
+    asking = asks(yes, dry_run)
     rules = (keep_last, keep_best, keep_every)
     keep = None if rules == (None, None, None) else Keep(*rules)
     opened = open_repository(local_path(repository, "the directory of a repository"))
-    if asks:
-        say(_sentence(opened.prune(keep, series=series, dry_run=True), "would delete"))
-        if not _agreed():
+    if asking:
+        say(sentence(opened.prune(keep, series=series, dry_run=True), "would delete"))
+        if not agreed():
             say("lamina: nothing was deleted")
             raise typer.Exit(1)
     report = opened.prune(keep, series=series, dry_run=dry_run)
     if as_json:
-        found = {"snapshots": report.snapshots, "packs": report.packs, "bytes": report.bytes}
-        print_json({"repository": repository, "dry_run": dry_run} | found | {"packs_waiting": report.waiting})
+        print_json(report_json(repository, dry_run, report))
     else:
-        print(_sentence(report, "would delete" if dry_run else "deleted"))
+        print(sentence(report, "would delete" if dry_run else "deleted"))
 
 
-def _agreed() -> bool:
+def asks(yes: bool, dry_run: bool) -> bool:
+    """Whether the user must confirm.
+
+    Raises:
+        InvalidInputError: if there is no terminal to do so.
+    """
+    if yes or dry_run:
+        return False
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidInputError("no terminal to confirm on; pass --yes to delete or --dry-run to look first")
+    return True
+
+
+def agreed() -> bool:
+    """Ask, and hear the answer."""
     print("Delete? [y/N] ", end="", file=sys.stderr, flush=True)
     # Not typer's prompt: it treats Ctrl-C as a no.
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _sentence(report: PruneReport, verb: str) -> str:
+def report_json(repository: str, dry_run: bool, report: PruneReport) -> dict[str, object]:
+    """What ``--json`` prints."""
+    found = {"snapshots": report.snapshots, "packs": report.packs, "bytes": report.bytes}
+    return {"repository": repository, "dry_run": dry_run} | found | {"packs_waiting": report.waiting}
+
+
+def sentence(report: PruneReport, verb: str) -> str:
+    """What was deleted, in words."""
     named = ", ".join(map(str, report.snapshots[:_NAMED]))
     more = f" and {len(report.snapshots) - _NAMED} more" if len(report.snapshots) > _NAMED else ""
     which = f" (number {named}{more})" if named else ""

@@ -19,8 +19,10 @@ from lamina.repository.snapshot import Snapshot
 from lamina.schemes import bucket_of, check_name, local_path, native_path, opener_of
 
 if TYPE_CHECKING:
+    import pandas
+
     from lamina.repository.content import Content
-    from lamina.repository.diff import TensorDiff
+    from lamina.repository.diff import TensorDiffs
 
 #: What a repository is made of; a folder with two of them is one that was damaged.
 _PARTS = ("config.json", "packs", "snapshots")
@@ -173,6 +175,34 @@ class Repository:
         check_name(series or "", "the name of a series")
         done = self._core.prune(rules, series, dry_run)
         return PruneReport(done.snapshots, done.packs, done.bytes, done.waiting)
+
+    def forget(self, snapshot: Snapshot | str | int, *, dry_run: bool = False) -> PruneReport:
+        """Delete one snapshot, or what `snapshot` finds, and packs that nothing needs any more.
+
+        Raises:
+            InvalidInputError: if it has a user alias, or its upload is under way; nothing was deleted.
+            UnsupportedFormatError: where file locks do not work; nothing was deleted.
+        """
+        done = self._core.forget(self._meant(snapshot).number or 0, dry_run)
+        return PruneReport(done.snapshots, done.packs, done.bytes, done.waiting)
+
+    def to_dataframe(self, series: str | None = None) -> pandas.DataFrame:
+        """A row for each snapshot, or each of a series: its fields, its aliases, and a column for each metric.
+
+        Example:
+            >>> import keras, lamina
+            >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+            >>> with lamina.Checkpointer(model, "runs/a") as checkpointer:
+            ...     checkpointer.save(epoch=0, logs={"val_loss": 0.5})
+            >>> lamina.open("runs/a").to_dataframe()[["epoch", "val_loss"]].values.tolist()
+            [[0.0, 0.5]]
+
+        Raises:
+            LaminaError: if pandas is not installed.
+        """
+        from lamina.repository.notebook import frame_of
+
+        return frame_of(self.snapshots(series), self._core.aliases())
 
     def stats(self) -> Stats:
         """What it holds."""

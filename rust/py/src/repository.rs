@@ -229,6 +229,11 @@ impl Repository {
         let pruned = interruptible(py, 1, |task| self.inner.prune(keep.as_ref(), series, dry_run, task))?;
         Ok(pruned.into())
     }
+
+    #[pyo3(signature = (number, dry_run = false))]
+    fn forget(&self, py: Python<'_>, number: u64, dry_run: bool) -> BindingResult<Pruned> {
+        Ok(interruptible(py, 1, |task| self.inner.forget(number, dry_run, task))?.into())
+    }
 }
 
 fn pack_name(text: &str) -> Result<PackName> {

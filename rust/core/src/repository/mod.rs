@@ -163,6 +163,14 @@ impl Repository {
         prune::prune(&self.parts, keep, series, dry_run, task)
     }
 
+    /// Deletes one snapshot, then packs that nothing needs any more.
+    ///
+    /// # Errors
+    /// `InvalidInput` where an alias names it, or its upload is under way.
+    pub fn forget(&self, number: u64, dry_run: bool, task: &Task<'_>) -> Result<Pruned> {
+        prune::forget(&self.parts, number, dry_run, task)
+    }
+
     /// Verifies the structure of everything, with `full` also every byte of every pack.
     ///
     /// # Errors

@@ -42,6 +42,38 @@ pub(super) fn prune(
     if let Some(keep) = keep {
         keep.check()?;
     }
+    delete(parts, dry_run, task, |all| keep.map_or(Ok(BTreeSet::new()), |keep| doomed(parts, keep, series, all)))
+}
+
+/// Deletes one snapshot, then packs that nothing needs any more.
+///
+/// # Errors
+/// `InvalidInput` where an alias names it, or its upload is under way.
+pub(super) fn forget(parts: &Parts, number: u64, dry_run: bool, task: &Task<'_>) -> Result<Pruned> {
+    delete(parts, dry_run, task, |all| {
+        let gone = || Error::not_found(format!("snapshot {number} is gone"));
+        let meant = all.iter().find(|s| s.number == number).ok_or_else(gone)?;
+        let twins = all.iter().filter(|s| s.id == meant.id).count();
+        let mut named = parts.aliases.all()?.into_iter().filter(|(_, id)| *id == meant.id);
+        if let Some((alias, _)) = named.next().filter(|_| twins == 1) {
+            return Err(Error::invalid(format!(
+                "snapshot {number} has the alias {alias:?}, which holds it; nothing was deleted. Remove the alias first"
+            )));
+        }
+        if journal(parts)?.0.contains(&meant.id) {
+            return Err(Error::invalid(format!("snapshot {number} is being uploaded; nothing was deleted")));
+        }
+        Ok(BTreeSet::from([number]))
+    })
+}
+
+/// Deletes the snapshots that `choose` names among all of them, then packs that nothing needs any more.
+fn delete(
+    parts: &Parts,
+    dry_run: bool,
+    task: &Task<'_>,
+    choose: impl FnOnce(&[Arc<Snapshot>]) -> Result<BTreeSet<u64>>,
+) -> Result<Pruned> {
     let _lock = PruneLock::take(parts.root())?;
     if !dry_run {
         parts.condemned.sweep()?;
@@ -50,10 +82,7 @@ pub(super) fn prune(
         parts.aliases.sync()?;
     }
     let all = parts.snapshots.all()?;
-    let doomed = match keep {
-        Some(keep) => doomed(parts, keep, series, &all)?,
-        None => BTreeSet::new(),
-    };
+    let doomed = choose(&all)?;
     refuse_lost(parts, &all)?;
     let stay: Vec<_> = all.iter().filter(|s| !doomed.contains(&s.number)).cloned().collect();
     // Before anything is deleted: whatever stays must be complete, else prune would hide what was lost.
