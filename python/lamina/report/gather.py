@@ -21,8 +21,8 @@ from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.repository.tensor import TensorInfo, tensor_bytes
-from lamina.schemes import native_path
 from lamina.repository.tensor_names import shown_names
+from lamina.schemes import native_path
 from lamina.sources import Source, in_repository, resolve
 
 

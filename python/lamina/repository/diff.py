@@ -31,6 +31,15 @@ class TensorDiff:
     after: TensorInfo | None
 
 
+class TensorDiffs(list[TensorDiff]):
+    """How the tensors of two snapshots differ, the most changed first; a notebook shows a table of it."""
+
+    def _repr_html_(self) -> str:
+        from lamina.repository.notebook import diff_html
+
+        return diff_html(self)
+
+
 @dataclass(frozen=True)
 class Known:
     """What needs no reading: the tensor is new, gone, of another form, or the same by its chunks."""
@@ -48,7 +57,7 @@ class HasTensors(Protocol):
     def tensors(self) -> Tensors: ...
 
 
-def diff(before: Content, after: Content) -> list[TensorDiff]:
+def diff(before: Content, after: Content) -> TensorDiffs:
     """How each tensor changed, the most changed first."""
     known, pairs = sorted_out(before, after)
     found = [_of_known(one) for one in known]
@@ -57,7 +66,7 @@ def diff(before: Content, after: Content) -> list[TensorDiff]:
         for (name, old, new), a, b in zip(batch, *arrays, strict=True):
             changed = _changed_elements(a.reshape(-1), b.reshape(-1)) * a.itemsize
             found.append(TensorDiff(name, "changed" if changed else "same", new.nbytes, changed, old, new))
-    return sorted(found, key=lambda d: (-d.changed_bytes, d.name))
+    return TensorDiffs(sorted(found, key=lambda d: (-d.changed_bytes, d.name)))
 
 
 def sorted_out(before: HasTensors, after: HasTensors) -> tuple[list[Known], list[Pair]]:

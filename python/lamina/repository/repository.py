@@ -111,7 +111,7 @@ class Repository:
         pick = min if mode == "min" else max
         return pick(valued, key=lambda pair: pair[0])[1]
 
-    def diff(self, a: Snapshot | str | int, b: Snapshot | str | int) -> list[TensorDiff]:
+    def diff(self, a: Snapshot | str | int, b: Snapshot | str | int) -> TensorDiffs:
         """How each tensor changed from ``a`` to ``b``, the most changed first; what has the same chunks is not read."""
         before, after = (self._open(s if isinstance(s, Snapshot) else self.snapshot(s)) for s in (a, b))
         from lamina.repository.diff import diff
@@ -254,6 +254,11 @@ class Repository:
     def _name(self, snapshot: Snapshot, aliases: Iterable[str]) -> None:
         for alias in aliases:
             self._core.set_alias(snapshot._core, alias)
+
+    def _repr_html_(self) -> str:
+        from lamina.repository.notebook import repository_html
+
+        return repository_html(self.path, self.snapshots(), self._core.aliases())
 
     def __repr__(self) -> str:
         return f"Repository({str(self.path)!r})"

@@ -196,6 +196,11 @@ class Snapshot:
             parts.append(f"{self.monitor}={self.value:.5g}")
         return f"Snapshot({self.id[:12]}, {', '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        from lamina.repository.notebook import snapshot_html
+
+        return snapshot_html(self)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Snapshot) and other.id == self.id
 
