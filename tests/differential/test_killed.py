@@ -1,35 +1,36 @@
-"""A training that is killed and goes on from its file ends with the same file as with Keras's callback."""
+"""A training that is killed and goes on ends as one with the stock callbacks does: on disk and on the server."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import killed_training
-from side_by_side import differing, tree
+from differences import DIFFERENCES, unexplained
+from logged_side_by_side import Logging, both_logged
+from wandb_server import Server
 
-SIDES = ("stock", "ours")
+pytestmark = [
+    pytest.mark.wandb,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(os.name != "posix", reason="SIGKILL"),
+]
+
+BOUNDED = Logging(event="killed", layout="packs", resume=True, callbacks=("score", "plain", "metrics", "checkpoint"))
+LONG = [
+    Logging(event="killed", callbacks=("score", "plain", "metrics", "checkpoint")),
+    Logging(event="killed", file="m-{epoch}.weights.h5", weights_only=True, log_freq="batch", data="dataset"),
+    Logging(event="killed", layout="packs", resume=True, best_only=True, callbacks=("score", "checkpoint")),
+    Logging(event="killed", mode="offline"),
+    Logging(event="killed", mode="offline", layout="packs", resume=True),
+]
 
 
-def _both(folder: Path) -> list[int]:
-    processes = []
-    for side in SIDES:
-        command = [sys.executable, killed_training.__file__, side, str(folder / side / "m.keras")]
-        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    return [process.wait(timeout=300) for process in processes]
-
-
-@pytest.mark.skipif(not os.environ.get("LAMINA_SOAK"), reason="four processes: in the long run only")
-def test_a_killed_training_goes_on(tmp_path: Path) -> None:
-    for side in SIDES:
-        (tmp_path / side).mkdir()
-    for codes in ([-signal.SIGKILL, -signal.SIGKILL], [0, 0]):
-        assert _both(tmp_path) == codes
-        stock, ours = (tree(tmp_path / side) for side in SIDES)
-        assert "content m.keras" in stock
-        assert not differing(stock, ours)
+@pytest.mark.parametrize("scenario", [BOUNDED, *(LONG if os.environ.get("LAMINA_SOAK") else [])], ids=str)
+def test_a_killed_training_goes_on(scenario: Logging, wandb_online: Server, tmp_path: Path) -> None:
+    found = both_logged(scenario, tmp_path / "work", wandb_online)
+    assert not unexplained(scenario, found)
+    for line in DIFFERENCES:  # whose examples are not run again
+        if line.example == scenario:
+            assert any(line.explains(scenario, found, name) for name in found), found

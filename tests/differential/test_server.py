@@ -22,12 +22,14 @@ EXAMPLES = 60 if os.environ.get("LAMINA_SOAK") else 4
 logged = st.fixed_dictionaries(
     {},
     optional={
-        "callbacks": st.permutations(["score", "metrics", "checkpoint", "eval"]).flatmap(
-            lambda names: st.integers(1, 4).map(lambda count: tuple(names[:count]))
+        "callbacks": st.permutations(["score", "metrics", "checkpoint", "eval", "plain"]).flatmap(
+            lambda names: st.integers(1, 5).map(lambda count: tuple(names[:count]))
         ),
         "file": st.sampled_from(["m.keras", "m-{epoch}.keras", "sub/odd: ü-{epoch}.keras"]),
         "best_only": st.booleans(),
-        "freq": st.sampled_from(["epoch", 1, 2]),
+        "freq": st.sampled_from(["epoch", 1, 2, 4]),
+        "verbose": st.sampled_from([0, 1]),
+        "layout": st.sampled_from(["file", "packs"]),
         "log_freq": st.sampled_from(["epoch", "batch", 2]),
         "scores": st.sampled_from([(3.0, 1.0, 2.0), (1.0, 2.0), (2.0,)]),
         "data": st.sampled_from(["arrays", "dataset", "generator"]),
@@ -57,6 +59,10 @@ def test_a_training_logs_what_wandbs_callbacks_log(wandb_online: Server, scenari
 
 #: What found something, or what nobody tries by chance.
 KEPT = [
+    Logging(mode="offline", layout="packs", file="m-{epoch}.keras", event="again"),
+    Logging(mode="offline", event="again in another directory", callbacks=("score", "checkpoint"), best_only=True),
+    Logging(layout="packs", callbacks=("score", "plain", "checkpoint", "metrics"), freq=2, run_id="ü", verbose=1),
+    Logging(layout="packs", callbacks=("checkpoint", "eval", "score"), event="again with new callbacks", freq=4),
     Logging(event="resumed run", callbacks=("checkpoint", "metrics", "score"), log_freq="batch"),
     Logging(event="again", data="dataset", file="m-{epoch}.weights.h5", weights_only=True),
 ]

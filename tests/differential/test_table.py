@@ -8,21 +8,31 @@ from typing import Any
 import pytest
 
 from differences import DIFFERENCES, FAULTS, Fault, Named, Scenario, page, unexplained
-from logged_side_by_side import Logging, both_logged
+from logged_side_by_side import both_logged
 from places import ROOT
 from side_by_side import Differing, Training, both
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+#: What differs in the scenarios that have run: several lines may have the same example.
+_known: dict[Scenario, Differing] = {}
+
+
 def _differing(scenario: Scenario, folder: Path, request: pytest.FixtureRequest) -> Differing:
-    if isinstance(scenario, Training):
-        return both(scenario, folder)
-    assert isinstance(scenario, Logging)
-    return both_logged(scenario, folder, request.getfixturevalue("wandb_online"))
+    if scenario not in _known:
+        if isinstance(scenario, Training):
+            _known[scenario] = both(scenario, folder)
+        else:
+            _known[scenario] = both_logged(scenario, folder, request.getfixturevalue("wandb_online"))
+    return _known[scenario]
 
 
-@pytest.mark.parametrize("line", DIFFERENCES, ids=lambda line: line.subject)
+#: `test_killed.py` runs those that take more processes.
+HERE = [line for line in DIFFERENCES if getattr(line.example, "event", "") != "killed"]
+
+
+@pytest.mark.parametrize("line", HERE, ids=lambda line: line.subject)
 def test_a_named_difference_is_there(line: Named, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     found = _differing(line.example, tmp_path / "example", request)
     assert any(line.explains(line.example, found, name) for name in found), found

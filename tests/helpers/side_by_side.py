@@ -13,7 +13,9 @@ import io
 import os
 import re
 import stat
+import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,7 @@ def differing(stock: Outcome, ours: Outcome) -> Differing:
 def _model() -> tuple[Any, list[np.ndarray]]:
     """Compiled once, since that takes longer than the training; and its first values."""
     keras.utils.set_random_seed(1)
-    layers = [keras.Input((4,), name="in"), keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")]
+    layers = [keras.Input((4,), name="x"), keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")]
     model = keras.Sequential(layers, name="m")
     model.compile(keras.optimizers.Adam(0.01, name="adam"), "mse", jit_compile=False)
     model.optimizer.build(model.trainable_variables)
@@ -135,7 +137,7 @@ def _outcome(scenario: Training, root: Path, make: Callable[..., Any]) -> Outcom
     root.mkdir(parents=True)
     found: Outcome = {}
     said = io.StringIO()
-    with inside(root), contextlib.redirect_stdout(said):
+    with inside(root), contextlib.redirect_stdout(said), warned(found):
         _prepare(scenario)
         model = fresh_model()
         checkpoint = None
@@ -149,7 +151,23 @@ def _outcome(scenario: Training, root: Path, make: Callable[..., Any]) -> Outcom
                 _train(scenario, model, checkpoint)
             except Exception as error:  # the error that ends a training is compared too
                 found[f"raised in fit {number}"] = type(error).__name__
-    return found | {"printed": said.getvalue().replace(str(root), "ROOT").splitlines()} | tree(root)
+    return found | lines("printed", said.getvalue().replace(str(root), "ROOT")) | tree(root)
+
+
+def lines(kind: str, text: str) -> Outcome:
+    """Each line with how often it is there: which one comes first may depend on threads."""
+    return {f"{kind}: {line}": count for line, count in Counter(map(str.strip, text.splitlines())).items() if line}
+
+
+@contextlib.contextmanager
+def warned(found: Outcome) -> Iterator[None]:
+    """What a user is warned of, each once; how often Python says it depends on what ran before."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            found |= {f"warned: {one.message}": "warned" for one in caught if one.category is UserWarning}
 
 
 @contextlib.contextmanager
@@ -238,7 +256,7 @@ def tree(root: Path) -> Outcome:
 
 def content(data: bytes) -> Any:
     """A digest; of a ``.keras`` file one per member, without the dates, which differ between two saves."""
-    if not zipfile.is_zipfile(io.BytesIO(data)):
+    if not data.startswith(b"PK"):  # packs hold the ends of archives
         return hashlib.sha256(data).hexdigest()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return [
