@@ -234,6 +234,39 @@ def test_best_stays_with_the_best_of_the_series(wandb_online: Server, tmp_path: 
     assert best.metadata["value"] == (0.5 if layout == "packs" else 1.0)
 
 
+@pytest.mark.parametrize("layout", ["packs", "file"])
+def test_best_stays_with_the_best_of_offline_runs(wandb_online: Server, tmp_path: Path, layout: str) -> None:
+    """A second run knows the versions of the first by its directory alone."""
+    import offline_run as log
+
+    directories = []
+    for values in ([3.0, 1.0], [5.0, 4.0]):
+        with wandb.init(project="p", mode="offline", dir=str(tmp_path)) as run:
+            file = "ck/m.weights.h5"
+            checkpoint = WandbModelCheckpoint(
+                file, "score", mode="min", save_weights_only=True, layout=layout, name="two"
+            )
+            fit(small_model(), Follow(values), checkpoint, epochs=2)
+        directories.append(Path(run.dir).parent)
+        log.read(directories[-1])
+    for directory in directories:  # one after the other: `wandb sync` of several has no order
+        run_python(SYNC, {}, tmp_path, directory)
+    assert len(wandb_online.store.artifacts("p/two")) == 4
+    assert wandb_online.store.artifact("p/two:best").metadata["value"] == 1.0
+
+
+def test_a_logged_file_leaves_the_repository_of_a_training(wandb_online: Server, tmp_path: Path) -> None:
+    with wandb.init(project="p"):
+        checkpoint = WandbModelCheckpoint(
+            "ck/m.weights.h5", "loss", save_weights_only=True, layout="packs", name="mine"
+        )
+        fit(small_model(), checkpoint, epochs=1)
+        artifact = lamina.wandb.log_checkpoint("ck/m.weights.h5", name="logged").wait()
+    assert lamina.open("ck/.lamina").series == ["mine"]
+    lamina.restore("ck/.lamina@best", small_model())
+    restored(artifact.qualified_name, small_model)
+
+
 def test_one_of_several_jax_processes_sends(wandb_online: Server, tmp_path: Path) -> None:
     """They do not know of each other; their launcher's environment says which one is the first."""
     code = """

@@ -209,7 +209,7 @@ def test_the_reader_that_travels_is_the_installed_one(
     assert read("weights:v0", "restore.py") == b"# older restore.py"
     assert read("weights:v1", "restore.py") == (installed / "restore.py").read_bytes()
     assert read("weights:v1", "README.md") == (installed / "README.md").read_bytes()
-    (late,) = lamina.wandb.push(".lamina")
+    (late,) = lamina.wandb.push(".lamina-logged")
     assert read(late, "restore.py") == b"# older restore.py"
 
 

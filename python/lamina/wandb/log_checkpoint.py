@@ -33,8 +33,9 @@ from lamina.wandb.upload.shared_upload import log_together
 from lamina.wandb.upload.writers import Writers
 from lamina.writing import as_repository, save_path
 
-#: Where the packs of files go for which no repository is named.
-DEFAULT_REPOSITORY = ".lamina"
+#: Where the packs of files go for which no repository is named; not into that of a training, whose only series would no
+#: longer be the only one.
+DEFAULT_REPOSITORY = ".lamina-logged"
 #: Why a snapshot is refused.
 FILE_LAYOUT = "layout='file' logs a checkpoint file; export the snapshot first, or use 'packs'"
 
@@ -100,7 +101,8 @@ def log_checkpoint(
         name: the collection; ``run_<id>_model`` without it.
         aliases: besides ``latest``, and for a snapshot besides ``epoch_N``, and ``best`` if it is that of its series.
         layout: ``"packs"`` uploads what changed, compressed; ``"file"`` the plain file.
-        repository: for a path with ``layout="packs"``: where it is saved first. ``.lamina`` beside it without one.
+        repository: for a path with ``layout="packs"``: where it is saved first; ``.lamina-logged`` beside the path
+            without one.
         writers: for a snapshot whose repository several processes can read: they send it together, each a part of the
             packs. All of them call this, also those without a run; when it returns, the version is committed and its
             list of files was checked.

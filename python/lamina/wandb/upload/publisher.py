@@ -9,20 +9,22 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import wandb
 
 from lamina import _core
-from lamina.errors import ArtifactError
+from lamina.errors import ArtifactError, LaminaError
 from lamina.repository import upload_times
 from lamina.wandb import private
 from lamina.wandb.manifest import carried, fill, known_entries
 from lamina.wandb.server import Server, check_release
 from lamina.wandb.upload import late_aliases
 from lamina.wandb.upload.find import find
-from lamina.wandb.upload.journal import Record
+from lamina.wandb.upload.journal import Record, records
 from lamina.wandb.upload.run_state import state_of
+from lamina.wandb.upload.staging import Staging
 
 #: While training ends, a version waits this long for the one before it, to carry its packs over; after that it is
 #: handed over with all packs, and the server recognises those that it has.
@@ -82,6 +84,7 @@ class Publisher:
         self._elsewhere: list[Upload] = []  # sent by other threads
         self._newest: dict[str, str] = {}  # collection → version that we know to be committed
         self._best: dict[str, Mapping[str, Any]] = {}  # collection → metadata of the best version of this run
+        self._beside: dict[str, list[Mapping[str, Any]]] = {}  # the same of other offline runs
         self._hurry_at: float | None = None
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
@@ -293,20 +296,36 @@ class Publisher:
         record, what = upload.record, upload.record.what
         if not upload.judged or "best" not in what.aliases:
             return record
-        holders = [self._best.get(what.name), self._metadata_of_best(what.name, base)]
+        holders = [self._best.get(what.name), *self._best_versions(what.name, base)]
         if any(holder and late_aliases.is_as_good(holder, what.metadata) for holder in holders):
             aliases = tuple(alias for alias in what.aliases if alias != "best")
             return replace(record, what=replace(what, aliases=aliases))
         self._best[what.name] = what.metadata
         return record
 
-    def _metadata_of_best(self, name: str, base: Any | None) -> Mapping[str, Any] | None:
+    def _best_versions(self, name: str, base: Any | None) -> list[Mapping[str, Any]]:
+        """Metadata of what else is called ``best``."""
         if self.run.offline:
-            return None
+            return self._best_beside(name)
         # While a model improves, the newest version is the best one, and no further request is needed.
         newest_is_best = base is not None and "best" in base.aliases
         holder = base if newest_is_best else self.server.committed(name, "best")
-        return None if holder is None else dict(holder.metadata)
+        return [] if holder is None else [dict(holder.metadata)]
+
+    def _best_beside(self, name: str) -> list[Mapping[str, Any]]:
+        """Of the offline runs in the same folder, perhaps of other processes: there is nobody else to ask."""
+        if name not in self._beside:
+            root = Staging.of_run(self.run).root
+            others = sorted(folder for folder in root.parent.glob("offline-run-*") if folder != root)
+            found = [record for folder in others for record in _records_of(folder)]
+            self._beside[name] = [
+                record.what.metadata
+                for record in found
+                if record.run["project"] == self.run.project
+                and record.what.name == name
+                and "best" in record.what.aliases
+            ]
+        return self._beside[name]
 
     def _base(self, upload: Upload) -> Any | None:
         """The newest committed version; entries of packs that it has need no file."""
@@ -314,6 +333,13 @@ class Publisher:
             return None
         name = upload.record.what.name
         return self.server.committed(name, self._newest.get(name, "latest"))
+
+
+def _records_of(folder: Path) -> list[Record]:
+    """What a directory of another run holds; nothing, where that is not what lamina writes."""
+    with contextlib.suppress(LaminaError, OSError):
+        return list(records(Staging(folder, folder / "lamina")))
+    return []
 
 
 _creating = threading.Lock()
