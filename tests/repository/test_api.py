@@ -76,6 +76,15 @@ def test_numbers_come_back_equal(tmp_path: Path, repo: Path) -> None:
     assert all(type(number) is int for number in read["whole"])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no such names")
+def test_a_file_of_any_name_is_saved(tmp_path: Path, repo: Path) -> None:
+    path = weights(tmp_path / "m-10:20\\\n.weights.h5", kernel=np.ones(3))
+    snapshot = lamina.save(path, repo)
+    assert list(snapshot.files) == ["m-10%3A20%5C%0A.weights.h5"]
+    (out,) = lamina.export(snapshot, tmp_path / "out")
+    assert out.read_bytes() == path.read_bytes()
+
+
 def test_a_file_comes_back(tmp_path: Path, repo: Path) -> None:
     path = weights(tmp_path / "m.weights.h5", odd=np.float16(3), empty=np.zeros((3, 0)), big=np.arange(9, dtype=">i4"))
     snapshot = lamina.save(path, repo, aliases=["first"], metadata={"note": "é", "n": np.int64(3)})

@@ -19,14 +19,17 @@ _NOT_PORTABLE = re.compile(r"[\\:\x00-\x1f\x7f-\x9f]")
 
 
 def source_files(source: Path) -> list[tuple[Path, str]]:
-    """List the file, a sharded checkpoint by its index, or the directory's files, each with its name."""
+    """List the file, a sharded checkpoint by its index, or the directory's files, each with its name.
+
+    A file that stands alone may have any name; files that know each other's must have names that the format can write.
+    """
     if stat.S_ISDIR(file_status(source).st_mode):
         names = _names_below(source)
         return [(source / name, _portable(name)) for name in names]
-    names = [source.name]
-    if source.name.endswith(".weights.json"):
-        names += _shards(source)
-    return [(source.with_name(name), _portable(name)) for name in names]
+    shards = _shards(source) if source.name.endswith(".weights.json") else []
+    if not shards:  # nothing refers to it by its name
+        return [(source, _portable(portable(source.name)))]
+    return [(source.with_name(name), _portable(name)) for name in [source.name, *shards]]
 
 
 def file_status(path: Path) -> os.stat_result:
