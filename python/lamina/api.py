@@ -15,7 +15,7 @@ from lamina.files.listing import file_status
 from lamina.repository.repository import Repository, check_alias
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import local_path
-from lamina.sources import Source, resolve
+from lamina.sources import Source, read
 from lamina.writing import DEFAULT_SERIES, Codec, as_repository, save_path
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def restore(
     """
     from lamina.keras.restoring.restore import restore as into
 
-    return into(resolve(source), model, optimizer=optimizer, skip_mismatch=skip_mismatch)
+    return read(source, lambda opened: into(opened, model, optimizer=optimizer, skip_mismatch=skip_mismatch))
 
 
 def load_model(source: Source, **load_model_kwargs: Any) -> keras.Model:
@@ -156,7 +156,7 @@ def load_model(source: Source, **load_model_kwargs: Any) -> keras.Model:
     """
     from lamina.keras.restoring.load_model import load_model as load
 
-    return load(resolve(source), **load_model_kwargs)
+    return read(source, lambda opened: load(opened, **load_model_kwargs))
 
 
 def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
@@ -173,7 +173,7 @@ def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
         ['model.keras']
     """
     target = local_path(directory, "a directory")
-    return resolve(source).content.export(target)
+    return read(source, lambda opened: opened.content.export(target))
 
 
 def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
@@ -199,7 +199,8 @@ def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str
     Raises:
         NotFoundError: if there is no tensor of a name.
     """
-    return resolve(source).content.read_named([names] if isinstance(names, str) else names)
+    wanted = [names] if isinstance(names, str) else names
+    return read(source, lambda opened: opened.content.read_named(wanted))
 
 
 for _public in (save, restore, load_model, export, read_tensors):

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-from lamina.errors import InvalidInputError
+from lamina.errors import InvalidInputError, NotFoundError
 
 #: Scheme → module, as fsspec has them. Each has the functions of `Opener`.
 _MODULES = {"wandb": "lamina.wandb.download.open_artifact"}
@@ -55,6 +55,10 @@ class Opener(Protocol):
 
     def fetch_packs(self, source: str | Artifact, present: set[str]) -> tuple[Path, Any]:
         """Fetch the packs that are not ``present``; the folder, and what keeps it there as long as it lives."""
+
+
+class DeletedError(NotFoundError):
+    """What a source named was deleted while it was read; the name may stand for something else by now."""
 
 
 def opener_of(source: object) -> Opener | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeAlias, Union, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, Union, runtime_checkable
 
 from lamina import _core
 from lamina.errors import InvalidInputError, NotFoundError, StorageError
@@ -13,7 +14,9 @@ from lamina.repository import repository
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import Artifact, bucket_of, local_path, opener_of
+from lamina.schemes import Artifact, DeletedError, bucket_of, local_path, opener_of
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -50,6 +53,21 @@ def resolve(source: Source) -> Opened:
         "expected a directory, DIR@alias, a checkpoint file, 's3://…', 'wandb:…', a wandb.Artifact or a Snapshot. "
         f"Received: {source!r} of type {type(source).__name__}"
     )
+
+
+def read(source: Source, work: Callable[[Opened], T]) -> T:
+    """``work`` on an opened source. A version on the server may be deleted meanwhile, as retention does; then its name
+    is looked up once more, and stands at another version.
+
+    Raises:
+        NotFoundError: if that is deleted as well, or no name was given but the version.
+    """
+    try:
+        return work(resolve(source))
+    except DeletedError:
+        if not isinstance(source, str):
+            raise
+    return work(resolve(source))
 
 
 def _of(snapshot: Snapshot) -> Opened:

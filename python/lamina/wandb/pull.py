@@ -12,6 +12,7 @@ from lamina.fetching.folder import new_folder
 from lamina.fetching.packs import FetchingReader
 from lamina.repository.repository import Repository, check_alias
 from lamina.repository.snapshot import Snapshot
+from lamina.schemes import DeletedError
 from lamina.wandb.download.open_artifact import find, open_artifact
 from lamina.writing import as_repository, save_path
 
@@ -73,14 +74,22 @@ def bring(
         check_alias(name)
     artifact = find(source)  # before a new repository would be made for nothing
     target = as_repository(repository)
+    try:
+        pulled = _bring(artifact, target, source, series)
+    except DeletedError:  # the name stands at another version by now
+        if not isinstance(source, str):
+            raise
+        pulled = _bring(find(source), target, source, series)
+    target._name(pulled.snapshot, names)
+    return pulled
+
+
+def _bring(artifact: Any, target: Repository, source: Any, series: str | None) -> Pulled:
     opened = open_artifact(artifact, repository=target)
     reader = getattr(opened.content, "reader", None)
     if isinstance(reader, FetchingReader):
-        pulled = _import(target, reader, opened.snapshot.id, series)
-    else:
-        pulled = _save(target, opened, source, series)
-    target._name(pulled.snapshot, names)
-    return pulled
+        return _import(target, reader, opened.snapshot.id, series)
+    return _save(target, opened, source, series)
 
 
 def _import(target: Repository, reader: FetchingReader, snapshot_id: str, series: str | None) -> Pulled:

@@ -7,14 +7,14 @@ import os
 import unicodedata
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import wandb
 
 from lamina import _core
-from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError
+from lamina.errors import ArtifactError, CorruptDataError, InvalidInputError, NotFoundError
 from lamina.fetching.folder import new_folder
 from lamina.fetching.packs import FetchingReader, PackStore
 from lamina.fetching.transfer import Range, make_sparse
@@ -23,10 +23,10 @@ from lamina.files.plain import Opened, open_plain
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.schemes import Artifact, local_path
+from lamina.schemes import Artifact, DeletedError, local_path
 from lamina.wandb.download.transfer import Transfer
 from lamina.wandb.manifest import as_base64
-from lamina.wandb.server import Server
+from lamina.wandb.server import Server, full_name
 
 _SMALL = ("lamina.json", "lamina.placement")
 _UNSAFE = {"", ".", ".."}
@@ -134,11 +134,33 @@ def _note_use(artifact: Any, use: bool | None) -> None:
         warnings.warn(f"the run does not show that it uses {artifact.name}: {error}", stacklevel=3)
 
 
-def _files_of(artifact: Any) -> dict[str, Any]:
+class _Download(Transfer):
+    """Tells where a version is gone from where it cannot be had."""
+
+    def fetch(self, ranges: Iterable[Range]) -> None:
+        with _deletion_told(self._artifact):
+            super().fetch(ranges)
+
+
+@contextlib.contextmanager
+def _deletion_told(artifact: Any) -> Iterator[None]:
     try:
-        entries = {str(path): entry for path, entry in artifact.manifest.entries.items() if entry.ref is None}
-    except Exception as error:
-        raise ArtifactError(f"W&B did not give the list of files of {artifact.name}: {error}") from error
+        yield
+    except ArtifactError as error:
+        with contextlib.suppress(ArtifactError):  # the server cannot say
+            try:
+                _server().artifact(full_name(artifact))
+            except NotFoundError:
+                raise DeletedError(f"{full_name(artifact)} was deleted on the server while it was read") from error
+        raise
+
+
+def _files_of(artifact: Any) -> dict[str, Any]:
+    with _deletion_told(artifact):
+        try:
+            entries = {str(path): entry for path, entry in artifact.manifest.entries.items() if entry.ref is None}
+        except Exception as error:
+            raise ArtifactError(f"W&B did not give the list of files of {artifact.name}: {error}") from error
     if not entries:
         raise ArtifactError(f"the artifact {artifact.name} holds no files")
     for path, entry in entries.items():
@@ -170,7 +192,7 @@ def _refuse_collisions(paths: Iterable[str], what: str) -> None:
 def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: list[Path]) -> Opened:
     if "lamina.placement" not in entries:
         raise CorruptDataError(f"the artifact {artifact.name} has no file lamina.placement")
-    transfer = Transfer(artifact)
+    transfer = _Download(artifact)
     download(transfer, entries, _SMALL, folder, artifact.name)
     # First: it checks what is then read of the snapshot.
     core = _core.parse_snapshot((folder / "lamina.json").read_bytes(), f"lamina.json of {artifact.name}")
@@ -183,7 +205,7 @@ def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: l
 
 def _open_files(artifact: Any, entries: dict[str, Any], folder: Path) -> Opened:
     files = folder / "files"
-    download(Transfer(artifact), entries, entries, files, artifact.name)
+    download(_Download(artifact), entries, entries, files, artifact.name)
     return open_plain(files / next(iter(entries)) if len(entries) == 1 else files)
 
 
