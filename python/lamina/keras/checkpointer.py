@@ -40,7 +40,7 @@ class Checkpointer:
         model: a built Keras model.
         repository: directory of the repository; it is created if it is missing.
         weights_only: save ``model.weights.h5`` instead of ``model.keras``.
-        series: the series of the snapshots.
+        series: the series of the snapshots; two loops that share a repository need two.
         monitor: the metric in ``logs`` that decides which snapshot is the best.
         mode: ``"min"`` or ``"max"``: whether a lower or a higher value is better; ``"auto"`` asks the metric, or
             guesses from its name.
