@@ -12,6 +12,7 @@ import keras
 import pytest
 
 import lamina
+from side_by_side import content
 
 pytestmark = [
     pytest.mark.keras,
@@ -77,23 +78,32 @@ import sys
 import jax
 import numpy as np
 
-rank = int(sys.argv[2])
+rank, folder, epochs = int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, rank)
 import keras
 from lamina.keras import ModelCheckpoint
 
-keras.utils.set_random_seed(1)
 keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-model.compile("adam", "mse")
-x = np.ones((8, 3), "float32")
-checkpoint = ModelCheckpoint(sys.argv[3] + "/m.keras", "loss", repository=sys.argv[3] + "/r")
-model.fit(x, x[:, :2], epochs=2, batch_size=8, verbose=0, callbacks=[checkpoint])
-print("fitted", flush=True)
+
+def fit(epochs, callback):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((3,), name="in"), keras.layers.Dense(2, name="out")], name="m")
+    model.compile(keras.optimizers.Adam(0.01, name="adam"), "mse")
+    x = np.arange(24, dtype="float32").reshape(8, 3)
+    return model.fit(x, x[:, :2], epochs=epochs, batch_size=8, shuffle=False, verbose=0, callbacks=[callback]).epoch
+
+if epochs == 2:
+    fit(4, keras.callbacks.ModelCheckpoint(f"{folder}/stock-{rank}/m.keras", "loss"))
+print(fit(epochs, ModelCheckpoint(f"{folder}/m.keras", "loss", repository=f"{folder}/r", resume=True)), flush=True)
 """
 
 
 def test_fit_of_several_processes_that_hold_the_same_weights(tmp_path: Path) -> None:
-    said = _run_two(FIT, tmp_path, str(tmp_path))
-    assert all("fitted" in text for text in said), said
-    assert [snapshot.epoch for snapshot in lamina.open(tmp_path / "r").snapshots()] == [0, 1]
+    """It goes on in as many processes, and ends with the file of a training that was never interrupted."""
+    said = _run_two(FIT, tmp_path, str(tmp_path), "2")
+    assert all("[0, 1]" in text for text in said), said
+    said = _run_two(FIT, tmp_path, str(tmp_path), "4")
+    assert all("training begins with epoch 3" in text and "[2, 3]" in text for text in said), said
+    assert [snapshot.epoch for snapshot in lamina.open(tmp_path / "r").snapshots()] == [0, 1, 2, 3]
+    ours, stock = (content(path.read_bytes()) for path in (tmp_path / "m.keras", tmp_path / "stock-0" / "m.keras"))
+    assert ours == stock

@@ -344,6 +344,7 @@ class Plain(keras.callbacks.Callback):
         ("helper", "x"),
         ("invented", 1),
         ("__class__", "x"),
+        ("__doc__", "x"),
         ("__dict__", {"object": {}}),
         ("names", 5),
         ("count", "x"),

@@ -135,6 +135,9 @@ def _artifact(entries: dict[str, Any]) -> Any:
         {"A": 1, "a": 1},
         {"a": 1, "a/b": 1},
         {"a/b": 1, "A": 1},
+        {"caf\u00e9": 1, "cafe\u0301": 1},
+        {"a": 1, "a.": 1},
+        {"a": 1, "a ./b": 1},
     ],
     ids=repr,
 )
