@@ -71,6 +71,8 @@ def test_what_is_pushed_is_found_and_comes_back(remote: str) -> None:
         (s.id, s.series, s.aliases) for s in lamina.open("a").snapshots()
     ]
     assert repr(found) == f"Repository({remote!r})"
+    assert remote in found._repr_html_()
+    assert list(found.to_dataframe().index) == [1, 2]
     assert found.stats() == lamina.open("a").stats()
     assert found.verify().packs == found.verify(full=True).packs == sent.packs
     assert found.verify(sample=0.5).chunks > 0
@@ -266,6 +268,7 @@ def test_what_needs_a_directory_says_so(remote: str) -> None:
     for call in (
         lambda: lamina.save("0.weights.h5", found),
         lambda: found.prune(lamina.Keep(last=1)),
+        lambda: found.forget(1),
         lambda: found.set_alias("1", "x"),
         lambda: found.remove_alias("1", "x"),
         lambda: found.repair("a"),

@@ -76,6 +76,9 @@ class RemoteRepository(Repository):
     def prune(self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False) -> PruneReport:
         return self._refuse("a prune")
 
+    def forget(self, snapshot: Snapshot | str | int, *, dry_run: bool = False) -> PruneReport:
+        return self._refuse("a forget")
+
     def set_alias(self, snapshot: Snapshot | str | int, alias: str) -> None:
         self._refuse("an alias")
 

@@ -258,7 +258,7 @@ class Repository:
     def _repr_html_(self) -> str:
         from lamina.repository.notebook import repository_html
 
-        return repository_html(self.path, self.snapshots(), self._core.aliases())
+        return repository_html(repr(self), self.snapshots(), self._core.aliases())
 
     def __repr__(self) -> str:
         return f"Repository({str(self.path)!r})"
