@@ -23,7 +23,7 @@ from benches.measure import Bench, Table
 
 
 class Group(NamedTuple):
-    """A module with rows, and whether it runs only when it is named: most of these import a backend and train."""
+    """A module with rows. With ``on_demand`` it runs only if it is named: most of these import a backend and train."""
 
     module: str
     on_demand: bool = False
@@ -54,7 +54,7 @@ SIZES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "Gi
 
 
 def size(text: str) -> int:
-    """``0.5GB`` as bytes."""
+    """Parse a size such as ``0.5GB``."""
     found = re.fullmatch(r"([0-9.]+) ?([A-Za-z]*)", text)
     if not found or found[2] not in SIZES:
         raise argparse.ArgumentTypeError(f"expected a size such as 0.5GB or 200MB. Received: {text!r}")
@@ -62,7 +62,7 @@ def size(text: str) -> int:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benches", description="Measure lamina beside its peers.")
     parser.add_argument("names", nargs="*", help=f"groups of {', '.join(GROUPS)}; default: {', '.join(DEFAULT)}")
     parser.add_argument("--size", type=size, help="bytes of the dense corpus (default 0.5GB, with --quick 32MB)")
@@ -81,13 +81,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _wandb_in(folder: str) -> AbstractContextManager[object]:
-    """What wandb's client stages and caches would stay in the user's home: a model per save."""
+    """Keep wandb's staged and cached files out of the user's home: there is a model per save."""
     place = f"{folder}/wandb"
     return patch.dict(os.environ, WANDB_SILENT="true", WANDB_DATA_DIR=place, WANDB_CACHE_DIR=place)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 if a contender of ours failed."""
+    """Run the benchmarks; the exit code is 1 if a contender of lamina failed."""
     chosen = arguments(argv)
     missing: dict[str, str] = {}
     tables: list[Table] = []

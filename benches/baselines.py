@@ -1,4 +1,4 @@
-"""What any checkpoint must do at least: copy, hash, write and read the same bytes."""
+"""The minimum for any checkpoint: copy, hash, write and read the same bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WRITE = "write + fsync"
 
 
 def copy(data: Bytes) -> Contender:
-    """Copy to memory that has been touched before, on one thread."""
+    """Copy to memory that was touched before, on one thread."""
     target = np.zeros_like(data)
 
     def run(_: Any) -> None:
@@ -46,7 +46,7 @@ def _apply(digest: Callable[[Bytes], str], data: Bytes, _: Any) -> str:
 
 
 def write(data: Bytes, folder: Path) -> Contender:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file and flush it to disk."""
     path = folder / "written"
 
     def prepare() -> None:
@@ -68,6 +68,6 @@ def same(path: Path, data: Bytes) -> bool:
 
 
 def threads() -> str:
-    """How many threads the engine takes, for a note."""
+    """The number of threads of the engine, for a note."""
     n = _core.default_threads()
     return f"{n} engine thread{'s' * (n > 1)}"

@@ -1,4 +1,4 @@
-"""How long a save keeps training waiting, and what it costs the step after it; also for a tiny model at every step."""
+"""How long training waits for a save, and what the save costs the next step; also for a tiny model at every step."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ COLUMNS = {
 
 @dataclass
 class Way:
-    """One way to save, as a callback is used."""
+    """One way to save, used like a callback."""
 
     name: str
-    save: Callable[[int], None]  # what training waits for
-    finish: Callable[[], None] = lambda: None  # until the save is on disk
+    save: Callable[[int], None]  # training waits for it
+    finish: Callable[[], None] = lambda: None  # waits until the save is on disk
     check: Callable[[], None] = lambda: None
     blocked: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
@@ -91,7 +91,7 @@ def _large(model: Any, x: Any, backend: str, bench: Bench, stack: contextlib.Exi
 
 def _save_once(way: Way, model: Any, x: Any, number: int) -> None:
     try:
-        os.sync()  # nobody's fsync writes what another has left
+        os.sync()  # so that no fsync writes data of another contender
         before = reset_peak()
         start = time.perf_counter()
         way.save(number)
@@ -102,7 +102,7 @@ def _save_once(way: Way, model: Any, x: Any, number: int) -> None:
         finished = time.perf_counter()
         way.memory.append(peak() - before)
         way.check()
-    except Exception as error:  # a peer may raise anything; the table says FAIL and the others go on
+    except Exception as error:  # a peer may raise anything; its row says FAIL and the others continue
         way.failure = f"{type(error).__name__}: {error}"
         return
     way.blocked.append(blocked - start)
@@ -168,7 +168,7 @@ def _copy(model: Any) -> Way:
 def _ours(name: str, kind: Any, model: Any, path: Path, **arguments: Any) -> Way:
     callback = kind(path, **arguments)
     callback.set_model(model)
-    callback.on_train_begin()  # as `fit` does; its first save is many steps later
+    callback.on_train_begin()  # as in `fit`, whose first save is many steps later
 
     def check() -> None:
         step = int(lamina.read_tensors(path, ["optimizer/vars/0"])["optimizer/vars/0"])
@@ -270,7 +270,7 @@ def saved_bytes(model: Any) -> int:
 
 
 def reset_peak() -> int:
-    """Let Linux forget the peak; tells what is in use now."""
+    """Reset Linux's peak memory; returns the memory in use now."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return status("VmRSS")
@@ -281,7 +281,7 @@ def peak() -> int:
 
 
 def status(key: str) -> int:
-    """Bytes of this process as Linux tells them under ``key``; 0 elsewhere."""
+    """Memory of this process in bytes, from Linux's ``key``; 0 on other systems."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(key):

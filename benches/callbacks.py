@@ -1,6 +1,6 @@
-"""What the W&B callbacks cost training, per batch and per epoch, beside wandb's own.
+"""The cost of the W&B callbacks in training, per batch and per epoch, beside wandb's own.
 
-Each timed run is a whole ``fit`` with a W&B run of its own; what the run recorded is compared with what training did.
+Each timed run is a whole ``fit`` with a new W&B run; its records are compared with the results of the training.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from benches.measure import Bench, Contender, Outcome, Row, Table, demand, race
 
 ROWS, WIDTH = 8, 64
 NONE = "no callback"
-#: Keras waits for each batch while a callback looks at it, and goes ahead otherwise, which costs tiny steps more.
+#: Keras waits for each batch if a callback has batch hooks, and runs ahead otherwise; this matters for tiny steps.
 LOOKS = "a callback that looks at batches"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How much is trained in one timed run."""
+    """The size of one timed run."""
 
     steps: int  # per epoch
     epochs: int
@@ -49,7 +49,7 @@ def run(bench: Bench) -> Iterator[Table]:
 
 
 class Training:
-    """One small model that every run trains from the same start."""
+    """A small model that every run trains from the same weights."""
 
     def __init__(self, bench: Bench) -> None:
         import keras
@@ -64,7 +64,7 @@ class Training:
         self._start = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables()]
 
     def losses(self, shape: Shape) -> tuple[list[float], list[float]]:
-        """What training without W&B gives: per batch and per epoch."""
+        """The results of training without W&B: per batch and per epoch."""
         import keras
 
         batches: list[float] = []
@@ -85,7 +85,7 @@ class Training:
         check: Callable[[Any, Any], None],
         mode: str,
     ) -> Contender:
-        """``make`` gives the callbacks, with an active run; ``check`` gets them and the finished run."""
+        """``make`` returns the callbacks, inside an active run; ``check`` gets them and the finished run."""
         import keras
         import wandb
 
@@ -172,7 +172,7 @@ def _epoch_loggers(bench: Bench, training: Training, shape: Shape) -> Iterator[C
         (entry,) = logged[-1].entries.values()
         (copy := bench.folder / "logged.weights.h5").write_bytes(entry.read_bytes())
         kernel = lamina.read_tensors(copy, ["layers/dense/vars/0"])["layers/dense/vars/0"]
-        demand(np.array_equal(kernel, training.model.get_weights()[0]), "the last version holds another model")
+        demand(np.array_equal(kernel, training.model.get_weights()[0]), "the last version has another model")
 
     def contender(name: str, make: Callable[[], Any], check: Callable[[Any, Any], None]) -> Contender:
         return training.contender(name, shape, lambda: [make()], check, "offline")
@@ -195,7 +195,7 @@ CALLS = 50
 
 
 def _hooks(bench: Bench, training: Training) -> Iterator[Table]:
-    """One hook by itself, a few calls of each callback in turns: other work on the machine hardly shows."""
+    """One hook alone, a few calls of each callback in turns, so that other work on the machine has little effect."""
     from lamina.keras import WandbCallback, WandbMetricsLogger
 
     only_rows = {"save_model": False, "save_graph": False}
@@ -316,7 +316,7 @@ def _last_table(shape: Shape) -> Callable[[Any, Any], None]:
         artifact = wandb.Api().artifact(f"{started.entity}/{started.project}/run_{started.id}_pred:latest")
         demand(artifact.version == f"v{shape.epochs - 1}", f"the last version is {artifact.version}")
         logged = artifact.get("eval_data").get_column("pred")
-        demand([int(value) for value in logged] == callbacks[0].last, "the table holds other predictions")
+        demand([int(value) for value in logged] == callbacks[0].last, "the table has other predictions")
 
     return check
 
@@ -341,8 +341,8 @@ def _recorded(started: Any) -> Any:
 
 
 def _same(logged: list[float], expected: list[float]) -> None:
-    demand(len(logged) == len(expected), f"{len(logged)} rows were logged in place of {len(expected)}")
-    demand(np.allclose(logged, expected, rtol=1e-4), "other values were logged than training gave")
+    demand(len(logged) == len(expected), f"{len(logged)} rows were logged, expected {len(expected)}")
+    demand(np.allclose(logged, expected, rtol=1e-4), "the logged values are not those of the training")
 
 
 def _looking() -> Any:

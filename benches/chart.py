@@ -1,4 +1,4 @@
-"""What was found as a page of bar charts: each contender's ratio to each peer; it needs no network."""
+"""The results as a page of bar charts: each contender's ratio to each peer. The page needs no network."""
 
 from __future__ import annotations
 

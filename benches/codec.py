@@ -1,4 +1,4 @@
-"""The codecs on one thread, in memory: size, and how fast in and out."""
+"""The codecs on one thread, in memory: size, and speed of encoding and decoding."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _table(corpus: Corpus, dtype: str, raw: Bytes, bench: Bench) -> Table:
 
 
 class Entrant:
-    """A peer's two contenders: what one has encoded, the other decodes."""
+    """A peer's two contenders: one encodes, the other decodes the result."""
 
     def __init__(self, peer: CodecPeer, raw: Bytes) -> None:
         self.peer = peer
@@ -69,7 +69,7 @@ class Entrant:
         self.encoded: list[Any] = []
 
     def contenders(self) -> Iterator[Contender]:
-        """Encoding comes first, and keeps what it made."""
+        """Encode, and keep the result for the decoder."""
         peer = self.peer
         yield Contender(f"{peer.name} in", self._encode, self._keep, self._given, peer.ours)
         yield Contender(f"{peer.name} out", self._decode, lambda _: None, ours=peer.ours)
@@ -84,7 +84,7 @@ class Entrant:
         self.encoded = encoded
         for chunk, data in zip(self.chunks, encoded, strict=True):
             back = self.peer.decode(data, chunk.size)
-            demand(np.array_equal(np.frombuffer(back, np.uint8), chunk), "what comes back is not what went in")
+            demand(np.array_equal(np.frombuffer(back, np.uint8), chunk), "the decoded bytes differ from the original")
 
     def _decode(self, _: Any) -> None:
         if not self.encoded:

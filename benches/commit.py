@@ -1,4 +1,4 @@
-"""From capture to the committed snapshot, from memory as the callbacks make it, beside what a save cannot avoid."""
+"""From capture to the committed snapshot, from memory as in the callbacks, beside the unavoidable work of a save."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CODECS = ("auto", "raw")
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """All tensors changed, against the disk and the stock way; most unchanged, against a hash."""
+    """All tensors changed, beside the disk and stock Keras; most tensors unchanged, beside a hash."""
     try:
         import keras
     except ImportError:
@@ -66,7 +66,7 @@ class _State:
 
         self._rng = np.random.default_rng(1)
         self._count = max(1, round(part * layers))
-        zeros = keras.initializers.Zeros()  # what an initialiser draws would be overwritten
+        zeros = keras.initializers.Zeros()  # initial values would be overwritten
         dense = [keras.layers.Dense(WIDTH, kernel_initializer=zeros) for _ in range(layers)]
         self.model = keras.Sequential([keras.Input((WIDTH,)), *dense])
         self._noise = self._rng.standard_normal((WIDTH, WIDTH), np.float32)
@@ -90,14 +90,14 @@ def _weights(model: Any) -> list[npt.NDArray[Any]]:
 
 
 def _ours(state: _State, codec: str, folder: Path, stack: contextlib.ExitStack) -> Contender:
-    """One blocking save after another; the first, which plans the model, is not among them."""
+    """One blocking save after another; the first one, which plans the model, does not count."""
     saves = stack.enter_context(lamina.Checkpointer(state.model, folder / codec, weights_only=True, codec=codec))
     epochs = iter(range(1_000_000))
     saves.save(epoch=next(epochs), blocking=True)
 
     def check(snapshot: Any) -> None:
         _came_back(snapshot, state.model)
-        snapshot._repository.prune(lamina.Keep(last=2))  # else the disk fills with repeats
+        snapshot._repository.prune(lamina.Keep(last=2))  # otherwise repeats fill the disk
 
     def save(_: Any) -> Any:
         return saves.save(epoch=next(epochs), blocking=True)
@@ -111,11 +111,11 @@ def _came_back(snapshot: Any, model: Any) -> None:
     for number in range(len(wanted) // 2):
         name = f"layers/dense{f'_{number}' * (number > 0)}/vars/"
         for part in (0, 1):
-            demand(np.array_equal(found[f"{name}{part}"], wanted[2 * number + part]), f"{name}{part} is another")
+            demand(np.array_equal(found[f"{name}{part}"], wanted[2 * number + part]), f"{name}{part} differs")
 
 
 def _stock(state: _State, folder: Path, bench: Bench, stack: contextlib.ExitStack) -> Iterator[Contender]:
-    """Keras writes a file, wandb's client takes it over."""
+    """Keras writes a file, and wandb's client stages it."""
     try:
         import wandb
     except ImportError:
@@ -134,9 +134,9 @@ def _stock(state: _State, folder: Path, bench: Bench, stack: contextlib.ExitStac
 
     def check(artifact: Any) -> None:
         (entry,) = artifact.manifest.entries.values()
-        demand(entry.size == path.stat().st_size, "wandb took something else over")
+        demand(entry.size == path.stat().st_size, "wandb staged another file")
         state.model.load_weights(path)
-        for staged in Path(os.environ["WANDB_DATA_DIR"]).rglob("*"):  # else the disk fills with repeats
+        for staged in Path(os.environ["WANDB_DATA_DIR"]).rglob("*"):  # otherwise repeats fill the disk
             if staged.is_file() and staged.stat().st_size == entry.size:
                 staged.unlink()
 

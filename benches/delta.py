@@ -28,7 +28,7 @@ CODECS = (PLANES, "auto", "delta")
 
 @dataclass
 class Kept:
-    """One codec's repository, and what each version after the first cost it."""
+    """The repository of one codec, and the cost of each version after the first."""
 
     root: Path
     sizes: list[int] = field(default_factory=list)
@@ -89,7 +89,7 @@ def _save(path: Path, codec: str, kept: Kept) -> None:
     try:
         (exported,) = lamina.export(snapshot, kept.root.parent / "out")
         demand(same(exported, np.fromfile(path, np.uint8)), f"version {snapshot.number} is not what was saved")
-    except Exception as error:  # the table says FAIL and the others go on
+    except Exception as error:  # its row says FAIL and the others continue
         kept.failure = f"{type(error).__name__}: {error}"
         return
     exported.unlink()
@@ -97,7 +97,7 @@ def _save(path: Path, codec: str, kept: Kept) -> None:
 
 
 def _reads(call: Callable[[], Any]) -> int:
-    """Bytes that this process reads from files meanwhile."""
+    """Count the bytes that this process reads from files in the block."""
     before = _read_so_far()
     call()
     return _read_so_far() - before

@@ -1,4 +1,4 @@
-"""States of a training, version by version: what a repository is given epoch after epoch."""
+"""The states of a training, version by version, as a repository gets them after each epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD = 48
 
 
 def write(path: Path, arrays: Arrays) -> None:
-    """A file with these tensors; its folder is made."""
+    """Write a file with these tensors; its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
@@ -40,7 +40,7 @@ def embedding(versions: int) -> Iterator[Arrays]:
 
 
 def adam(versions: int, moments: bool) -> Iterator[Arrays]:
-    """A network that learns digits, after each epoch; with both moments of Adam, or its weights alone."""
+    """A network that learns digits, after each epoch, with both moments of Adam, or only its weights."""
     model, digits = _classifier()
     for _ in range(versions):
         model.fit(*digits, batch_size=32, verbose=0)

@@ -1,4 +1,4 @@
-"""The loopback W&B server, in a process of its own, for the groups that go online."""
+"""The loopback W&B server, in its own process, for the groups that go online."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: It stands with the tests, as do readers of what W&B recorded.
+#: The server is among the tests' helpers, like the readers of recorded runs.
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 
 @contextlib.contextmanager
 def loopback_server(folder: Path) -> Iterator[Any]:
-    """A server that the wandb of this process talks to while it runs."""
+    """A running server; wandb in this process talks to it."""
     import wandb
 
     from wandb_server.remote import RemoteServer

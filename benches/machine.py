@@ -1,4 +1,4 @@
-"""The machine that a figure belongs to."""
+"""A description of the machine that was measured."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _memory() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """Type of the file system of a folder; on tmpfs an fsync costs nothing, so figures of saves mean nothing."""
+    """The file system of a folder. On tmpfs an fsync costs nothing, so times of saves mean nothing."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

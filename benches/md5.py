@@ -1,4 +1,4 @@
-"""MD5 of packs, which W&B names files by: many streams at once beside one after the other, on one thread."""
+"""MD5 of packs, by which W&B identifies files: many streams at once beside one after the other, on one thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUFFER = 256 << 10
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """One table: sixteen packs, and one by itself, which no lane helps."""
+    """One table: sixteen packs, and one alone, where lanes do not help."""
     size, rng = QUICK_PACK if bench.quick else PACK, np.random.default_rng(1)
     paths = [bench.folder / f"{number}.pack" for number in range(PACKS)]
     for path in paths:

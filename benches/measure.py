@@ -1,4 +1,4 @@
-"""Fair timing: contenders take turns in one process, and a run whose result is wrong has no time."""
+"""Fair timing: contenders take turns in one process, and a run with a wrong result does not count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benches.corpora import Corpora, Corpus
 
 
 class WrongResultError(Exception):
-    """What a contender gave is not what it should have given."""
+    """A contender returned a wrong result."""
 
 
 def demand(holds: bool, what: str) -> None:
@@ -26,7 +26,7 @@ def demand(holds: bool, what: str) -> None:
 
 
 def nothing(*_: Any) -> None:
-    """No preparation, or a check that was made elsewhere."""
+    """No preparation, or nothing to check here."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Contender:
     """One way to do a job.
 
     Args:
-        name: what the table calls it.
-        run: what is timed; gets what ``prepare`` gave.
-        check: gets what ``run`` gave and raises unless it is right; not timed.
-        prepare: sets the scene before each run; not timed.
-        ours: whether a failure is lamina's, and so the harness's exit code.
+        name: its name in the table.
+        run: the timed function; gets the result of ``prepare``.
+        check: gets the result of ``run`` and raises an error if it is wrong; not timed.
+        prepare: called before each run; not timed.
+        ours: whether it is lamina's; its failure makes the exit code 1.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Contender:
 
 @dataclass
 class Outcome:
-    """Seconds of each run, on the clock and on all cores together, or why there are none."""
+    """The wall-clock and processor seconds of each run, or the reason why there are none."""
 
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -59,12 +59,12 @@ class Outcome:
 
     @property
     def median(self) -> float:
-        """Seconds of the middle run."""
+        """Median wall-clock seconds."""
         return self._middle(self.seconds)
 
     @property
     def median_cpu(self) -> float:
-        """The same of the processor's time; other work on the machine disturbs it less."""
+        """Median processor seconds; other work on the machine disturbs them less."""
         return self._middle(self.cpu)
 
     def _middle(self, values: list[float]) -> float:
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def race(contenders: Iterable[Contender], repeats: int) -> dict[str, Outcome]:
-    """Run all in turns, ``repeats`` rounds after one that does not count; nobody is always the first."""
+    """Run all contenders in turns: ``repeats`` rounds, after one that does not count. The order rotates."""
     lined_up = list(contenders)
     outcomes = {c.name: Outcome(ours=c.ours) for c in lined_up}
     for number in range(repeats + 1):
@@ -102,7 +102,7 @@ def _one(contender: Contender, outcome: Outcome) -> tuple[float, float]:
         result = contender.run(given)
         took, cpu = time.perf_counter() - start, time.process_time() - start_cpu
         contender.check(result)
-    except Exception as error:  # a peer may raise anything; the table says FAIL and the others go on
+    except Exception as error:  # a peer may raise anything; its row says FAIL and the others continue
         outcome.failure = f"{type(error).__name__}: {error}"
     finally:
         gc.enable()
@@ -111,7 +111,7 @@ def _one(contender: Contender, outcome: Outcome) -> tuple[float, float]:
 
 @dataclass
 class Row:
-    """A line of a table: numbers by column, or the reason why there are none."""
+    """A row of a table: numbers by column, or the reason why there are none."""
 
     name: str
     values: Mapping[str, float]
@@ -122,7 +122,7 @@ class Row:
 
 @dataclass
 class Table:
-    """What a group found. ``formats`` gives each column its format, ``note`` says how it was measured."""
+    """The results of a group. ``formats`` has the format of each column; ``note`` says how they were measured."""
 
     title: str
     note: str
@@ -148,7 +148,7 @@ class Table:
         return [_cell(row.values.get(column), form) for column, form in self.formats.items()]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, each single run included."""
+        """As JSON values, with every single run."""
         rows = [vars(row) | {"values": {k: v if v == v else None for k, v in row.values.items()}} for row in self.rows]
         return {"title": self.title, "note": self.note, "rows": rows}
 
@@ -162,9 +162,9 @@ TIMES = {"ms": "{:,.1f}", "spread": "{:.0%}", "CPU ms": "{:,.1f}", "GB/s": "{:.2
 
 
 def times(title: str, note: str, outcomes: Mapping[str, Outcome], nbytes: int, against: Mapping[str, str]) -> Table:
-    """A table of outcomes; per entry of ``against``, label → name, a column of times ÷ that of the named contender.
+    """A table of outcomes. ``against`` maps labels to contenders; each gets a column with times relative to it.
 
-    Where several names begin like that, the fastest is meant; without any there is no column.
+    If several contenders' names begin with that name, the fastest counts; if none does, the column is left out.
     """
     alike = {label: [o for n, o in outcomes.items() if n.startswith(name)] for label, name in against.items()}
     columns = {f"/ {label}": min(o.median for o in found) for label, found in alike.items() if found}
@@ -183,20 +183,20 @@ def times(title: str, note: str, outcomes: Mapping[str, Outcome], nbytes: int, a
 
 @dataclass(frozen=True)
 class Bench:
-    """What a group is given."""
+    """The arguments of a group."""
 
     corpora: Corpora
-    folder: Path  # of its own, empty, on the disk that is measured
+    folder: Path  # empty, on the disk that is measured
     repeats: int
     quick: bool
     missing: dict[str, str]  # what could not be measured, and how to get it
 
     def say(self, text: str) -> None:
-        """Tell what goes on while nothing is printed yet."""
+        """Report progress on stderr."""
         print(f"… {text}", file=sys.stderr, flush=True)
 
     def in_a_folder(self, group: str, table: Callable[[Corpus, Path, Bench], Table]) -> Iterator[Table]:
-        """A table per corpus, each made in a folder that is new and goes again."""
+        """A table per corpus, each measured in a new folder that is deleted afterwards."""
         names = ("dense", "many") if self.quick else ("dense", "many", "trained", "bfloat16", "float16")
         for corpus in self.corpora.choose(names, self.missing):
             self.say(f"{group}: {corpus}")

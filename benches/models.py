@@ -1,4 +1,4 @@
-"""Weights into a built model, and a whole model, against Keras; lamina verifies every chunk, Keras verifies nothing."""
+"""Restoring weights, and loading a whole model, beside Keras. lamina verifies every chunk, Keras verifies nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(bench: Bench) -> Iterator[Table]:
 
     def check(found: Any) -> None:
         same = all(np.array_equal(a, b) for a, b in zip(expected, arrays(found), strict=True))
-        demand(same, "the model has other weights")
+        demand(same, "the model has wrong weights")
 
     def blank() -> None:
         for variable in (*other.variables, *other.optimizer.variables):

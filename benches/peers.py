@@ -1,4 +1,4 @@
-"""Other libraries behind one small interface, each optional: one that is missing is named, not measured."""
+"""Other libraries behind one small interface. Each is optional; a missing one is named, not measured."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from lamina import _core
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Bytes that a codec is given at a time: the engine's chunk.
+#: Bytes that a codec gets at a time: the engine's chunk size.
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class CodecPeer:
-    """A codec, on one thread. ``encode`` may change its argument; ``decode`` gets what it gave, and the raw length."""
+    """A codec, on one thread. ``encode`` may change its argument; ``decode`` gets its result, and the raw length."""
 
     name: str
     encode: Callable[[Any], Any]
     decode: Callable[[Any, int], Any]
     prepare: Callable[[Bytes], Any] = lambda raw: raw
     size: Callable[[Any], int] = len
-    whole: bool = False  # takes all at once instead of chunks
+    whole: bool = False  # gets everything at once instead of chunks
     ours: bool = False
 
 
 def lamina(dtype: str, choice: str) -> CodecPeer:
-    """The engine's codec, chunk by chunk, as in a save; a restore decodes to memory that is there."""
+    """The engine's codec, chunk by chunk, as in a save; it decodes into existing memory, as in a restore."""
     back = np.empty(CHUNK, np.uint8)
 
     def decode(encoded: tuple[str, bytes], length: int) -> Bytes:
@@ -50,7 +50,7 @@ def lamina(dtype: str, choice: str) -> CodecPeer:
 
 
 def memory_copy() -> CodecPeer:
-    """What no codec can beat."""
+    """A copy, the lower bound for every codec."""
     there, back = np.empty(CHUNK, np.uint8), np.empty(CHUNK, np.uint8)
 
     def encode(raw: Bytes) -> Bytes:
@@ -112,7 +112,7 @@ def blosc2(dtype: str) -> Iterator[CodecPeer]:
 
 
 def pcodec(dtype: str) -> Iterator[CodecPeer]:
-    """pcodec at its default level; bfloat16 as the unsigned integers that it knows."""
+    """pcodec at its default level; bfloat16 as unsigned integers."""
     from pcodec import ChunkConfig, standalone
 
     from lamina.repository.dtypes import to_numpy
@@ -131,7 +131,7 @@ def pcodec(dtype: str) -> Iterator[CodecPeer]:
     )
 
 
-#: Name of the package → peer.
+#: Package → peer.
 CODECS: dict[str, Callable[[str], Iterator[CodecPeer]]] = {
     "zipnn": zipnn,
     "blosc2": blosc2,
@@ -141,7 +141,7 @@ CODECS: dict[str, Callable[[str], Iterator[CodecPeer]]] = {
 
 
 def codecs(dtype: str, missing: dict[str, str]) -> Iterator[CodecPeer]:
-    """All codecs for a dtype, ours first; those that are not installed are noted in ``missing``."""
+    """All codecs for a dtype, lamina's first; missing packages are noted in ``missing``."""
     yield lamina(dtype, "auto")
     for package, peers in CODECS.items():
         try:
@@ -152,7 +152,7 @@ def codecs(dtype: str, missing: dict[str, str]) -> Iterator[CodecPeer]:
 
 
 def blake3(missing: dict[str, str]) -> Iterator[tuple[str, Callable[[Bytes], str]]]:
-    """BLAKE3 of a buffer with one thread, and with as many as the engine takes."""
+    """BLAKE3 of a buffer with one thread, and with as many threads as the engine uses."""
     try:
         import blake3 as library
     except ImportError as error:
@@ -164,7 +164,7 @@ def blake3(missing: dict[str, str]) -> Iterator[tuple[str, Callable[[Bytes], str
 
 
 def xet(missing: dict[str, str]) -> Iterator[tuple[str, Callable[[str], str]]]:
-    """What hf-xet does to a file before it uploads: cut by content, hash. The rest of it needs a server."""
+    """hf-xet's work before an upload: content-defined chunking and hashing. The rest needs a server."""
     try:
         from hf_xet import hash_files
     except ImportError as error:
@@ -174,7 +174,7 @@ def xet(missing: dict[str, str]) -> Iterator[tuple[str, Callable[[str], str]]]:
 
 
 def safetensors(missing: dict[str, str]) -> Any:
-    """Its functions for numpy arrays, or ``None``."""
+    """safetensors' functions for numpy arrays; None if it is missing."""
     try:
         import safetensors.numpy as library
     except ImportError as error:

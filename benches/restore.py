@@ -49,7 +49,7 @@ def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:
 
 
 def safetensors(corpus: Corpus, data: Bytes, folder: Path, bench: Bench) -> Iterator[Contender]:
-    """The same tensors out of a file of its own kind, into fresh memory."""
+    """The same tensors, read by a peer from its format into new memory."""
     library, path = peers.safetensors(bench.missing), folder / "m.safetensors"
     if library is None:
         return
@@ -61,7 +61,7 @@ COPIED = "copy file + fsync"
 
 
 def copied(corpus: Corpus, data: Bytes, folder: Path) -> Contender:
-    """What an export of a file comes down to."""
+    """A plain copy of the file, the lower bound for an export."""
     target = folder / "copied"
 
     def run(_: Any) -> None:
@@ -74,7 +74,7 @@ def copied(corpus: Corpus, data: Bytes, folder: Path) -> Contender:
 
 
 def ours(corpus: Corpus, data: Bytes, folder: Path, codec: str) -> Iterator[Contender]:
-    """Both ways out of a repository."""
+    """`export` and `read_tensors`."""
     repository, out = folder / codec, folder / "out"
 
     def clear() -> None:
@@ -90,7 +90,7 @@ def ours(corpus: Corpus, data: Bytes, folder: Path, codec: str) -> Iterator[Cont
 
 
 def with_h5py(corpus: Corpus) -> Tensors:
-    """Every dataset as an array."""
+    """Read every dataset of an HDF5 file as an array."""
     found: Tensors = {}
 
     def visit(name: str, item: Any) -> None:
@@ -103,7 +103,7 @@ def with_h5py(corpus: Corpus) -> Tensors:
 
 
 def holds(corpus: Corpus, data: Bytes) -> Any:
-    """A check that all tensors are there with their bytes."""
+    """A check that all tensors are there with the right bytes."""
 
     def right(tensors: Tensors) -> None:
         for tensor in corpus.tensors():

@@ -44,7 +44,7 @@ def _table(corpus: Corpus, folder: Path, bench: Bench) -> Table:
 
 
 def safetensors(corpus: Corpus, folder: Path, bench: Bench) -> Iterator[Contender]:
-    """The same tensors from memory to a file of its own kind."""
+    """The same tensors, written from memory by a peer in its format."""
     library = peers.safetensors(bench.missing)
     if library is None:
         return
@@ -64,19 +64,19 @@ def safetensors(corpus: Corpus, folder: Path, bench: Bench) -> Iterator[Contende
 
 
 def xet(corpus: Corpus, bench: Bench) -> Iterator[Contender]:
-    """The least that hf-xet does to a file of which the server has everything."""
+    """hf-xet's minimum for a file that the server already has."""
     for name, digest in peers.xet(bench.missing):
         seen: set[str] = set()
 
         def check(value: str, seen: set[str] = seen) -> None:
             seen.add(value)
-            demand(len(seen) == 1, "the same file has another hash")
+            demand(len(seen) == 1, "the same file got another hash")
 
         yield Contender(name, lambda _, digest=digest: digest(str(corpus.path)), check)
 
 
 def first(corpus: Corpus, folder: Path, codec: str) -> Contender:
-    """Into a new repository."""
+    """Save into a new repository."""
     repository = folder / f"first-{codec}"
 
     def prepare() -> Path:
@@ -90,7 +90,7 @@ def first(corpus: Corpus, folder: Path, codec: str) -> Contender:
 
 
 def unchanged(corpus: Corpus, folder: Path) -> Contender:
-    """Again into a repository that has it."""
+    """Save again into a repository that has the file."""
     repository = folder / "unchanged"
     lamina.save(corpus.path, repository)
 
@@ -102,7 +102,7 @@ def unchanged(corpus: Corpus, folder: Path) -> Contender:
 
 
 def partly(corpus: Corpus, folder: Path, bench: Bench) -> Contender | None:
-    """Again after 5 % of the bytes have changed, in whole tensors, other ones each time."""
+    """Save again after 5 % of the bytes have changed, in whole tensors, other ones each time."""
     if corpus.path.suffix == ".keras":
         bench.missing["save, 95 % unchanged"] = "a .keras file cannot be changed in place; give its .weights.h5"
         return None
@@ -113,7 +113,7 @@ def partly(corpus: Corpus, folder: Path, bench: Bench) -> Contender | None:
     def prepare() -> None:
         corpora.change(moving, CHANGED, next(seeds))
         with moving.path.open("rb") as file:
-            os.fsync(file.fileno())  # else the file system flushes it while it is another's turn
+            os.fsync(file.fileno())  # otherwise the file system flushes it during another contender's turn
 
     return Contender(
         "lamina.save, 95 % unchanged",
@@ -125,7 +125,7 @@ def partly(corpus: Corpus, folder: Path, bench: Bench) -> Contender | None:
 
 
 def check(corpus: Corpus, folder: Path) -> Callable[[lamina.Snapshot], None]:
-    """Export gives the file, byte for byte."""
+    """Check that an export is equal to the file, byte for byte."""
 
     def right(snapshot: lamina.Snapshot) -> None:
         (path,) = lamina.export(snapshot, folder / "out")

@@ -1,4 +1,4 @@
-"""What a version costs after a thousand others, with ten thousand tensors, and with a state of many gigabytes."""
+"""The cost of a version after a thousand others, with ten thousand tensors, and with a state of many gigabytes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(bench: Bench) -> Iterator[Table]:
 
 @dataclass
 class _Watched:
-    """A repository that grows, and what each of its versions cost."""
+    """A growing repository, and the cost of each version."""
 
     state: State
     repository: Repository
@@ -74,7 +74,7 @@ class _Watched:
     costs: list[dict[str, float]] = field(default_factory=list)
 
     def save(self, look: bool) -> Any:
-        """Save the state as it is; with ``look`` also at what stands on disk and what a restore takes."""
+        """Save the state; with ``look`` also measure the disk usage and a restore."""
         before = self._bytes() if look else 0
         start, cpu = time.perf_counter(), time.process_time()
         snapshot = self.state.save(self.repository, "auto")
@@ -114,13 +114,13 @@ class _Watched:
         return cost | {"reads": _reads() - reads, "restore CPU ms": (time.process_time() - cpu) * 1e3}
 
     def middle(self, last: int) -> dict[str, float]:
-        """Medians of the versions before and with number ``last``."""
+        """Medians of the versions up to number ``last``."""
         window = self.costs[last - WINDOW : last]
         return {name: statistics.median(cost[name] for cost in window) for name in FORMATS}
 
 
 def _reads() -> int:
-    """How often this process has read from a file."""
+    """The number of file reads of this process."""
     try:
         return int(Path("/proc/self/io").read_text().split()[5])
     except OSError:  # Linux only
@@ -132,7 +132,7 @@ def _versions(title: str, shapes: list[int], versions: int, keep: Keep | None, b
     about = f"{versions:,} versions of {len(shapes):,} tensors, {size_text(state.nbytes)}"
     bench.say(f"scale: {about}, keep={keep}")
     watched = _Watched(state, lamina.repository.repository.open_or_create(folder), keep)
-    # The tenth, the hundredth, the thousandth: the first window ends later, so that its middle is the tenth version.
+    # The 10th, 100th and 1000th version. The first window ends later, so that its middle is the 10th version.
     ends = {10: 10 + WINDOW // 2} | {end: end for end in (100, 1000) if end < versions} | {versions: versions}
     looked = {number for end in ends.values() for number in range(end - WINDOW + 1, end + 1)}
     failure = ""
@@ -142,7 +142,7 @@ def _versions(title: str, shapes: list[int], versions: int, keep: Keep | None, b
             if number in (1, 10, versions) or number % CHECKED == 0:
                 check_export(snapshot, state.digest(), bench.folder / "out")
             state.step(PART)
-    except Exception as error:  # the table says FAIL and the others go on
+    except Exception as error:  # its row says FAIL and the others continue
         failure = f"{type(error).__name__}: {error}"
     rows = _compared(watched, ends, failure)
     shutil.rmtree(folder)
@@ -168,7 +168,7 @@ def _compared(watched: _Watched, ends: dict[int, int], failure: str) -> list[Row
     return rows
 
 
-# A large state, in a process of its own: the peak of this one is another's.
+# A large state, in its own process, whose peak memory belongs to it alone.
 
 
 def _large(bench: Bench) -> Table:
@@ -207,7 +207,7 @@ def _large(bench: Bench) -> Table:
 
 
 def _affordable(folder: Path) -> int:
-    """Bytes of a state that leaves room: the backends copy it once, and the disk gets it once and a tenth."""
+    """A state size that fits: the backend copies the state once, and the disk needs 1.1 times its size."""
     free = shutil.disk_usage(folder).free
     available = next(
         (int(line.split()[1]) << 10 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable")), LARGE * 3
@@ -245,7 +245,7 @@ def measure_large(size: int, codec: str, folder: Path) -> dict[str, float]:
             saves.wait()
             took, above = time.perf_counter() - start, peak() - before
             snapshot = saves.last_snapshot
-            demand(snapshot is not None and snapshot.number == number + 1, "the save kept no snapshot")
+            demand(snapshot is not None and snapshot.number == number + 1, "the save made no snapshot")
             if number == 0:
                 found |= {"blocked ms": blocked * 1e3, "commit s": took, "MB/s": state / took / 1e6}
                 found |= {"above MB": above / 1e6, "above / state": above / state}

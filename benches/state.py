@@ -1,4 +1,4 @@
-"""A state in memory, saved as the callbacks do: named arrays go to the engine without a file in between."""
+"""A state in memory, saved as by the callbacks: named arrays go to the engine without a file in between."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class State:
-    """Arrays of random float32 as an initialiser leaves them, and steps that change some of them."""
+    """Random float32 arrays, as after initialisation, and steps that change some of them."""
 
     def __init__(self, shapes: list[int], seed: int = 1) -> None:
         self._rng = np.random.default_rng(seed)
@@ -36,7 +36,7 @@ class State:
             at += array.nbytes
 
     def step(self, part: float) -> None:
-        """Move every value of ``part`` of the tensors, drawn anew each time."""
+        """Change every value in a fraction ``part`` of the tensors; other tensors each time."""
         count = round(part * len(self.arrays))
         for index in self._rng.choice(len(self.arrays), count, replace=False):
             array = self.arrays[index]
@@ -54,7 +54,7 @@ class State:
         return Snapshot(core, repository=repository)
 
     def digest(self) -> str:
-        """SHA-256 of what an export must give."""
+        """SHA-256 of the file that an export must write."""
         whole = hashlib.sha256()
         for array in self.arrays:
             whole.update(as_bytes(array).data)
@@ -62,7 +62,7 @@ class State:
 
 
 def check_export(snapshot: Snapshot, digest: str, out: Path) -> None:
-    """The exported file is the state of that digest."""
+    """Check that the exported file has this digest."""
     (path,) = lamina.export(snapshot, out)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     path.unlink()

@@ -1,4 +1,4 @@
-"""Bytes on disk per version: where deduplication helps, where it does not, and what it costs."""
+"""Bytes on disk per version: where deduplication helps, where it does not, and its cost."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def on_disk(root: Path) -> int:
 
 
 def digest(path: Path) -> str:
-    """SHA-256: not the hash that the engine itself relies on."""
+    """SHA-256, a different hash than the engine's own."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
 

@@ -1,4 +1,4 @@
-"""Throughput of training while a save is on its way: training on one core, lamina on another."""
+"""Throughput of training during a save: training on one core, lamina on another."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def measure_throughput(way: str, folder: Path, width: int, repeats: int) -> dict
     end_epoch(callback, 0)
     finish(callback)
     savers = [t.native_id for t in threading.enumerate() if t.name.startswith("lamina-save") and t.native_id]
-    demand(bool(savers), "no thread of lamina could be given a core of its own")
+    demand(bool(savers), "no thread of lamina could be pinned to its own core")
     for thread in savers:
         os.sched_setaffinity(thread, {second})
     start = time.perf_counter()

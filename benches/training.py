@@ -1,7 +1,7 @@
-"""What saves take from training as a whole: memory above the model.
+"""The peak memory of saves during training, above the model.
 
-Each way runs in a process of its own (``python -m benches.training WAY FOLDER WIDTH REPEATS``): memory that one has
-freed would be another's.
+Each way runs in its own process (``python -m benches.training WAY FOLDER WIDTH REPEATS``), so that it cannot reuse
+memory that another has freed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WAYS = (
 
 
 def run(bench: Bench) -> Iterator[Table]:
-    """Peak memory of saves one after the other."""
+    """Peak memory of consecutive saves."""
     import keras
 
     backend = keras.backend.backend()
@@ -58,18 +58,18 @@ def _memory(bench: Bench, backend: str, width: int) -> Table:
 
 
 def child(module: str, bench: Bench, way: str, width: int, number: int) -> dict[str, Any]:
-    """What the module's own process found, or its failure."""
+    """The result of the child process, or its failure."""
     folder = bench.folder / f"{WAYS.index(way)}-{number}"
     command = [sys.executable, "-m", module, way, str(folder), str(width), str(bench.repeats)]
     done = subprocess.run(command, capture_output=True, text=True)
-    shutil.rmtree(folder, ignore_errors=True)  # all of them together would fill the disk
+    shutil.rmtree(folder, ignore_errors=True)  # together they would fill the disk
     if done.returncode:
         return {"failure": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-# In the process of its own.
+# In the child process.
 
 
 def callback_of(way: str, folder: Path) -> tuple[Any, Path]:
@@ -99,7 +99,7 @@ def finish(callback: Any) -> None:
 
 
 def measure_memory(way: str, folder: Path, width: int, repeats: int) -> dict[str, Any]:
-    """Saves one after the other with a step between them, as fast as they go."""
+    """Save as fast as possible, with one step between saves."""
     import lamina
 
     model, x = model_and_data(width, LAYERS)
@@ -110,7 +110,7 @@ def measure_memory(way: str, folder: Path, width: int, repeats: int) -> dict[str
     reset_peak()
     for _ in range(SAVES):
         model.train_on_batch(x, x)
-    saved_bytes(model)  # looks at the values, which the step may still be computing
+    saved_bytes(model)  # reads the values, and so waits for the step
     before = peak()
     for epoch in range(SAVES):
         end_epoch(callback, epoch)
@@ -123,7 +123,7 @@ def measure_memory(way: str, folder: Path, width: int, repeats: int) -> dict[str
 
 
 def measure_alone(measure: Callable[[str, Path, int, int], dict[str, Any]]) -> None:
-    """The main of a process of its own: what ``child`` gave it, and JSON back."""
+    """The main function of the child process: takes the arguments of ``child``, prints JSON."""
     way, place, size, count = sys.argv[1:]
     own = Path(place)
     own.mkdir(parents=True)

@@ -10,8 +10,8 @@ import lamina
 from benches import baselines
 from benches.measure import Bench, Contender, Table, demand, race, times
 from lamina.errors import CorruptDataError
-from lamina.repository.reports import VerifyReport
 from lamina.repository.repository import Repository
+from lamina.repository.results import VerifyReport
 
 
 def run(bench: Bench) -> Iterator[Table]:
@@ -48,7 +48,7 @@ def contenders(repository: Repository, codec: str) -> Iterator[Contender]:
 
 
 def finds_damage(repository: Repository) -> None:
-    """A verify that finds nothing would be fast."""
+    """Check that a full verify finds a flipped bit: one that checks nothing would be fast."""
     pack = max((repository.path / "packs").iterdir(), key=lambda path: path.stat().st_size)
     middle = pack.stat().st_size // 2
     flip(pack, middle)

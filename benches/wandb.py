@@ -1,7 +1,7 @@
-"""Checkpoints on their way to W&B, beside wandb's own callback; a loopback server makes the links slow.
+"""Uploads of checkpoints, beside wandb's own callback; a loopback server simulates slow links.
 
-The server has a process of its own. Each timed run has a W&B run, folders and a collection of its own, so nobody
-profits from what another has uploaded; what arrived is restored and compared.
+The server is another process. Each timed run has a new W&B run, new folders and a new collection, so that no run
+profits from another's uploads. The uploaded versions are restored and compared.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from benches.measure import Bench, Contender, Outcome, Row, Table, demand, race
 STOCK, FILE, PACKS = "wandb WandbModelCheckpoint", 'lamina, layout="file"', 'lamina, layout="packs"'
 NONE = "no checkpoint"
 EPOCHS = 3
-DELAY = 0.3  # a server far away, or busy
-RATE = 25e6  # bytes per second of one connection, as object stores grant them
-SHARED_RATE, TOTAL = 6e6, 40e6  # the link's total binds when eight connections or more work
+DELAY = 0.3  # seconds; a server that is far away, or busy
+RATE = 25e6  # bytes per second and connection, as from an object store
+SHARED_RATE, TOTAL = 6e6, 40e6  # per connection, and of the whole link, which limits eight or more connections
 WAIT = 120.0
-WIDTH, QUICK_WIDTH = 3000, 1024  # of the model whose versions are large
+WIDTH, QUICK_WIDTH = 3000, 1024  # of the large model
 
 Figures = dict[str, float]
 
@@ -47,7 +47,7 @@ def run(bench: Bench) -> Iterator[Table]:
 
 
 def to_be_had(group: str, bench: Bench) -> bool:
-    """Whether what the server and the callbacks need is installed."""
+    """Whether the packages for the server and the callbacks are installed."""
     needed = [name for name in ("wandb", "aiohttp", "graphql") if importlib.util.find_spec(name) is None]
     if needed:
         bench.missing[f"group {group}"] = f"it needs {', '.join(needed)}: pip install 'lamina[dev,wandb]'"
@@ -56,13 +56,13 @@ def to_be_had(group: str, bench: Bench) -> bool:
 
 @contextlib.contextmanager
 def online(group: str, bench: Bench) -> Iterator[tuple[Any, str]]:
-    """The server, which must not have refused anything in the end, and Keras's backend."""
+    """The server and Keras's backend. At the end the server must not have refused a request."""
     import keras
 
     backend = keras.backend.backend()
     bench.say(f"{group}: {backend}")
     with loopback_server(bench.folder) as server:
-        # Whoever measures the link must not wait for the server's own sums; lamina and the check verify.
+        # The server does not hash, so that only the link is measured; lamina and the check verify.
         server.call("policy", check_md5=False)
         yield server, backend
         refused = server.call("errors")
@@ -73,7 +73,7 @@ def online(group: str, bench: Bench) -> Iterator[tuple[Any, str]]:
 
 
 class Model:
-    """A model that every run trains from the same start."""
+    """A model that every run trains from the same weights."""
 
     def __init__(self, model: Any) -> None:
         import keras
@@ -99,11 +99,11 @@ class Model:
 
     def holds(self, expected: list[np.ndarray[Any, Any]]) -> None:
         same = all(np.array_equal(a, b) for a, b in zip(expected, self.keras.get_weights(), strict=True))
-        demand(same, "the version that came back holds other weights")
+        demand(same, "the downloaded version has wrong weights")
 
 
 def _frozen(width: int) -> Any:
-    """95 % of the weights stay as they are."""
+    """A step that leaves 95 % of the weights unchanged."""
     import keras
 
     dense = keras.layers.Dense
@@ -125,7 +125,7 @@ def dense(width: int) -> Any:
 
 @dataclass
 class Watched:
-    """A fit with one of the callbacks, and what it cost."""
+    """A fit with one of the callbacks, and its cost."""
 
     bench: Bench
     server: Any
@@ -155,12 +155,12 @@ class Watched:
         self.found.setdefault(name, []).append(figures)
 
     def median(self, name: str, what: str) -> float:
-        """Of the runs that count."""
+        """The median of the runs that count."""
         runs = self.found.get(name, [])[1:]
         return statistics.median(run[what] for run in runs) if runs else float("nan")
 
     def come_back(self, name: str, version: str) -> None:
-        """Put a version into the model."""
+        """Load a version into the model."""
         if name == PACKS:
             lamina.restore(f"wandb:{version}", self.model.keras)
             return
@@ -251,7 +251,7 @@ def _trained(watched: Watched, name: str, delay: float) -> Contender:
 
 
 def _clocked(callback: Any, blocked: list[float]) -> Any:
-    """The callback, with a clock around the hook of an epoch's end."""
+    """The callback, with a timer around `on_epoch_end`."""
     hook = callback.on_epoch_end
 
     def on_epoch_end(*given: Any, **more: Any) -> None:
@@ -265,7 +265,7 @@ def _clocked(callback: Any, blocked: list[float]) -> Any:
 
 
 def _arrived(watched: Watched, name: str, run: Any, weights: list[np.ndarray[Any, Any]]) -> Figures:
-    """Bytes of the first version, and of each later one; all are there, and the last one comes back."""
+    """Bytes of the first version, and of each later one; checks that all are there and that the last one loads."""
     import wandb
 
     collection = f"{run.entity}/{run.project}/run_{run.id}_model"
@@ -300,7 +300,7 @@ def _training_row(watched: Watched, outcomes: dict[str, Outcome], name: str, del
 
 
 def _cpu() -> float:
-    """Seconds of this process and of wandb's, which does the uploads."""
+    """Processor seconds of this process, and of wandb's, which uploads."""
     return time.process_time() + sum(_seconds_of(path) for path in Path("/proc").glob("[0-9]*/stat"))
 
 
@@ -393,7 +393,7 @@ def _until(there: Callable[[], bool]) -> None:
     end = time.monotonic() + WAIT
     while not there():
         demand(time.monotonic() < end, f"the server had no version after {WAIT:.0f} s")
-        time.sleep(0.005)  # the server is asked, which is a process of its own
+        time.sleep(0.005)  # poll the server, which is another process
 
 
 def _single_runs(watched: Watched, name: str) -> dict[str, list[float]]:

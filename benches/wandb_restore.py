@@ -1,4 +1,4 @@
-"""A version comes back from W&B over slow connections, beside wandb's client and Keras; every weight is compared.
+"""Restoring a version from W&B over slow connections, beside wandb's client and Keras; every weight is compared.
 
 Caches are empty each time, and lamina verifies every chunk.
 """
@@ -81,7 +81,7 @@ def _readers(
         watched.come_back(FILE, versions[FILE])
         return FILE
 
-    # wandb's own client reads what wandb's own callback would have logged: lamina's plain file is the same.
+    # wandb's client reads a file as wandb's callback logs it; lamina's plain file is the same.
     yield Contender(DOWNLOADED, downloaded, check, prepare)
     yield restored(FILE)
     yield restored(PACKS)

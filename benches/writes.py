@@ -1,6 +1,6 @@
-"""Ways to bring packs to the disk: the time and the processor they take, and the page cache that they fill.
+"""Ways to write packs to disk: their time, their CPU time, and how much of the page cache they fill.
 
-What the kernel's own threads do for a buffered write, bringing pages to the disk later, is in nobody's CPU time.
+For a buffered write, kernel threads write pages to disk later; that work is not part of the CPU time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WRITE = 2
 
 @dataclass(frozen=True)
 class Way:
-    """How a file is opened, and what is done after each piece and after the flush."""
+    """How a file is opened, and what follows each piece and the flush."""
 
     name: str
     flags: int = 0
@@ -46,7 +46,7 @@ def run(bench: Bench) -> Iterator[Table]:
         return
     size = QUICK_PACK if bench.quick else PACK
     bench.say(f"writes: {PACKS} of {size_text(size)}")
-    memory = mmap.mmap(-1, PACKS * size)  # begins at a page, as O_DIRECT wants it
+    memory = mmap.mmap(-1, PACKS * size)  # page-aligned, as O_DIRECT requires
     data = np.frombuffer(memory, np.uint8)
     data[:] = np.random.default_rng(1).integers(0, 256, data.size, np.uint8)
     ways = [
@@ -93,7 +93,7 @@ def _write(way: Way, path: Path, data: Any) -> None:
     try:
         for at in range(0, len(data), PIECE):
             done = os.pwrite(file, data[at : at + PIECE], at)
-            demand(done == PIECE, "a piece was written in part")
+            demand(done == PIECE, "a piece was written only partly")
             way.after_piece(file, at)
         os.fsync(file)
         way.after_flush(file)

@@ -1,4 +1,4 @@
-"""The whole way in one minute: train, checkpoint into a W&B artifact, restore the best, export the plain file.
+"""A tour in one minute: train, log checkpoints as W&B artifacts, restore the best one, export the plain file.
 
 A small convolutional network learns scikit-learn's handwritten digits. W&B runs offline, so this needs neither an
 account nor a network. After epoch 2 the first block is frozen: from then on its weights cost nothing.
@@ -55,7 +55,7 @@ def build() -> keras.Model:
 
 
 def compile_(model: keras.Model) -> None:
-    """What is frozen takes effect when the model is compiled."""
+    """Compile the model; only then does freezing a layer take effect."""
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 

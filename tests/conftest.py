@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports a backend: tests never look for a GPU, and TensorFlow keeps to itself what it found.
+# Set before a backend is imported: tests do not search for a GPU, and TensorFlow prints no start-up messages.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("WANDB_SILENT", "true")
-os.environ.setdefault("WANDB_MODE", "offline")  # a test that wants a server says so
+os.environ.setdefault("WANDB_MODE", "offline")  # tests with a server override it
 
 pytest_plugins = ["wandb_server.fixtures", "recorded_run", "bucket_server"]
 
-#: Where less is free, a save keeps no snapshot (`RESERVE_BYTES` in `lamina.keras.saving.job`), and tests fail far from
-#: the cause.
+#: With less free space a save makes no snapshot (`RESERVE_BYTES` in `lamina.keras.saving.job`), and tests would fail
+#: far from the cause.
 _ROOM = 3 << 30
 
 
@@ -32,13 +32,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(f"{free >> 20} MiB are free in {where}, the tests need {_ROOM >> 20}: make room or set TMPDIR", 1)
 
 
-# A repository over this size is left to the engine: the independent reader is thorough, not fast.
+# The independent reader skips a repository over this size: it is thorough, not fast.
 _TRAVEL_LIMIT = 30 << 20
 
 
 @pytest.fixture(autouse=True)
 def _read_by_the_independent_reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever repository a test leaves whole, the reader that travels in artifacts verifies as well."""
+    """Each intact repository that a test leaves is also verified by the independent reader."""
     root: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     for config in root.glob("**/config.json") if root else ():

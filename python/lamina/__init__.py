@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lamina.repository.snapshot import Snapshot
     from lamina.version import __version__ as __version__
 
-#: Name → module; loaded when it is first used.
+#: Name → module, imported on first use.
 _PUBLIC = {
     "Checkpointer": "lamina.keras.checkpointer",
     "Keep": "lamina.repository.keep",
@@ -43,7 +43,7 @@ _PUBLIC = {
 _VERSION = {"__version__": "lamina.version"}
 _MODULES = ("errors", "keras", "wandb")
 
-#: For ``from lamina import *``: without what would hide `open`, the packages keras and wandb, or need wandb.
+#: For ``from lamina import *``: without names that hide the built-in `open` or the packages keras and wandb.
 __all__ = [
     "Checkpointer",
     "Keep",

@@ -1,4 +1,4 @@
-"""The engine (Rust, `rust/py`). Long calls release the GIL and answer Ctrl-C; errors are those of `lamina.errors`."""
+"""The engine (Rust, `rust/py`). Long calls release the GIL and can be stopped by Ctrl-C. Errors: `lamina.errors`."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -45,7 +45,7 @@ _File: TypeAlias = tuple[str, int, Sequence[_Tensor]]
 
 @final
 class Progress:
-    """What a long call of a watched thread does, and how far it is; read from another thread."""
+    """The progress of a long call; another thread reads it."""
 
     def __new__(cls) -> Progress: ...
     def begin(self, what: str, total: int) -> None: ...
@@ -163,7 +163,7 @@ def watcher() -> Progress | None: ...
 
 @final
 class Temporary:
-    """A hidden folder in ``place``; the next one there removes it if this process is killed."""
+    """A hidden folder in ``place``. If this process is killed, the next one that is created there removes it."""
 
     def __new__(cls, place: _Path) -> Temporary: ...
     @property
@@ -172,7 +172,7 @@ class Temporary:
 
 @final
 class Claim:
-    """Says that a living process is at work on something."""
+    """A lock file: a live process claims something, and another one gets None."""
 
     @staticmethod
     def take(path: _Path) -> Claim | None: ...

@@ -1,4 +1,4 @@
-"""Saving a model or files into a repository, and getting them back."""
+"""`save`, `restore`, `load_model`, `export` and `read_tensors`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def save(
     """Save a Keras model, an average, a checkpoint file, a sharded one (by its ``.weights.json``) or a directory.
 
     Args:
-        model_or_path: a built Keras model, a path, or what `lamina.average` gives.
-        repository: directory of the repository; made where it is new.
-        aliases: names for the snapshot besides ``latest``.
-        metadata: whatever should travel with it, as JSON holds it.
-        codec: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``.
-        weights_only: of a model save ``model.weights.h5`` instead of ``model.keras``.
-        series: which series the snapshot belongs to; retention and ``latest`` work inside one.
+        model_or_path: a built Keras model, a path, or the result of `lamina.average`.
+        repository: a repository or its directory; created if it does not exist.
+        aliases: aliases of the snapshot; ``latest`` is always set.
+        metadata: values to store with the snapshot, as JSON can hold them.
+        codec: how new chunks are compressed: ``"auto"``, ``"raw"``, ``"zstd"``, ``"planes"`` or ``"delta"``.
+        weights_only: save a model as ``model.weights.h5`` instead of ``model.keras``.
+        series: name of the series; ``latest``, ``best`` and retention apply within one series.
 
     Example:
         >>> import keras, lamina
@@ -49,15 +49,19 @@ def save(
         >>> lamina.save(model, "runs/a", aliases=["before-pruning"]).aliases
         ['latest', 'before-pruning']
 
+    Returns:
+        The new snapshot.
+
     Raises:
         InvalidInputError: if there is nothing to save, or a file changes while it is read.
+        NotFoundError: if the path does not exist.
         StorageError: if the operating system refuses, for example because the disk is full.
     """
     if not isinstance(metadata, Mapping | None):
         raise InvalidInputError(f"metadata must be a dict. Received: {metadata!r}")
     names = _aliases(aliases)
     average = model_or_path if isinstance(model_or_path, Average) else None
-    path = None if average else _path_of(model_or_path)  # before a new repository would be made for nothing
+    path = None if average else _path_of(model_or_path)  # first: on an error, no new repository must be left behind
     target = as_repository(repository)
     fields = {"series": series, "metadata": dict(metadata or {})}
     if average is not None:
@@ -73,7 +77,7 @@ def save(
 
 
 def _path_of(given: Any) -> Path | None:
-    """The path that is to be saved; None for a model."""
+    """The path to save; None for a model."""
     if isinstance(given, (str, os.PathLike)):
         path = local_path(given, "a Keras model or a path")
         file_status(path)
@@ -96,17 +100,17 @@ def _aliases(given: Any) -> list[str]:
 def restore(
     source: Source, model: keras.Model, *, optimizer: bool | Literal["auto"] = "auto", skip_mismatch: bool = False
 ) -> Snapshot:
-    """Put a snapshot's weights into a model; verified, in parallel, without a temporary file.
+    """Restore a snapshot's weights into a model. They are read in parallel and verified, without a temporary file.
 
-    A compiled model is made ready to go on training, from ``snapshot.next_epoch``: its optimizer, the random seeds and
-    the factors of LoRA layers come back as well. Without them (inference, fine-tuning): ``optimizer=False``.
-    On torch, ``fit`` draws from torch's own generator before its first step: there give dropout a seed of its own, or
-    let a callback do it with ``resume=True``.
+    A compiled model can continue training from ``snapshot.next_epoch``: its optimizer, the random seeds and the factors
+    of LoRA layers are restored, too. For inference or fine-tuning, pass ``optimizer=False``. On torch, ``fit`` draws
+    from torch's own generator before its first step: for an exact continuation give dropout layers a seed, or let a
+    callback restore with ``resume=True``.
 
-    A source is
+    A source is one of
 
-    - ``"DIR"``: the latest snapshot of a repository; ``"DIR@REF"`` another one: an alias, ``latest``, ``best``,
-      ``epoch_N``, a number or an id; ``"DIR@SERIES:REF"`` where the repository has several series;
+    - ``"DIR"``: the latest snapshot of a repository; ``"DIR@REF"``: the one that REF names: an alias, ``latest``,
+      ``best``, ``epoch_N``, a number or an id; ``"DIR@SERIES:REF"`` if the repository has several series;
     - a checkpoint file: ``.keras``, ``.weights.h5``, ``.h5``, a sharded one by its ``.weights.json``, or a directory of
       files;
     - ``"s3://BUCKET/PREFIX"``, also with ``@REF`` and ``@SERIES:REF``: a repository in a bucket (also ``gs://``,
@@ -117,9 +121,9 @@ def restore(
     Args:
         source: one of these.
         model: a built Keras model with the same variables.
-        optimizer: ``"auto"`` restores the optimizer of a compiled model if the snapshot has a fitting one and warns
-            otherwise; True demands it; False leaves it alone.
-        skip_mismatch: leave variables alone that the snapshot lacks or has in another shape (a new head).
+        optimizer: ``"auto"`` restores the optimizer of a compiled model if the snapshot has a matching one, and warns
+            otherwise; True raises an error otherwise; False does not restore it.
+        skip_mismatch: skip variables that the snapshot lacks or has with another shape (for example a new head).
 
     Example:
         >>> import keras, lamina
@@ -129,8 +133,12 @@ def restore(
         >>> lamina.restore("runs/a@latest", model).number
         1
 
+    Returns:
+        The snapshot that was restored.
+
     Raises:
-        InvalidInputError: if the variables do not match; it names each, and the model is unchanged.
+        NotFoundError: if the source does not exist.
+        InvalidInputError: if the variables do not match; the error names each, and the model is unchanged.
         CorruptDataError: if stored bytes are damaged; the model is unchanged.
     """
     from lamina.keras.restoring.restore import restore as into
@@ -139,9 +147,9 @@ def restore(
 
 
 def load_model(source: Source, **load_model_kwargs: Any) -> keras.Model:
-    """Load the whole model of a snapshot (a ``.keras`` or ``.h5`` file); arguments as `keras.models.load_model`.
+    """Load the whole model of a snapshot (a ``.keras`` or ``.h5`` file).
 
-    The forms of a source are those of `restore`.
+    ``source`` takes the forms of `restore`; the other arguments are those of `keras.models.load_model`.
 
     Example:
         >>> import keras, lamina
@@ -152,7 +160,9 @@ def load_model(source: Source, **load_model_kwargs: Any) -> keras.Model:
         (None, 1)
 
     Raises:
-        InvalidInputError: if the snapshot holds weights only.
+        NotFoundError: if the source does not exist.
+        InvalidInputError: if the snapshot has only weights.
+        CorruptDataError: if stored bytes are damaged.
     """
     from lamina.keras.restoring.load_model import load_model as load
 
@@ -160,9 +170,9 @@ def load_model(source: Source, **load_model_kwargs: Any) -> keras.Model:
 
 
 def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
-    """Write the original files of a snapshot into a directory, byte for byte, verified; existing ones are replaced.
+    """Write the original files of a snapshot into a directory, byte for byte. They are verified on the way.
 
-    The forms of a source are those of `restore`.
+    Existing files are replaced. ``source`` takes the forms of `restore`.
 
     Example:
         >>> import keras, lamina
@@ -171,18 +181,26 @@ def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
         1
         >>> [path.name for path in lamina.export("runs/a@1", "out")]
         ['model.keras']
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        NotFoundError: if the source does not exist.
+        CorruptDataError: if stored bytes are damaged; each file is complete or absent.
+        StorageError: if the operating system refuses, for example because the disk is full.
     """
     target = local_path(directory, "a directory")
     return read(source, lambda opened: opened.content.export(target))
 
 
 def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-    """Read tensors of a snapshot by name, all without ``names``; only what is asked for is fetched.
+    """Read tensors of a snapshot by name, or all tensors. From an artifact, only what is read is downloaded.
 
-    A name is ``variable.path`` of Keras (``encoder/kernel``, ``optimizer/encoder/kernel/momentum``), also without the
+    A name is Keras's ``variable.path`` (``encoder/kernel``, ``optimizer/encoder/kernel/momentum``), with or without the
     name of the model in front (``encoder/kernel`` for ``sequential/encoder/kernel``), a path in the file
-    (``layers/dense/vars/0``; plain files have these only), or what stands above some of them (``encoder``).
-    The forms of a source are those of `restore`.
+    (``layers/dense/vars/0``; plain files have only these), or a prefix of several names (``encoder``).
+    ``source`` takes the forms of `restore`.
 
     Example:
         >>> import keras, lamina
@@ -196,8 +214,12 @@ def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str
         >>> lamina.read_tensors("runs/a", ["layers/dense/vars/1"])
         {'layers/dense/vars/1': array([0.], dtype=float32)}
 
+    Returns:
+        Name → array, with the dtype and shape that were saved (bfloat16 and the like as dtypes of ml_dtypes).
+
     Raises:
-        NotFoundError: if there is no tensor of a name.
+        NotFoundError: if the source does not exist, or has no tensor of a name.
+        CorruptDataError: if stored bytes are damaged.
     """
     wanted = [names] if isinstance(names, str) else names
     return read(source, lambda opened: opened.content.read_named(wanted))

@@ -1,6 +1,6 @@
-"""What lamina takes for one checkpoint on this machine, beside what nobody can do without: copying, hashing, writing.
+"""Measures lamina with one checkpoint on this machine, beside the unavoidable work: copying, hashing, writing.
 
-All take turns, after a round that does not count, and a run counts only once its result has been checked.
+All cases take turns. The first round does not count, and a run counts only if its result is correct.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from lamina.units import human
 from lamina.writing import as_repository
 
 _Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
-#: Of tensors; the engine's chunk.
+#: Size of the pieces of a tensor that the codec gets; the engine's chunk size.
 CHUNK = 1 << 20
-#: As much of the tensors goes through the codec on its one thread: far more than caches hold.
+#: Bytes that the codec encodes on one thread: far more than fits into caches.
 CODEC_BYTES = 128 << 20
-#: Copies of the checkpoint that stand on the disk at once, and one to be safe.
+#: Copies of the checkpoint that are on the disk at once, and one more as a reserve.
 COPIES = 5
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure. ``prepare`` and ``right`` are not timed; ``right`` says whether the result is."""
+    """One row to measure. ``right`` tells whether the result is correct; it and ``prepare`` are not timed."""
 
     name: str
     run: Callable[[], Any]
@@ -47,7 +47,7 @@ class Case:
 
 @dataclass
 class Result:
-    """What was measured of a case; ``failure`` says why there is nothing."""
+    """The measurements of a case; ``failure`` is the reason if there are none."""
 
     name: str
     nbytes: int
@@ -62,10 +62,10 @@ class Result:
 
 
 def measure(file: Path, folder: Path, repeats: int) -> list[Result]:
-    """Measure with this checkpoint; ``folder`` is empty and on the disk that matters."""
+    """Measure with this checkpoint; ``folder`` is an empty folder on the disk to measure."""
     size, free = file.stat().st_size, shutil.disk_usage(folder).free
     if free < COPIES * size:
-        raise StorageError(f"{folder} has {human(free)} left; {human(COPIES * size)} are needed to measure {file}")
+        raise StorageError(f"{folder} has {human(free)} free; measuring {file} needs {human(COPIES * size)}")
     cases = [*_baselines(file, folder), *_ways(file, folder), *_codec(file)]
     results = {case.name: Result(case.name, case.nbytes) for case in cases}
     for turn in range(repeats + 1):
@@ -76,7 +76,7 @@ def measure(file: Path, folder: Path, repeats: int) -> list[Result]:
 
 
 def random_checkpoint(file: Path, nbytes: int) -> None:
-    """A file as Keras's of weights as they are before training; they compress worse than trained ones."""
+    """Write a weights file like Keras's, with untrained weights; they compress worse than trained ones."""
     step, generator = 16 << 20, np.random.default_rng(0)
     sizes = [min(step, nbytes - at) // 4 for at in range(0, nbytes, step)]
     h5.write_vectors(file, (generator.standard_normal(size, np.float32) * np.float32(0.05) for size in sizes))
@@ -90,7 +90,7 @@ def _run(case: Case, result: Result, *, counts: bool) -> None:
         seconds = time.perf_counter() - start
         if not case.right(found):
             raise ValueError("the result is wrong")
-    except Exception as error:  # another library may raise anything; the others go on
+    except Exception as error:  # another library may raise anything; the other cases continue
         result.failure = f"{type(error).__name__}: {error}"
         return
     result.stored = case.stored(found)
@@ -132,8 +132,8 @@ def _ways(file: Path, folder: Path) -> Iterator[Case]:
     def comes_back(saved: Any) -> bool:
         return _same(api.export(saved, folder / "back")[0], data)
 
-    def emptied(place: Path) -> Callable[[], None]:
-        return lambda: shutil.rmtree(place, ignore_errors=True)
+    def emptied(directory: Path) -> Callable[[], None]:
+        return lambda: shutil.rmtree(directory, ignore_errors=True)
 
     yield Case("lamina save", lambda: api.save(file, first), comes_back, size, emptied(first), _stored)
     yield Case("lamina save, unchanged", lambda: api.save(file, held), comes_back, size, stored=_stored)
@@ -144,7 +144,7 @@ def _ways(file: Path, folder: Path) -> Iterator[Case]:
 
 
 def _codec(file: Path) -> Iterator[Case]:
-    """One thread, in memory, chunk by chunk as in a save."""
+    """Encode and decode on one thread, in memory, chunk by chunk as in a save."""
     dtype, chunks = _chunks(file)
     if not chunks:
         return
@@ -175,7 +175,7 @@ def _codec(file: Path) -> Iterator[Case]:
 
 
 def _chunks(file: Path) -> tuple[str, Sequence[_Bytes]]:
-    """Chunks of large tensors of the dtype that takes the most room."""
+    """The dtype with the most bytes, and chunks of its large tensors."""
     tensors = [t for t in h5.plan_file(file, file.name).tensors if t.nbytes >= CHUNK]
     sizes: dict[str, int] = {}
     for tensor in tensors:

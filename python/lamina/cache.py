@@ -1,4 +1,4 @@
-"""Where downloads go."""
+"""The cache folder, where downloads go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lamina.schemes import local_path
 
 
 def cache_folder() -> Path:
-    """``LAMINA_CACHE_DIR``, or the folder for caches of this user and system."""
+    """``LAMINA_CACHE_DIR``, or the user's cache folder on this system."""
     if given := os.environ.get("LAMINA_CACHE_DIR"):
         return local_path(given, "LAMINA_CACHE_DIR: a directory")
     return platformdirs.user_cache_path("lamina", appauthor=False)

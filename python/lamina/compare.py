@@ -1,4 +1,4 @@
-"""How far the tensors of two sources are from each other; what is equal by its chunks is not read."""
+"""Distances between the tensors of two sources. Tensors with the same chunks are not read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _WINDOW = 8 << 20
 
 @dataclass(frozen=True)
 class Change:
-    """How a tensor changed. Distances are None where there are none: it is new, gone, of another form, or no number."""
+    """How a tensor changed. Without a distance (added, removed, another shape or dtype, no numbers) they are None."""
 
     name: str
     status: str  # "added", "removed", "changed" or "same"
     bytes: int | None
-    changed_bytes: int | None  # of elements that are not the same, bit for bit
+    changed_bytes: int | None  # bytes of the elements that differ in any bit
     l2: float | None  # |after - before| / |before|
     max: float | None  # the largest change of one element
     before: TensorInfo | None
@@ -35,7 +35,7 @@ class Change:
 
 
 def changes(before: AnyContent, after: AnyContent) -> tuple[list[Change], list[Pair]]:
-    """What is known without reading, and the pairs that must be read."""
+    """The changes that are known without reading, and the pairs that must be read."""
     known, pairs = sorted_out(before, after)
     return [_of_known(one) for one in known], pairs
 
@@ -49,7 +49,7 @@ def _of_known(one: Known) -> Change:
 def measured(
     before: AnyContent, after: AnyContent, pairs: Iterable[Pair], advance: Callable[[int], None]
 ) -> Iterator[Change]:
-    """Read pairs and compare them."""
+    """Read pairs and compare them; ``advance`` is called with the bytes of each."""
     for batch in batches(pairs):
         arrays = before.read(old for _, old, _ in batch), after.read(new for _, _, new in batch)
         for (name, old, new), a, b in zip(batch, *arrays, strict=True):
@@ -60,7 +60,9 @@ def measured(
 
 
 def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, float | None, float | None]:
-    """Elements that differ, the relative L2 distance and the largest difference of two arrays of one form."""
+    """Compare two arrays of the same shape and dtype: number of elements that differ, relative L2 distance
+    ``|b - a| / |a|``, and the largest absolute difference. The distances are None for elements that are not numbers.
+    """
     a, b = a.reshape(-1), b.reshape(-1)
     changed, norm, moved, largest = 0, 0.0, 0.0, 0.0
     wide = _wide(a.dtype)
@@ -74,7 +76,7 @@ def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, flo
             before, steps = x.astype(wide), y.astype(wide)
             steps -= before
             squares = _squares(steps)
-            if not math.isfinite(squares):  # what is not finite and did not change has moved by 0
+            if not math.isfinite(squares):  # an element that is not finite and did not change counts as 0
                 steps[~differs] = 0
                 squares = _squares(steps)
             norm += _squares(before)
@@ -89,18 +91,18 @@ def distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[int, flo
 
 
 def _squares(values: np.ndarray[Any, Any]) -> float:
-    """The sum of squares, without BLAS: on a busy machine its threads wait for each other longer than they add."""
+    """The sum of squares, without BLAS, whose threads on a busy machine wait for each other longer than they add."""
     parts = values.view(np.float64)
     return float(np.einsum("i,i", parts, parts))
 
 
 def changed_files(before: AnyContent, after: AnyContent) -> list[tuple[str, str]]:
-    """Files without tensors that are new, gone or not the same; path and status."""
+    """Files without tensors that were added, removed or changed; path and status."""
     with_tensors = {tensor.file for content in (before, after) for tensor in content.tensors.values()}
     found = []
     for path in dict.fromkeys([*before.files, *after.files]):
         if path in with_tensors:
-            continue  # of which the tensors tell, whatever the file is called
+            continue  # its tensors are compared instead
         if path not in before.files or path not in after.files:
             found.append((path, "removed" if path in before.files else "added"))
         elif _differ(before, after, path):
@@ -109,7 +111,7 @@ def changed_files(before: AnyContent, after: AnyContent) -> list[tuple[str, str]
 
 
 def _wide(dtype: np.dtype[Any]) -> Any:
-    """What the elements are compared in; None if they are no numbers."""
+    """The dtype in which elements are compared; None if they are not numbers."""
     if dtype.kind == "c":
         return np.complex128
     numbers = dtype.kind in "biuf" or (dtype.kind == "V" and not dtype.name.startswith("void"))

@@ -1,6 +1,6 @@
-"""The errors that lamina raises; the engine raises these classes too.
+"""The errors of lamina. The engine raises these classes, too.
 
-Each class has an ``exit_code``: what the ``lamina`` command exits with when the error ends it.
+Each class has an ``exit_code``, the exit status of the ``lamina`` command when this error ends it.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from typing import Any, Protocol
 
 
 class LaminaError(Exception):
-    """Base class of all errors that lamina raises on purpose."""
+    """Base class of all errors that lamina raises."""
 
     exit_code = 1
 
 
 class InvalidInputError(LaminaError, ValueError):
-    """An argument, a file or a model is not what the call needs; nothing was changed."""
+    """An argument, a file or a model is invalid for this call; nothing was changed."""
 
     exit_code = 2
 
 
 class NotFoundError(LaminaError, LookupError):
-    """A repository, snapshot, alias, series or tensor of this name does not exist."""
+    """A file, repository, snapshot, alias, series or tensor of this name does not exist."""
 
     exit_code = 3
 
 
 class CorruptDataError(LaminaError):
-    """Stored bytes are not the bytes that were written; none of them reached the caller.
+    """Stored data is damaged: its bytes are not the bytes that were written. None of them are returned.
 
-    ``report`` is what a verify found, where one raised it.
+    ``report`` is what a verify found, if a verify raised the error.
     """
 
     exit_code = 4
@@ -38,7 +38,7 @@ class CorruptDataError(LaminaError):
 
 
 class FoundDamage(Protocol):
-    """What an error tells of a verify: a `lamina.repository.reports.VerifyReport`, which says what each number is."""
+    """The report of a failed verify; its fields are explained in `lamina.repository.results.VerifyReport`."""
 
     @property
     def snapshots(self) -> int: ...
@@ -60,7 +60,7 @@ class FoundDamage(Protocol):
 
 
 class UnsupportedFormatError(LaminaError):
-    """The data needs a newer lamina: its format version or a feature it requires is unknown here."""
+    """The data needs a newer lamina: this one does not know its format version, or a feature that it requires."""
 
     exit_code = 5
 
@@ -72,10 +72,10 @@ class StorageError(LaminaError, OSError):
 
 
 class BusyError(StorageError):
-    """Another process does just now what only one may do at a time, such as prune; nothing was changed."""
+    """Another process holds the exclusive lock, for example a prune; nothing was changed. Try again later."""
 
 
 class ArtifactError(LaminaError):
-    """W&B refused, was not reachable, or holds something that lamina cannot use."""
+    """W&B refused a request, was not reachable, or has an artifact that lamina cannot use."""
 
     exit_code = 7

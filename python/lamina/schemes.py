@@ -1,7 +1,7 @@
 """Which module knows the addresses of a scheme, as in ``wandb:NAME:best`` and ``s3://bucket/run``; it is imported when
 one is opened.
 
-Where a path on this machine is expected, an address of any scheme is refused: as a path it would name a folder ``s3:``.
+Where a local path is expected, a URL of any scheme is refused: as a path it would name a folder called ``s3:``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from lamina.errors import InvalidInputError, NotFoundError
 
-#: Scheme → module, as fsspec has them. Each has the functions of `Opener`.
+#: Scheme → module, as in fsspec. Each module has the functions of `Opener`.
 _MODULES = {"wandb": "lamina.wandb.download.open_artifact"}
 #: Schemes of buckets, in which repositories stand.
 BUCKETS = ("s3", "gs", "az", "file")
@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 @runtime_checkable
 class Artifact(Protocol):
-    """A logged `wandb.Artifact`, as far as it is a source; wandb itself need not be installed to say so."""
+    """The part of `wandb.Artifact` that a source needs; recognised without importing wandb."""
 
     def wait(self) -> Any:
         """Wait for its upload."""
@@ -48,13 +48,13 @@ class BucketOpener(Protocol):
 
 
 class Opener(Protocol):
-    """What the module of a scheme can do."""
+    """The functions of a scheme's module."""
 
     def open_source(self, source: Any) -> Any:
         """Open a source as an `lamina.files.plain.Opened`."""
 
     def fetch_packs(self, source: str | Artifact, present: set[str]) -> tuple[Path, Any]:
-        """Fetch the packs that are not ``present``; the folder, and what keeps it there as long as it lives."""
+        """Download the packs that are not ``present``; returns their folder, and an object that keeps it alive."""
 
 
 class DeletedError(NotFoundError):
@@ -84,10 +84,10 @@ def _scheme(source: object) -> str | None:
 
 
 def local_path(value: object, what: str = "a path") -> Path:
-    """The path on this machine that a caller gave; every path argument goes through here.
+    """Check a local path; every path argument goes through here.
 
     Raises:
-        InvalidInputError: if it is no path, or an address such as ``s3://bucket/run``.
+        InvalidInputError: if it is not a path, or a URL such as ``s3://bucket/run``.
     """
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise InvalidInputError(f"expected {what}. Received: {value!r}")
@@ -112,18 +112,18 @@ def _instead(value: object, scheme: str) -> str:
 
 
 def native_path(path: str | os.PathLike[str]) -> Path:
-    """A path from the engine, which speaks UTF-8, as this Python spells it, for example under an ASCII locale."""
+    """A path from the engine, which uses UTF-8, in the encoding of this Python (under an ASCII locale they differ)."""
     return Path(os.fsdecode(os.fspath(path).encode("utf-8", "surrogateescape")))
 
 
 def check_name(name: str, what: str) -> str:
-    """Refuse a name that is no text, such as one with half of a surrogate pair: nothing can write it down.
+    """Check that a name can be encoded as UTF-8; a lone surrogate cannot.
 
     Raises:
-        InvalidInputError: if it is one.
+        InvalidInputError: if it cannot.
     """
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise InvalidInputError(f"{what} must be text that UTF-8 can write. Received: {name!a}") from error
+        raise InvalidInputError(f"{what} must be text that can be encoded as UTF-8. Received: {name!a}") from error
     return name

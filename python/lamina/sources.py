@@ -1,4 +1,4 @@
-"""What a user means by a source: a repository, a snapshot of it, an artifact, or a checkpoint file."""
+"""Resolves a source: a repository, a snapshot of it, an artifact, or a checkpoint file."""
 
 from __future__ import annotations
 
@@ -98,20 +98,20 @@ def _path(text: str) -> Opened:
         return _existing(path)
     before, colon, after = text.rpartition(":")
     if colon and repository.stands_in(Path(before)):
-        raise NotFoundError(f"{text} does not exist; a snapshot of a repository is named by @: {before}@{after}")
-    raise NotFoundError(f"{text} does not exist; expected a repository, a checkpoint file or DIR@alias")
+        raise NotFoundError(f"{text} does not exist; to name a snapshot of a repository, use @: {before}@{after}")
+    raise NotFoundError(f"{text} does not exist; expected a repository, a checkpoint file or DIR@ALIAS")
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise StorageError(f"cannot look at {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot access {path}: {error.strerror or error}") from error
 
 
 def _existing(path: Path) -> Opened:
     if path.is_dir() and (inner := _repositories_inside(path)):
-        raise InvalidInputError(f"{path} is not a repository, but holds one: {' or '.join(map(str, inner))}")
+        raise InvalidInputError(f"{path} is not a repository, but contains one: use {' or '.join(map(str, inner))}")
     if path.is_dir() and (path / "lamina.json").exists():
         return open_artifact_directory(path)
     return open_plain(path)
@@ -121,11 +121,11 @@ def _repositories_inside(folder: Path) -> list[Path]:
     try:
         return sorted(child for child in folder.iterdir() if child.is_dir() and repository.stands_in(child))
     except OSError as error:
-        raise StorageError(f"cannot look into {folder}: {error.strerror or error}") from error
+        raise StorageError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
 def open_artifact_directory(path: Path, packs: Path | None = None) -> Opened:
-    """Open what a W&B artifact with ``layout="packs"`` holds, after a download."""
+    """Open the directory of a downloaded W&B artifact with ``layout="packs"``; by default its packs are in it."""
     snapshot = path / "lamina.json"
     reader = _core.Reader.open_artifact(snapshot, path / "lamina.placement", packs or path / "packs")
     content = Content(reader)

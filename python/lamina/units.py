@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Sizes, counts and durations as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ("kB", "MB", "GB", "TB", "PB")
 
 
 def human(size: float | None) -> str:
-    """A number of bytes in three digits; decimal units, as disks and W&B count."""
+    """A size in bytes as text, with three digits and decimal units, as disks and W&B use them."""
     if size is None:
         return "-"
     if size < 1000:
@@ -20,12 +20,12 @@ def human(size: float | None) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """So many of something."""
+    """A number and a noun, in the plural if needed."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units that people use."""
+    """A duration in seconds as text, in a suitable unit."""
     if 0 < seconds < 0.9995:
         return f"{seconds * 1000:.{1 if seconds < 0.00995 else 0}f} ms"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""Saving what stands on disk, and what every save writes down."""
+"""Saving files from disk, and the fields that every save records."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lamina.repository.json_values import plain
 from lamina.repository.repository import Repository, now
 from lamina.repository.snapshot import Snapshot
 
-#: How new chunks are stored.
+#: How new chunks are compressed.
 Codec: TypeAlias = Literal["auto", "raw", "zstd", "planes", "delta"]
-#: Series of what is saved without naming one.
+#: The series of a save that names none.
 DEFAULT_SERIES = "default"
 
 
@@ -46,9 +46,9 @@ def save_path(
     threads: int = 0,
     names: Mapping[str, str] | None = None,
 ) -> Snapshot:
-    """Save what stands on disk; ``fields`` are those of the snapshot, ``names`` what Keras calls the tensors."""
+    """Save a file or a directory. ``fields`` are further fields of the snapshot, ``names`` Keras's names of tensors."""
     if path.is_dir() and target.path.resolve().is_relative_to(path.resolve()):
-        raise InvalidInputError(f"the repository {target.path} stands inside {path}, which is to be saved into it")
+        raise InvalidInputError(f"cannot save {path} into {target.path}, because the repository is inside it; move one")
     plans = h5.plan_source(path)
     known = {"kind": kind_of(plan.path for _, plan in plans), "training": keras_archive.training(path)}
     text = body(known | dict(fields))
@@ -60,7 +60,7 @@ def save_path(
 
 
 def file_argument(plan: FilePlan) -> Any:
-    """A plan as the engine takes it."""
+    """A plan in the form that the engine expects."""
     return plan.path, plan.size, [(t.name, t.dtype, t.shape, t.role, t.offset) for t in plan.tensors]
 
 
@@ -74,7 +74,7 @@ _versions: dict[str, str] = {}
 
 
 def software() -> dict[str, str]:
-    """Versions of the packages that decide what a checkpoint looks like."""
+    """Versions of the packages that determine the format of a checkpoint."""
     for name in ("lamina", "keras", "h5py", "numpy"):
         if name not in _versions:
             try:
@@ -85,7 +85,7 @@ def software() -> dict[str, str]:
 
 
 def threads_or_default(threads: int | None) -> int:
-    """Checks the argument ``threads``; 0 stands for the engine's default."""
+    """Check the argument ``threads``; returns 0 for the engine's default."""
     if threads is None:
         return 0
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:

@@ -1,4 +1,4 @@
-"""The `lamina` command against good, damaged and hostile input: what it says, its exit codes, what it leaves alone."""
+"""The `lamina` command with good, damaged and hostile input: its output, exit codes, and what it must not change."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from lamina.cli.command import EXIT_CODES
 from lamina.cli.docs_page import page
 from lamina.compare import distance
 from lamina.repository.repository import Repository
+from lamina.sources import resolve
 from lamina.writing import save_path
 from places import ROOT
 from travel_writer import make_envelope
@@ -44,7 +45,7 @@ VERBS = (
 
 @pytest.fixture(autouse=True)
 def no_lines_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where everything takes seconds, progress would stand between what is compared."""
+    """On a slow machine, progress lines would be mixed into the compared output."""
     monkeypatch.setattr(output, "LINE_SECONDS", 3600.0)
 
 
@@ -74,7 +75,7 @@ def parsed(*arguments: object) -> Any:
 
 
 def refused(code: int, *arguments: object) -> str:
-    """The one sentence that the command ends with; nothing goes to stdout."""
+    """The single error line of the command; nothing goes to stdout."""
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("lamina: ")
@@ -190,7 +191,7 @@ def test_a_missing_package_is_named() -> None:
     command = [sys.executable, "-c", code, "show", "wandb:a/b/c:latest"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "lamina: this needs the package wandb: pip install wandb\n"
+    assert done.stderr == "lamina: this command needs the package wandb: pip install wandb\n"
 
 
 def test_interrupted(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +224,7 @@ def test_a_reader_that_goes_away(repo: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# --- Looking.
+# --- ls and show.
 
 
 def test_ls_in_a_pipe_is_plain_and_aligned(repo: Path) -> None:
@@ -303,7 +304,7 @@ def test_what_does_not_exist(verb: list[str], tmp_path: Path, repo: Path) -> Non
     refused(6, *line(str(tmp_path / ("long" * 100))) if verb != ["stats"] else line(f"{tmp_path}/m.weights.h5/x"))
 
 
-# --- Comparing.
+# --- diff.
 
 
 def test_diff_measures_how_far_tensors_moved(tmp_path: Path) -> None:
@@ -341,11 +342,11 @@ def test_diff_of_what_is_equal(repo: Path, tmp_path: Path) -> None:
 
 
 def test_diff_of_small_tensors_that_changed_places(tmp_path: Path) -> None:
-    """They share one chunk, which is the same chunk in both."""
+    """They share a chunk, which is the same in both snapshots."""
     # Names that end no group (docs/format.md §5.2).
     a = weights(tmp_path / "a.weights.h5", layers=0, v1=np.float32([1, 2]), v2=np.float32([3, 4]))
     b = weights(tmp_path / "b.weights.h5", layers=0, v2=np.float32([1, 2]), v1=np.float32([3, 4]))
-    chunks = [lamina.open(_repository(path)).snapshot()._opened() for path in (a, b)]
+    chunks = [resolve(_repository(path)).content for path in (a, b)]
     assert len({str(content.chunks(tensor)) for content in chunks for tensor in content.tensors.values()}) == 1
     found = parsed("diff", _repository(a), _repository(b))
     assert found["counts"]["changed"] == 2
@@ -394,7 +395,7 @@ def test_distances_of_bfloat16_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert distance(a, b) == (1, 0.2, 2.0)
 
 
-# --- Saving and getting back.
+# --- save, export and restore.
 
 
 def test_save(tmp_path: Path) -> None:
@@ -421,7 +422,7 @@ def test_save(tmp_path: Path) -> None:
         (["m.weights.h5", "repo", "--alias", "a/b"], 2, "alias"),
         (["m.weights.h5", "m.weights.h5"], 6, "m.weights.h5"),
         (["m.weights.h5", "other"], 2, "not empty"),
-        (["empty", "new"], 2, "holds no file"),
+        (["empty", "new"], 2, "has no files"),
     ],
 )
 def test_save_refuses(
@@ -458,7 +459,7 @@ def test_export_replaces_only_on_demand(repo: Path, tmp_path: Path) -> None:
     refused(6, "export", repo, tmp_path / "m.weights.h5")
 
 
-# --- Checking.
+# --- verify.
 
 
 def test_verify_what_is_whole(repo: Path, tmp_path: Path) -> None:
@@ -476,8 +477,8 @@ def test_verify_lists_every_problem(repo: Path) -> None:
     packs = list((repo / "packs").iterdir())
     for pack in packs:
         flip(pack)
-    expected = 2 * len(packs)  # the chunk, and the digest of the whole
-    assert parsed("verify", repo)["ok"]  # which does not read contents
+    expected = 2 * len(packs)  # the chunk, and the digest of the pack
+    assert parsed("verify", repo)["ok"]  # a quick verify does not read contents
     done = lamina_command("verify", repo, "--full")
     assert (done.returncode, done.stderr) == (4, f"lamina: {repo} is damaged: {expected} problems found\n")
     lines = done.stdout.splitlines()
@@ -508,7 +509,7 @@ def test_verify_a_sample(repo: Path, tmp_path: Path) -> None:
         assert "--sample" in refused(2, "verify", repo, "--sample", share)
     assert "--seed" in refused(2, "verify", repo, "--seed", 1)
     assert "seed" in refused(2, "verify", repo, "--sample", "1", "--seed", -1)
-    assert "exclude" in refused(2, "verify", repo, "--sample", "1", "--full")
+    assert "cannot be combined" in refused(2, "verify", repo, "--sample", "1", "--full")
     assert "repositories only" in refused(2, "verify", f"{repo}@1", "--sample", "1")
 
 
@@ -542,7 +543,7 @@ def test_damaged_repositories(verb: str, repo: Path, tmp_path: Path) -> None:
     assert done.exit_code == 3 or verb in ("show", "export"), done.output
 
 
-# --- Thinning out.
+# --- prune.
 
 
 def test_prune_demands_an_answer(repo: Path) -> None:
@@ -579,7 +580,7 @@ def test_prune_asks_on_a_terminal(answer: str, code: int, left: list[int], repo:
 
 
 class terminal:
-    """The command with a terminal of its own."""
+    """The command on its own terminal."""
 
     def __init__(self, *arguments: object, columns: int = 160) -> None:
         self._arguments = list(map(str, arguments))
@@ -589,7 +590,7 @@ class terminal:
     def __enter__(self) -> terminal:
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background are started without it
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # background processes ignore SIGINT by default
             os.environ.update(TERM="xterm-256color", COLUMNS=self._columns, LINES="50")
             os.execv(sys.executable, [*COMMAND, *self._arguments])
         return self
@@ -604,7 +605,7 @@ class terminal:
         assert select.select([self._fd], [], [], seconds)[0], f"nothing for {seconds} s after {self.seen!r}"
         try:
             data = os.read(self._fd, 1 << 16)
-        except OSError:  # the other end is gone
+        except OSError:  # the terminal was closed
             return False
         self.seen += data.decode(errors="replace")
         return bool(data)
@@ -637,7 +638,7 @@ def test_a_terminal_sees_the_work(repo: Path, tmp_path: Path) -> None:
         assert session.code() == 0
     assert "exporting" in session.seen
     assert re.search(r"245 kB of 245 kB, [\d.]+ [kMG]B/s, 0 s left", session.seen)
-    assert "\x1b[?25h" in session.seen  # the cursor is there again
+    assert "\x1b[?25h" in session.seen  # the cursor is visible again
     with terminal("verify", f"{repo}@1") as session:
         assert session.code() == 0
     assert "is intact" in session.seen
@@ -692,7 +693,7 @@ def test_an_ascii_terminal(hostile: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# --- What is here.
+# --- stats, bench and doctor.
 
 
 def test_stats(repo: Path) -> None:
@@ -732,7 +733,7 @@ def test_bench_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert all(len(r["seconds"]) == 1 and r["median"] > 0 and r["failure"] is None for r in found["results"])
     stored = {result["name"]: result["stored"] for result in found["results"]}
     assert 0.5 * found["bytes"] < stored["lamina save"] < found["bytes"]
-    assert stored["lamina save, unchanged"] < 4096  # the snapshot itself
+    assert stored["lamina save, unchanged"] < 4096  # only the snapshot file
     path = weights(tmp_path / "m.weights.h5", 0)
     before = path.read_bytes()
     said = ok("bench", path, "--repeats", "2", "--folder", place)
@@ -749,7 +750,7 @@ def test_bench_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert "failed: ValueError: the result is wrong" in done.stderr
     assert list(place.iterdir()) == []
     monkeypatch.setattr(benchmark, "COPIES", 1 << 60)
-    assert "left" in refused(6, "bench", path, "--folder", place)
+    assert "needs" in refused(6, "bench", path, "--folder", place)
 
 
 def test_doctor_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -801,7 +802,7 @@ def test_doctor_says_what_would_be_slow() -> None:
 
 
 def test_a_variable_that_the_engine_refuses(repo: Path, tmp_path: Path) -> None:
-    """It is told, and not taken for another number."""
+    """It is reported, and not confused with another number."""
     for name, value in {"LAMINA_THREADS": "many", "LAMINA_CPU": "abacus"}.items():
         done = lamina_command("doctor", tmp_path, "--json", **{name: value})
         found = json.loads(done.stdout)
@@ -833,7 +834,7 @@ def test_the_machine_is_found_out_from_broken_files(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def online(wandb_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Commands talk to the server; this process does not."""
+    """Commands use the server; this process does not."""
     for name, value in wandb_server.environment(tmp_path / "client").items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)

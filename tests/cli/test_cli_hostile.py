@@ -1,4 +1,4 @@
-"""Every verb that looks at files against files that are no checkpoints: one sentence, an exit code, nothing touched."""
+"""Every subcommand that reads files, with files that are not checkpoints: one error line, an exit code, no change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOISE = random.Random(0).randbytes(5000)
 
 
 def _archive(folder: Path) -> Path:
-    """Names that lead out of a folder, and weights that are none."""
+    """Names that lead out of a folder, and files that are not weights."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("../../evil", "x")
@@ -53,7 +53,7 @@ def _loop(folder: Path) -> Path:
 
 
 def _fifo(folder: Path) -> Path:
-    os.mkfifo(folder / "fifo")  # who opens it waits for ever
+    os.mkfifo(folder / "fifo")  # to open it blocks for ever
     return folder / "fifo"
 
 
@@ -120,12 +120,12 @@ def test_what_is_no_checkpoint(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_a_terabyte_long(tmp_path: Path) -> None:
-    """It takes no room; what it says of itself must not be believed to be affordable."""
+    """The file is sparse; its claimed size must not be allocated."""
     path = weights(tmp_path / "huge.weights.h5", 0)
     os.truncate(path, 1 << 40)
     assert CliRunner().invoke(app, ["show", str(path)]).exit_code == 0
     assert CliRunner().invoke(app, ["report", str(path), "--json"]).exit_code == 0
-    assert "left" in refused(6, "bench", path, "--folder", tmp_path)
+    assert "free" in refused(6, "bench", path, "--folder", tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 

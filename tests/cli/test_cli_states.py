@@ -1,4 +1,4 @@
-"""Every verb that reads a repository against every state of one: the exit code, one sentence, and nothing lost."""
+"""Every subcommand that reads a repository, with every state of one: exit code, one error line, and nothing lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import lamina
 from lamina.cli import app
 from travel_writer import Chunk, make_envelope, make_pack
 
-#: What each verb is called with, in this order.
+#: The arguments of each subcommand, in this order.
 CALLS = {
     "ls": ["ls", "{repo}"],
     "show": ["show", "{repo}@mine", "--tensors"],
@@ -60,7 +60,7 @@ def _snapshot(repo: Path) -> Path:
 
 
 def _newer(path: Path, **changes: Any) -> None:
-    """What stands there, as a later release may write it."""
+    """Change the file as a later release may write it."""
     kind, body = json.loads(path.read_bytes())["lamina"], json.loads(path.read_bytes())["body"]
     version = changes.pop("version", 1)
     path.chmod(0o644)
@@ -81,11 +81,11 @@ def _newer_journal(repo: Path) -> None:
 
 
 def _newer_codes(*verbs: str) -> dict[str, int]:
-    """Of those that cannot do without what a later release wrote; a verify of all tells of it among its problems."""
+    """The refusals of subcommands that need what a later release wrote; a verify lists it among its problems."""
     return dict.fromkeys(verbs, 5) | dict.fromkeys(["verify", "verify --full", "verify --sample"], 4)
 
 
-#: State → how it comes about, and which verbs refuse it with which code; all others do their work.
+#: State → how to create it, and which subcommands refuse it with which exit code; all others work.
 STATES: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
     "whole": (lambda repo: None, {}),
     "pack flipped": (lambda repo: flip(_pack(repo)), dict.fromkeys(CONTENTS, 4)),
@@ -103,7 +103,7 @@ STATES: dict[str, tuple[Callable[[Path], object], dict[str, int]]] = {
         dict.fromkeys(["ls", "show", "verify", "verify --full", "verify --sample", "report", "prune"], 4),
     ),
     "config flipped": (lambda repo: flip(repo / "config.json", 20), dict.fromkeys(EVERYTHING, 4)),
-    # What a later release wrote is no damage: it is refused by its name, and nothing of it is changed.
+    # Files of a later release are not damage: they are refused by name and not changed.
     "config newer": (lambda repo: _newer(repo / "config.json", version=2), dict.fromkeys(EVERYTHING, 5)),
     "config needs more": (lambda repo: _newer(repo / "config.json", required=["x"]), dict.fromkeys(EVERYTHING, 5)),
     "snapshot newer": (lambda repo: _newer(_snapshot(repo), version=2), _newer_codes("ls", "stats", *STRUCTURE)),
@@ -159,14 +159,14 @@ def test_every_verb_in_every_state(state: str, repo: Path) -> None:
         before = after
     out = tree(repo.parent / "out") if (repo.parent / "out").exists() else {}
     assert set(out) == {f"{folder}/m.weights.h5" for verb, folder in _EXPORTS.items() if verb not in refusals}
-    if "save" not in refusals:  # damage elsewhere is no reason not to keep what is new
+    if "save" not in refusals:  # damage elsewhere must not prevent a save
         lamina.export(f"{repo}@3", repo.parent / "new")
         assert (repo.parent / "new/other.weights.h5").read_bytes() == (repo.parent / "other.weights.h5").read_bytes()
 
 
 _EXPORTS = {"export": "first", "restore": "second"}
 
-# --- Without permission. Root may read and write everything, unless it gives up that capability.
+# --- Without permission. Root may read and write everything, unless it drops that capability.
 
 RUNNER = """
 import json, sys

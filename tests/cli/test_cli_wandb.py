@@ -28,7 +28,7 @@ from lamina.cli import app
 from wandb_server import Server
 from wandb_server.server import client_environment
 
-#: The verbs that take `wandb:…`.
+#: The subcommands that take `wandb:…`.
 READERS = {
     "ls": ["ls", "{artifact}"],
     "show": ["show", "{artifact}"],
@@ -50,7 +50,7 @@ SENDERS = {
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    """Two snapshots, the first with an alias; it stands alone in a folder."""
+    """A repository with two snapshots, the first with an alias, alone in a folder."""
     (tmp_path / "place").mkdir()
     root = tmp_path / "place" / "repo"
     for seed in (0, 1):
@@ -70,7 +70,7 @@ def done(*arguments: object) -> str:
 
 
 def _own(repo: Path) -> dict[str, bytes]:
-    """A repository without the notes on what was uploaded."""
+    """The files of a repository, without its journal and its upload times."""
     return {path: data for path, data in tree(repo).items() if not path.startswith(("journal/", "uploads.jsonl"))}
 
 
@@ -186,7 +186,7 @@ def test_what_is_not_there(wandb_online: Server, repo: Path) -> None:
     ids=str,
 )
 def test_what_arrives_damaged(fault: dict[str, Any], code: int, wandb_online: Server, repo: Path) -> None:
-    """Nothing of it is taken for good, and once the server is well again everything works."""
+    """Nothing of a damaged answer is used, and once the server works again everything works."""
     artifact = logged(repo)
     (repo.parent / "new").mkdir()
     into = lamina.save(weights(repo.parent / "n.weights.h5", 5), repo.parent / "new" / "repo")
@@ -194,7 +194,7 @@ def test_what_arrives_damaged(fault: dict[str, Any], code: int, wandb_online: Se
     wandb_online.inject(method="GET", times=None, **fault)
     for verb, call in READERS.items():
         if verb == "pull into" and "pack" in fault["path"]:
-            continue  # its packs are those of the repository
+            continue  # its packs come from the repository
         result = CliRunner().invoke(app, words(call, repo, artifact))
         assert result.exit_code == code, (verb, result.output)
         assert result.stderr.startswith("lamina: ")
@@ -219,14 +219,14 @@ def test_what_arrives_damaged(fault: dict[str, Any], code: int, wandb_online: Se
 
 @pytest.fixture
 def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where nobody listens, and nobody else can."""
+    """An address where no process listens or can start to listen."""
     wandb.teardown()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         for name, value in client_environment(url, tmp_path / "wandb-client").items():
             monkeypatch.setenv(name, value)
-        for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER"):  # the client's patience is not what is tested
+        for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER"):  # the client's retries are not tested here
             monkeypatch.setenv(f"WANDB_X_{part}_RETRY_MAX", "1")
         yield url
     wandb.teardown()
@@ -268,13 +268,13 @@ def test_without_an_account(repo: Path, tmp_path: Path) -> None:
     )
     for verb, (code, stderr) in json.loads(found.stdout.splitlines()[-1]).items():
         assert code == 7, (verb, stderr)
-        last = stderr.splitlines()[-1]  # wandb says something of its own
+        last = stderr.splitlines()[-1]  # wandb prints its own messages
         assert last.startswith("lamina: ")
         assert "wandb login" in last
     assert tree(repo.parent) == before
 
 
-# --- Ctrl-C while the server is silent.
+# --- Ctrl-C while the server does not answer.
 
 
 SILENT = {
@@ -315,7 +315,7 @@ def test_ctrl_c_does_not_wait_for_the_server(what: str, wandb_online: Server, re
     assert "tester/lamina-tests/models" not in wandb_online.store.collections
     wandb_online.clear_faults()
     if what == "push, at its packs":
-        assert len(done("push", repo).splitlines()) == 1  # it was written down before it was sent
+        assert len(done("push", repo).splitlines()) == 1  # its record was written before it was sent
     else:
         done(*words(call, repo))
 

@@ -1,4 +1,4 @@
-"""How far a long call is: what the engine counts, what people see of it, and what Ctrl-C leaves."""
+"""Progress of long calls: what the engine counts, what is displayed, and what Ctrl-C leaves."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_only_the_watched_thread_counts(saved: tuple[Repository, int], meter: _c
     ],
 )
 def test_figures(done: int, total: int, seconds: float, text: str) -> None:
-    assert output._figures(done, total, seconds) == text
+    assert output.figures(done, total, seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     big, repo = tmp_path / "big.bin", tmp_path / "repo"
     with big.open("wb") as file:
-        os.truncate(file.fileno(), 2 << 30)  # takes no room, and seconds to read
+        os.truncate(file.fileno(), 2 << 30)  # sparse, and takes seconds to read
     with terminal("save", big, repo) as session:
         session.until("of 2.15 GB")
         session.type("\x03")

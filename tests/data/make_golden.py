@@ -1,4 +1,4 @@
-"""Writes the golden repository and artifact, once; every later release reads them as they are.
+"""Writes the golden repository and artifact, once; every later release must read them.
 
     PYTHONPATH=python:tests/helpers python tests/data/make_golden.py
 
@@ -35,7 +35,7 @@ def sha256(data: bytes) -> str:
 
 
 def described(tensors: dict[str, Array]) -> dict[str, Any]:
-    """Tensors as `EXPECTED` lists them."""
+    """Tensors in the form of `EXPECTED`."""
     return {name: [str(a.dtype), list(a.shape), sha256(a.tobytes())] for name, a in tensors.items()}
 
 
@@ -45,7 +45,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def _state(epoch: int) -> Saved:
-    """A training: a head that moves, a frozen backbone, enough layers for a tree, and what has odd dtypes."""
+    """A training: a head that changes, a frozen backbone, enough layers for a tree, and unusual dtypes."""
     frozen, moving = np.random.default_rng(0), np.random.default_rng(epoch)
     tensors = [
         Tensor("backbone/kernel", "<f4", frozen.normal(0, 0.05, (50, 150)).astype("<f4")),
@@ -99,7 +99,7 @@ def _expect(snapshot: Snapshot, saved: Saved) -> dict[str, Any]:
 
 
 def _real_file(target: Repository, folder: Path) -> dict[str, Any]:
-    """A file that HDF5 has written, planned by lamina itself; its tensors are read by h5py here."""
+    """A file written by HDF5 and planned by lamina; its tensors are read with h5py here."""
     path = folder / "small.weights.h5"
     random = np.random.default_rng(9)
     with h5py.File(path, "w") as file:
@@ -114,7 +114,7 @@ def _real_file(target: Repository, folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path) -> list[dict[str, Any]]:
-    """Write repository and artifact; give what each snapshot holds."""
+    """Write repository and artifact; returns the content of each snapshot."""
     target = repository.open_or_create(folder / "repository")
     saves = [(save_memory(target, state), state) for state in map(_state, range(3))]
     target.set_alias(saves[1][0], "favourite")
@@ -122,7 +122,7 @@ def write(folder: Path) -> list[dict[str, Any]]:
         opaque = _opaque()
         saves.append((save_files(target, opaque, Path(temporary)), opaque))
         real = _real_file(target, Path(temporary))
-        # Deleted below: the snapshot with the highest number, which leaves its claim, and one that prune takes.
+        # Deleted below: the snapshot with the highest number, whose claim remains, and one that prune deletes.
         save_memory(target, Saved([File("gone", tail=b"gone")], fields={"series": "gone"}))
     (target.path / "snapshots" / "0000000006.json").unlink()
     (target.path / "snapshots" / "0000000006.claim").touch()

@@ -1,4 +1,4 @@
-"""Writes the golden repository with delta chunks, once; every later release reads it as it is.
+"""Writes the golden repository with delta chunks, once; every later release must read it.
 
     PYTHONPATH=python:tests/helpers python tests/data/make_golden_delta.py
 
@@ -27,7 +27,7 @@ TENSORS = {"table/f4": ("<f4", 5000), "table/f2": ("<f2", 9000), "table/f8": ("<
 
 
 def _state(version: int) -> Saved:
-    """Tables of which a little changes from version to version, to odd values too."""
+    """Tables in which a few values change from version to version, also to unusual values."""
     random = np.random.default_rng(3)
     arrays = {name: random.normal(0, 0.05, count).astype(dtype) for name, (dtype, count) in TENSORS.items()}
     for step in range(1, version + 1):
@@ -40,7 +40,7 @@ def _state(version: int) -> Saved:
 
 
 def write(folder: Path) -> list[dict[str, Any]]:
-    """Write the repository; give what each snapshot holds."""
+    """Write the repository; returns the content of each snapshot."""
     target = repository.open_or_create(folder / "repository")
     found = []
     for version in range(3):

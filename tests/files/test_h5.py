@@ -1,4 +1,4 @@
-"""Tensors in files: found exactly, and nothing believed of a file that is damaged, hostile or unusual."""
+"""Tensors in files: found exactly, and a damaged, hostile or unusual file is never trusted."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_only_datasets_in_one_piece_are_tensors(tmp_path: Path) -> None:
         layout = h5py.VirtualLayout((5000,), "f4")
         layout[:] = h5py.VirtualSource(str(tmp_path / "absent.h5"), "x", (5000,))
         h5.create_virtual_dataset("virtual", layout)
-        # compact: in the object header, where it may move
+        # compact: stored in the object header, which may move
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_layout(h5py.h5d.COMPACT)
         space = h5py.h5s.create_simple((4,))
@@ -271,7 +271,7 @@ def test_names_that_are_no_text_are_literal(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_tensors_take_less_than_their_creation(tmp_path: Path) -> None:
-    """Two seconds on an idle machine; the ratio holds on a busy one."""
+    """Takes two seconds on an idle machine; the ratio also holds on a busy one."""
     began = time.perf_counter()
     file = write(tmp_path / "x.h5", lambda h5: layers(h5, 3333))
     created = time.perf_counter() - began
@@ -351,7 +351,7 @@ def test_a_directory_that_lies_about_lengths_is_opaque(tmp_path: Path) -> None:
 
 
 def test_an_archive_cannot_make_the_reader_allocate(tmp_path: Path) -> None:
-    """A central directory of 400 MB, in a file that takes no room, must not be read."""
+    """A central directory of 400 MB, in a sparse file, must not be read."""
     bomb = tmp_path / "x.keras"
     size = 400 << 20
     with bomb.open("wb") as file:
@@ -373,7 +373,7 @@ def _sparse_directory(bomb: Path) -> None:
 
 
 def _configuration(method: int, told: int) -> Callable[[Path], None]:
-    """One that unpacks to 96 MiB, and of which the archive says that it has ``told`` bytes."""
+    """A member that unpacks to 96 MiB, while the archive claims ``told`` bytes."""
 
     def make(bomb: Path) -> None:
         with zipfile.ZipFile(bomb, "w", method) as archive:
@@ -421,7 +421,7 @@ def test_names_in_an_archive_that_are_no_text(tmp_path: Path) -> None:
     outer = pack(tmp_path / "x.keras", write(tmp_path / "x.weights.h5", layers).read_bytes())
     data = bytearray(outer.read_bytes())
     entry = data.rindex(b"assets/vocabulary.txt") - 46
-    data[entry + 8 : entry + 10] = struct.pack("<H", 0x800)  # it says that the name is UTF-8
+    data[entry + 8 : entry + 10] = struct.pack("<H", 0x800)  # the flag for UTF-8 names
     data[entry + 46 : entry + 48] = b"\xff\xfe"
     outer.write_bytes(data)
     assert names(outer) == []
@@ -504,7 +504,7 @@ print("done")
 
 
 def test_hostile_numbers_in_its_structure(tmp_path: Path) -> None:
-    """Addresses, sizes and counts that HDF5 believes; in a process of its own, which may end or stay."""
+    """Addresses, sizes and counts that HDF5 trusts; in another process, which may crash or hang."""
     cases = 20_000 if os.environ.get("LAMINA_SOAK") else 800
     command = [sys.executable, "-c", FUZZ, str(tmp_path), "0", str(cases), *map(str, _samples(tmp_path))]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60 + cases // 10)
@@ -512,7 +512,7 @@ def test_hostile_numbers_in_its_structure(tmp_path: Path) -> None:
 
 
 def test_a_damaged_global_heap_does_not_hang(tmp_path: Path) -> None:
-    """HDF5 walks the heap by the sizes of its objects, and stays for ever at a free one of size 0."""
+    """HDF5 walks the heap by the sizes of its objects, and loops for ever at a free one of size 0."""
     file = write(tmp_path / "x.h5", layers)
     data = bytearray(file.read_bytes())
     heap = data.index(b"GCOL")

@@ -20,6 +20,7 @@ from engine_repositories import File, Saved, Tensor, check_arrays, save_memory
 from lamina.errors import BusyError, NotFoundError
 from lamina.repository.content import Content
 from lamina.repository.repository import Repository
+from lamina.sources import resolve
 
 KEEP = lamina.Keep(last=3)
 
@@ -38,7 +39,7 @@ def save(repository: Repository, number: int, series: str) -> lamina.Snapshot:
 
 def check(snapshot: lamina.Snapshot) -> None:
     """Check that each tensor is that of the snapshot's number."""
-    content = snapshot._opened()
+    content = resolve(snapshot).content
     assert isinstance(content, Content)
     check_arrays(content.read_named(), {tensor.name: tensor for tensor in tensors(snapshot.metadata["number"])})
 

@@ -1,4 +1,4 @@
-"""A headless Chromium that a test steers over a pipe (Chrome DevTools Protocol). Nothing is installed for it."""
+"""A headless Chromium that a test controls over a pipe (Chrome DevTools Protocol), without further packages."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Page:
         return found["result"].get("value")
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        """``mouseMoved``, ``mousePressed`` or ``mouseReleased``."""
+        """Send ``mouseMoved``, ``mousePressed`` or ``mouseReleased``."""
         button = "none" if kind == "mouseMoved" else "left"
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=int(button == "left"))
 

@@ -17,7 +17,7 @@ import lamina
 from lamina.repository.dtypes import as_bytes
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
-from lamina.sources import open_artifact_directory
+from lamina.sources import open_artifact_directory, resolve
 from lamina.writing import body
 from travel_writer import restore, restored
 
@@ -129,7 +129,7 @@ def check_saved(snapshot: Snapshot, saved: Saved, source: Any = None) -> None:
     unique = len({tensor.name for _, tensor in found}) == len(found)
     expected = {tensor.name if unique else f"{path}:{tensor.name}": tensor for path, tensor in found}
     check_arrays(lamina.read_tensors(source or snapshot), expected)
-    content = snapshot._opened()
+    content = resolve(snapshot).content
     names = list(content.training)
     arrays = content.read(content.training.values())
     check_arrays(dict(zip(names, arrays, strict=True)), {tensor.name: tensor for tensor in saved.training})
@@ -171,7 +171,7 @@ def _compare(snapshot: Snapshot, source: Any, folder: Path) -> None:
         assert restored(folder / reader) == expected, reader
     source.verify(snapshot.id)
     travelling.verify()
-    content = snapshot._opened()
+    content = resolve(snapshot).content
     training = dict(zip(content.training, content.read(content.training.values()), strict=True))
     for mine, theirs in [
         (lamina.read_tensors(snapshot), source.tensors(snapshot.id)),

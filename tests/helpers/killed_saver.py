@@ -144,7 +144,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
         in_a_child(partial(look, folder, reported))
         left += bool(hidden(folder))
         assert len(hidden(folder)) < 3, "what kills leave adds up"
-    in_a_child(partial(save_once, folder))  # clears up after the last kill
+    in_a_child(partial(save_once, folder))  # cleans up after the last kill
     print(json.dumps({"kills": kills, "saves": saves, "left": left, "left_in_the_end": len(hidden(folder))}))
 
 

@@ -38,23 +38,23 @@ def released(package: str) -> list[str]:
 
 
 def chosen(releases: Iterable[str], oldest: str, *, minors: bool) -> list[str]:
-    """Those that are supported; with ``minors`` the newest of each, and the oldest."""
+    """The supported releases; with ``minors`` only the newest of each minor version, and the oldest."""
     supported = [release for release in releases if numbers(release) >= numbers(oldest)]
     if not minors:
         return supported
-    newest = {numbers(release)[:2]: release for release in supported}  # ascending: the last one stays
+    newest = {numbers(release)[:2]: release for release in supported}  # ascending, so the last one remains
     return sorted({*supported[:1], *newest.values()}, key=numbers)
 
 
 def environment(folder: Path, module: str, requirement: str) -> Path:
-    """The Python of an environment that holds what is required, and else what ours holds."""
+    """The Python of an environment with the required packages; all others come from this environment."""
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     install = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
     subprocess.run([sys.executable, *install, requirement], check=True)
     (own,) = folder.glob("lib/python*/site-packages")
-    # Added behind the environment's own packages; and what is installed there as editable works here, too.
+    # Added after the environment's own packages; editable installs work, too.
     lines = (f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
     (own / "everything-else.pth").write_text("".join(lines))
     said = subprocess.run([python, "-c", _KNOWS.format(module)], check=True, capture_output=True, text=True).stdout

@@ -105,7 +105,7 @@ class OfflineRun:
 
     @cached_property
     def features(self) -> set[str]:
-        """Names of the wandb features (telemetry) that the run switched on."""
+        """Names of the wandb features (telemetry) that the run used."""
         return {
             descriptor.name
             for record in self.records

@@ -20,7 +20,7 @@ from wandb_server import Server
 
 @dataclass(frozen=True)
 class File:
-    """A file of an artifact: its bytes, or for a reference the artifact and path that it stands for."""
+    """A file of an artifact: its bytes, or for a reference the artifact and path that it refers to."""
 
     size: int
     content: bytes | None
@@ -30,7 +30,7 @@ class File:
 
 @dataclass(frozen=True)
 class Logged:
-    """An artifact version; ``aliases`` as they stand after all versions of the run."""
+    """An artifact version; ``aliases`` are those after all versions of the run."""
 
     id: str
     name: str
@@ -96,7 +96,7 @@ class Recorder:
         raise NotImplementedError
 
     def staged(self) -> set[str]:
-        """The files that wandb's staging area holds."""
+        """The files in wandb's staging area."""
         return {str(path) for path in self.directory.rglob("artifacts/staging/*")}
 
 

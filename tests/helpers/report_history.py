@@ -12,7 +12,7 @@ import engine_repositories as engine
 from lamina.repository.repository import Repository
 from lamina.writing import as_repository, body
 
-BIG = 16_384  # float32 elements: a chunk of 64 KiB of its own
+BIG = 16_384  # float32 elements: its own chunk of 64 KiB
 
 
 def save(
@@ -29,7 +29,7 @@ def save(
 
 
 def known(root: Path) -> Path:
-    """Four versions. What moved, and by how much, is exact in float32."""
+    """Four versions. The distances are exact in float32."""
     repository = as_repository(root)
     one = {
         "layers/big/vars/0": np.full(BIG, 2.0),

@@ -28,7 +28,7 @@ import lamina.keras
 from wandb_training import Follow
 
 Outcome = dict[str, Any]
-#: Name → (what stock did, what ours did), only where they differ; ABSENT where one has no such name.
+#: Name → (outcome of stock, outcome of lamina), only where they differ; ABSENT if one has no such name.
 Differing = Mapping[str, tuple[Any, Any]]
 ABSENT = "absent"
 
@@ -80,7 +80,7 @@ def differing(stock: Outcome, ours: Outcome) -> Differing:
 
 @functools.cache
 def _model() -> tuple[Any, list[np.ndarray]]:
-    """Compiled once, since that takes longer than the training; and its first values."""
+    """The model, compiled once, because that takes longer than the training, and its initial values."""
     keras.utils.set_random_seed(1)
     layers = [keras.Input((4,), name="x"), keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")]
     model = keras.Sequential(layers, name="m")
@@ -234,7 +234,7 @@ def _prepare(scenario: Training) -> None:
         target.chmod(int(scenario.before.split()[1], 8))
 
 
-# --- What is on disk.
+# --- Files on disk.
 
 
 def tree(root: Path) -> Outcome:
@@ -268,6 +268,6 @@ def content(data: bytes) -> Any:
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
     if member.filename == "metadata.json":
         return ""
-    # Keras writes addresses in memory into the configuration; they differ from process to process.
+    # Keras writes memory addresses into the configuration; they differ between processes.
     data = re.sub(rb'"shared_object_id": \d+', b"", archive.read(member))
     return hashlib.sha256(data).hexdigest()

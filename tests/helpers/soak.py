@@ -35,17 +35,17 @@ from lamina.keras import ModelCheckpoint
 from small_disk import small_disk
 
 _BUSY = Path(busy_process.__file__)
-#: Bytes by which this process may grow over the second half, by a line through it: what an allocator keeps, not what
-#: leaks. One leaked state in each round would be more than this within 20 rounds.
+#: Bytes by which this process may grow in the second half, by a fitted line: an allocator may keep this much, but one
+#: leaked state per round would exceed it within 20 rounds.
 _GROWTH = 32 << 20
-#: Rounds from which on memory is judged: before, the first compiled steps, pools and caches are all that there is.
+#: Memory is checked from this round on; before, compiled steps, pools and caches are still created.
 _ENOUGH = 60
 #: Seconds until a thread that has done its work must have ended.
 _ENDS = 30
 
 
 class Numbered(keras.callbacks.Callback):
-    """Gives each epoch's state a number that all its elements have."""
+    """Sets all elements of each epoch's state to one number."""
 
     def __init__(self, first: int) -> None:
         super().__init__()
@@ -190,11 +190,11 @@ class Soak:
         self.done["stops"] += 1
 
     def refuse(self) -> None:
-        """No file may grow beyond some size: saves fail with `StorageError`, and then work again."""
+        """A limit on the size of files: saves fail with `StorageError`, and later work again."""
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
         def limit() -> None:
-            # Not earlier: HDF5, which writes a first file, leaves open what it cannot write.
+            # Not earlier: HDF5 writes the first file, and does not close a file that it cannot write.
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.chance.randrange(1, 200_000), limits[1]))
 
         try:
@@ -226,7 +226,7 @@ class Soak:
             busy_process.save(opened, 1, "s")
 
     def damage(self) -> None:
-        """In a copy a file is cut or a bit of it flipped: the right data or a typed error; the original mends it."""
+        """A file of a copy is truncated or a bit flipped: the right data or a typed error; the original repairs it."""
         copy = self.folder / "copy"
         shutil.copytree(self.repository.path, copy)
         path = self.chance.choice(sorted([*copy.glob("packs/*.pack"), *copy.glob("snapshots/*.json")]))
@@ -300,7 +300,7 @@ def no_threads_left() -> None:
 
 
 def judge(usage: list[Usage]) -> dict[str, float]:
-    """How memory, descriptors and threads went in the second half, by then all that is made once has been made."""
+    """Memory, descriptors and threads in the second half, when everything that is created once exists."""
     later = usage[len(usage) // 2 :]
     memory = np.array([one.memory for one in later], float)
     slope = float(np.polyfit(np.arange(len(later)), memory, 1)[0])
@@ -315,7 +315,7 @@ def judge(usage: list[Usage]) -> dict[str, float]:
         "grown": slope * (len(later) - 1),
         "descriptors_first": usage[0].descriptors,
         "descriptors_last": usage[-1].descriptors,
-        # Those of the backend, whose pools come and go; of ours none is left after any round.
+        # Threads of the backend, whose pools come and go; none of lamina's is left after a round.
         "threads_at_most": max(one.threads for one in usage),
         "threads_last": usage[-1].threads,
     }
@@ -325,7 +325,7 @@ def main(minutes: float, seed: int) -> None:
     end = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="lamina-soak-") as folder:
         soak = Soak(Path(folder), random.Random(seed))
-        for fault in FAULTS:  # each of them once, however short this is
+        for fault in FAULTS:  # each at least once, however short the run is
             soak.train()
             fault(soak)
             soak.look()

@@ -1,4 +1,4 @@
-"""Writes artifacts and repositories from docs/format.md alone; no line of it knows the engine.
+"""Writes artifacts and repositories from docs/format.md alone, without the engine.
 
 ``restore`` is the travelling reader as a module, loaded by its path as users of an artifact do.
 """
@@ -24,7 +24,7 @@ SCRIPT = ROOT / "python" / "lamina" / "wandb" / "travel" / "restore.py"
 
 
 def _load() -> ModuleType:
-    # By its path, as users of an artifact do: it must not need the package around it.
+    # By its path, like users of an artifact: it must not need the lamina package.
     spec = importlib.util.spec_from_file_location("travelling_restore", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -109,7 +109,7 @@ def make_envelope(kind: str, body: dict[str, Any], *, version: int = 1) -> bytes
 
 @dataclass
 class Sample:
-    """One snapshot: what is to come back, and the chunks that hold it."""
+    """One snapshot: its expected content, and the chunks that hold it."""
 
     files: dict[str, bytes]
     tensors: dict[str, np.ndarray]  # of files; those of the training state begin with ":"

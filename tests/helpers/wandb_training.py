@@ -19,7 +19,7 @@ from places import HELPERS, ROOT
 
 
 def frozen_model(frozen: tuple[int, int] = (1200, 1600), trainable: int = 60) -> Any:
-    """About 95 % of the weights stay as they are."""
+    """A model in which about 95 % of the weights do not change."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
@@ -29,7 +29,8 @@ def frozen_model(frozen: tuple[int, int] = (1200, 1600), trainable: int = 60) ->
             keras.layers.Dense(1),
         ]
     )
-    model.compile(keras.optimizers.SGD(1e-4), "mse")  # faster, the large one ends in NaN, which no longer change
+    # With a higher rate the large model ends in NaNs, which no longer change.
+    model.compile(keras.optimizers.SGD(1e-4), "mse")
     return model
 
 

@@ -26,7 +26,7 @@ def _kind(build: Callable[[], keras.Model]) -> Callable[[], keras.Model]:
 
 
 def batch(model: keras.Model, rows: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Make input and target that the model can be trained on; the same at every call."""
+    """Inputs and targets for training the model; the same at every call."""
     rng = np.random.default_rng(7)
 
     def like(tensor: Any) -> np.ndarray:
@@ -242,7 +242,7 @@ def layers_150() -> keras.Model:
 
 @_kind
 def large() -> keras.Model:
-    """Tensors larger than HDF5's buffers and than a chunk of lamina's."""
+    """Tensors larger than HDF5's buffers and larger than lamina's chunks."""
     return keras.Sequential([keras.Input((300,)), layers.Dense(1100), layers.Dense(7), layers.Dense(40)])
 
 

@@ -145,7 +145,7 @@ def test_a_metric_that_is_not_there_is_told_once(best_only: bool) -> None:
 
 def test_a_best_snapshot_that_is_not_there_is_explained() -> None:
     fit(ModelCheckpoint("m.keras", repository="r"))
-    with pytest.raises(NotFoundError, match=r"no snapshot 'best' in .*monitored metric; it has the names .*latest"):
+    with pytest.raises(NotFoundError, match=r"no snapshot 'best' in .*monitored metric; existing names: .*latest"):
         lamina.open("r").snapshot("best")
-    with pytest.raises(NotFoundError, match=r"no snapshot 'epoch_7' in .*; it has the names epoch_0, epoch_1, latest;"):
+    with pytest.raises(NotFoundError, match=r"no snapshot 'epoch_7' in .*; existing names: epoch_0, epoch_1, latest;"):
         lamina.load_model("r@epoch_7")

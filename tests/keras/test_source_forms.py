@@ -69,7 +69,7 @@ def test_a_colon_in_place_of_the_at_is_understood() -> None:
     lamina.save(made(), "repo", aliases=["best-one"])
     with pytest.raises(NotFoundError, match="repo@best-one"):
         lamina.read_tensors("repo:best-one")
-    with pytest.raises(NotFoundError, match="expected a repository, a checkpoint file or DIR@alias"):
+    with pytest.raises(NotFoundError, match="expected a repository, a checkpoint file or DIR@ALIAS"):
         lamina.read_tensors("nowhere:best-one")
 
 
@@ -77,7 +77,7 @@ def test_a_folder_with_a_repository_inside_points_to_it() -> None:
     lamina.save(made(), "checkpoints/.lamina")
     Path("checkpoints/notes.txt").write_text("notes")
     inside = os.path.join("checkpoints", ".lamina")
-    with pytest.raises(InvalidInputError, match=f"holds one: {inside}$"):
+    with pytest.raises(InvalidInputError, match=f"contains one: use {inside}$"):
         lamina.read_tensors("checkpoints")
     command = [sys.executable, "-m", "lamina", "ls", "checkpoints"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

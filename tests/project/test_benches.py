@@ -1,4 +1,4 @@
-"""The benchmark harness tells the truth: a wrong result has no time, a missing peer is named, all take turns."""
+"""The benchmark harness: a wrong result has no time, a missing peer is named, contenders take turns."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_ways_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert command.main(["writes", "--quick", "--repeats", "1", "--folder", str(tmp_path)]) == 0
     lines = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert float(lines["buffered"][-1]) > 0
-    assert "FAIL" not in lines["DONTNEED after the flush"]  # O_DIRECT is not to be had on every file system
+    assert "FAIL" not in lines["DONTNEED after the flush"]  # not every file system has O_DIRECT
 
 
 def test_touched_rows_become_deltas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_a_late_version_costs(tmp_path: Path) -> None:
     table = scale._versions("scale", [4096] * 100, 16, lamina.Keep(last=3), small_bench(tmp_path))
     assert [row.name for row in table.rows] == ["the 10th", "the 16th", "the 16th / the 10th"]
     late, ratio = table.rows[1].values, table.rows[2].values
-    assert 16.384 <= late["new kB"] <= 22  # one tensor, and what lists all of them
+    assert 16.384 <= late["new kB"] <= 22  # one tensor, and the list of all of them
     assert 1 <= late["packs / live"] <= 1.7
     assert 1 <= late["packs"] <= 16
     assert late["reads"] >= 100
@@ -147,7 +147,7 @@ def test_a_version_of_many_that_comes_back_wrong_fails(monkeypatch: pytest.Monke
 
 def test_a_large_state(tmp_path: Path) -> None:
     found = scale.measure_large(8 << 20, "raw", tmp_path / "large")
-    assert 1 < found["disk / state"] < 1.2  # the second save has another tenth
+    assert 1 < found["disk / state"] < 1.2  # the second save adds a tenth
     assert found["MB/s"] > 0
 
 
@@ -161,7 +161,7 @@ def test_a_commit_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(lamina, "read_tensors", lambda source: read(source) | {"layers/dense/vars/1": np.zeros(64)})
     (tmp_path / "wrong").mkdir()
     wrong = commit._table("commit", 1.0, {}, tmp_path / "wrong", small_bench(tmp_path))
-    assert all("layers/dense/vars/1 is another" in row.failure for row in wrong.rows if row.ours)
+    assert all("layers/dense/vars/1 differs" in row.failure for row in wrong.rows if row.ours)
     assert sum(row.ours for row in wrong.rows) == len(commit.CODECS)
 
 
@@ -207,6 +207,6 @@ def test_the_chart_shows_what_was_measured(tmp_path: Path) -> None:
     assert "&lt;save&gt;" in page
     for drawn in (1.25, 1.5, 6.5):
         assert f"[{drawn}]" in page
-    assert "[7.5]" not in page  # a speed is no ratio
+    assert "[7.5]" not in page  # a speed is not a ratio
     assert '["ours"]' in page
     assert "http://" not in page.split("</script>", 1)[1]

@@ -1,4 +1,4 @@
-"""Every example of README.md and docs/ runs as a reader would copy it.
+"""Every example in README.md and docs/ runs as a reader would copy it.
 
 Each Python block runs alone: in a process of its own, in an empty folder, and without a W&B account. A block that is
 titled "needs a W&B account" runs in the same way against a W&B server on this machine. Lines of shell that call
@@ -47,7 +47,7 @@ class Block:
 
     @property
     def where(self) -> str:
-        """Where to look."""
+        """Page and line."""
         return f"{self.page}:{self.line}"
 
 
@@ -70,7 +70,7 @@ def _block(page: str, text: str, found: re.Match[str]) -> Block:
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*.ipynb"))]
-# The reference of the command names repositories of nobody; the tests of the command run each one.
+# The command reference names repositories that do not exist here; the tests of the command run its examples.
 EXAMPLES = {path.name: blocks_of(path) for path in PAGES if path.name != "cli.md"}
 
 
@@ -107,7 +107,7 @@ def _python(block: Block, tmp_path: Path) -> None:
 
 
 def _without_account() -> dict[str, str]:
-    """The environment of somebody who has never logged in; folders of wandb stay those of the test."""
+    """The environment of a user who never logged in; wandb's folders are those of the test."""
     account = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "WANDB_ENTITY", "WANDB_PROJECT")
     return {name: value for name, value in os.environ.items() if name not in account}
 
@@ -123,7 +123,7 @@ def _run(script: Path, folder: Path, output: Path, environment: Mapping[str, str
 
 
 def _shell(block: Block) -> None:
-    """Run the lines that call lamina; of the others, know the targets of make."""
+    """Run the lines that call lamina; check that the targets of ``make`` lines exist."""
     from typer.testing import CliRunner
 
     from lamina.cli import app

@@ -1,4 +1,4 @@
-"""No two files of lamina need each other, wherever an import stands: at the top, in a function, or for types only."""
+"""No two files of lamina import each other, neither at the top, nor in a function, nor for types only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def imported(path: Path, known: Mapping[str, Path], root: str) -> set[str]:
 
 
 def circles(package: Path) -> list[list[str]]:
-    """Groups of files that need each other."""
+    """Groups of files that import each other."""
     known = modules(package)
     edges = {name: imported(path, known, package.name) - {name} for name, path in known.items()}
     reach = {name: set(_reachable(name, edges)) for name in edges}

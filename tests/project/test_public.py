@@ -1,4 +1,4 @@
-"""The public names: where they say they are, what they show, and their examples, each run in an empty directory."""
+"""The public names: their ``__module__``, their documentation, and their examples, each run in an empty directory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_objects_are_pickled() -> None:
 
 
 def test_nothing_public_returns_anything() -> None:
-    """What a call gives is known: ``Any`` in its place hides mistakes from type checkers."""
+    """Public functions have a precise return type: ``Any`` hides mistakes from type checkers."""
     functions = [getattr(module, name) for module, name in PUBLIC if inspect.isfunction(getattr(module, name))]
     assert [f.__name__ for f in functions if str(f.__annotations__["return"]) == "Any"] == []
 

@@ -1,4 +1,4 @@
-"""What users write: never run, only looked at by type checkers, which must know what each call takes and gives."""
+"""Typical user code. It is never run; type checkers must know what each call takes and returns."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def damage(repository: lamina.Repository) -> list[str]:
 
 
 def mistakes(model: keras.Model) -> None:
-    """Each line must be an error; where a checker finds none, it says that the comment is not needed."""
+    """Each line must be an error; if a checker finds none, it reports the comment as unused."""
     lamina.save(model, "runs/a", codec="gzip")  # type: ignore  # pyright: ignore
     lamina.export("runs/a")  # type: ignore  # pyright: ignore
     lamina.Keep(latest=3)  # type: ignore  # pyright: ignore

@@ -1,4 +1,4 @@
-"""What a report knows: exact numbers of known histories, and what the command says when it cannot know."""
+"""The data of reports: exact numbers for known histories, and the command's messages if data is missing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_shares_chunks_is_not_read(repo: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(movement, "measured", measured)
     gathered(repo)
-    # Small tensors of a folder share a chunk, so a neighbour of what changed is read with it.
+    # Small tensors of a folder share a chunk, so the neighbour of a changed tensor is read, too.
     small = {"layers/small/vars/0", "layers/small/vars/1"}
     assert read == [
         {"layers/big/vars/0", "optimizer/vars/0"},
@@ -100,7 +100,7 @@ def test_costs_by_layer(repo: Path) -> None:
     assert list(layers) == ["big", "optimizer", "small", "zero", "new", "(file headers)"]
     costs = {name: (x.bytes, x.bytes_total, x.bytes_distinct, x.bytes_stored) for name, x in layers.items()}
     state = 4 * BIG
-    assert costs == {  # codec raw: what is stored is what differs
+    assert costs == {  # with codec raw, the stored bytes are the distinct bytes
         "big": (state, 4 * state, 2 * state, 2 * state),
         "optimizer": (state, 4 * state, 2 * state, 2 * state),
         "small": (16, 3 * 12 + 16, 12 + 12 + 16, 40),
@@ -121,7 +121,7 @@ def test_costs_add_up_where_chunks_are_encoded(tmp_path: Path) -> None:
     distinct = sum(layer.bytes_distinct or 0 for layer in found.layers)
     stored = sum(layer.bytes_stored or 0 for layer in found.layers)
     packs = sum(path.stat().st_size for path in (root / "packs").iterdir())
-    assert distinct <= sum(s.bytes_new for s in snapshots)  # those count structures and lists of chunks, too
+    assert distinct <= sum(s.bytes_new for s in snapshots)  # bytes_new also counts structures and lists of chunks
     assert 0 < stored < packs < distinct
     constant = next(layer for layer in found.layers if layer.name == "model")
     assert constant.dedup == 3
@@ -163,7 +163,7 @@ def test_layers_are_named_after_folders(name: str, file: str | None, layer: str)
     assert layer_of(name, TensorInfo(name, "<f4", (1,), "weights", file, 0)) == layer
 
 
-# --- What a source means.
+# --- Sources.
 
 
 def test_a_named_version_ends_the_history(repo: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_named_version_ends_the_history(repo: Path, tmp_path: Path) -> None:
     opened = lamina.open(repo)
     assert len(gathered(opened).versions) == 4
     assert len(gathered(opened.snapshot("2")).versions) == 2
-    assert gathered(f"{repo}@1").best == 0  # the alias leads to a version that is not shown
+    assert gathered(f"{repo}@1").best == 0  # the alias names a version that is not shown
 
 
 def test_a_single_version_is_a_report(repo: Path, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_upload_times_that_were_noted_are_known(repo: Path) -> None:
     found = gathered(repo)
     assert [version.upload_seconds for version in found.versions] == [1.25, 2.0, None, None]
     assert found.notes == []
-    upload_times.note(repo / "gone", first.id, 1)  # a number that is lost is no error
+    upload_times.note(repo / "gone", first.id, 1)  # a lost upload time is not an error
 
 
 # --- The heat map's numbers.

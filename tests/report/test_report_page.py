@@ -1,4 +1,4 @@
-"""The page in a real browser: it draws without a complaint, and hands and eyes find what they look for."""
+"""The report page in a real browser: it draws without errors and answers mouse and keyboard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_browser = pytest.mark.skipif(
     chromium.executable() is None, reason=f"no browser here: none of {', '.join(chromium.NAMES)} is installed"
 )
 
-#: What the page of 1,000 versions × 1,000 tensors may take; about four times what it took on two busy cores.
+#: Limits for the page of 1,000 versions × 1,000 tensors; about four times the values on two busy cores.
 SECONDS_TO_DRAW, SECONDS_TO_SLIDE, MEGABYTES = 20, 2, 700
 
 
@@ -39,7 +39,7 @@ def drawn(source: Path | str, target: Path) -> str:
 
 
 def check_quiet(page: chromium.Page) -> None:
-    """Nothing on the console, nothing asked of the network."""
+    """No console messages and no network requests."""
     assert page.console == []
     assert {url.split(":")[0] for url in page.requests} <= {"file", "data", "blob"}
 
@@ -49,7 +49,7 @@ def text(page: chromium.Page, selector: str) -> str:
 
 
 def place(page: chromium.Page, row: float, column: float) -> tuple[float, float]:
-    """Where the middle of a cell of the heat map stands in the window."""
+    """Window coordinates of the middle of a heat map cell."""
     page.eval("document.getElementById('movement').scrollIntoView({block: 'end'})")
     x, y = page.eval(
         "(() => { const plot = document.getElementById('movement'), box = plot.getBoundingClientRect();"
@@ -69,7 +69,7 @@ def test_it_draws_and_answers(page: chromium.Page, tmp_path: Path) -> None:
     ) == [
         *("timeline", "movement", "size", "dedup", "compression"),
     ]
-    # The slider begins at the best version; keys and buttons move it, and the lines in both charts.
+    # The slider starts at the best version. Keys and buttons move it, and the lines in both charts.
     assert text(page, "#chosen") == "version 2"
     page.eval("document.getElementById('slider').focus()")
     page.key("ArrowRight")
@@ -83,7 +83,7 @@ def test_it_draws_and_answers(page: chromium.Page, tmp_path: Path) -> None:
     page.eval("document.getElementById('back').click(); document.getElementById('back').click()")
     assert text(page, "#chosen") == "version 1"
     assert page.eval("document.getElementById('back').disabled")
-    # The heat map tells what is under the mouse, with full names, and a click chooses its version.
+    # The heat map shows the full name of the cell under the mouse; a click selects its version.
     x, y = place(page, 1, 2)
     page.hover(x, y, "!document.getElementById('tip').hidden")
     assert text(page, "#tip") == "small\nversion 2 → 3: moved by 12.5 %"
@@ -122,7 +122,7 @@ def test_light_and_dark_and_narrow(page: chromium.Page, tmp_path: Path) -> None:
     )
     light, dark = ["light", "rgb(245, 246, 248)", "#ffffff"], ["dark", "rgb(14, 18, 23)", "#171c23"]
     assert page.eval(colours) == dark
-    assert page.eval("document.documentElement.scrollWidth") == 380  # nothing to scroll sideways
+    assert page.eval("document.documentElement.scrollWidth") == 380  # no horizontal scrolling
     page.scheme(dark=False)
     page.wait_for("document.getElementById('movement').layout.paper_bgcolor === '#ffffff'")
     assert page.eval(colours) == light
@@ -182,7 +182,7 @@ def test_hostile_names_are_text(page: chromium.Page, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """1,000 versions of 1,000 tensors; in memory if there is room, since each save waits for the disk."""
+    """1,000 versions of 1,000 tensors; on tmpfs if it fits, because each save waits for the disk."""
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path_factory.mktemp("big")
     with tempfile.TemporaryDirectory(dir=shared) as folder:
         yield thousand(Path(folder) / "repo")

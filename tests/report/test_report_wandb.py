@@ -107,5 +107,5 @@ def test_what_the_run_refuses_is_an_artifact_error(tmp_path: Path) -> None:
         def log(self, values: Any) -> None:
             raise wandb.Error("the run is over")
 
-    with pytest.raises(ArtifactError, match="did not take the report: the run is over"):
+    with pytest.raises(ArtifactError, match="upload of the report failed: the run is over"):
         lamina.wandb.log_report(known(tmp_path / "repo"), Full())

@@ -74,7 +74,7 @@ READ_VERBS = [
 
 
 class _Run:
-    """An active run, of which nothing is asked before the path is looked at."""
+    """An active run that is not used before the path is checked."""
 
     id, disabled = "a", False
 

@@ -1,4 +1,4 @@
-"""The Python API on files: what goes in comes back, and errors say what to do. No Keras."""
+"""The Python API on files: they round-trip, and errors say what to do. Without Keras."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from lamina.errors import (
     UnsupportedFormatError,
 )
 from lamina.repository import memory
+from lamina.sources import resolve
 
 pytestmark = pytest.mark.quick
 
 
 def weights(path: Path, seed: int = 0, layers: int = 4, units: int = 120, **extra: np.ndarray) -> Path:
-    """A file with the form of a `.weights.h5`."""
+    """A file with the structure of a `.weights.h5`."""
     rng = np.random.default_rng(seed)
     with h5py.File(path, "w") as file:
         for i in range(layers):
@@ -113,7 +114,7 @@ def test_a_file_comes_back(tmp_path: Path, repo: Path) -> None:
         for name in names:
             assert tensors[name].dtype == file[name].dtype
             np.testing.assert_array_equal(tensors[name], file[name][()])
-        assert len(lamina.read_tensors(path)) == 11  # also while someone has it open
+        assert len(lamina.read_tensors(path)) == 11  # also while another process has it open
     one = lamina.read_tensors(path, "layers/dense_1/vars/0")
     np.testing.assert_array_equal(one["layers/dense_1/vars/0"], tensors["layers/dense_1/vars/0"])
 
@@ -146,7 +147,7 @@ def test_an_unchanged_save_of_ten_thousand_tensors_costs_nothing(tmp_path: Path,
 
 def test_an_inserted_layer_stores_no_other_tensor(tmp_path: Path, repo: Path) -> None:
     def stack(path: Path, order: list[int]) -> Path:
-        """Keras counts layers of a class, so those behind an inserted one change their names."""
+        """Keras numbers layers of a class, so the layers after an inserted one change their names."""
         with h5py.File(path, "w") as file:
             for position, seed in enumerate(order):
                 rng = np.random.default_rng(seed)
@@ -165,7 +166,7 @@ def test_an_inserted_layer_stores_no_other_tensor(tmp_path: Path, repo: Path) ->
 
 
 def chunks(snapshot: lamina.Snapshot) -> dict[str, set[tuple[str, int]]]:
-    content = snapshot._opened()
+    content = resolve(snapshot).content
     return {name: set(content.chunks(tensor)) for name, tensor in snapshot.tensors.items()}
 
 
@@ -188,7 +189,7 @@ def test_series_aliases_and_references(tmp_path: Path, repo: Path) -> None:
     assert opened.snapshot("a:v1") == a
     assert opened.remove_alias("a", "v1")
     assert not opened.remove_alias("a", "v1")
-    for meant in (a, a.id, a.number):  # both take the same
+    for meant in (a, a.id, a.number):  # both take the same arguments
         opened.set_alias(meant, "v2")
         assert opened.remove_alias(meant, "v2")
         assert not opened.remove_alias(meant, "v2")
@@ -220,7 +221,7 @@ def test_directories_and_opaque_files(tmp_path: Path, repo: Path) -> None:
     ]
     for path in written:
         assert path.read_bytes() == (source / path.relative_to(tmp_path / "out")).read_bytes()
-    # Bytes in front of an opaque file cost no more than the chunks they touch.
+    # Inserting bytes at the start of an opaque file only costs the chunks that they touch.
     (source / "fingerprint.pb").write_bytes(b"new" + (source / "fingerprint.pb").read_bytes())
     assert lamina.save(source, repo).bytes_new < 5_000_000
 
@@ -234,7 +235,7 @@ def test_best_and_diff(tmp_path: Path, repo: Path) -> None:
     assert status.pop("extra") == "added"
     assert set(status.values()) == {"same"}
     assert {d.status for d in opened.diff("2", "3")} == {"changed", "removed"}
-    # Small tensors share a chunk: each is told apart all the same.
+    # Small tensors share a chunk, but each is compared alone.
     for swapped in (False, True):
         with h5py.File(tmp_path / "s.h5", "w") as file:
             file["d/vars/0"] = np.full(9, 1 + swapped, "f4")
@@ -403,7 +404,7 @@ def test_threads_save_restore_and_prune_at_once(tmp_path: Path, repo: Path) -> N
 
 
 def test_a_killed_save_leaves_the_repository_whole(tmp_path: Path, repo: Path) -> None:
-    """SIGKILL at many moments of saves in a process of its own: what was reported is there, whole."""
+    """SIGKILL at many moments of saves in another process: every reported save is there, complete."""
     path = weights(tmp_path / "m.weights.h5", layers=12, units=700)
     code = (
         "import sys, lamina, numpy, h5py\n"
@@ -460,7 +461,7 @@ def test_a_file_that_changes_while_it_is_saved(tmp_path: Path, repo: Path) -> No
 
 @pytest.fixture
 def unhurried() -> Iterator[None]:
-    """No thread is made to give up the GIL: another one runs only where a call gives it up by itself."""
+    """No thread is forced to release the GIL: another one runs only if a call releases it."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1000)
     yield
@@ -469,7 +470,7 @@ def unhurried() -> Iterator[None]:
 
 def gives_up_the_gil(call: Callable[[], object]) -> bool:
     """Whether this thread runs while another one is in `call`."""
-    for _ in range(20):  # a busy machine may wake this one too late to see it
+    for _ in range(20):  # on a busy machine this thread may wake up too late to see it
         begun, ended = threading.Event(), []
 
         def work(begun: threading.Event = begun, ended: list[object] = ended) -> None:
@@ -517,7 +518,7 @@ def test_a_forked_worker_does_not_keep_a_dead_save_alive(tmp_path: Path, repo: P
         "print(pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    for _ in range(5):  # a busy machine may let the save end before the kill; then there is nothing to see
+    for _ in range(5):  # on a busy machine the save may end before the kill; then there is nothing to test
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", code, str(path), str(repo)],
             stdin=subprocess.PIPE,
@@ -527,7 +528,7 @@ def test_a_forked_worker_does_not_keep_a_dead_save_alive(tmp_path: Path, repo: P
         worker = int(process.stdout.readline())
         try:
             assert process.wait() == -9
-            os.kill(worker, 0)  # it lives
+            os.kill(worker, 0)  # it is alive
             left = list((repo / "sessions").iterdir())
             pruned = lamina.open(repo).prune(lamina.Keep(last=1))
             assert pruned.waiting == 0

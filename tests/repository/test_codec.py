@@ -1,4 +1,4 @@
-"""The codecs as the engine uses them, a chunk at a time: every dtype comes back, damage is told."""
+"""The engine's codecs, chunk by chunk: every dtype round-trips, and damage is an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHOICES = ("auto", "raw", "zstd", "planes", "delta")
 
 
 def samples() -> dict[str, np.ndarray]:
-    """A chunk of each class of dtype, with bytes that such tensors hold."""
+    """A chunk of each class of dtype, with typical bytes."""
     rng = np.random.default_rng(7)
     normal = rng.normal(0, 0.02, 40_000)
     whole = rng.integers(-300, 300, 40_000)
@@ -42,7 +42,7 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", samples())
 def test_every_dtype_comes_back(dtype: str, choice: str) -> None:
     raw = as_bytes(samples()[dtype])
-    # Whole, empty, one byte, and a length that is no multiple of any element.
+    # Full, empty, one byte, and a length that is not a multiple of any element size.
     for part in (raw, raw[:0], raw[:1], raw[: len(raw) // 2 | 1]):
         codec, encoded = _core.encode(part, dtype, choice)
         assert codec in ("raw", "zstd", "planes")
@@ -115,7 +115,7 @@ def test_the_gil_is_released() -> None:
 
 
 def turns_beside(call: Callable[[], object]) -> int:
-    """How often this thread gets its turn while another makes 30 calls and is never asked for the GIL."""
+    """How often this thread runs while another makes 30 calls and is never asked to release the GIL."""
     done = threading.Event()
 
     def work() -> None:
@@ -130,7 +130,7 @@ def turns_beside(call: Callable[[], object]) -> int:
         thread.start()
         turns = 0
         while not done.is_set():
-            time.sleep(0)  # gives the GIL away; it comes back when the call gives it away
+            time.sleep(0)  # releases the GIL, and gets it back when the call releases it
             turns += 1
     finally:
         thread.join()

@@ -20,7 +20,7 @@ from engine_repositories import File, Saved, Tensor, save_memory, write_artifact
 from lamina.errors import CorruptDataError, NotFoundError, UnsupportedFormatError
 from lamina.repository import repository
 from lamina.repository.content import Content
-from lamina.sources import open_artifact_directory
+from lamina.sources import open_artifact_directory, resolve
 from peak_memory import PEAK
 from travel_writer import (
     Chunk,
@@ -36,7 +36,7 @@ from travel_writer import (
     zstd,
 )
 
-# --- Damage by accident: cuts and flips of what the engine wrote ---
+# --- Accidental damage: truncated files and flipped bits ---
 
 
 def _saved() -> Saved:
@@ -77,9 +77,9 @@ def _exported(content: Content, out: Path) -> dict[str, bytes]:
 
 
 def read_repository(folder: Path, out: Path) -> dict[str, bytes]:
-    """Everything that the API gives of the small repository; opened anew, so nothing comes from memory."""
+    """Everything that the API reads from the small repository; it is opened again, so nothing is cached."""
     snapshot = lamina.open(folder).snapshot("s:mine")
-    content = snapshot._opened()
+    content = resolve(snapshot).content
     assert isinstance(content, Content)
     return _arrays(content) | _exported(content, out) | {"alias": snapshot.id.encode()}
 
@@ -116,7 +116,7 @@ def _read_or_refuse(layout: str, folder: Path, out: Path) -> dict[str, bytes] | 
 
 
 def _whole_pack_needed(layout: str, path: Path) -> bool:
-    """An artifact's placement says all that a pack's header and footer do; they are not read then."""
+    """An artifact's placement contains the header and footer data of its packs; they are not read."""
     return not (layout == "artifact" and path.suffix == ".pack")
 
 
@@ -137,7 +137,7 @@ def test_a_file_cut_anywhere(place: tuple[str, Path, Path], tmp_path: Path) -> N
 
 
 def _flips(data: bytes) -> Iterator[bytes]:
-    """One bit of each byte; which one changes from byte to byte, and every bit of the last 120."""
+    """Flip one bit of each byte, a different one each time, and every bit of the last 120 bytes."""
     every = range(max(0, len(data) - 120), len(data))
     chosen = [(position, position * 5 % 8) for position in range(len(data))]
     for position, bit in [*chosen, *itertools.product(every, range(8))]:
@@ -159,7 +159,7 @@ def test_a_flipped_bit(place: tuple[str, Path, Path], tmp_path: Path) -> None:
         if found is not None and layout == "repository":
             with pytest.raises(CorruptDataError):
                 lamina.open(folder).verify(full=True)
-    # Of packs, zstd frames have spare bits, and an artifact's reader does not look at footers.
+    # In packs, zstd frames have unused bits, and an artifact's reader does not read footers.
     assert harmless == 0 or path.suffix == ".pack"
 
 
@@ -175,13 +175,13 @@ def test_prune_deletes_nothing_where_something_is_damaged(place: tuple[str, Path
     assert changed <= {"prune.lock"}
 
 
-# --- Damage on purpose: right digests around what no writer would write ---
+# --- Hostile data: valid digests around invalid content ---
 
 
 def read_sample(folder: Path, out: Path) -> dict[str, bytes]:
-    """The same from an artifact directory and from a repository that holds one snapshot."""
+    """Read from an artifact directory, and from a repository with one snapshot; both give the same."""
     opened = open_artifact_directory(folder) if (folder / "lamina.json").exists() else None
-    content = opened.content if opened else lamina.open(folder).snapshot()._opened()
+    content = opened.content if opened else resolve(folder).content
     assert isinstance(content, Content)
     return _arrays(content) | _exported(content, out)
 
@@ -227,7 +227,7 @@ def test_an_unusual_path_is_allowed(tmp_path: Path, name: str) -> None:
     assert read_sample(model.write_artifact(tmp_path / "artifact"), tmp_path / "out")[name] == b""
 
 
-@pytest.mark.parametrize("case", sorted(set(ENCODED) - {"window of 16 MiB"}))  # which a reader may take
+@pytest.mark.parametrize("case", sorted(set(ENCODED) - {"window of 16 MiB"}))  # a reader may accept it
 def test_a_wrongly_encoded_chunk(tmp_path: Path, case: str) -> None:
     codec, encoded = ENCODED[case]
     file = {"path": "a", "size": 1000, "tensors": [], "extents": [[0, 1000]]}
@@ -292,12 +292,12 @@ print(peak())
 
 @pytest.mark.parametrize("distinct", [1, 20])
 def test_a_structure_that_takes_no_room(tmp_path: Path, distinct: int) -> None:
-    """A few KB would be read as gigabytes, whether a chunk is named again and again or compresses too well."""
+    """A few KB that would expand to gigabytes, by naming one chunk many times or by compressing too well."""
     model = hollow_structure(distinct)
     artifact = model.write_artifact(tmp_path / "artifact")
     with pytest.raises(CorruptDataError, match=r"a structure of \d+ bytes cannot be stored as"):
         read_sample(artifact, tmp_path / "out")
-    # Who looks for what is lost does not read it either.
+    # The search for lost content does not read it either.
     done = subprocess.run(
         [sys.executable, "-c", LOOKS_FOR_LOSSES, str(model.write_repository(tmp_path / "repo"))],
         capture_output=True,
@@ -341,7 +341,7 @@ def test_a_field_of_another_type(tmp_path: Path, case: str) -> None:
         read_sample(artifact, tmp_path / "out")
 
 
-# --- What a newer lamina writes is no damage ---
+# --- Data of a newer lamina is not damage ---
 
 
 def test_a_newer_version_or_feature_is_named(tmp_path: Path) -> None:

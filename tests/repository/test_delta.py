@@ -1,4 +1,4 @@
-"""Chunks that are stored as differences: by the engine, by the travelling reader, and over W&B."""
+"""Chunks that are stored as deltas: in the engine, the stand-alone reader, and over W&B."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def table(rows: int = 8000, columns: int = 32) -> np.ndarray[Any, Any]:
 
 
 def touched(array: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
-    """One row in a hundred moves."""
+    """One row in a hundred changes."""
     random, moved = np.random.default_rng(seed), array.copy()
     rows = random.choice(len(array), max(1, len(array) // 100), replace=False)
     moved[rows] += random.normal(0, 1e-3, (len(rows), array.shape[1])).astype(array.dtype)
@@ -64,7 +64,7 @@ def test_versions_of_an_embedding(tmp_path: Path) -> None:
         check_saved(snapshot, state)
         sizes.append(snapshot.bytes_stored)
         array = touched(array, version)
-    # Steps add up: with each version a further hundredth of the rows is not that of the base.
+    # Steps add up: with each version, another hundredth of the rows differs from the base.
     assert [version for version, size in enumerate(sizes) if size > 0.1 * sizes[0]] == [0, 9]
     assert max(sizes[1], sizes[10]) < 0.02 * sizes[0]
     assert target.verify(full=True).problems == []
@@ -85,7 +85,7 @@ def test_any_bits_come_back_by_both_readers(
     for _ in range(3):
         arrays = {}
         for index, (name, raw) in enumerate(zip(dtypes, data, strict=True)):
-            for at in random.integers(0, len(raw) - 8, 20):  # NaNs, infinities, zeros of both signs, anything
+            for at in random.integers(0, len(raw) - 8, 20):  # NaNs, infinities, zeros of both signs, and others
                 raw[at : at + 8] = ODD[random.integers(len(ODD))]
             arrays[f"t{index}"] = np.frombuffer(bytes(raw), np.uint8).view(element(name))
         snapshot = save_memory(target, saved(arrays), codec="delta" if forced else "auto")

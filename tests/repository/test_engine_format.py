@@ -1,4 +1,4 @@
-"""What the engine writes is what docs/format.md says: a reader made from the document alone reads it."""
+"""The engine writes what docs/format.md says: a reader that was made from the document alone can read it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MARKED += [f"float8_{name}" for name in ("e3m4", "e4m3", "e4m3b11fnuz", "e4m3fn"
 MARKED += [f"float8_{name}" for name in ("e5m2", "e5m2fnuz", "e8m0fnu")]
 DTYPES = [name for name in NATIVE + MARKED if name not in MARKED or hasattr(ml_dtypes, name)]
 
-# 0-d, 0-size, long, of many dimensions; small ones share chunks, the largest has several.
+# 0-d, 0-size, long, and with many dimensions; small ones share chunks, the largest has several.
 SHAPES = [(), (1,), (3, 5), (0,), (4, 0, 2), (1,) * 32, (2,) * 9, (511,), (9000,), (17, 300, 3), (200_001,)]
 PATHS = ["model.weights.h5", "assets/ü/tokens.txt", "con"]
 FOLDERS = ["", "layers/dense/vars/", "layers/dénse_1/vars/", "optimizer/vars/", "a/" * 40]
@@ -88,7 +88,7 @@ def test_any_state_comes_back_from_both_readers(saved: Saved, codec: str) -> Non
         on_disk = replace(saved, training=())
         again = save_files(target, on_disk, Path(folder), codec=codec)
         check_saved(again, on_disk)
-        assert again.bytes_new < 70_000  # its structure alone is new
+        assert again.bytes_new < 70_000  # only its structure is new
 
 
 def test_the_strategies_know_every_dtype_that_the_engine_takes(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_strategies_know_every_dtype_that_the_engine_takes(tmp_path: Path) -
 
 
 def _changed(draw: st.DrawFn, saved: Saved) -> Saved:
-    """The next state of a training: some tensors have moved, others are frozen."""
+    """The next state of a training: some tensors have changed, others are frozen."""
     random = np.random.default_rng(draw(st.integers(0, 1 << 32)))
 
     def move(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What version 1 of the format wrote once, the engine and the travelling reader read forever."""
+"""Files of format version 1, which the engine and the stand-alone reader must always be able to read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.make_golden import EXPECTED, GOLDEN, described, file_digests, sha256
 import lamina
 from engine_repositories import File, Saved, check_with_travel, save_memory
 from lamina.repository.snapshot import Snapshot
-from lamina.sources import open_artifact_directory
+from lamina.sources import open_artifact_directory, resolve
 from travel_writer import restore, restored
 
 pytestmark = pytest.mark.quick
@@ -25,7 +25,7 @@ SNAPSHOTS: list[dict[str, Any]] = DOCUMENT["snapshots"]
 
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:
-    """No test writes into the golden files, and nobody has written them again."""
+    """The golden files are unchanged: no test wrote into them, and they were not generated again."""
     assert file_digests(GOLDEN) == DOCUMENT["files"]
     yield
     assert file_digests(GOLDEN) == DOCUMENT["files"]
@@ -36,7 +36,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _training(snapshot: Snapshot) -> dict[str, Any]:
-    content = snapshot._opened()
+    content = resolve(snapshot).content
     return dict(zip(content.training, content.read(content.training.values()), strict=True))
 
 
@@ -98,7 +98,7 @@ def test_a_copy_can_be_written_and_pruned(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "repository", tmp_path / "copy")
     repository = lamina.open(tmp_path / "copy")
     state = Saved([File("a", tail=b"later")], fields={"series": "run-a"})
-    assert save_memory(repository, state).number == 7  # 6 was deleted; its claim stands
+    assert save_memory(repository, state).number == 7  # 6 was deleted, but its claim remains
     assert repository.prune(lamina.Keep(last=1)).snapshots == [3]  # 2 has an alias and an upload
     repository.verify(full=True)
     assert check_with_travel(tmp_path / "copy") == 4

@@ -1,7 +1,7 @@
 """Hostile artifacts, folders and file names through the API: a typed error, nothing outside the target, nothing hangs.
 
-What the engine's decoders do with damaged bytes is fuzzed in ``rust/core/tests/hostile.rs``; wrong descriptions and
-chunks stand in ``test_damage.py``, hostile HDF5 and zip files in ``test_h5.py``.
+The engine's decoders are fuzzed in ``rust/core/tests/hostile.rs``. ``test_damage.py`` has wrong descriptions and
+chunks, ``test_h5.py`` hostile HDF5 and zip files.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 import lamina
-from lamina.errors import CorruptDataError, LaminaError
+import lamina.wandb
+from lamina.errors import ArtifactError, CorruptDataError, LaminaError
 from lamina.fetching.packs import read_placement
-from lamina.wandb.download import open_artifact
 from travel_writer import blake3, make_placement, restored, sample
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices")
 
-# --- Special files: whoever opens a pipe that nobody writes to waits for ever, a device never ends.
+# --- Special files: opening a pipe without a writer blocks for ever; a device never ends.
 
 SPECIAL: dict[str, Callable[[Path], None]] = {
     "pipe": os.mkfifo,
@@ -77,7 +77,7 @@ def test_special_files_are_refused_at_once(kind: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() or not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
-# --- Where an export goes.
+# --- The target of an export.
 
 
 @posix
@@ -102,12 +102,25 @@ def test_a_target_that_is_no_folder(target: str, tmp_path: Path) -> None:
     assert restored(tmp_path) == before
 
 
-# --- A manifest that lies.
+# --- False manifests.
 
 
-def _artifact(entries: dict[str, Any]) -> Any:
-    files = {path: SimpleNamespace(size=size, ref=None, digest="", extra={}) for path, size in entries.items()}
-    return SimpleNamespace(name="evil:v0", manifest=SimpleNamespace(entries=files))
+class Artifact:
+    """A logged artifact with these entries. It records which files are requested, and has none of them."""
+
+    name = "evil:v0"
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        files = {path: SimpleNamespace(size=size, ref=None, digest="", extra={}) for path, size in entries.items()}
+        self.manifest = SimpleNamespace(entries=files)
+        self.asked: list[str] = []
+
+    def wait(self) -> Artifact:
+        return self
+
+    def files(self, names: list[str], per_page: int) -> list[Any]:
+        self.asked += names
+        return []
 
 
 @pytest.mark.parametrize(
@@ -142,13 +155,17 @@ def _artifact(entries: dict[str, Any]) -> Any:
     ids=repr,
 )
 def test_a_manifest_that_lies(entries: dict[str, Any]) -> None:
+    artifact = Artifact(entries)
     with pytest.raises(CorruptDataError):
-        open_artifact._files_of(_artifact(entries))
+        lamina.wandb.open_artifact(artifact)
+    assert not artifact.asked
 
 
 def test_a_manifest_of_usual_names() -> None:
-    entries = {"lamina.json": 10, "packs/" + "0" * 64 + ".pack": 1 << 36, "assets/ü b.json": 0, "A": 1, "ab": 1}
-    assert list(open_artifact._files_of(_artifact(entries))) == list(entries)
+    artifact = Artifact({"packs/" + "0" * 64 + ".pack": 1 << 36, "assets/ü b.json": 5, "A": 1, "ab": 1})
+    with pytest.raises(ArtifactError, match="has no file"):
+        lamina.wandb.open_artifact(artifact)
+    assert sorted(artifact.asked) == sorted(artifact.manifest.entries)
 
 
 @pytest.mark.parametrize(

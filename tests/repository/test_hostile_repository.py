@@ -1,4 +1,4 @@
-"""A repository that somebody else made: its small files behind right digests, and what is no file in their places.
+"""An untrusted repository: hostile small files with valid digests, and special files in their places.
 
 Snapshots, packs and structures stand in ``test_damage.py`` and ``test_hostile.py``.
 """
@@ -28,7 +28,7 @@ NAME = "0123456789abcdef" * 2
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    """Two snapshots, the first of which has an alias."""
+    """A repository with two snapshots; the first has an alias."""
     root = tmp_path / "inner" / "repo"
     root.parent.mkdir()
     for seed in (0, 1):
@@ -37,7 +37,7 @@ def repo(tmp_path: Path) -> Path:
 
 
 def _alias(series: object, alias: object, snapshot: object, named: tuple[str, str] | None = None) -> tuple[str, bytes]:
-    """An alias file under the name that its series and alias give, or those of ``named``."""
+    """Write an alias file under the name for its series and alias, or for those in ``named``."""
     digest = blake3("\0".join(named or (str(series), str(alias))).encode()).hex()[:32]
     return f"aliases/{digest}.json", make_envelope("alias", {"series": series, "alias": alias, "snapshot": snapshot})
 
@@ -81,7 +81,7 @@ SMALL: dict[str, Callable[[], tuple[str, bytes]]] = {
 
 
 def _use(root: Path, work: dict[str, Callable[[Repository], object]]) -> dict[str, str]:
-    """What each of these comes to with the repository opened anew: nothing, or an error of ours."""
+    """The outcome of each operation on the newly opened repository: nothing, or an error of lamina."""
     found = {}
     for name, do in work.items():
         try:
@@ -107,7 +107,7 @@ def _work(folder: Path) -> dict[str, Callable[[Repository], object]]:
 
 @pytest.mark.parametrize("case", SMALL)
 def test_small_files_with_right_digests(case: str, repo: Path, tmp_path: Path) -> None:
-    """Whatever they say: an error of ours or none, nothing outside, and what an alias holds stays readable."""
+    """Whatever they contain: lamina's error or none, no change outside, and the snapshot of an alias stays readable."""
     first = lamina.open(repo).snapshot("s:mine")
     before = {name: data for name, data in restored(tmp_path).items() if not name.startswith("inner/")}
     name, data = SMALL[case]()
@@ -134,7 +134,7 @@ def test_names_that_are_no_text_are_not_ours(repo: Path) -> None:
         assert Path(os.fsdecode(os.fsencode(repo / place) + b"/\xff\xfe.json")).read_bytes() == b"theirs"
 
 
-# --- Special files and links. Who opens a pipe that nobody writes to waits for ever, a device never ends.
+# --- Special files and links. Opening a pipe without a writer blocks for ever; a device never ends.
 
 SPECIAL: dict[str, Callable[[Path, Path], None]] = {
     "pipe": lambda path, outside: os.mkfifo(path),
@@ -174,7 +174,7 @@ for root in map(Path, sys.argv[1:]):
 
 
 def _place(root: Path, place: str) -> Path:
-    """Where the special file goes; what stands there is put away."""
+    """The path for the special file; an existing file is removed."""
     path = next((root / "aliases").iterdir()) if place == "aliases/mine" else root / place
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
@@ -204,7 +204,7 @@ def test_special_files_in_its_places(kind: str, repo: Path, tmp_path: Path) -> N
     assert done.returncode == 0, (done.stdout[-300:], done.stderr[-2000:])
     for place, line in zip(PLACES, done.stdout.splitlines()[1::2], strict=True):
         found = json.loads(line)
-        # Of a loop the system cannot tell whether it is a pack or a snapshot, so neither can we.
+        # The system cannot tell what a looping link is, so lamina cannot either.
         assert found["read"] == "" or (kind == "loop" and place.startswith(("packs/", "snapshots/"))), (place, found)
         assert set(found.values()) <= {"", "CorruptDataError", "NotFoundError", "StorageError"}, (place, found)
         shutil.rmtree(tmp_path / f"inner-{PLACES.index(place)}")
@@ -212,7 +212,7 @@ def test_special_files_in_its_places(kind: str, repo: Path, tmp_path: Path) -> N
 
 
 def test_the_last_number(repo: Path, tmp_path: Path) -> None:
-    """Numbers have ten digits; whoever takes the last one leaves no room, and that is said."""
+    """Numbers have ten digits. If the last one is used, no snapshot can be added, and the error says so."""
     (repo / "snapshots" / "9999999999.claim").touch()
     with pytest.raises(CorruptDataError, match="number"):
         lamina.save(weights(tmp_path / "m.weights.h5", 5), repo, series="s")

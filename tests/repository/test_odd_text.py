@@ -1,4 +1,4 @@
-"""Text that cannot be written down, and names that are no UTF-8: a typed error, or it works; nothing else."""
+"""Text that cannot be encoded, and names that are not UTF-8: a typed error, or it works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import lamina
 from lamina.errors import InvalidInputError
 from lamina.files import h5
 
-HALF = "a\udce9b"  # half of a surrogate pair: what `os.fsdecode` makes of a byte that is no UTF-8
+HALF = "a\udce9b"  # a lone surrogate, as `os.fsdecode` returns for a byte that is not UTF-8
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def nested(depth: int, wrap: Any) -> Any:
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}], ids=["lists", "dicts"])
 def test_metadata_is_taken_or_refused_by_its_depth(file: Path, wrap: Any) -> None:
     for depth in (900, 100_000):
-        with pytest.raises(InvalidInputError, match="inside each other"):
+        with pytest.raises(InvalidInputError, match="levels deep"):
             lamina.save(file, "repo", metadata={"deep": nested(depth, wrap)})
     saved = lamina.save(file, "repo", metadata={"deep": nested(100, wrap)})
     assert saved.metadata == {"deep": nested(100, wrap)}

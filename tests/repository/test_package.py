@@ -1,4 +1,4 @@
-"""What is installed: it imports without a word, carries its types and licences, and says under which it stands."""
+"""The installed package: it imports silently, and contains its types and its licences."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_it_carries_its_types() -> None:
 
 
 def test_the_licences_of_linked_crates() -> None:
-    """Each is one that lamina may be linked with, and the list is that of Cargo.lock."""
+    """Each licence is compatible with lamina, and the list matches Cargo.lock."""
     if shutil.which("cargo") is None:
         pytest.skip("cargo is not installed")
     command = [sys.executable, ROOT / "rust" / "third_party.py"]
@@ -63,7 +63,7 @@ def test_the_licences_are_those_that_cargo_deny_allows() -> None:
 
 @pytest.mark.skipif("LAMINA_WHEEL" not in os.environ, reason="make wheel installs one and tests it")
 def test_the_wheel() -> None:
-    """It is what is imported here, and small."""
+    """The tested lamina is the installed wheel, and the wheel is small."""
     assert not Path(lamina.__file__).is_relative_to(ROOT / "python")
     wheel = Path(os.environ["LAMINA_WHEEL"])
     assert wheel.stat().st_size < 6 << 20
@@ -85,10 +85,10 @@ def test_downloads_go_to_the_cache_of_the_user(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_is_imported_is_declared() -> None:
-    """Each package that a file of lamina imports stands in pyproject.toml, needed or as an extra."""
+    """Each package that lamina imports is declared in pyproject.toml, as a dependency or an extra."""
     project = (ROOT / "pyproject.toml").read_text().partition("[project]")[2].partition("[tool.")[0]
     declared = {name.lower() for name in re.findall(r'"([A-Za-z0-9_-]+)', project)}
-    declared |= {"lamina", "pil", "tensorflow", "ml_dtypes"}  # packages whose modules are called otherwise
+    declared |= {"lamina", "pil", "tensorflow", "ml_dtypes"}  # packages whose modules have other names
     found = set()
     for path in Path(lamina.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""A repository that has lost a part is one that is damaged, whatever looks at it, and never a directory of files."""
+"""A repository with a missing part is a damaged repository for every call, and never a directory of files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_command_says_so(lost: tuple[Path, type[LaminaError]], verb: list[st
 
 
 def test_one_changed_element_is_told_alike(tmp_path: Path) -> None:
-    """`Repository.diff` and ``lamina diff`` mean the same by ``changed_bytes``: elements that are not the same."""
+    """``changed_bytes`` of `Repository.diff` and ``lamina diff`` means the same: bytes of the differing elements."""
     file, repo = tmp_path / "m.weights.h5", tmp_path / "repo"
     values, small = np.arange(300_000, dtype=np.float32), np.arange(10, dtype=np.float32)
     for step in range(2):

@@ -1,4 +1,4 @@
-"""`Repository.repair` and ``lamina verify --repair``: what another copy has comes back, what is lost is named."""
+"""`Repository.repair` and ``lamina verify --repair``: what another copy has is restored, what is lost is named."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lamina.cli import app
 from lamina.errors import BusyError, CorruptDataError, InvalidInputError, NotFoundError, StorageError
 from lamina.repository import repository
 from lamina.repository.repository import Repository
+from lamina.sources import resolve
 from travel_writer import blake3, make_envelope, make_pack, sample
 from wandb_server import Server
 
@@ -28,7 +29,7 @@ NAMES = ["a/kernel", "b/kernel", "c/kernel"]
 
 
 def _array(seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng(seed).normal(size=(64, 96)).astype("<f4")  # 24 KiB: a chunk of its own
+    return np.random.default_rng(seed).normal(size=(64, 96)).astype("<f4")  # 24 KiB: its own chunk
 
 
 def _saved(*seeds: int, epoch: int = 0) -> Saved:
@@ -66,7 +67,7 @@ def _tree(target: Repository) -> dict[str, bytes]:
 
 
 def _state(target: Repository, number: int) -> dict[str, bytes]:
-    content = repository.open(target.path).snapshot(str(number))._opened()
+    content = resolve(f"{target.path}@{number}").content
     read = content.read_named() | dict(zip(content.training, content.read(content.training.values()), strict=True))
     return {name: array.tobytes() for name, array in read.items()}
 
@@ -87,7 +88,7 @@ def _place(target: Repository, number: int, name: str) -> tuple[Path, int]:
     from lamina.fetching.packs import read_placement
 
     snapshot = target.snapshot(str(number))
-    content = snapshot._opened()
+    content = resolve(snapshot).content
     ((chunk, _),) = content.chunks(content.tensors[name])  # type: ignore[union-attr]
     _, _, chunks = read_placement(target._core.placement_bytes(snapshot._core), "it")
     (place,) = chunks[chunk]
@@ -123,7 +124,7 @@ def test_everything_comes_back_from_a_copy(case: str, repo: Repository, backup: 
     assert repository.open(repo.path).verify(full=True).problems == []
     assert _tree(backup) == copy
     after = _tree(repo)
-    for path, data in damaged.items():  # nothing is deleted: it stands where it stood, or in the quarantine
+    for path, data in damaged.items():  # nothing is deleted: it is where it was, or in the quarantine
         assert data in (after.get(path), after.get(f"quarantine/{path}"))
     assert not list((repo.path / "sessions").iterdir())
     assert repository.open(repo.path).repair().quarantined == []
@@ -145,7 +146,7 @@ def test_what_is_lost_is_named_and_the_rest_stays_readable(repo: Repository) -> 
     assert not report.ok
     assert len(report.problems) == 2
     opened = repository.open(repo.path)
-    content = opened.snapshot("1")._opened()
+    content = resolve(opened.snapshot("1")).content
     with pytest.raises(CorruptDataError, match='tensor "a/kernel": no pack holds chunk'):
         content.read_named()
     rest = NAMES[1:]
@@ -153,7 +154,7 @@ def test_what_is_lost_is_named_and_the_rest_stays_readable(repo: Repository) -> 
     with pytest.raises(CorruptDataError, match='tensor "a/kernel": no pack holds chunk'):
         lamina.export(opened.snapshot("1"), repo.path.parent / "out")
     assert not (repo.path.parent / "out").exists()
-    # A copy that comes later makes it whole.
+    # A second repair with another copy restores the rest.
     aside = repo.path / "quarantine" / "packs" / pack.name
     data = bytearray(aside.read_bytes())
     data[at] ^= 1
@@ -168,7 +169,7 @@ def test_what_is_lost_is_named_and_the_rest_stays_readable(repo: Repository) -> 
 def test_a_verify_names_what_is_not_whole(how: dict[str, Any], repo: Repository) -> None:
     pack, at = _place(repo, 2, "c/kernel")
     _flip(pack, at) if how else pack.unlink()
-    with pytest.raises(CorruptDataError, match="not whole: snapshots 2$") as caught:
+    with pytest.raises(CorruptDataError, match="damaged snapshots: 2$") as caught:
         repository.open(repo.path).verify(**how)
     assert caught.value.report is not None
     (lost,) = caught.value.report.lost
@@ -195,7 +196,7 @@ def test_a_chunk_that_stands_whole_elsewhere_is_not_lost(repo: Repository) -> No
 
 def test_what_cannot_be_read_names_its_tensor(repo: Repository, tmp_path: Path) -> None:
     _flip(*_place(repo, 1, "b/kernel"))
-    content = repository.open(repo.path).snapshot("1")._opened()
+    content = resolve(f"{repo.path}@1").content
     with pytest.raises(CorruptDataError, match='tensor "b/kernel": chunk .* is damaged'):
         content.read_named()
     assert content.read([content.tensors["a/kernel"]])[0].tobytes() == _array(1).tobytes()
@@ -382,7 +383,7 @@ def test_a_source_that_is_none(source: Any, error: type[Exception], repo: Reposi
 
 
 def test_a_hostile_source_gives_nothing(repo: Repository, tmp_path: Path) -> None:
-    """Packs under wrong names, chunks under wrong ids, and snapshots of others are not taken."""
+    """Packs with wrong names, chunks with wrong ids, and snapshots of other repositories are not used."""
     evil = tmp_path / "evil"
     (evil / "packs").mkdir(parents=True)
     (evil / "snapshots").mkdir()

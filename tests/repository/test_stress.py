@@ -1,4 +1,4 @@
-"""Several processes and threads on one repository at once; ``LAMINA_SOAK=1`` lets them go on for minutes."""
+"""Several processes and threads on one repository at once; with ``LAMINA_SOAK=1`` for minutes."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_processes_and_threads_at_once(repo: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="stops a process by a signal")
 def test_prune_keeps_what_a_stopped_save_relies_on(repo: Path) -> None:
-    """It stands still within a save, for an hour as far as anybody can tell."""
+    """A process is stopped inside a save; for the others it could be stopped for an hour."""
     opened = lamina.open(repo)
     with started("save", repo, 1) as process:
         for _ in range(5):
             stop_within(process, lambda: list((repo / "sessions").glob("[0-9a-f]*")))
             known = {snapshot.id for snapshot in opened.snapshots()}
-            # Little stays, and with the rest goes what the save may have found there, unless prune waits for it.
+            # Prune deletes almost everything, also data that the save builds on, unless it respects the save.
             busy_process.save(opened, 1_000_000, "s1")
             for _ in range(3):
                 opened.prune(lamina.Keep(last=1))
@@ -88,7 +88,7 @@ def test_prune_keeps_what_a_stopped_save_relies_on(repo: Path) -> None:
 
 
 def first_unknown(process: subprocess.Popen[str], known: set[str]) -> str:
-    """Of the saves that the process reports."""
+    """The numbers of the saves that the process reports."""
     assert process.stdout is not None
     while (line := process.stdout.readline()) and line.split()[1] in known:
         pass
@@ -103,7 +103,7 @@ def test_a_worker_of_a_killed_saver_stops_nobody(repo: Path) -> None:
             pass
         process.kill()
         process.wait()
-        # The worker lives: it waits for the end of its input.
+        # The worker lives, and waits for the end of its input.
         opened = lamina.open(repo)
         busy_process.save(opened, 1_000_000, "other")
         assert opened.prune(lamina.Keep(last=1)).waiting == 0
@@ -113,7 +113,7 @@ def test_a_worker_of_a_killed_saver_stops_nobody(repo: Path) -> None:
 
 
 def test_a_soak_of_seconds() -> None:
-    """Each fault once, beside real training; ``make soak`` goes on with them."""
+    """Each fault once, during real training; ``make soak`` runs them for longer."""
     script = HELPERS / "soak.py"
     done = subprocess.run([sys.executable, str(script), "0"], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr

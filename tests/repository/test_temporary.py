@@ -1,4 +1,4 @@
-"""What a kill leaves beside a plain file is removed by the next save there; what lives, or is not ours, stays."""
+"""The next save removes what a killed save left beside a plain file, but no file of a live process or of others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from lamina import _core
 from stopped_process import stop_within
 
-#: Writes a file without end, until it is stopped.
+#: Writes a file again and again until it is stopped.
 _WRITES = """
 import sys
 import numpy as np
@@ -25,7 +25,7 @@ while True:
     _core.write_file(sys.argv[1], data.nbytes, [(0, data)], np.zeros(0, np.uint8), 1)
 """
 
-#: Makes a folder as for a file that Keras writes itself, and waits.
+#: Creates the folder for a file that Keras writes, and waits.
 _HOLDS = """
 import sys
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_killed_writer_leaves_nothing_for_long(tmp_path: Path) -> None:
         stop_within(process, lambda: hidden(tmp_path))
         left = hidden(tmp_path)
         save(path)
-        assert hidden(tmp_path) == left  # its owner lives, and may stand still for an hour
+        assert hidden(tmp_path) == left  # its owner is alive, though stopped
         process.kill()
         process.wait()
     assert hidden(tmp_path) == left
@@ -116,7 +116,7 @@ def test_a_forked_child_takes_nothing_away(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_worker_of_the_dead_holds_nothing(tmp_path: Path) -> None:
-    """A data loader's worker outlives the process that was killed, with a copy of all its descriptors."""
+    """A data loader worker outlives the killed process, and has copies of all its descriptors."""
     code = _HOLDS.replace("print(", "import os, lamina.repository.repository\nif os.fork() == 0: print(")
     with running(code, tmp_path / "m.h5") as process:
         assert process.stdout is not None

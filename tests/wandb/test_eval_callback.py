@@ -1,4 +1,4 @@
-"""WandbEvalCallback: the artifacts and tables that arrive, what they refer to, and what stays on disk."""
+"""WandbEvalCallback: the artifacts and tables that arrive, their references, and what is left on disk."""
 
 import copy
 import importlib
@@ -34,7 +34,7 @@ def examples() -> tuple[np.ndarray, np.ndarray]:
 
 
 def argmax(predictions: Any) -> Any:
-    """As the documentation has it: with the backend's own function, so of the backend's own type."""
+    """As in the documentation: computed by the backend, so the result has the backend's type."""
     if BACKEND == "tensorflow":
         return importlib.import_module("tensorflow").argmax(predictions, axis=-1)
     return keras.ops.argmax(predictions, axis=-1)
@@ -111,7 +111,7 @@ def test_the_documented_example_logs_both_tables(recorder: Recorder, kind: type[
         rows = artifact.table("eval_data")
         assert rows["columns"] == PRED_COLUMNS
         assert [row[:2] + row[3:4] for row in rows["data"]] == [[epoch, i, i % 3] for i in range(ROWS)]
-        # the images are the ground truth's: referred to, not stored again
+        # the images are references to the ground truth, not stored again
         assert {row[2]["path"] for row in rows["data"]} == images
         files = [artifact.files[path] for path in images]
         assert {(file.content, file.artifact) for file in files} == {(None, truth.id)}

@@ -69,7 +69,7 @@ def test_batch_rows_have_their_own_axis_and_epochs_are_logged_too(recorder: Reco
         (32, 1, 2, [1, 3, 5, 7]),
         # the stock callback never logs: no execution ends at an even batch
         (32, 2, 2, [1, 3, 5, 7]),
-        # the third execution of five batches holds one batch
+        # the third execution of five batches has one batch
         (40, 4, 2, [1, 4, 6, 9]),
     ],
 )
@@ -128,7 +128,7 @@ def test_the_rate_of_a_schedule_is_logged(recorder: Recorder, log_freq: str) -> 
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2, 5], [0.4, 0.2, 0.1])
     make_model(schedule).fit(x, y, batch_size=8, epochs=2, callbacks=[WandbMetricsLogger(log_freq)], verbose=0)
     arrived = recorder.finish()
-    # after step n the optimizer stands at iteration n
+    # after step n the optimizer is at iteration n
     assert arrived.column("epoch/learning_rate") == pytest.approx([0.2, 0.1])
     if log_freq == "batch":
         expected = [float(schedule(step)) for step in range(1, 9)]

@@ -1,4 +1,4 @@
-"""Offline runs that are sent from another directory, after a kill, or that somebody else made."""
+"""Offline runs that are sent from another directory, after a kill, or from an untrusted source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wandb_server import Server
 from wandb_training import Follow, Remember, fit, restored, run_python, same_weights, small_model
 
 SYNC = "import sys, subprocess; subprocess.run([sys.executable, '-m', 'wandb', 'sync', sys.argv[1]], check=True)"
-#: A training whose process dies in its third epoch; wandb's service has flushed nothing of the log by then.
+#: A training whose process is killed in its third epoch. By then wandb's service has not flushed its log.
 KILLED = """
 import os, signal, sys, keras, numpy as np, wandb
 from lamina.keras import WandbModelCheckpoint
@@ -217,7 +217,7 @@ def test_a_push_of_a_file_leaves_nothing_behind(wandb_online: Server, tmp_path: 
 @pytest.mark.parametrize("mode", ["online", "offline"])
 @pytest.mark.parametrize("layout", ["packs", "file"])
 def test_best_stays_with_the_best_of_the_series(wandb_online: Server, tmp_path: Path, layout: str, mode: Any) -> None:
-    """A second callback, which knows of no best value, begins with worse ones."""
+    """A second callback, which does not know the best value so far, starts with worse ones."""
     with wandb.init(project="p", mode=mode) as run:
         for values in ([3.0, 1.0], [5.0, 4.0, 0.5] if layout == "packs" else [5.0, 4.0]):
             checkpoint = WandbModelCheckpoint(
@@ -268,7 +268,7 @@ def test_a_logged_file_leaves_the_repository_of_a_training(wandb_online: Server,
 
 
 def test_one_of_several_jax_processes_sends(wandb_online: Server, tmp_path: Path) -> None:
-    """They do not know of each other; their launcher's environment says which one is the first."""
+    """The processes do not know each other; the launcher sets an environment variable that tells which is the first."""
     code = """
 import wandb
 from lamina.keras import WandbModelCheckpoint

@@ -1,4 +1,4 @@
-"""What callbacks log of a training that resumes in the same W&B run: the curves go on, and nothing is there twice."""
+"""What callbacks log when training resumes in the same W&B run: curves continue, and nothing is logged twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.keras, pytest.mark.wandb]
 
 @pytest.mark.parametrize("place", ["before", "behind", "tracked behind"])
 def test_a_resumed_training_goes_on_in_the_same_curves(place: str, wandb_online: Server) -> None:
-    """With ``wandb.init(id=…, resume="allow")``: the axis of the batches goes on, and no epoch is logged twice."""
+    """With ``wandb.init(id=…, resume="allow")`` the batch axis continues, and no epoch is logged twice."""
     for epochs in (2, 3):
         with wandb.init(id="one", resume="allow") as run:
             logger = WandbMetricsLogger(log_freq="batch")

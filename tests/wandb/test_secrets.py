@@ -1,4 +1,4 @@
-"""No key, no value of the environment and no path of the user's machine is in anything that is written or sent."""
+"""Nothing that is written or sent contains a key, an environment value or a path of the user's machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ with open("reports/opened.html", "w") as file:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A real offline run, started with a recognisable key, environment and home; what it printed."""
+    """A real offline run with a recognisable key, environment and home; returns what it printed."""
     home = tmp_path_factory.mktemp("home-of-somebody")
     folder = home / "project"
     folder.mkdir()
@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def _ours(folder: Path) -> list[Path]:
-    """What lamina wrote: the repository, its exports, and what waits in the run's folder to be uploaded."""
+    """All files of lamina: the repository, its exports, and the pending uploads in the run's folder."""
     runs = list((folder / "wandb").glob("offline-run-*/lamina"))
     assert runs
     return [path for root in (folder / "repo", folder / "out", *runs) for path in root.rglob("*")]
@@ -77,13 +77,13 @@ def test_nothing_private_is_written(trained: tuple[Path, str]) -> None:
 
 
 def _unpacked(text: str) -> str:
-    """With the data of a page, which is packed."""
+    """The text of a file; the data of a report page is unpacked."""
     packed = re.findall(r"[A-Za-z0-9+/]{100,}={0,2}", text)
     return text + "".join(gzip.decompress(base64.b64decode(data)).decode() for data in packed if data[:4] == "H4sI")
 
 
 def test_no_report_names_a_folder(trained: tuple[Path, str]) -> None:
-    """Of the machine that it was made on: pages are sent to others, and to W&B."""
+    """Pages are shared with others, and sent to W&B."""
     folder, _ = trained
     pages = [*folder.glob("reports/*.html"), *folder.glob("wandb/offline-run-*/files/media/**/*.html")]
     charts = list(folder.glob("wandb/offline-run-*/files/media/**/*.json"))
@@ -114,7 +114,7 @@ def test_modes_are_as_umask_says(trained: tuple[Path, str]) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="modes")
 def test_what_is_not_ours_is_left(tmp_path: Path) -> None:
-    """In a shared directory: foreign files that only look like temporary ones, also in our folders."""
+    """Files of others that look like lamina's temporary files, also in lamina's folders, are not removed."""
     from engine_repositories import File, Saved, save_memory
     from lamina.repository import repository
 

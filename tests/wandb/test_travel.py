@@ -1,4 +1,4 @@
-"""The reader that travels in artifacts, against data that a writer made from docs/format.md alone writes."""
+"""The stand-alone reader in artifacts, against data of a writer that was made from docs/format.md alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DamagedError, UnsupportedError, RestoreError = (
 
 
 def read_all(path: Path) -> dict[str, bytes]:
-    """What ``restore`` writes and ``tensors`` gives, without the disk."""
+    """The results of ``restore`` and ``tensors``, in memory."""
     source = restore.open_source(path)
     state = restore.State(source, source.find())
     found = {
@@ -70,7 +70,7 @@ def only_pack(folder: Path) -> Path:
 
 # --- BLAKE3 ---
 
-# From the test vectors that the authors of BLAKE3 publish: the input counts 0 … 250 again and again.
+# From the official test vectors of BLAKE3: the input repeats the bytes 0 … 250.
 VECTORS = {
     0: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
     1: "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213",
@@ -224,14 +224,14 @@ def test_the_script_restores_the_artifact_it_lies_in(tmp_path: Path) -> None:
     assert restored(tmp_path / "restored") == dict(sorted(model.files.items()))
     again = command(cwd=tmp_path, script=artifact / "restore.py")
     assert again.returncode == 1
-    assert "exists already" in again.stderr
+    assert "exists; choose" in again.stderr
     (tmp_path / "restored" / "empty").write_text("mine")
     assert command("--force", cwd=tmp_path, script=artifact / "restore.py").returncode == 0
     assert restored(tmp_path / "restored")["empty"] == b""
 
 
 def test_an_old_zstandard_is_named(tmp_path: Path) -> None:
-    """Long-lived systems have Python 3.10 and a zstandard that cannot tell what follows a frame."""
+    """Older systems have Python 3.10 and a zstandard that cannot detect data after a frame."""
     (tmp_path / "zstandard.py").write_text("__version__ = '0.17.0'")
     done = subprocess.run(
         [sys.executable, SCRIPT],
@@ -280,7 +280,7 @@ def test_damage_is_one_sentence_that_names_the_place(tmp_path: Path) -> None:
 
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of reads of data that differ in one bit: hash what is the same only once."""
+    """Thousands of reads of data that differs in one bit: hash equal data only once."""
     monkeypatch.setattr(restore, "blake3", functools.lru_cache(1000)(restore.blake3))
 
 
@@ -327,7 +327,7 @@ def test_a_flipped_bit_never_gives_wrong_data(tmp_path: Path, layout: str, part:
             continue
         with pytest.raises(RestoreError):
             restore.open_source(folder).verify()
-    # Beside its placement, header, footer and trailer of a pack are not read; zstd frames have spare bits.
+    # With a placement, header, footer and trailer of a pack are not read; zstd frames have unused bits.
     unread = 88 + struct.unpack_from("<Q", data, len(data) - 72)[0] if layout == "artifact" else 0
     assert harmless <= (8 * unread + 64 if "packs" in part else 0)
 
@@ -362,7 +362,7 @@ def test_a_damaged_pack_or_snapshot_leaves_its_neighbours_readable(tmp_path: Pat
 def test_an_existing_file_stops_the_restore_before_it_begins(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "empty").write_text("mine")
-    with pytest.raises(RestoreError, match="exists already"):
+    with pytest.raises(RestoreError, match="exists; choose"):
         restore.open_source(sample().write_artifact(tmp_path / "artifact")).restore(tmp_path / "out")
     assert restored(tmp_path / "out") == {"empty": b"mine"}
 
@@ -375,7 +375,7 @@ def test_failure_leaves_no_file_behind(tmp_path: Path) -> None:
     only_pack(artifact).unlink()
     (artifact / "packs" / f"{blake3(lost).hex()}.pack").write_bytes(lost)
     (artifact / "lamina.placement").write_bytes(make_placement([lost]))
-    with pytest.raises(DamagedError, match="stands in none of the packs"):
+    with pytest.raises(DamagedError, match="is in none of the packs"):
         restore.open_source(artifact).restore(tmp_path / "out")
     assert restored(tmp_path / "out") == {}
 
@@ -436,7 +436,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
         read_all(artifact)
 
 
-# --- Hostile data, with right digests ---
+# --- Hostile data with valid digests ---
 
 FORBIDDEN = [
     "",
@@ -473,14 +473,14 @@ def test_a_forbidden_path_writes_nothing(tmp_path: Path, path: str) -> None:
 def test_paths_that_clash_are_refused(tmp_path: Path, path: str) -> None:
     model = sample()
     model.structure["files"][1]["path"] = path
-    with pytest.raises(DamagedError, match=r"for one|as the folder"):
+    with pytest.raises(DamagedError, match=r"same for some|as the folder"):
         read_all(model.write_artifact(tmp_path / "artifact"))
 
 
 def test_paths_that_differ_in_the_form_of_a_character_are_refused(tmp_path: Path) -> None:
     model = sample()
     model.structure["files"][0]["path"], model.structure["files"][1]["path"] = "caf\u00e9", "cafe\u0301"
-    with pytest.raises(DamagedError, match="for one"):
+    with pytest.raises(DamagedError, match="same for some"):
         read_all(model.write_artifact(tmp_path / "artifact"))
 
 
@@ -630,7 +630,7 @@ except restore.DamagedError as error:
 @pytest.mark.parametrize("layout", ["artifact", "repository"])
 @pytest.mark.parametrize("distinct", [1, 20])
 def test_a_structure_that_takes_no_room(tmp_path: Path, distinct: int, layout: str) -> None:
-    """A few KB would be read as gigabytes, whether a chunk is named again and again or compresses too well."""
+    """A few KB that would expand to gigabytes, by naming one chunk many times or by compressing too well."""
     model = hollow_structure(distinct)
     folder = getattr(model, f"write_{layout}")(tmp_path / layout)
     done = subprocess.run(
@@ -642,7 +642,7 @@ def test_a_structure_that_takes_no_room(tmp_path: Path, distinct: int, layout: s
 
 
 def test_a_large_structure_that_is_stored_honestly_is_read(tmp_path: Path) -> None:
-    """20 MiB in a quarter of that."""
+    """A structure of 20 MiB, stored in 5 MiB, is accepted."""
     model = sample()
     blanks = bytes([32, 9, 10, 13])
     noise = np.random.default_rng(0).integers(0, 4, 4 << 20, np.uint8)

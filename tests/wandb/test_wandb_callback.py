@@ -1,4 +1,4 @@
-"""WandbCallback: what arrives at W&B from each of its arguments, and what it leaves alone."""
+"""WandbCallback: what each argument logs to W&B, and what stays untouched."""
 
 import importlib
 import io
@@ -333,7 +333,7 @@ def test_gradient_histograms_are_the_gradients_by_hand(recorder: Recorder, rows:
     for name, gradient in expected.items():
         first, last = arrived.column(f"gradients/{name}.gradient")
         assert sum(last["values"]) == gradient.size
-        if gradient.size > 1:  # NumPy puts half a unit around a single number
+        if gradient.size > 1:  # for a single number NumPy's histogram spans half a unit on each side
             assert last["bins"][0] == pytest.approx(gradient.min(), rel=1e-3, abs=1e-5)
             assert last["bins"][-1] == pytest.approx(gradient.max(), rel=1e-3, abs=1e-5)
         assert first["bins"] != last["bins"]
@@ -465,7 +465,7 @@ def test_every_source_of_validation_data(recorder: Recorder, kind: str) -> None:
     )
     classifier().fit(x, y, epochs=3, callbacks=[callback], verbose=0)
     arrived = recorder.finish()
-    shown = 8 if kind in ("arrays", "tensors") else 4  # a source gives a batch per epoch
+    shown = 8 if kind in ("arrays", "tensors") else 4  # a source yields one batch per epoch
     assert [value["count"] for value in arrived.column("examples")] == [shown] * 3
     (table,) = arrived.column("validation_predictions")
     assert table["nrows"] == 8
@@ -604,7 +604,7 @@ def test_segmentation_masks_in_class_colors(recorder: Recorder) -> None:
     model.fit(x, y, callbacks=[callback], verbose=0)
     arrived = recorder.finish()
     (value,) = arrived.column("examples")
-    assert value["count"] == 9  # input, prediction, reference of each
+    assert value["count"] == 9  # input, prediction and reference of each
     assert value["grouping"] == 3 if "grouping" in value else True
     palette = np.array(colors) * 255
     predicted = model.predict(x, verbose=0).argmax(axis=-1)

@@ -1,4 +1,4 @@
-"""`WandbModelCheckpoint`: the versions, aliases and files that the stock callback gives, without its waiting."""
+"""`WandbModelCheckpoint`: the same versions, aliases and files as the stock callback, without blocking training."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_both_documented_orders_of_arguments(offline: Offline) -> None:
         ({"artifact": {"type": "job"}}, "job"),
         ({"artifact": {"ttl": "soon"}}, "soon"),
         ({"artifact": {"aliases": ["a:b"]}}, "a:b"),
-        ({"artifact": {"ttl": timedelta(seconds=-1)}}, "ttl must be .* a second or more"),
+        ({"artifact": {"ttl": timedelta(seconds=-1)}}, "ttl must be .* at least one second"),
         ({"artifact": {"aliases": [5]}}, "5"),
         ({"artifact": {"tags": [None]}}, "None"),
         ({"artifact": {"metadata": {str(n): n for n in range(101)}}}, "101"),
@@ -136,7 +136,7 @@ def test_it_pickles_and_copies(offline: Offline) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5, float("nan")]), min_size=1, max_size=12))
 def test_aliases_follow_the_rules(values: list[float]) -> None:
-    """`best` names the newest version that beat all before it; `latest` the last; each epoch its own."""
+    """`best` names the newest version that was better than all before it, `latest` the last, `epoch_N` each epoch."""
     from lamina.keras.schedule.monitoring import BestValue, improves
 
     so_far = BestValue()
@@ -258,7 +258,7 @@ def test_what_overwrites_the_file_later_is_not_uploaded(wandb_online: Server, ho
             model.set_weights([value + 1 for value in model.get_weights()])
             model.save_weights("m.weights.h5", overwrite=True)
         assert wandb_online.counters.total("*.weights.h5").puts == 0
-        wandb_online.down = True  # cuts the upload under way; the client begins again, and reads the file again
+        wandb_online.down = True  # interrupts the upload; the client retries, and reads the file again
         wandb_online.down = False
     assert same_weights(restored(f"run_{run.id}_model:latest", small_model), remember.weights[0])
 
@@ -278,7 +278,7 @@ def test_uploaded_copies_do_not_stay(wandb_online: Server) -> None:
     assert [path for path in (folder / "lamina").rglob("*") if path.is_file()] == []
 
 
-# --- What travels with a version.
+# --- Metadata of a version.
 
 
 def test_metadata_figures_and_options(wandb_online: Server) -> None:
@@ -325,7 +325,7 @@ def test_the_history_stays_the_users(offline: Offline) -> None:
 
 
 def test_figures_in_the_history_replace_none(offline: Offline) -> None:
-    """The saves outrun the user's rows: a row has the sums of the saves since the row before."""
+    """With more saves than rows of the user, a row has the sums of the saves since the previous row."""
 
     class Log(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -343,7 +343,7 @@ def test_figures_in_the_history_replace_none(offline: Offline) -> None:
 
 
 def test_figures_take_no_step_of_a_run_that_goes_on(wandb_online: Server) -> None:
-    """Rows with a ``step=`` of the user's in a resumed run: W&B drops a row whose step has gone by."""
+    """Rows with the user's ``step=`` in a resumed run: W&B drops a row with an earlier step."""
     for first in (0, 4):
         with wandb.init(id="stats", resume="allow") as run:
 

@@ -1,4 +1,4 @@
-"""``layout="packs"``: a version uploads what is new, and comes back bit for bit, or an error names the damage."""
+"""``layout="packs"``: a version uploads only new data, and is restored bit for bit, or an error names the damage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EPOCHS = 10
 
 
 def logged_run(*, epochs: int = 3, model: Any = None, **more: Any) -> tuple[str, Remember]:
-    """Train with a checkpoint per epoch; the artifact's name and the weights of each epoch."""
+    """Train with a checkpoint per epoch; returns the artifact's name and the weights of each epoch."""
     remember = Remember()
     with wandb.init() as run:
         checkpoint = WandbModelCheckpoint("ck/m-{epoch}.weights.h5", monitor="loss", save_weights_only=True,
@@ -42,7 +42,7 @@ def logged_run(*, epochs: int = 3, model: Any = None, **more: Any) -> tuple[str,
 
 
 class Costs(keras.callbacks.Callback):
-    """What each version costs, alone: bytes and files that are put, and GraphQL requests."""
+    """The cost of each version alone: uploaded bytes and files, and GraphQL requests."""
 
     def __init__(self, server: Server, arrived: Callable[[], object]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Costs(keras.callbacks.Callback):
         total = self.server.counters.total("artifacts/*")
         self.sizes.append(total.put_bytes)
         self.files.append(total.puts)
-        # The run itself asks for things as well, at its own times.
+        # The run itself also sends requests, at its own times.
         self.requests.append(sum("Artifact" in operation.name for operation in self.server.operations))
         self.server.reset_counters()
 
@@ -82,7 +82,7 @@ def stock_costs(server: Server) -> Costs:
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="wandb's own callback imports TensorFlow")
 def test_a_version_uploads_what_changed(wandb_online: Server) -> None:
-    """Beside wandb's own callback, which puts the whole file each time, with three requests less."""
+    """wandb's own callback uploads the whole file each time, but with three requests less."""
     server = wandb_online
 
     def arrived() -> None:
@@ -96,7 +96,7 @@ def test_a_version_uploads_what_changed(wandb_online: Server) -> None:
     sizes, files, requests = costs.sizes, costs.files, costs.requests
     assert sizes[0] > 6e6
     assert max(sizes[1:]) <= 0.06 * sizes[0]
-    # Constant, but for one: a version whose tensors are stored as differences has a pack more for these.
+    # Constant, with one exception: a version with deltas has one more pack for them.
     assert max(files[1:]) - min(files[1:]) <= 1
     assert len(set(requests[2:])) == 1
     assert server.errors == []
@@ -106,7 +106,7 @@ def test_a_version_uploads_what_changed(wandb_online: Server) -> None:
     assert max(sizes[1:]) <= 0.06 * min(stock.sizes)
     assert set(stock.files) == {1}
     assert max(files[1:]) <= 4
-    assert requests[2] <= max(stock.requests) + 3  # is the base alive, what does it hold, and the answer
+    assert requests[2] <= max(stock.requests) + 3  # one for the base's state, one for its files, and one for the answer
 
 
 def test_nothing_is_copied_into_wandbs_folders(wandb_online: Server, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_versions_restore_from_a_clean_machine_one_by_one_and_after_deletions(
 
 
 class Touch(keras.callbacks.Callback):
-    """Moves one row of a large table, as a step over few embeddings does."""
+    """Changes one row of a large table, like a training step on few embeddings."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         variable = self.model.layers[0].kernel
@@ -186,23 +186,23 @@ def test_it_comes_back_without_lamina(wandb_online: Server, tmp_path: Path) -> N
 def test_the_reader_that_travels_is_the_installed_one(
     wandb_online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A repository that an older lamina wrote has an older one; a version that has not arrived yet still names it."""
+    """A repository of an older lamina has an older reader, and its pending versions name it."""
     from lamina.wandb.upload import staging
 
-    installed = staging._TRAVEL
+    installed = staging.TRAVEL
     older = tmp_path / "older"
     older.mkdir()
     for name in staging.TRAVELLING:
         (older / name).write_text(f"# older {name}")
     small_model().save_weights("a.weights.h5")
     with wandb.init() as run:
-        monkeypatch.setattr(staging, "_TRAVEL", older)
+        monkeypatch.setattr(staging, "TRAVEL", older)
         wandb_online.inject(operation="CreateArtifact", error="no room", times=1)
         waits = lamina.wandb.log_checkpoint("a.weights.h5", name="weights")
         with pytest.raises(ValueError, match="no room"):
             waits.wait()
         lamina.wandb.log_checkpoint("a.weights.h5", name="weights").wait()
-        monkeypatch.setattr(staging, "_TRAVEL", installed)
+        monkeypatch.setattr(staging, "TRAVEL", installed)
         lamina.wandb.log_checkpoint("a.weights.h5", name="weights").wait()
         assert publisher_of(run).settle(30)
     read = wandb_online.store.file_bytes
@@ -254,7 +254,7 @@ def test_a_local_repository_saves_the_download(wandb_online: Server) -> None:
 
 @pytest.mark.parametrize("apart", [64, 10**9])
 def test_a_damaged_local_repository_is_no_harm(wandb_online: Server, apart: int) -> None:
-    """A byte in the middle, or so many that structure and nodes are hit, too."""
+    """Damage one byte in the middle, or so many that structure and nodes are damaged, too."""
     name, remember = logged_run(epochs=2, model=frozen_model())
     for pack in Path("ck/.lamina/packs").glob("*.pack"):
         data = bytearray(pack.read_bytes())
@@ -286,7 +286,7 @@ def test_a_damaged_pack_on_the_server_is_named(wandb_online: Server) -> None:
 
 
 def test_a_snapshot_that_describes_no_state(wandb_online: Server, tmp_path: Path) -> None:
-    """What somebody else has logged is refused by name, as such a directory is."""
+    """A hostile artifact is refused by name, like a directory with the same files."""
     body, _ = sample().body_and_chunks()
     state = body.pop("state")
     for number, wrong in enumerate([{}, {"state": 5}, {"state": {**state, "structure": [[5, 5]]}}]):
@@ -352,7 +352,7 @@ def test_log_checkpoint_of_a_snapshot_and_of_a_file(wandb_online: Server, tmp_pa
 
 @pytest.mark.parametrize("layout", ["file", "packs"])
 def test_metadata_that_json_does_not_have(wandb_online: Server, layout: str) -> None:
-    """The journal holds it, too: what W&B is given as text must not end the upload there."""
+    """Values that W&B gets as text must also fit into the journal, or the upload would fail there."""
     given = {"rate": np.float32(0.5), "worst": float("nan"), "when": date(2026, 1, 2), "deep": {"all": [np.arange(2)]}}
     small_model().save_weights("a.weights.h5")
     with wandb.init():
@@ -373,7 +373,7 @@ def test_a_diverged_snapshot_is_logged_and_promoted(wandb_online: Server) -> Non
 
 
 def test_best_is_what_is_best_now(wandb_online: Server) -> None:
-    """Whatever the order in which snapshots are logged; each was the best when it was saved."""
+    """In whatever order snapshots are logged, each of which was the best when it was saved."""
     with lamina.Checkpointer(small_model(), "repo", weights_only=True, monitor="loss") as checkpointer:
         for epoch, loss in enumerate([3.0, 1.0, 2.0]):
             checkpointer.save(epoch=epoch, logs={"loss": loss}, blocking=True)
@@ -396,7 +396,7 @@ def test_a_repository_is_no_checkpoint(wandb_online: Server) -> None:
 
 
 def test_a_short_name_means_the_project_of_the_active_run(wandb_online: Server) -> None:
-    """As in `run.use_artifact`; the settings of the user have another project."""
+    """As with `run.use_artifact`; the user's settings name another project."""
     model = small_model()
     model.save_weights("a.weights.h5")
     with wandb.init(project="elsewhere"):
@@ -420,7 +420,7 @@ def test_names_of_files_in_any_script(wandb_online: Server, layout: str) -> None
 
 
 def test_packs_survive_retention_while_they_are_on_their_way(wandb_online: Server) -> None:
-    """The server is slow; meanwhile the repository keeps one snapshot only."""
+    """The server is slow, and meanwhile retention keeps only one snapshot."""
     wandb_online.inject(operation="CreateArtifactFiles", delay=0.5, times=None)
     name, remember = logged_run(epochs=4, keep=lamina.Keep(last=1))
     assert wandb_online.store.pending(name) == []

@@ -1,4 +1,4 @@
-"""A new release of wandb never ends a training: each private name that lamina uses is missing once."""
+"""A new wandb release never ends a training. Each private name that lamina uses is removed once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wandb_training import Remember, fit, restored, same_weights, small_model
 
 pytestmark = pytest.mark.wandb
 
-#: As `lamina.wandb.private` calls what it found under each of its names.
+#: The variables of `lamina.wandb.private` for its names.
 FOUND = ("_Entry", "_artifacts_by_client", "_staging_folder", "_telemetry", "_Hook", "_Stage")
 
 

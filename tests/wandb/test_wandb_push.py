@@ -1,4 +1,4 @@
-"""What did not reach W&B at once: offline runs, dead processes, servers in trouble; and what is deleted there."""
+"""Pushing what did not reach W&B: offline runs, dead processes, failing servers; and retention on the server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ import offline_run as offline_log
 from lamina import _core
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.keras import WandbModelCheckpoint
+from lamina.sources import resolve
 from lamina.wandb.pull import bring
-from lamina.wandb.upload.late_aliases import _newer
+from lamina.wandb.upload.alias_order import is_newer
 from lamina.wandb.upload.publisher import publisher_of
-from lamina.wandb.upload.retention import _Version, held_numbers
+from lamina.wandb.upload.retention import LoggedVersion, held_numbers
 from lamina.wandb.upload.staging import Staging
 from wandb_server import Server
 from wandb_training import (
@@ -51,7 +52,7 @@ def offline_run(folder: Path, *, layout: str = "packs", epochs: int = 5, **more:
             str(folder / "m.weights.h5"), "loss", save_weights_only=True, layout=layout, **more
         )
         fit(small_model(), remember, checkpoint, epochs=epochs)
-    offline_log.read(directory)  # the log is whole some time after the run has ended
+    offline_log.read(directory)  # waits until the log is complete, some time after the run has ended
     return directory, f"run_{run.id}_model", remember
 
 
@@ -78,7 +79,7 @@ def test_an_offline_run_is_pushed_from_elsewhere(
 
 
 def test_what_was_pushed_takes_no_name_back(wandb_online: Server, tmp_path: Path) -> None:
-    """A second push of an offline run that went on online; and an online run has nothing to push."""
+    """A second push of an offline run that was continued online; an online run has nothing to push."""
     directory, name, _ = offline_run(tmp_path / "train", epochs=2)
     assert len(lamina.wandb.push(directory)) == 2
     with wandb.init(project="p", id=name.split("_")[1], resume="must") as run:
@@ -192,7 +193,7 @@ def test_a_refused_version_is_sent_later(wandb_online: Server) -> None:
 
 
 def test_a_late_version_of_an_older_training_takes_no_names_of_a_newer_one(wandb_online: Server) -> None:
-    """The newer one was begun anew, without `resume`: its epochs and steps are lower than those of the older one."""
+    """The newer training started again without `resume`, so its epochs and steps are lower than the older one's."""
     wandb_online.inject(operation="CreateArtifact", error="no room", times=None)
     with pytest.warns(UserWarning, match="no room"), wandb.init(id="again", resume="allow"):
         fit(small_model(), WandbModelCheckpoint("m.weights.h5", "loss", layout="packs", save_weights_only=True))
@@ -224,13 +225,13 @@ def test_a_late_version_of_an_older_training_takes_no_names_of_a_newer_one(wandb
     ],
 )  # fmt: skip
 def test_which_of_two_versions_is_newer(holder: Any, late: Any, newer: bool) -> None:
-    """Numbers of one repository, then times, then steps."""
+    """First by numbers of one repository, then by times, then by steps."""
     had, has = ({"saved": saved, "step": step} for saved, step in (holder, late))
-    assert _newer(had, has) is newer
+    assert is_newer(had, has) is newer
 
 
 def refused_version(server: Server, seed: int) -> None:
-    """A version that the server refuses: it waits in ``repo``."""
+    """Log a version that the server refuses; it stays pending in ``repo``."""
     keras.utils.set_random_seed(seed)
     keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)]).save_weights("a.weights.h5")
     server.inject(operation="CreateArtifact", error="refused")
@@ -240,7 +241,7 @@ def refused_version(server: Server, seed: int) -> None:
     assert publisher_of(wandb.run).settle(30)
 
 
-@pytest.mark.filterwarnings("ignore:W&B did not take a version")
+@pytest.mark.filterwarnings("ignore:upload of a version")
 @pytest.mark.parametrize("layout", ["packs", "file"])
 def test_what_a_subclass_has_added_is_sent_later(wandb_online: Server, layout: str) -> None:
     class Mine(WandbModelCheckpoint):
@@ -273,9 +274,10 @@ def test_two_pushes_at_once_send_nothing_twice(wandb_online: Server, tmp_path: P
     other = threading.Thread(target=lambda: sent.append(run_python(PUSH, environment, tmp_path, "repo")))
     other.start()
     begun = wandb_online.count("CreateArtifact")
-    while other.is_alive() and wandb_online.count("CreateArtifact") == begun:  # it has begun a run, and sends the first
+    # Until the run has started and the first version is being sent.
+    while other.is_alive() and wandb_online.count("CreateArtifact") == begun:
         time.sleep(0.01)
-    with pytest.warns(UserWarning, match="2 versions in .*repo are left to the process that is sending them"):
+    with pytest.warns(UserWarning, match="skipped 2 versions in .*repo: another process"):
         assert lamina.wandb.push("repo") == []
     wandb_online.clear_faults()
     other.join()
@@ -290,7 +292,7 @@ def test_a_push_leaves_alone_what_is_on_its_way(wandb_online: Server) -> None:
         with wandb.init() as run:
             wandb_online.inject(operation="CreateArtifact", status=500, times=None)
             logged = lamina.wandb.log_checkpoint("a.weights.h5", name=layout, repository="repo", layout=layout)
-            with pytest.warns(UserWarning, match="left to the process"):
+            with pytest.warns(UserWarning, match="skipped 1 version in"):
                 assert lamina.wandb.push("repo" if layout == "packs" else Path(run.dir).parent) == []
             wandb_online.clear_faults()
             logged.wait()
@@ -298,7 +300,7 @@ def test_a_push_leaves_alone_what_is_on_its_way(wandb_online: Server) -> None:
 
 
 def test_what_did_not_come_about_is_free(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where somebody keeps the error, and with it all that was at work."""
+    """Also if the caller keeps the error, and with it every object of its traceback."""
     small_model().save_weights("a.weights.h5")
     snapshot = lamina.save("a.weights.h5", "repo")
     with wandb.init():
@@ -381,7 +383,7 @@ def test_pull_brings_versions_into_a_repository(wandb_online: Server) -> None:
     assert (first.number, second.number) == (1, 2)
     ours, theirs = lamina.read_tensors(source), lamina.read_tensors(first)
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    assert set(source._opened().training) == set(first._opened().training)
+    assert set(resolve(source).content.training) == set(resolve(first).content.training)
 
 
 def test_promote_links_the_plain_file(wandb_online: Server, tmp_path: Path) -> None:
@@ -420,7 +422,7 @@ def test_pull_brings_the_very_snapshot_once(wandb_online: Server) -> None:
     assert {path.name: path.read_bytes() for path in Path("here/packs").iterdir()} == packs
     assert len(here.snapshots()) == 1
     assert bring("digits:latest", "here").new is False
-    # Of another series it is another snapshot with the same chunks.
+    # In another series it is another snapshot with the same chunks.
     other = bring("digits:latest", "here", series="theirs")
     assert (other.new, other.bytes, other.snapshot.series) == (True, 0, "theirs")
     assert other.snapshot.id != pulled.id
@@ -436,7 +438,7 @@ def test_the_series_goes_on_after_a_pull(wandb_online: Server) -> None:
     fit(model, epochs=1)
     model.save("next.keras")
     saved = lamina.save("next.keras", "here", series="digits")
-    assert saved.bytes_new < 0.5 * saved.bytes_total  # the frozen part is what was pulled
+    assert saved.bytes_new < 0.5 * saved.bytes_total  # the frozen part is shared with the pulled snapshot
     with wandb.init():
         lamina.wandb.log_checkpoint(saved, name="digits", layout="packs").wait()
     assert same_weights(restored("digits:latest", frozen_model), model.get_weights())
@@ -506,7 +508,7 @@ def test_the_rules_are_those_of_repositories(keep: lamina.Keep, held: set[int], 
         {"epoch": n, "batch": None, "monitor": "loss", "mode": "min", "value": v, "best": False}
         for n, v in enumerate(values)
     ]
-    assert held_numbers(keep, [_Version(n, None, m) for n, m in enumerate(metadata)]) == held
+    assert held_numbers(keep, [LoggedVersion(n, None, m) for n, m in enumerate(metadata)]) == held
     from lamina.writing import save_path
 
     repository = lamina.repository.repository.open_or_create(tmp_path / "r")
@@ -518,7 +520,7 @@ def test_the_rules_are_those_of_repositories(keep: lamina.Keep, held: set[int], 
 
 
 def test_the_end_of_a_run_is_bounded(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server takes 30 s for everything; the end of training does not wait that long."""
+    """The server needs 30 s for each request; the end of training does not wait that long."""
     monkeypatch.setattr(WandbModelCheckpoint, "accept_seconds", 0.5)
     with wandb.init() as run:
         checkpoint = WandbModelCheckpoint("m.weights.h5", "loss", save_weights_only=True, layout="packs")

@@ -1,4 +1,4 @@
-"""The loopback server against the real client: what these tests show is what other tests rely on."""
+"""The loopback server with the real client. Other tests rely on what these tests show."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def graphql(server: Server, query: str, **variables: Any) -> dict[str, Any]:
-    """Ask the server as the client would, and give back the whole answer."""
+    """Send a request like the client, and return the whole answer."""
     return post(f"{server.url}/graphql", {"query": query, "variables": variables})
 
 
@@ -271,7 +271,7 @@ def test_upserts_are_merged_when_finished(wandb_online: Server, tmp_path: Path) 
 
 
 def test_multipart_upload_by_hand(wandb_server: Server) -> None:
-    """The client splits files from 2 GiB on and has no setting for it, so this one asks by itself."""
+    """The client splits files from 2 GiB on, without a setting for it, so this test sends the requests itself."""
     graphql(wandb_server, 'mutation { upsertBucket(input: {name: "r", modelName: "p"}) { bucket { id } } }')
     parts = [b"x" * 1000, b"y" * 500]
     whole = b"".join(parts)

@@ -1,4 +1,4 @@
-"""Downloads of what lies about its size, and what they leave; without a server."""
+"""Downloads of artifacts with false sizes, and what they leave on disk; without a server."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+import lamina.wandb
 from lamina.errors import ArtifactError, CorruptDataError, StorageError
 from lamina.fetching.folder import new_folder
 from lamina.fetching.packs import PackStore
 from lamina.fetching.transfer import PART_BYTES, Range, make_sparse
-from lamina.wandb.download import open_artifact
 from lamina.wandb.download.transfer import Transfer
 from travel_writer import Chunk, make_pack, make_placement
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.wandb
 
 
 class Fetches(Transfer):
-    """Notes the parts that would be asked for; fails at one of them."""
+    """Records the requested parts, and fails at one of them."""
 
     def __init__(self, fails_at: int) -> None:
         super().__init__(SimpleNamespace(name="evil:v0"))
@@ -44,7 +44,7 @@ class Fetches(Transfer):
 
 
 def test_a_manifest_that_tells_of_terabytes(tmp_path: Path) -> None:
-    """It is found out at the first bytes, and its millions of parts were never listed."""
+    """It fails at the first bytes, and never lists its millions of parts."""
     transfer = Fetches(fails_at=40)
     ranges = [Range(f"{number}", 0, 1 << 43, tmp_path / "x") for number in range(100)]
     tracemalloc.start()
@@ -71,19 +71,19 @@ def test_each_part_is_fetched_once(tmp_path: Path) -> None:
 
 
 class Asked(PackStore):
-    """Gives up where a chunk is looked for again and again."""
+    """Fails if chunks are looked up endlessly."""
 
     asked = 0
 
     def _readable(self, chunk: str) -> Any:
         self.asked += 1
-        assert self.asked < 100, "without an end"
+        assert self.asked < 100, "endless loop"
         return super()._readable(chunk)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_differences_that_lead_in_a_circle(length: int, tmp_path: Path) -> None:
-    """A placement can say so, and it is read before the engine sees it."""
+    """A placement can claim that, and Python reads it before the engine checks it."""
     chunks = [Chunk(bytes([number]) * 9, codec=3) for number in range(length)]
     bases = b"".join(chunk.name for chunk in [*chunks[1:], chunks[0]])
     placement = make_placement([make_pack(chunks, required=1, base=bases)])
@@ -94,16 +94,18 @@ def test_differences_that_lead_in_a_circle(length: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "/".join("a" * 200 for _ in range(40))])
-def test_a_name_that_no_file_system_takes(name: str, tmp_path: Path) -> None:
+def test_a_name_that_no_file_system_takes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = SimpleNamespace(size=1, ref=None, digest="", extra={})
     artifact: Any = SimpleNamespace(name="evil:v0", manifest=SimpleNamespace(entries={name: entry}))
-    entries = open_artifact._files_of(artifact)
-    with pytest.raises(StorageError, match="cannot make"):
-        open_artifact.download(Transfer(artifact), entries, entries, tmp_path / "files", "evil:v0")
+    artifact.wait = lambda: artifact
+    monkeypatch.setenv("LAMINA_CACHE_DIR", str(tmp_path))
+    with pytest.raises(StorageError, match="cannot create"):
+        lamina.wandb.open_artifact(artifact)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_size_that_no_file_has(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot make"):
+    with pytest.raises(StorageError, match="cannot create"):
         make_sparse(tmp_path / "x", 1 << 63 - 1)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong between training and W&B, and what must be there in the end: every version, none twice.
+"""Failures between training and W&B. In the end every version must be there, and none twice.
 
 ``LAMINA_SOAK=1`` makes the outages as long, and the sequences as many, as nobody wants to wait for every day.
 """
@@ -34,7 +34,7 @@ def checkpoint_of(file: str = "m.weights.h5", **more: Any) -> WandbModelCheckpoi
 
 
 def assert_arrived(server: Server, name: str, remember: Remember) -> None:
-    """One version per epoch, none twice, each restores, and nothing else is there or on its way."""
+    """One version per epoch, none twice, each can be restored, and there are no other or pending versions."""
     versions = sorted(server.store.artifacts(name), key=lambda version: version.metadata["epoch"])
     assert [version.metadata["epoch"] for version in versions] == list(range(len(remember.weights)))
     assert len({version.metadata["snapshot"] for version in versions}) == len(versions)
@@ -47,7 +47,7 @@ def assert_arrived(server: Server, name: str, remember: Remember) -> None:
 
 
 def assert_aliases(versions: Sequence[Any], monitor: str, better: Callable[..., float]) -> None:
-    """`latest` is the last epoch's, `best` the first one's of those with the best value, each epoch has its own."""
+    """`latest` names the last epoch, `best` the first epoch with the best value, `epoch_N` each epoch."""
     versions = sorted(versions, key=lambda version: version.metadata["epoch"])
     values = [version.metadata["logs"][monitor] for version in versions]
     expected: list[set[str]] = [{f"epoch_{version.metadata['epoch']}"} for version in versions]
@@ -101,9 +101,9 @@ def test_a_server_that_goes_away_in_mid_upload(wandb_online: Server) -> None:
         {"operation": "CreateArtifact", "status": 403, "times": 2},
     ],
 )
-@pytest.mark.filterwarnings("ignore:W&B did not take:UserWarning")
+@pytest.mark.filterwarnings("ignore:upload of a version:UserWarning")
 def test_refusals(wandb_online: Server, fault: dict[str, Any]) -> None:
-    """403 is final to the client: it gives the version up, and the journal sends it later, as what it is: old."""
+    """The client gives up after a 403. The journal sends the version later, and it takes no alias from newer ones."""
     struck = wandb_online.inject(**fault)
     remember = Remember()
     with wandb.init() as run:
@@ -139,7 +139,7 @@ def test_connections_that_break_at_random_bytes(wandb_online: Server) -> None:
 def test_what_another_callback_is_about_to_write_is_not_uploaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one stages the reader that travels, another one does; neither sees an empty or half a file."""
+    """Two callbacks stage the stand-alone reader at the same time; neither sees an incomplete file."""
     small_model().save_weights(tmp_path / "m.weights.h5")
     snapshot = lamina.save(tmp_path / "m.weights.h5", tmp_path / "repo")
     repository = lamina.open(tmp_path / "repo")
@@ -164,7 +164,7 @@ def test_what_another_callback_is_about_to_write_is_not_uploaded(
 
 @pytest.mark.parametrize("end", ["finish", "with"])
 def test_fit_that_fails_right_before_the_end_of_the_run(wandb_online: Server, end: str) -> None:
-    """Nothing has been sent when training fails, and all of it is there when the run has ended."""
+    """Nothing is sent when training fails, and everything is there when the run has ended."""
     wandb_online.inject(operation="CreateArtifact", delay=1)
     remember = Remember()
 
@@ -232,7 +232,7 @@ def test_a_sweep(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Agent, "HEARTBEAT_SLEEP_SECONDS", 0.1)
     for name in ("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_DIR"):
-        monkeypatch.setenv(name, os.environ.get(name, "tester"))  # the agent sets them, and leaves them so
+        monkeypatch.setenv(name, os.environ.get(name, "tester"))  # the agent sets them and does not reset them
     runs: dict[str, tuple[float, Remember]] = {}
 
     def train() -> None:
@@ -254,18 +254,18 @@ def test_a_sweep(wandb_online: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wandb_online.errors == []
 
 
-# --- Aliases: sequences of improving and not improving epochs, against the rules.
+# --- Aliases: sequences of epochs that improve or do not, compared with the rules.
 
 
 def _saved(values: Sequence[float], best_only: bool) -> list[int]:
-    """Epochs that are saved: all, or those whose value beats all before it."""
+    """The saved epochs: all, or those that are better than all before."""
     beats = [n for n, value in enumerate(values) if all(value > before for before in values[:n])]
     return beats if best_only else list(range(len(values)))
 
 
 @pytest.mark.parametrize("start", range(0, 200 if SOAK else 10, 10))
 def test_aliases_of_random_sequences(wandb_online: Server, start: int) -> None:
-    """Ten sequences at once: each has a callback of its own in one `fit`, and monitors a metric of its own."""
+    """Ten sequences in one `fit`, each with its own callback and its own metric."""
     generator = random.Random(start)
     length = 5
     scores = {f"s{n}": [generator.choice([0.1, 0.2, 0.3, 0.5, 0.8]) for _ in range(length)] for n in range(10)}

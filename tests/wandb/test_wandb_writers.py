@@ -1,4 +1,4 @@
-"""Several processes send one version together: each its share, all of it or nothing, and nothing is lost."""
+"""Several processes send one version together: each its share; the version is complete or absent, never lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNT = 3
 
 
 def saved(parts: int = COUNT, first: int = 0) -> lamina.Snapshot:
-    """A snapshot whose packs are ``parts`` of about the same size."""
+    """A snapshot with ``parts`` packs of about the same size."""
     for last in range(first + 1, first + parts + 1):
         with h5py.File("a.weights.h5", "w") as file:
             for part in range(last):
@@ -92,7 +92,7 @@ except lamina.errors.LaminaError as error:
 
 
 class Processes:
-    """The processes of a training, each with its own client and core."""
+    """The processes of a training, each with its own client and wandb-core."""
 
     def __init__(self, server: Server, folder: Path, *more: Sequence[str]) -> None:
         self.meeting = folder / f"meeting-{time.monotonic_ns()}"
@@ -111,7 +111,7 @@ class Processes:
                         env=environment,
                         stdout=file,
                         stderr=subprocess.STDOUT,
-                        start_new_session=True,  # with its core, to be killed as a machine dies
+                        start_new_session=True,  # so that it can be killed together with its wandb-core, like a machine
                     )
                 )
 
@@ -164,7 +164,7 @@ def test_three_processes_send_a_third_each(wandb_online: Server, tmp_path: Path)
     assert (version.metadata["note"], version.metadata["snapshot"]) == ("hello", snapshot.id)
     sent = senders(wandb_online)
     assert len(sent) == COUNT
-    assert len(set(sent.values())) == COUNT  # one manifest per process: each has announced one pack
+    assert len(set(sent.values())) == COUNT  # one manifest per process: each announced one pack
     sizes = [entry.size for path, entry in version.entries.items() if path.startswith("packs/")]
     assert max(sizes) < 1.1 * min(sizes)
     assert wandb_online.counters.total("*.pack").puts == COUNT
@@ -175,9 +175,9 @@ def test_three_processes_send_a_third_each(wandb_online: Server, tmp_path: Path)
 
 
 def test_a_process_that_is_killed_in_mid_upload_costs_nothing(wandb_online: Server, tmp_path: Path) -> None:
-    """The others say so, nothing is committed, and one process sends it later, whole."""
+    """The others raise an error, nothing is committed, and one process sends the whole version later."""
     snapshot = saved()
-    fault = wandb_online.inject(method="PUT", path="*.pack", delay=3600)  # the first one; the others go on
+    fault = wandb_online.inject(method="PUT", path="*.pack", delay=3600)  # the first one only
     with processes(wandb_online, tmp_path) as started:
         until = time.monotonic() + 240
         while not fault.hits or wandb_online.counters.total("*.pack").puts < COUNT - 1:
@@ -204,18 +204,18 @@ def test_a_process_that_is_killed_in_mid_upload_costs_nothing(wandb_online: Serv
 
 
 def rank_of(pack: str, snapshot: lamina.Snapshot) -> int:
-    """Packs of the same size are shared out in the order of size, then of name."""
+    """Packs are distributed in the order of size, then of name."""
     sizes = dict(lamina.open("repo")._core.packs_of(snapshot._core))
     return sorted(sizes, key=lambda name: (-sizes[name], f"packs/{name}.pack")).index(pack)
 
 
-# --- Threads of this process, for what depends on no other one.
+# --- Threads of this process, where no other process is needed.
 
 
 def together(
     snapshots: Sequence[Any], runs: Sequence[Any], *, names: Sequence[str] = (), tags: Sequence[str] = ()
 ) -> list[Any]:
-    """What each process gets: the artifact, None, or the error."""
+    """The result of each process: the artifact, None, or the error."""
     count = len(snapshots)
     barrier, messages, results = threading.Barrier(count), [b""] * count, [None] * count
 
@@ -289,7 +289,7 @@ def test_different_versions_are_not_mixed(wandb_online: Server, differs: str) ->
 def test_a_share_that_did_not_arrive_is_named_and_the_version_goes(
     wandb_online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server has all shares but one: as if it had merged them wrongly."""
+    """The server lacks one share, as after a wrong merge."""
     snapshot = saved()
     with wandb.init() as run:
         upsert = run.upsert_artifact
@@ -304,7 +304,7 @@ def test_a_share_that_did_not_arrive_is_named_and_the_version_goes(
         results = together([snapshot] * 3, [run] * 3)
     lost = next(pack for pack in packs_of(snapshot) if rank_of(pack, snapshot) == 1)
     assert [type(result) for result in results] == [ArtifactError] * 3
-    assert f"lacks packs/{lost}.pack" in str(results[0])
+    assert f"arrived without packs/{lost}.pack" in str(results[0])
     assert wandb_online.store.artifacts("weights") == []
     assert lamina.wandb.push("repo")
     assert_restores("weights:latest", tmp_path / "machine")
@@ -320,7 +320,7 @@ def test_a_refused_share_is_told_to_all(wandb_online: Server, tmp_path: Path) ->
     assert any("no room" in str(result) for result in results)
     assert "lamina push" in str(results[0])
     assert wandb_online.store.artifacts("weights") == []
-    with wandb.init() as run:  # the attempt that was left unfinished is not mixed in
+    with wandb.init() as run:  # files of the unfinished attempt are not mixed in
         again = together([snapshot] * 2, [run, run], tags=["t"])
     assert again[0].version == "v0"
     made = [op.variables["input"]["distributedID"] for op in wandb_online.operations if op.name == "CreateArtifact"]
@@ -334,7 +334,7 @@ def test_a_refused_share_is_told_to_all(wandb_online: Server, tmp_path: Path) ->
 def test_the_journal_knows_a_version_that_several_sent(
     wandb_online: Server, monkeypatch: pytest.MonkeyPatch, merged_digest: bool
 ) -> None:
-    """The process that finishes ends right after the server's commit: it is not sent again."""
+    """The finishing process ends right after the server's commit; the version is not sent again."""
     from lamina.wandb.upload.publisher import Publisher
 
     wandb_online.store.policy.merged_digest = merged_digest
@@ -356,7 +356,7 @@ def test_what_several_writers_cannot_send_is_refused(tmp_path: Path, monkeypatch
         raise AssertionError("nobody else is asked")
 
     for source, layout in ((Path("a.weights.h5"), "packs"), (snapshot, "file")):
-        with pytest.raises(InvalidInputError, match="several writers"):
+        with pytest.raises(InvalidInputError, match="writers= needs a snapshot"):
             lamina.wandb.log_checkpoint(source, layout=layout, writers=Writers(0, 2, never))
     with pytest.raises(InvalidInputError, match="2 of 2"):
         Writers(2, 2, never)

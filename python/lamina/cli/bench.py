@@ -52,18 +52,17 @@ def bench(
 
     nbytes = _bytes(size)
     if not local_path(folder, "a directory").is_dir():
-        raise NotFoundError(f"{folder} is not a directory")
+        raise NotFoundError(f"{folder} is not a directory; --folder needs an existing one")
     if file is not None and not local_path(file, "a file").is_file():
         raise NotFoundError(f"{file} is not a file")
     if file is not None and os.path.getsize(file) == 0:
-        raise InvalidInputError(f"{file} is empty")
-    with tempfile.TemporaryDirectory(prefix=".lamina-bench-", dir=folder) as made:
-        place = Path(made)
-        path = Path(file) if file is not None else place / "random.weights.h5"
-        with progress("measuring", 0):  # the engine's own phases would change all the time
+        raise InvalidInputError(f"{file} is empty; expected a checkpoint file")
+    with tempfile.TemporaryDirectory(prefix=".lamina-bench-", dir=folder) as temporary:
+        path = Path(file) if file is not None else Path(temporary) / "random.weights.h5"
+        with progress("measuring", 0):  # not the engine's phases, which would change all the time
             if file is None:
                 benchmark.random_checkpoint(path, nbytes)
-            results = benchmark.measure(path, place, repeats)
+            results = benchmark.measure(path, Path(temporary), repeats)
         total = path.stat().st_size
     _show(file, total, _core.default_threads(), repeats, results, as_json)
     if wrong := [result for result in results if result.failure]:

@@ -1,4 +1,4 @@
-"""What all verbs share: the app, the options, and how an error becomes a sentence and an exit code."""
+"""What all subcommands share: the app, common options, and how an error becomes a message and an exit code."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def main() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no letter for a name
+            stream.reconfigure(errors="backslashreplace")  # for a terminal that cannot show a character of a name
     try:
         app(prog_name="lamina")
     except SystemExit as end:
@@ -93,8 +93,8 @@ def main() -> None:
 
 
 def _leave() -> None:
-    """Exit at once: a normal exit would wait for Python's and wandb's transfers, which Ctrl-C has cancelled."""
-    gc.collect()  # temporary folders go with their owners
+    """Exit at once: a normal exit would wait for the transfers of Python and wandb, which Ctrl-C has cancelled."""
+    gc.collect()  # deletes temporary folders together with their owners
     _flush_or_discard()
     os._exit(INTERRUPTED)
 
@@ -121,7 +121,7 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         with _reporting():
             function(*args, **kwargs)
-            sys.stdout.flush()  # so that a full disk behind a redirection is an error
+            sys.stdout.flush()  # here, so that a full disk behind a redirection is reported
 
     return run
 
@@ -148,7 +148,7 @@ def _sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, LaminaError):
         return str(error), error.exit_code
     if isinstance(error, ModuleNotFoundError) and error.name in ("wandb", "keras", "requests"):
-        return f"this needs the package {error.name}: pip install {error.name}", LaminaError.exit_code
+        return f"this command needs the package {error.name}: pip install {error.name}", LaminaError.exit_code
     if isinstance(error, ImportError) and (error.name or "").startswith("lamina"):
         return f"lamina is not fully installed: {error}", LaminaError.exit_code
     unexpected = f"unexpected {type(error).__name__}: {error} (LAMINA_DEBUG=1 shows where)"
@@ -164,7 +164,7 @@ def _fail(sentence: str, code: int) -> None:
 
 
 def _flush_or_discard() -> None:
-    """Python flushes once more when it ends, and would then choose another exit code."""
+    """Flush now: Python flushes again at its end, and on an error would change the exit code."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""Snapshots and sources as the commands show them."""
+"""Snapshots and tensors in the form that the commands print."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SNAPSHOT = (
 
 
 def snapshot_json(snapshot: Snapshot, aliases: list[str] | None = None) -> dict[str, Any]:
-    """The fields of a snapshot; ``aliases`` where they are known already."""
+    """The fields of a snapshot; pass ``aliases`` if they are already known."""
     fields: dict[str, Any] = {"id": snapshot.id or None}
     fields |= {name: getattr(snapshot, name) for name in _SNAPSHOT}
     return fields | {"aliases": snapshot.aliases if aliases is None else aliases}

@@ -1,4 +1,4 @@
-"""docs/cli.md, made from what the commands say of themselves: ``python -m lamina.cli.docs_page > docs/cli.md``."""
+"""Generates docs/cli.md from the help texts: ``python -m lamina.cli.docs_page > docs/cli.md``."""
 
 from __future__ import annotations
 

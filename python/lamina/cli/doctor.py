@@ -1,4 +1,4 @@
-"""`lamina doctor`: what is installed, and what would be slow or fail."""
+"""`lamina doctor`: what is installed, and problems that would make lamina slow or fail."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _found(folder: str) -> dict[str, Any]:
 
 
 def advice(found: dict[str, Any]) -> list[str]:
-    """Sentences on what would be slow or fail."""
+    """One sentence for each problem that would make lamina slow or fail."""
     return [*_of_machine(found), *_of_packages(found), *_of_disks(found["disks"])]
 
 
@@ -127,12 +127,12 @@ def _speed(folder: str) -> dict[str, float]:
 
     chunk = as_bytes(np.random.default_rng(0).normal(0, 0.05, 1 << 18).astype("<f4"))
     data = np.tile(chunk, _MEASURED // chunk.size)
-    with progress("measuring"), tempfile.TemporaryDirectory(prefix=".lamina-doctor-", dir=folder) as place:
+    with progress("measuring"), tempfile.TemporaryDirectory(prefix=".lamina-doctor-", dir=folder) as temporary:
         start = time.perf_counter()
         for _ in range(_MEASURED // chunk.size):
             _core.encode(chunk, "<f4", "planes")
         encoded = time.perf_counter()
-        _core.write_file(Path(place, "data"), data.size, [(0, data)], data[:0])
+        _core.write_file(Path(temporary, "data"), data.size, [(0, data)], data[:0])
         written = time.perf_counter()
     return {"encode": data.size / (encoded - start), "write": data.size / (written - encoded)}
 

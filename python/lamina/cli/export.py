@@ -1,4 +1,4 @@
-"""`lamina export` and `lamina restore`: the original files."""
+"""`lamina export` and `lamina restore`: write the original files of a snapshot."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _export(source: str, directory: str, force: bool, as_json: bool) -> None:
     content = resolve(source).content
     there = [path for path in content.files if os.path.lexists(target / path)]
     if there and not force:
-        raise InvalidInputError(f"{target / there[0]} exists and nothing was written; pass --force to replace it")
+        raise InvalidInputError(f"{target / there[0]} exists; nothing was written; pass --force to replace it")
     with progress("exporting"):
         written = content.export(target)
     _tell(written, source, directory, as_json)

@@ -1,4 +1,4 @@
-"""`lamina ls`: the snapshots of a repository."""
+"""`lamina ls`: list the snapshots of a repository."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _listed(source: str, series: str | None) -> list[_Listed]:
         return [(one, one.aliases)] if series in (None, one.series) else []
     found = repository.snapshots(series)
     if series is not None and not found:
-        repository.snapshot(series=series)  # raises an error that lists the series
+        repository.snapshot(series=series)  # raises the error that lists the series
     named = repository._core.aliases()
     return [(s, named.get(s.number or 0, [])) for s in found]
 

@@ -1,4 +1,4 @@
-"""What `lamina doctor` reports of a machine. Imports neither Keras nor a backend nor wandb."""
+"""The facts about a machine that `lamina doctor` reports. Imports neither Keras nor a backend nor wandb."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DEFAULT_URL = "https://api.wandb.ai"
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of what is installed; None for what is not."""
+    """Package → installed version, or None."""
     return {name: version(name) for name in PACKAGES}
 
 
@@ -43,7 +43,7 @@ def version(package: str) -> str | None:
 
 
 def engine() -> dict[str, Any]:
-    """Whether the engine loads here, and the threads and processor instructions that it would use."""
+    """Whether the engine loads, and how many threads and which processor instructions it uses."""
     try:
         from lamina import _core
     except ImportError as error:
@@ -94,7 +94,7 @@ def wandb() -> dict[str, Any]:
     try:
         parts = urlsplit(found.get("base_url") or _DEFAULT_URL)
         host = parts.hostname or ""
-    except ValueError:  # no URL
+    except ValueError:  # not a URL
         parts, host = urlsplit(""), ""
     found["base_url"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # a password may stand before the @
     found["api_key"] = _key_from(host)

@@ -27,7 +27,7 @@ _GAP, _RICH_GAP = "  ", 3
 
 
 def clean(text: object) -> str:
-    """Text from files on one line; control and unprintable characters are escaped."""
+    """Untrusted text on one line: control and unprintable characters are escaped."""
     shown = str(text)
     if shown.isprintable():
         return shown
@@ -40,12 +40,12 @@ def number(value: object) -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     print(text, file=sys.stderr)
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One object; floats that are not finite are strings, as in the format."""
+    """Print one JSON object; floats that are not finite become strings, as in the format."""
     from lamina.repository.json_values import plain
 
     print(json.dumps(plain(value), indent=2, allow_nan=False))
@@ -123,10 +123,10 @@ def _read(what: str, meter: _core.Progress) -> tuple[str, int, int, str]:
     """Current phase, bytes done, total bytes (0 if unknown), and the same as text."""
     phase, done, total, seconds = meter.read()
     name = what if what.startswith(phase) else f"{what}: {phase}"
-    return name, done, total, _figures(done, total, seconds)
+    return name, done, total, figures(done, total, seconds)
 
 
-def _figures(done: int, total: int, seconds: float) -> str:
+def figures(done: int, total: int, seconds: float) -> str:
     if not total:
         return duration(seconds)
     figures = f"{human(done)} of {human(total)}"
@@ -162,7 +162,7 @@ def _bar(what: str, meter: _core.Progress, ended: threading.Event) -> None:
 
 
 def _on_terminal() -> bool:
-    """Whether to draw; rich is asked only where its answer may be yes, because importing it takes time."""
+    """Whether to draw tables. Importing rich takes time, so it is asked only if the answer may be yes."""
     if not sys.stdout.isatty() and not {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
         return False
     from rich.console import Console

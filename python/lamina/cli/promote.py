@@ -1,4 +1,4 @@
-"""`lamina promote`: a version into a registry."""
+"""`lamina promote`: link a version into a registry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def promote(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Link a version into a W&B registry, as the plain file that everybody can load, verified on the way."""
+    """Link a version into a W&B registry, as a plain file that loads without lamina; it is verified on the way."""
     from lamina import wandb
 
     with progress("promoting"):

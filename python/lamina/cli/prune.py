@@ -12,7 +12,7 @@ from lamina.cli.output import count, human, print_json, say
 from lamina.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from lamina.repository.reports import PruneReport
+    from lamina.repository.results import PruneReport
 
 #: At most this many snapshots are listed; the rest are only counted.
 _NAMED = 20

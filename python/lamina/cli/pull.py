@@ -58,11 +58,11 @@ def pull(
         facts = {"source": source, "repository": repository, "new": pulled.new, "bytes": pulled.bytes}
         print_json(facts | {"snapshot": snapshot_json(snapshot)})
         return
-    place = f"{clean(repository)}@{snapshot.number} ({snapshot.id[:12]})"
+    where = f"{clean(repository)}@{snapshot.number} ({snapshot.id[:12]})"
     if pulled.new:
-        print(f"pulled {clean(source)} as {place}: {human(snapshot.bytes_total)}, {human(pulled.bytes)} stored")
+        print(f"pulled {clean(source)} as {where}: {human(snapshot.bytes_total)}, {human(pulled.bytes)} stored")
     else:
-        print(f"{clean(source)} is there already: {place}")
+        print(f"{clean(source)} is there already: {where}")
 
 
 def _from_bucket(source: str, repository: str, as_json: bool) -> None:

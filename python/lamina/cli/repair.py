@@ -1,4 +1,4 @@
-"""`lamina verify --repair`: what was restored, and what is lost."""
+"""`lamina verify --repair`: repair from other copies, and print what was restored and what is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lamina.cli.output import clean, count, print_json, progress, say
 from lamina.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from lamina.repository.reports import RepairReport
+    from lamina.repository.results import RepairReport
 
 
 def repair(source: str, sources: list[str], as_json: bool) -> None:

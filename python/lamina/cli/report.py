@@ -1,4 +1,4 @@
-"""`lamina report`: the history of a series as one page."""
+"""`lamina report`: write the history of a series as one HTML page."""
 
 from __future__ import annotations
 

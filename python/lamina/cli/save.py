@@ -1,4 +1,4 @@
-"""`lamina save`: files into a repository."""
+"""`lamina save`: save files into a repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lamina show`: one snapshot."""
+"""`lamina show`: describe one snapshot."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def verify(
         lost = found["lost"] and [asdict(one) for one in found["lost"]]
         print_json({"source": source} | found | {"lost": lost})
     elif found["ok"]:
-        held = f"{count(found['snapshots'], 'snapshot')}, {count(found['packs'], 'pack')}"
-        print(f"{clean(source)} is intact: {held}; {_how(found)}")
+        counts = f"{count(found['snapshots'], 'snapshot')}, {count(found['packs'], 'pack')}"
+        print(f"{clean(source)} is intact: {counts}; {_how(found)}")
     else:
         for line in [*found["problems"], *(f"damaged: {lost}" for lost in found["lost"] or [])]:
             print(clean(line))
@@ -102,7 +102,7 @@ def _how(found: dict[str, Any]) -> str:
     if found["full"]:
         return f"all {human(found['bytes'])} read"
     if found["sample"] is None:
-        return "contents not read; --full reads them"
+        return "chunk contents not read; --full reads them"
     return f"a sample of {count(found['chunks'], 'chunk')}, {human(found['bytes'])}, read (--seed {found['seed']})"
 
 

@@ -1,4 +1,4 @@
-"""Second names and copies of files that cost as little as the file system allows."""
+"""Copies of files, as cheap as the file system allows: reflinks, hard links, or real copies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FICLONE = 0x40049409
 
 
 def reflink(source: Path, target: Path) -> bool:
-    """Make ``target`` a file of its own that shares its blocks with ``source``; False where that does not work."""
+    """Copy a file by sharing its blocks; False if the file system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     import fcntl
@@ -31,13 +31,13 @@ def reflink(source: Path, target: Path) -> bool:
 
 
 def own_copy(source: Path, target: Path) -> None:
-    """Make ``target`` a file of its own: what is later written to ``source`` does not reach it."""
+    """Copy a file, so that later writes to ``source`` do not change ``target``."""
     if not reflink(source, target):
         shutil.copyfile(source, target)
 
 
 def immutable_copy(source: Path, target: Path) -> None:
-    """Give a file that nobody ever writes to another name; it outlives the first one."""
+    """Copy or link a file that is never written to again; the copy stays if ``source`` is deleted."""
     if target.exists() and target.stat().st_size == source.stat().st_size:
         return
     temporary = target.with_name(f".{target.name}-{os.urandom(6).hex()}")
@@ -50,4 +50,4 @@ def immutable_copy(source: Path, target: Path) -> None:
         os.replace(temporary, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()  # a rename onto the same inode leaves it
+            temporary.unlink()  # a rename onto a link of the same file does nothing

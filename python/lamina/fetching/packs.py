@@ -16,9 +16,9 @@ from lamina.errors import CorruptDataError
 from lamina.fetching.copies import immutable_copy
 from lamina.fetching.transfer import Range, Transfer, make_sparse
 
-#: A pack is fetched whole where this share of it is wanted, or where it is as small as this.
+#: A pack is downloaded whole if at least this share of it is needed, or if it is at most this small.
 WHOLE_SHARE, WHOLE_BYTES = 0.6, 1 << 20
-#: Bytes between two ranges that cost less than a second request.
+#: A gap of at most so many bytes between two ranges is downloaded too: it costs less than a second request.
 GAP_BYTES = 128 << 10
 # docs/format.md §6
 _ENTRY, _TAIL = struct.Struct("<32sIIBBH"), 80
@@ -58,7 +58,7 @@ def read_placement(placement: bytes, what: str) -> Placement:
 def _read_placement(data: bytes) -> Placement:
     magic, _, count = struct.unpack_from("<8sII", data)
     if magic != b"LAMINAPL":
-        raise ValueError("it is no placement")
+        raise ValueError("it does not begin with LAMINAPL")
     packs: dict[str, int] = {}
     tails: dict[str, bytes] = {}
     chunks: dict[str, list[StoredChunk]] = {}
@@ -67,7 +67,7 @@ def _read_placement(data: bytes) -> Placement:
         digest, length, tail = _PACK.unpack_from(data, at)
         at += _PACK.size
         if not _TAIL <= tail <= length <= _MAX_PACK or at + tail > len(data):
-            raise ValueError(f"pack {digest.hex()} cannot have {length} bytes, {tail} of them behind its chunks")
+            raise ValueError(f"pack {digest.hex()} cannot have {length} bytes, {tail} of them after its chunks")
         footer = data[at : at + tail - _TAIL]
         (entries,) = struct.unpack_from("<I", data, at + tail - _TAIL + 4)
         packs[digest.hex()] = length
@@ -86,7 +86,7 @@ def _add_entries(chunks: dict[str, list[StoredChunk]], pack: str, footer: bytes,
         chunk, encoded, _, codec, kind, _ = _ENTRY.unpack_from(footer, number * _ENTRY.size)
         base = next(bases, None) if codec == _DELTA else None
         if offset + encoded > length:
-            raise ValueError(f"a chunk stands outside of pack {pack}")
+            raise ValueError(f"a chunk lies outside of pack {pack}")
         chunks.setdefault(chunk.hex(), []).append(StoredChunk(pack, offset, encoded, base, kind))
         offset += encoded
 
@@ -102,7 +102,7 @@ def _merged(spans: Iterable[Span], gap: int) -> list[Span]:
 
 
 def _without(spans: list[Span], there: list[Span]) -> list[Span]:
-    """``spans`` without the bytes that are there; both ascend and do not overlap."""
+    """``spans`` without the bytes in ``there``; both are sorted and do not overlap."""
     found = []
     for start, end in spans:
         for have, until in there:
@@ -117,57 +117,57 @@ def _without(spans: list[Span], there: list[Span]) -> list[Span]:
 
 
 class PackStore:
-    """Pack files in a folder, as far as they have been fetched."""
+    """Pack files in a folder, downloaded as far as they were needed."""
 
-    def __init__(self, folder: Path, transfer: Transfer, placement: bytes, lenders: Sequence[Path], what: str) -> None:
+    def __init__(self, folder: Path, transfer: Transfer, placement: bytes, local: Sequence[Path], what: str) -> None:
         self.folder = folder
         self._transfer = transfer
         self._what = what
         self._sizes, self._tails, self._chunks = read_placement(placement, f"lamina.placement of {what}")
-        self._lenders = lenders
-        self._borrowed: set[str] = set()
+        self._local = local
+        self._from_local: set[str] = set()
         self._there: dict[str, list[Span]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for name in self._sizes:
-            self._borrow(name)
+            self._use_local(name)
 
-    def _borrow(self, name: str) -> None:
-        """Use the pack of a local repository or cache."""
-        for lender in self._lenders:
-            source = lender / f"{name}.pack"
+    def _use_local(self, name: str) -> None:
+        """Use the pack of a local repository, if one has it."""
+        for folder in self._local:
+            source = folder / f"{name}.pack"
             if source.is_file() and source.stat().st_size == self._sizes[name]:
                 immutable_copy(source, self._path(name))
-                self._borrowed.add(name)
+                self._from_local.add(name)
                 return
 
-    def give_up_borrowed(self) -> bool:
-        """Distrust what was not fetched; False if there is nothing of that kind."""
-        borrowed, self._borrowed = self._borrowed, set()
-        for name in borrowed:
+    def discard_local(self) -> bool:
+        """Discard packs that came from local repositories; False if there are none."""
+        local, self._from_local = self._from_local, set()
+        for name in local:
             self._path(name).unlink(missing_ok=True)
-        return bool(borrowed)
+        return bool(local)
 
     def metadata(self, state: Mapping[str, Any]) -> set[str]:
-        """Chunks that must be read before the content is known."""
+        """Ids of the chunks that must be read before the content is known."""
         found = {chunk for chunk, _ in state["structure"]}
         if state["depth"] > 0:
             found |= {chunk for chunk, _ in state["root"]}
         if state["depth"] > 1:
-            found |= {c for c, places in self._chunks.items() if any(p.kind == _NODE for p in places)}
+            found |= {c for c, stored in self._chunks.items() if any(each.kind == _NODE for each in stored)}
         return found
 
     def need(self, chunks: Iterable[str]) -> None:
-        """Fetch what is not here yet of these chunks and of their bases."""
+        """Download these chunks and their bases, as far as they are not here yet."""
         wanted: dict[str, list[Span]] = {}
         seen = set(chunks)
         left = list(seen)
         while left:
-            for place in self._readable(left.pop()):
-                if place.base is not None and place.base not in seen:  # damage may lead around in a circle
-                    seen.add(place.base)
-                    left.append(place.base)
-                wanted.setdefault(place.pack, []).append((place.offset, place.offset + place.length))
-        missing = {pack: self._missing(pack, spans) for pack, spans in wanted.items() if pack not in self._borrowed}
+            for stored in self._readable(left.pop()):
+                if stored.base is not None and stored.base not in seen:  # damaged bases may form a cycle
+                    seen.add(stored.base)
+                    left.append(stored.base)
+                wanted.setdefault(stored.pack, []).append((stored.offset, stored.offset + stored.length))
+        missing = {pack: self._missing(pack, spans) for pack, spans in wanted.items() if pack not in self._from_local}
         self._transfer.fetch(
             Range(f"packs/{pack}.pack", start, end - start, self._path(pack))
             for pack, spans in missing.items()
@@ -178,7 +178,7 @@ class PackStore:
             self._there[pack] = _merged([*self._there.get(pack, ()), *spans], 0)
 
     def need_packs(self, without: Set[str]) -> None:
-        """Fetch whole packs."""
+        """Download whole packs."""
         wanted = {pack: [(0, size)] for pack, size in self._sizes.items() if pack not in without}
         for pack, spans in wanted.items():
             missing = self._missing(pack, spans)
@@ -188,12 +188,12 @@ class PackStore:
             self._there[pack] = spans
 
     def _readable(self, chunk: str) -> list[StoredChunk]:
-        """From where the engine reads a chunk: if it stands whole somewhere, no delta is wanted."""
-        places = self._chunks.get(chunk, [])
-        return [place for place in places if place.base is None] or places
+        """Where the engine reads a chunk from: not from a delta, if it is also stored without one."""
+        stored = self._chunks.get(chunk, [])
+        return [each for each in stored if each.base is None] or stored
 
     def _check_frame(self, pack: str, spans: list[Span]) -> None:
-        """The engine verifies chunks; what stands before and behind them is compared here where it was fetched."""
+        """Check the downloaded header and tail of a pack; the engine verifies the chunks between them."""
         tail = self._tails[pack]
         for expected, at in ((b"LAMINAPK", 0), (tail, self._sizes[pack] - len(tail))):
             if any(start <= at and at + len(expected) <= end for start, end in spans):
@@ -217,7 +217,7 @@ class PackStore:
 
 
 class FetchingReader:
-    """A reader of the engine that finds what it reads, as `lamina.repository.content.Content` wants it."""
+    """A reader for `lamina.repository.content.Content` that downloads first what it reads."""
 
     def __init__(self, folder: Path, store: PackStore, what: str) -> None:
         self._folder = folder
@@ -228,7 +228,7 @@ class FetchingReader:
         try:
             self._reader = self._opened()
         except CorruptDataError:
-            if not self._store.give_up_borrowed():
+            if not self._store.discard_local():
                 raise
             self._reader = self._opened()
 
@@ -239,11 +239,11 @@ class FetchingReader:
 
     @property
     def folder(self) -> Path:
-        """What stands here has the form of an artifact directory; its packs have holes."""
+        """The local copy, in the form of an artifact directory; its packs may have holes."""
         return self._folder
 
     def fetch_packs(self, without: Set[str]) -> None:
-        """Fetch the packs whole that are not in ``without``."""
+        """Download all packs that are not in ``without``, each whole."""
         self._store.need_packs(without)
 
     def structure(self) -> str:
@@ -274,9 +274,9 @@ class FetchingReader:
         try:
             return read()
         except CorruptDataError:
-            if not self._store.give_up_borrowed():
+            if not self._store.discard_local():
                 raise
-        self._reader = self._opened()  # the packs of a local repository are damaged; those of the server may not be
+        self._reader = self._opened()  # packs of a local repository are damaged; try those of the server
         self._fetch(listed)
         return read()
 

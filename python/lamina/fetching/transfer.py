@@ -56,7 +56,7 @@ def make_sparse(path: Path, size: int) -> None:
         with path.open("wb") as file:
             file.truncate(size)
     except OSError as error:
-        raise StorageError(f"cannot make {path} with {size} bytes: {error.strerror or error}") from error
+        raise StorageError(f"cannot create {path} with {size} bytes: {error.strerror or error}") from error
 
 
 class Transfer:

@@ -1,10 +1,10 @@
 """Finds the tensors in .h5, .weights.h5 and .keras files; the only importer of h5py.
 
-Reading never fails on what a file holds: whatever is damaged, foreign or merely unusual stays literal bytes.
-A tensor is a dataset whose bytes stand in the file in one piece: contiguous, unfiltered, neither external nor
-virtual, allocated, and of a dtype that docs/format.md knows. Of datasets that share bytes (hard links, or a
-hostile file) the one that begins first, and of these the first by name, is the tensor; the others are not
-listed.
+The content of a file is never an error: what is damaged, foreign or unusual is stored as literal bytes.
+
+A tensor is a dataset whose bytes are in the file in one piece: contiguous, unfiltered, neither external nor virtual,
+allocated, and of a dtype that docs/format.md has. If datasets share bytes (hard links, or a hostile file), the one
+that begins first, and of these the first by name, is the tensor; the others are not listed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lamina.files.plan import FilePlan, TensorPlan
 
 # What a snapshot may hold (docs/format.md §10); a file with more links is one opaque file.
 MAX_LINKS = 1 << 24
-# Longer paths are not Keras's; the limit also bounds the nesting of groups.
+# Keras writes no longer paths. The limit also bounds the nesting of groups.
 MAX_NAME = 4096
 MAX_RANK = 64
 
@@ -37,7 +37,7 @@ _DTYPE = re.compile(r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f(2|4|8|12|16)|[<>]c(8|16|2
 
 
 def plan_file(file: Path, path: str) -> FilePlan:
-    """Plan ``file`` under the name ``path``; only a file that cannot be read at all is an error."""
+    """Plan ``file`` under the name ``path``. Only a file that cannot be read at all is an error."""
     status = file_status(file)
     if not stat.S_ISREG(status.st_mode):
         raise InvalidInputError(f"{file} is not a regular file")
@@ -50,12 +50,12 @@ def plan_file(file: Path, path: str) -> FilePlan:
 
 
 def plan_source(source: Path) -> list[tuple[Path, FilePlan]]:
-    """Plan what a user means by ``source``: a file, a sharded checkpoint (by its index), or a directory."""
+    """Plan the files of ``source``: a file, a sharded checkpoint (by its index), or a directory."""
     return [(file, plan_file(file, name)) for file, name in source_files(source)]
 
 
 def holds_model(file: Path) -> bool:
-    """Whether a legacy ``.h5`` file holds a whole model; True for a damaged one, of which its reader tells more."""
+    """Whether a legacy ``.h5`` file holds a whole model; True for a damaged file, whose reader gives a better error."""
     try:
         with h5py.File(file, "r", locking=False) as h5:
             return "model_config" in h5.attrs
@@ -73,22 +73,22 @@ def _tensors_of(file: Path, raw: io.FileIO, name: str, size: int) -> tuple[Tenso
             with h5py.File(Window(raw, start, length), "r") as h5:
                 return _disjoint(_tensors(h5, start, start + length))
     except Exception:
-        # h5py and zipfile answer damage with almost any exception; what they cannot read is opaque.
+        # On damage h5py and zipfile raise almost any exception. What they cannot read is stored as opaque bytes.
         pass
     return ()
 
 
 def _opened(file: Path, raw: io.FileIO, size: int) -> h5py.File:
-    """Open without a lock, which would make a file unreadable on some network file systems; nothing is written."""
+    """Open without a lock: with one, a file on some network file systems cannot be read. Nothing is written."""
     try:
         return h5py.File(file, "r", locking=False)
     except OSError:
-        # HDF5 opens a file that this process has open with a lock only with one; through Python it does not notice.
+        # HDF5 refuses a file that this process has open with a lock. Through a Python file object it does not notice.
         return h5py.File(Window(raw, 0, size), "r")
 
 
 def plan_image(image: BinaryIO, size: int, path: str) -> FilePlan:
-    """Plan an HDF5 file that is open, or in memory."""
+    """Plan an HDF5 file from an open or in-memory file object."""
     with h5py.File(image, "r") as h5:
         return FilePlan(path, size, _disjoint(_tensors(h5, 0, size)))
 
@@ -98,13 +98,13 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     """The name of docs/format.md §5.1 for the elements that h5py writes for a numpy dtype."""
     if dtype.name == "bfloat16":
         return "bfloat16"
-    # h5py knows no other dtype of ml_dtypes and writes opaque bytes.
+    # h5py writes every other dtype of ml_dtypes as opaque bytes.
     native = dtype.kind in "biufcV" and dtype.isbuiltin != 2
     return str(dtype.str) if native else f"|V{dtype.itemsize}"
 
 
 def create_sparse(group: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Create the dataset as Keras does, but write one element; HDF5 allocates all of them."""
+    """Create the dataset as Keras does, but write one element only; HDF5 allocates all of them."""
     marked = dtype.name == "bfloat16"
     dataset = group.create_dataset(key if marked else None, shape=shape, dtype=dtype)
     if shape and 0 not in shape:
@@ -121,26 +121,26 @@ def create_sparse(group: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, 
 
 
 def write_vectors(file: Path, vectors: Iterable[np.ndarray[Any, Any]]) -> None:
-    """A new file of these, each under a name as a Keras layer's."""
+    """Write a new file with a dataset per vector, named as Keras names layers."""
     with h5py.File(file, "x") as h5:
         for number, vector in enumerate(vectors):
             h5.create_dataset(f"layers/dense_{number}/vars/0", data=vector)
 
 
 def _tensors(h5: h5py.File, start: int, end: int) -> Iterator[TensorPlan]:
-    """Yield the tensors of an HDF5 file that stands in its file from ``start`` to ``end``, in no order."""
+    """Yield the tensors of an HDF5 file that is embedded in its file from ``start`` to ``end``, in any order."""
     dtypes: dict[bytes, str | None] = {}
     for name, dataset in _datasets(h5.id):
         try:
             tensor = _tensor(name, dataset, start, end, dtypes)
         except Exception:
-            continue  # one odd dataset is literal bytes; the others need not suffer
+            continue  # this dataset is stored as literal bytes; the others are not affected
         if tensor is not None:
             yield tensor
 
 
 def _datasets(file_id: Any) -> Iterator[tuple[str, Any]]:
-    """Visit each dataset by its hard links, with a stack of our own: HDF5's recursion has no limit."""
+    """Visit each dataset by its hard links, without recursion: HDF5's own visitor has no depth limit."""
     pending: list[tuple[Any, bytes, str]] = [(file_id, b"/", "")]
     groups = {h5o.get_info(file_id).addr}
     links = 0
@@ -214,7 +214,7 @@ def _dtype(dataset: Any, known: dict[bytes, str | None]) -> str | None:
 
 
 def _numpy_name(kind: Any) -> str | None:
-    """The name of docs/format.md for an HDF5 type, if numpy lays out its elements in the very same way."""
+    """The name of docs/format.md for an HDF5 type, if numpy stores its elements in exactly the same way."""
     opaque = kind.get_class() == h5t.OPAQUE
     if not opaque and kind.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.ENUM, h5t.COMPOUND):
         return None
@@ -231,8 +231,8 @@ def _numpy_name(kind: Any) -> str | None:
 def _is_bfloat16(dataset: Any) -> bool:
     """Keras marks bfloat16, which h5py writes as two opaque bytes, with a string attribute ``dtype``.
 
-    The mark is believed unread: strings stand in HDF5's global heap, and the library may never return from a
-    damaged one.
+    The value of the attribute is not read: HDF5 stores strings in its global heap, and a damaged heap can make the
+    library loop for ever.
     """
     if not h5a.exists(dataset, b"dtype"):
         return False
@@ -241,7 +241,7 @@ def _is_bfloat16(dataset: Any) -> bool:
 
 
 def role(name: str, shape: tuple[int, ...]) -> str:
-    """What a tensor is to training, by Keras's names; scalars of an optimizer count steps or set rates."""
+    """The role of a tensor by its Keras name: ``"weights"``, ``"optimizer"``, or ``"counters"`` (optimizer scalars)."""
     if name.partition("/")[0] not in ("optimizer", "optimizer_weights"):
         return "weights"
     return "optimizer" if shape else "counters"

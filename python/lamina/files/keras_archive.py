@@ -1,4 +1,4 @@
-"""Looks into a .keras file without unpacking it: where its HDF5 file stands, and how the model was compiled."""
+"""Reads from a .keras file without unpacking it: where its HDF5 file is, and how the model was compiled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Bytes that one read of a file's structure may ask for: a hostile length must not allocate more than this.
+# The most bytes that one read of a file's structure may request: a hostile length must not allocate more.
 MAX_READ = 16 << 20
 KERAS_MEMBER = "model.weights.h5"
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
@@ -24,7 +24,7 @@ _DIRECTORY_ENTRY, _DIRECTORY_LENGTHS = 46, 28
 
 
 def stored_weights(raw: io.FileIO, size: int) -> tuple[int, int] | None:
-    """Where the embedded HDF5 file stands, if it is neither compressed nor encrypted."""
+    """Offset and size of the embedded HDF5 file; None if it is compressed or encrypted."""
     with _opened(raw, size) as archive:
         members = [info for info in archive.infolist() if info.filename == KERAS_MEMBER]
     if len(members) != 1:
@@ -77,19 +77,19 @@ def _checksum(raw: io.FileIO, start: int, length: int) -> int:
 
 
 def training(path: Path) -> dict[str, str]:
-    """The class of the optimizer in a ``.keras`` file, whether or not it scales the loss; as a snapshot tells it."""
+    """The ``training`` field of a snapshot of a ``.keras`` file: its optimizer's class, without loss scaling."""
     if path.suffix != ".keras" or not path.is_file():
         return {}
     try:
         with path.open("rb", buffering=0) as raw, _opened(raw, path.stat().st_size) as archive:
             optimizer = json.loads(_read(archive, "config.json"))["compile_config"]["optimizer"]
         return {"optimizer": str(optimizer["config"].get("inner_optimizer", optimizer)["class_name"])}
-    except Exception:  # damage gives almost any exception, and whoever reads the file itself will tell
+    except Exception:  # damage raises almost any exception; reading the file itself gives a proper error
         return {}
 
 
 def is_unpacked(names: Collection[str]) -> bool:
-    """Whether files are those that ``model.save(folder, zipped=False)`` writes: an archive as a folder."""
+    """Whether these are the files of ``model.save(folder, zipped=False)``: a ``.keras`` archive as a folder."""
     return {"config.json", "metadata.json"} <= set(names) and bool({KERAS_MEMBER, "model.weights.json"} & set(names))
 
 
@@ -98,17 +98,17 @@ def _opened(raw: io.FileIO, size: int) -> zipfile.ZipFile:
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A small member. `ZipFile.read` unpacks first and then compares with the size that the archive tells."""
+    """Read a small member. `ZipFile.read` would unpack everything before it checks the size."""
     info = archive.getinfo(name)
-    # Of the others zipfile unpacks at once whatever a compressed byte stands for.
+    # For other methods zipfile unpacks without a limit.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > MAX_READ:
-        raise zipfile.BadZipFile(f"{name} is not as Keras writes it")
+        raise zipfile.BadZipFile(f"{name} is too large, or compressed by a method that Keras does not use")
     with archive.open(info) as member:
         return member.read(info.file_size)
 
 
 class Window(io.RawIOBase):
-    """A part of a file as a file of its own, read-only, that refuses to read much at once."""
+    """A part of a file as a read-only file object. A single read is limited to `MAX_READ` bytes."""
 
     def __init__(self, raw: io.FileIO, start: int, size: int) -> None:
         self._raw, self._start, self._size, self._at = raw, start, size, 0
@@ -140,11 +140,11 @@ class Window(io.RawIOBase):
         while done < wanted and (n := self._raw.readinto(view[done:wanted])):
             done += n
         self._at += done
-        # h5py ignores short reads and would hand on whatever stood in the buffer.
+        # h5py ignores short reads and would use whatever was in the buffer.
         view[done:] = bytes(len(view) - done)
         return done
 
     @staticmethod
     def _check(size: int) -> None:
         if size > MAX_READ:
-            raise OSError(f"a read of {size} bytes of a file's structure; at most {MAX_READ} are expected")
+            raise OSError(f"refused to read {size} bytes of a file's structure at once; at most {MAX_READ} are allowed")

@@ -1,4 +1,4 @@
-"""Which files a user means by a path, and what they are called in a snapshot."""
+"""The files that a path stands for, and their names in a snapshot."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def source_files(source: Path) -> list[tuple[Path, str]]:
 
 
 def file_status(path: Path) -> os.stat_result:
-    """``stat`` with errors of our own."""
+    """``Path.stat`` with lamina's errors."""
     try:
         return path.stat()
     except FileNotFoundError as error:
@@ -43,7 +43,7 @@ def file_status(path: Path) -> os.stat_result:
 
 
 def folded_path(path: str) -> str:
-    """What a path has in common with those that some file system takes for the same (docs/format.md §5.1)."""
+    """A form that is equal for paths that some file system treats as the same (docs/format.md §5.1)."""
     lower = unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).lower())
     return "/".join(part.rstrip(". ") for part in lower.split("/"))
 
@@ -57,11 +57,11 @@ def _names_below(root: Path) -> list[str]:
             name = prefix + entry.name
             if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
                 raise InvalidInputError(
-                    f"{root / name} is neither a regular file nor a directory; lamina saves no links"
+                    f"{root / name} is neither a regular file nor a directory; lamina does not save links"
                 )
             (folders.append(name + "/") if entry.is_dir() else files.append(name))
     if not files:
-        raise InvalidInputError(f"{root} holds no file; there is nothing to save")
+        raise InvalidInputError(f"{root} has no files; there is nothing to save")
     return sorted(files)
 
 
@@ -74,34 +74,34 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_portable(name: str) -> bool:
-    """Whether the format can write a name down (§5.1), if it is not too long."""
+    """Whether the format allows a name (§5.1), apart from its length."""
     return name.encode(errors="replace").decode() == name and not _NOT_PORTABLE.search(name)
 
 
 def portable(name: str) -> str:
-    """A name that the format can write down: what it cannot is percent-encoded, as in an address (``:`` is ``%3A``)."""
+    """A name that the format allows: other characters are percent-encoded, as in a URL (``:`` is ``%3A``)."""
     return _NOT_PORTABLE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
 
 
 def _portable(name: str) -> str:
-    """Refuse a name that the format cannot write down before anything is read."""
+    """Refuse a name that the format does not allow, before anything is read."""
     if not is_portable(name) or len(name.encode()) > MAX_PATH:
         raise InvalidInputError(
-            f"a file of a snapshot cannot be called {name!r}: names are at most {MAX_PATH} bytes of UTF-8 "
-            "without backslash, colon and control characters"
+            f"a file of a snapshot cannot be called {name!r}: a name has at most {MAX_PATH} bytes of UTF-8, "
+            "and no backslash, colon or control character"
         )
     return name
 
 
 def _shards(index: Path) -> list[str]:
-    """The names of the shards that a Keras index lists; none if it is no such index."""
+    """The names of the shards in a Keras index; none if the file is not an index."""
     try:
         if index.stat().st_size > MAX_INDEX:
             return []
         weight_map = json.loads(index.read_bytes())["weight_map"]
         names = {name for value in weight_map.values() for name in ([value] if isinstance(value, str) else value)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return []  # a file that only happens to have this name
+        return []  # another file with this extension
     for name in sorted(names, key=str):
         if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
             raise InvalidInputError(f"{index} names the shard {name!r}; expected the name of a file beside it")

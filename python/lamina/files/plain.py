@@ -1,4 +1,4 @@
-"""A checkpoint file as a source: it carries no digests, so nothing can be verified but its form."""
+"""Checkpoint files as sources. They have no digests, so only their structure can be checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lamina.repository.tensor_names import NamedArrays, Tensors
 
 
 class PlainContent:
-    """Files on disk with the interface of `lamina.repository.content.Content`."""
+    """Files on disk, with the interface of `lamina.repository.content.Content`."""
 
     def __init__(self, plans: list[tuple[Path, FilePlan]], names: Mapping[str, str] | None = None) -> None:
         self._plans = plans
@@ -40,7 +40,7 @@ class PlainContent:
 
     @cached_property
     def tensors(self) -> Tensors:
-        """Tensors of all files; offsets are those in the file."""
+        """Tensors of all files; offsets count from the file's start."""
         found = [
             TensorInfo(t.name, t.dtype, t.shape, t.role, plan.path, t.offset, self._names.get(t.name))
             for _, plan in self._plans
@@ -51,7 +51,7 @@ class PlainContent:
     def read(
         self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = memory.empty
     ) -> list[np.ndarray[Any, Any]]:
-        """Read tensors, each into fresh memory that ``empty`` gives."""
+        """Read tensors, each into new memory from ``empty``."""
         paths = {plan.path: path for path, plan in self._plans}
         arrays = []
         for tensor in tensors:
@@ -67,16 +67,16 @@ class PlainContent:
         _fill(place, tensor.offset + start, into)
 
     def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-        """Read the tensors of these names, or all."""
+        """Read the tensors of these names, or all of them."""
         wanted = self.tensors if names is None else self.tensors.find(names)
         return NamedArrays(wanted, self.read(wanted.values()), self.tensors)
 
     def open(self, path: str) -> BinaryIO:
         """Open one of the files for reading."""
-        return next(place for place, plan in self._plans if plan.path == path).open("rb")
+        return next(file for file, plan in self._plans if plan.path == path).open("rb")
 
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
-        """Copy the files; each is there whole or not at all."""
+        """Copy the files; each copy is complete or absent."""
         written = []
         for path, plan in self._plans:
             target = directory / plan.path
@@ -92,7 +92,7 @@ class PlainContent:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source whose structure has been read."""
+    """An open source: its structure has been read, its content has not."""
 
     content: Content | PlainContent
     snapshot: Snapshot
@@ -112,13 +112,13 @@ def _fill(path: Path, offset: int, buffer: np.ndarray[Any, np.dtype[np.uint8]]) 
         with path.open("rb") as file:
             file.seek(offset)
             if file.readinto(buffer.data) != buffer.nbytes:
-                raise StorageError(f"{path} ends inside a tensor")
+                raise StorageError(f"{path} ends inside a tensor; it was truncated after it was opened")
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error}") from error
 
 
 class _FileSnapshot:
-    """What a file tells of a snapshot: its name, and a model's optimizer."""
+    """Stands in for the engine's snapshot: a file knows its name, and the optimizer of a model."""
 
     id = ""
     number = 0

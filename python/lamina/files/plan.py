@@ -1,4 +1,4 @@
-"""A file as a list of tensors between literal bytes; what the engine stores and what it makes files from."""
+"""A file as a list of tensors between literal bytes: what the engine stores, and what it rebuilds files from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """Where one tensor's bytes stand in a file; ``name`` is its HDF5 path and unique in the file."""
+    """Where one tensor's bytes are in a file; ``name`` is its HDF5 path, unique in the file."""
 
     name: str
-    dtype: str  # a name of docs/format.md §5.1
+    dtype: str  # a dtype name of docs/format.md §5.1
     shape: tuple[int, ...]
     role: str  # "weights" | "optimizer" | "counters"
     offset: int  # in the file; 0 where nbytes is 0
@@ -19,7 +19,7 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One file of a snapshot: every byte outside the tensors is literal. Tensors ascend and never overlap."""
+    """One file of a snapshot. Tensors are sorted by offset and never overlap; all other bytes are literal."""
 
     path: str  # relative, "/"-separated
     size: int

@@ -1,4 +1,4 @@
-"""Replacing a file whole or not at all; its links and its mode stay, as if a program had written into it."""
+"""Replacing a file atomically. Links to it and its mode stay, as if a program had written into it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from lamina import _core
 
-#: Who may read a file that nobody has restricted.
+#: Mode bits of a file that everyone may read.
 _READ_BY_ALL = 0o044
 
 
 def behind_links(path: Path) -> Path:
-    """The file that a path leads to: a link stays, and what it points at is replaced."""
+    """The file behind a symbolic link: the link stays, and the file that it points to is replaced."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def mode_of(path: Path) -> int | None:
-    """Who may read and write the file that is there; None if there is none."""
+    """The permission bits of a file; None if it does not exist."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -27,7 +27,7 @@ def mode_of(path: Path) -> int | None:
 
 
 def put_in_place(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make the file, and give it the mode of the one that it replaces."""
+    """Let ``write`` create the file at a path, and give it the mode of the file that it replaces."""
     path = behind_links(path)
     mode = mode_of(path)
     if mode is not None and mode & _READ_BY_ALL != _READ_BY_ALL:
@@ -39,8 +39,9 @@ def put_in_place(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def flush(path: Path) -> None:
+    """Flush a file or a directory to disk."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle for it
+        return  # Windows cannot flush a directory
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,7 +50,7 @@ def flush(path: Path) -> None:
 
 
 def _put_privately(path: Path, write: Callable[[Path], None], mode: int) -> None:
-    """Nobody may read it for a moment who could not read the one before."""
+    """Write in a private folder first: at no moment may a user read it who could not read the old file."""
     temporary = _core.Temporary(path.parent)
     try:
         made = temporary.path / path.name

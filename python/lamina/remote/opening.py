@@ -21,8 +21,8 @@ from lamina.remote.bucket import Bucket
 from lamina.remote.transfer import Transfer
 from lamina.repository.content import Content
 from lamina.repository.keep import Keep
-from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport
 from lamina.repository.repository import Repository
+from lamina.repository.results import PruneReport, RepairReport, Stats, VerifyReport
 from lamina.repository.snapshot import Snapshot
 
 
@@ -97,15 +97,15 @@ class RemoteRepository(Repository):
     def _open(self, snapshot: Snapshot) -> Content:
         return self._opened(snapshot, [])
 
-    def _opened(self, snapshot: Snapshot, lenders: Sequence[Path]) -> Content:
-        """``lenders`` are folders with packs that need not be fetched."""
+    def _opened(self, snapshot: Snapshot, local: Sequence[Path]) -> Content:
+        """``local`` are folders with packs that need not be fetched."""
         held = new_folder()
         try:
             placement = self._placement(snapshot)
             (held.path / "lamina.json").write_bytes(self._core.snapshot_bytes(snapshot.number or 0))
             (held.path / "lamina.placement").write_bytes(placement)
             what = f"snapshot {snapshot.number} in {self.place}"
-            store = PackStore(held.path / "packs", Transfer(self._bucket.store), placement, lenders, what)
+            store = PackStore(held.path / "packs", Transfer(self._bucket.store), placement, local, what)
             content = Content(FetchingReader(held.path, store, what))
         except BaseException:
             held.remove()

@@ -1,4 +1,4 @@
-"""The history of a series as numbers, charts and one page. Only `figures` imports plotly."""
+"""The report of a series: its history as numbers, charts and an HTML page. Only `figures` imports plotly."""
 
 from __future__ import annotations
 

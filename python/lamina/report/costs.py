@@ -1,4 +1,4 @@
-"""What each layer costs: its size, and what sharing and encoding chunks make of it."""
+"""The cost of each layer: its size, and what deduplication and compression make of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lamina.report.version_chunks import Form, VersionChunks
 
 
 class Costs:
-    """Sums over versions, oldest first. A chunk that layers share counts for the one that had it first."""
+    """Sums over the versions, oldest first. A chunk that several layers share counts for the first one that has it."""
 
     def __init__(self) -> None:
         self._newest: dict[str, int] = {}
@@ -25,11 +25,11 @@ class Costs:
         self._last: tuple[Form, _Parts] | None = None
 
     def add(self, state: VersionChunks) -> None:
-        """The next version."""
+        """Add the next version."""
         parts = self._parts(state.form)
         fresh = np.zeros(len(state.ids), np.bool_)
         for chunk, name in enumerate(state.ids):
-            key = int(name[:32], 16)  # half of a digest: two chunks never share it
+            key = int(name[:32], 16)  # half of the digest is enough to tell chunks apart
             if key not in self._seen:
                 self._seen.add(key)
                 fresh[chunk] = True
@@ -46,7 +46,7 @@ class Costs:
                 self._stored[layer] += size
 
     def layers(self, names: Mapping[str, str]) -> list[LayerRow]:
-        """What they come to; ``names`` are those that are shown."""
+        """The costs of all layers, the largest first, under the names that are shown."""
         found = [
             LayerRow(names.get(name, name), size, self._total[name], self._distinct[name], round(self._stored[name]))
             for name, size in self._newest.items()
@@ -60,7 +60,7 @@ class Costs:
 
 
 def largest_first(layers: list[LayerRow]) -> list[LayerRow]:
-    """What is in no layer stands last."""
+    """Sort layers by size; bytes outside of layers come last."""
     return sorted(layers, key=lambda layer: (layer.name == HEADERS, -layer.bytes))
 
 
@@ -76,6 +76,6 @@ class _Parts:
         self.bytes = np.array([size for _, _, size in rows], np.int64)
 
     def sums(self, values: np.ndarray[Any, Any]) -> list[tuple[str, float]]:
-        """By layer."""
+        """The sum of ``values`` for each layer."""
         sums = np.bincount(self.layer, values, len(self.names))
         return list(zip(self.names, sums.tolist(), strict=True))

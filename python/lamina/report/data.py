@@ -1,4 +1,4 @@
-"""What a report knows: numbers and names, no pictures."""
+"""The data of a report: numbers and names, no charts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-#: In `Report.moved`: there is no distance. The tensor is new, gone, of another form, or holds no numbers.
+#: In `Report.moved`: no distance, because the tensor is new, gone, of another shape or dtype, or not numeric.
 NO_DISTANCE = -1.0
 
 
 @dataclass(frozen=True)
 class VersionRow:
-    """One saved state; what was not recorded is None."""
+    """One version; a field that was not recorded is None."""
 
     number: int | None
     id: str | None
@@ -35,13 +35,13 @@ class VersionRow:
 
     @property
     def label(self) -> str:
-        """What it is called on an axis."""
+        """Its label on an axis."""
         return str(self.number or 1)
 
 
 @dataclass(frozen=True)
 class TensorRow:
-    """A tensor as the newest version that has it knows it."""
+    """A tensor, as in the newest version that has it."""
 
     name: str
     layer: str
@@ -53,22 +53,22 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What a layer costs."""
+    """The cost of a layer."""
 
     name: str
     bytes: int  # in the newest version that has it
-    bytes_total: int  # in all versions, as if each were saved on its own
-    bytes_distinct: int | None  # of chunks that differ; None where there are no chunks
-    bytes_stored: int | None  # what these take in packs
+    bytes_total: int  # in all versions, without deduplication
+    bytes_distinct: int | None  # of distinct chunks; None for a plain file
+    bytes_stored: int | None  # of these chunks in packs
 
     @property
     def dedup(self) -> float | None:
-        """How many times less is kept because versions share chunks."""
+        """The deduplication ratio: total bytes / bytes of distinct chunks."""
         return self.bytes_total / self.bytes_distinct if self.bytes_distinct else None
 
     @property
     def compression(self) -> float | None:
-        """How many times less is kept because chunks are encoded."""
+        """The compression ratio: bytes of distinct chunks / their bytes in packs."""
         return self.bytes_distinct / self.bytes_stored if self.bytes_distinct and self.bytes_stored else None
 
 
@@ -83,13 +83,13 @@ class Report:
     best: int | None  # index of the best version
     tensors: list[TensorRow]
     layers: list[LayerRow]
-    # Relative L2 distance from the version before, tensors × versions.
+    # Relative L2 distance to the previous version, tensors × versions.
     moved: np.ndarray[Any, np.dtype[np.float32]]
     distances: bool = True  # whether they were measured
-    notes: list[str] = field(default_factory=list)  # what is not known, and why
+    notes: list[str] = field(default_factory=list)  # what is missing, and why
 
     def to_json(self) -> dict[str, Any]:
-        """All of it; of distances those that are not 0, null where there is none."""
+        """The report as JSON values. Distances of 0 are left out; a missing distance is null."""
         versions = [asdict(version) | {"moved": self._moved_in(i)} for i, version in enumerate(self.versions)]
         layers = [asdict(layer) | {"dedup": layer.dedup, "compression": layer.compression} for layer in self.layers]
         return {
@@ -112,5 +112,5 @@ class Report:
 
 
 def _short(value: np.float32) -> float:
-    """As many digits as a float32 has."""
+    """Rounded to the digits of a float32."""
     return float(f"{float(value):.7g}")

@@ -21,18 +21,18 @@ except ModuleNotFoundError as error:
 
 __all__ = ["charts", "get_plotlyjs", "movement"]
 
-#: Layers that have a bar of their own, and letters of a label on an axis.
+#: At most so many layers have their own bar, and at most so many characters are in a label of an axis.
 _BARS, _LETTERS = 30, 40
-#: Versions up to which each has a dot, and bars with a gap between them.
+#: Up to so many versions are drawn with a dot each, and with gaps between bars.
 _DOTS, _GAPS = 80, 150
-#: Cells of a heat map up to which each carries a text of its own.
+#: Up to so many cells of a heat map have a hover text.
 _TOLD = 100_000
 #: Heights of the timeline's rows; the others have 1.
 _SHARES = {"value": 2.0, "bytes": 1.4}
 
 
 def charts(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
-    """All charts but the heat map, by name; those for which nothing is known are left out."""
+    """All charts but the heat map, by name; charts without data are left out."""
     found = {"timeline": _timeline(report, theme)}
     bars = _bars_of(report.layers)
     found["size"] = _bars(bars, theme, [layer.bytes for layer in bars], theme.strong, "~s", "B", "in one version")
@@ -44,7 +44,7 @@ def charts(report: Report, theme: Theme = LIGHT) -> dict[str, Any]:
 
 
 def movement(report: Report, theme: Theme = LIGHT, view: heat.View | None = None) -> Any:
-    """The heat map: with a view whole, without one only its frame, which page.js fills."""
+    """The heat map of a view; without a view only its frame, which page.js fills."""
     scale = heat.scale_of(report)
     values, texts = scale.ticks()
     bar = {"tickvals": values, "ticktext": texts, "thickness": 12, "outlinewidth": 0, "len": 1.0}
@@ -75,7 +75,7 @@ def movement(report: Report, theme: Theme = LIGHT, view: heat.View | None = None
 
 
 def _timeline(report: Report, theme: Theme) -> Any:
-    """Rows one below the other on one axis of versions, so that hovering tells all of them."""
+    """Several rows above one axis of versions, so that hovering shows the values of all rows."""
     rows = _rows(report)
     shares = [_SHARES.get(name, 1.0) for name in rows]
     titles = {"value": _monitor(report), "bytes": "size", "blocked": "blocked", "upload": "upload"}
@@ -136,7 +136,7 @@ def _bytes_traces(report: Report, theme: Theme) -> list[Any]:
         sizes = [getattr(version, field) for version in report.versions]
         if all(size is None for size in sizes):
             continue
-        if name == "stored" and len(sizes) > _GAPS:  # a narrow bar inside a wide one would not be seen
+        if name == "stored" and len(sizes) > _GAPS:  # a narrow bar inside a wide one would be invisible
             traces.append(_scatter(report, sizes, name, "lines", {"color": colour, "width": 1.5}, {}, form))
         else:
             traces.append(_bar(report, sizes, name, colour, form, 0.75 if name == "new" else 0.4))
@@ -174,7 +174,7 @@ def _bar(report: Report, values: list[Any], name: str, colour: str, form: str, w
 
 
 def _bars_of(layers: list[LayerRow]) -> list[LayerRow]:
-    """The largest layers, and the others as one."""
+    """The largest layers, and one row for all others."""
     if len(layers) <= _BARS + 1:
         return layers
     others = layers[_BARS:]
@@ -221,7 +221,7 @@ def _bars(layers: list[LayerRow], theme: Theme, values: list[Any], colour: str, 
 
 
 def _logs(values: Any, scale: heat.Scale) -> list[list[float | None]]:
-    """Colours of distances, as the page computes them."""
+    """The values for the colour scale, computed as in page.js."""
     codes = heat.codes_of(values)
     logs = np.clip(codes / 1000, scale.low, scale.high).astype(object)
     logs[codes == heat.STILL] = scale.still
@@ -235,7 +235,7 @@ def _moved_texts(values: Any) -> list[list[str]]:
 
 
 def moved_text(value: float) -> str:
-    """A distance in words."""
+    """A distance as text."""
     if value == NO_DISTANCE:
         return "no distance"
     if value == 0:
@@ -267,11 +267,11 @@ def _finite(value: float | None) -> float | None:
 
 
 def _escaped(text: str) -> str:
-    """Plotly takes labels for a little HTML."""
+    """Plotly interprets labels as HTML."""
     return html.escape(text, quote=False)
 
 
 def shortened(name: str, letters: int = _LETTERS) -> str:
-    """A long name without its middle."""
+    """A long name with its middle cut out."""
     half = (letters - 1) // 2
     return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"

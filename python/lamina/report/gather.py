@@ -1,4 +1,4 @@
-"""From a source to a `Report`: one pass over the versions, with two of them open at a time."""
+"""Collects a `Report` from a source, in one pass over the versions, with at most two of them open at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lamina.sources import Source, in_repository, resolve
 
 @dataclass(frozen=True)
 class History:
-    """The versions that a source means, oldest first."""
+    """The versions of a source, oldest first."""
 
     source: str
     snapshots: list[Snapshot]
@@ -36,12 +36,12 @@ class History:
 
     @property
     def bytes(self) -> int:
-        """Of all versions."""
+        """Total size of all versions."""
         return sum(snapshot.bytes_total for snapshot in self.snapshots)
 
 
 def history(source: Source, series: str | None = None) -> History:
-    """The series that ``source`` names, up to the version that it names; of another source, its one version.
+    """The series that ``source`` names, up to the version that it names; for another source, its one version.
 
     Raises:
         NotFoundError: if it does not exist.
@@ -57,9 +57,9 @@ def history(source: Source, series: str | None = None) -> History:
 
 
 def gather(found: History, *, distances: bool = True, advance: Callable[[int], None] = lambda _: None) -> Report:
-    """Read what a report tells; ``advance`` is told the bytes of versions that are done, `History.bytes` in all.
+    """Collect the data of a report. Without ``distances`` no tensor is read.
 
-    Without ``distances`` no tensor is read.
+    ``advance`` is called with the bytes of each finished part; together they are `History.bytes`.
     """
     versions = _versions(found)
     if isinstance(found.content, PlainContent):
@@ -77,7 +77,7 @@ def gather(found: History, *, distances: bool = True, advance: Callable[[int], N
 
 
 def _in_repository(source: Source, series: str | None) -> Snapshot | None:
-    """The snapshot of a repository that a source names; None for another source."""
+    """The snapshot that a source names in a repository; None for another source."""
     if isinstance(source, Snapshot):
         return source if source._repository is not None else None
     if isinstance(source, Repository):
@@ -90,7 +90,7 @@ def _in_repository(source: Source, series: str | None) -> Snapshot | None:
 
 
 def _opened(snapshot: Snapshot) -> Content:
-    """Without the snapshot holding on to what was opened."""
+    """Open a snapshot's content; the snapshot does not keep it."""
     return _home(snapshot)._open(snapshot)
 
 
@@ -100,7 +100,7 @@ def _home(snapshot: Snapshot) -> Repository:
 
 
 def _shown(source: Source) -> str:
-    """What a page calls its source. It is shown to others, whom the folders of this machine do not concern."""
+    """The name of the source on the page. The page may be shared, so absolute paths are cut to their last part."""
     if isinstance(source, Repository):
         source = source.place
     if isinstance(source, (str, os.PathLike)):
@@ -118,7 +118,7 @@ def _versions(found: History) -> list[VersionRow]:
 
 
 def _version(s: Snapshot, aliases: list[str], upload: float | None) -> VersionRow:
-    kept = bool(s.id)  # a bare file knows nothing of itself
+    kept = bool(s.id)  # False for a plain file, which has no recorded cost
     return VersionRow(
         number=s.number,
         id=s.id or None,
@@ -141,7 +141,7 @@ def _version(s: Snapshot, aliases: list[str], upload: float | None) -> VersionRo
 
 
 def _best(versions: list[VersionRow]) -> int | None:
-    """What the alias says; where it leads outside these versions, the newest that was best when it was saved."""
+    """Index of the version with the alias ``best``; if none has it, the newest that was the best when saved."""
     named = [i for i, version in enumerate(versions) if "best" in version.aliases]
     marked = [i for i, version in enumerate(versions) if version.best_so_far]
     found = named or marked

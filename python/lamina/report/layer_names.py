@@ -1,4 +1,4 @@
-"""Which layer a tensor belongs to."""
+"""The layer that a tensor belongs to."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 from lamina.repository.tensor import TensorInfo
 
-#: What the bytes of files are called that no tensor holds.
+#: The name for bytes of files that belong to no tensor.
 HEADERS = "(file headers)"
 #: Folders that Keras puts around the names of layers.
 _WRAPPERS = ("layers", "_layer_checkpoint_dependencies")
 
 
 def layer_of(name: str, tensor: TensorInfo) -> str:
-    """The path of the layer in the model, as short as it is without doubt; ``name`` may begin with the file."""
+    """The shortest unambiguous path of the layer in the model; ``name`` may begin with the file."""
     if tensor.file is None:
         return "training state"
     file = f"{tensor.file}:" if name.startswith(f"{tensor.file}:") else ""

@@ -1,4 +1,4 @@
-"""How far each tensor moved from one version to the next; what is equal by its chunks is not read."""
+"""How far each tensor moved from one version to the next. Tensors with the same chunks are not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Pairs: TypeAlias = list[tuple[str, TensorInfo, TensorInfo]]
 
 
 class Movement:
-    """Distances of tensors × versions: in memory are a matrix of float32 and two open versions."""
+    """The matrix of distances, tensors × versions. Memory holds the matrix, as float32, and two open versions."""
 
     def __init__(self, versions: int) -> None:
         self.rows: dict[str, int] = {}
@@ -25,7 +25,7 @@ class Movement:
     def add(
         self, version: int, before: VersionChunks | None, after: VersionChunks, advance: Callable[[int], None]
     ) -> None:
-        """Measure a version against the one before it; ``advance`` is told the bytes of the version."""
+        """Measure a version against the previous one; ``advance`` is called with the bytes of each finished part."""
         column, pairs = self._known(before, after)
         done = after.length
         if before is not None:
@@ -42,13 +42,13 @@ class Movement:
         advance(done)
 
     def matrix(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """One row for each of ``rows``."""
+        """The distances; row ``rows[name]`` belongs to a tensor."""
         return self._values[: len(self.rows)]
 
     def _known(
         self, before: VersionChunks | None, after: VersionChunks
     ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], _Pairs]:
-        """What chunks tell, and the pairs that must be read."""
+        """The distances that follow from chunks alone, and the pairs that must be read."""
         self._make_room(after)
         column = np.full(len(self._values), NO_DISTANCE, np.float32)
         pairs: _Pairs = []

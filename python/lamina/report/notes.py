@@ -1,4 +1,4 @@
-"""Sentences on what a report lacks, and why."""
+"""Sentences that say what a report lacks, and why."""
 
 from __future__ import annotations
 

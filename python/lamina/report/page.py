@@ -1,4 +1,4 @@
-"""The page: charts, their library and their data in one file that asks the network for nothing."""
+"""The page: one HTML file with the charts, their library and their data. It needs no network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lamina.report.theme import THEMES
 from lamina.repository.json_values import plain
 from lamina.version import __version__
 
-#: How a page begins; a file that begins otherwise is not replaced.
+#: The beginning of a page; a file that begins differently is not replaced.
 BEGIN = "<!doctype html>"
 
 
 def page(report: Report) -> str:
-    """The whole page."""
+    """The page as HTML."""
     parts = {name: _resource(f"page.{name}") for name in ("html", "css", "js")}
     return Template(parts["html"]).substitute(
         title=html.escape(report.series),
@@ -38,7 +38,7 @@ def page(report: Report) -> str:
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """What page.js reads."""
+    """The data that page.js reads."""
     scale = heat.scale_of(report)
     return {
         "versions": [asdict(version) for version in report.versions],
@@ -61,7 +61,7 @@ def _figures(report: Report, theme: str) -> dict[str, Any]:
 
 
 def _subtitle(report: Report) -> str:
-    """Where it comes from, and when it was saved."""
+    """The source, the run, and when it was saved."""
     times = [version.created_at[:16].replace("T", " ") for version in report.versions if version.created_at]
     run = [f"run {report.run}"] if report.run else []
     days = [f"{' to '.join(dict.fromkeys((times[0], times[-1])))} UTC"] if times else []
@@ -74,7 +74,7 @@ def _library() -> str:
 
 
 def _packed(text: str) -> str:
-    """Text that no browser takes for markup, a third as long."""
+    """Text as base64 of gzip: a third of the size, and without any markup."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 

@@ -10,19 +10,19 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu 
 
 @dataclass(frozen=True)
 class Theme:
-    """One set of colours; those of the page itself stand in page.css."""
+    """The colours of the charts; those of the page itself are in page.css."""
 
     text: str
     muted: str
     grid: str
     surface: str
-    accent: str  # what this version added
-    strong: str  # what it takes on disk
+    accent: str  # new bytes
+    strong: str  # stored bytes
     value: str
     best: str
     warm: str  # time
     still: str  # a tensor that did not move
-    damaged: str  # a distance that is no number
+    damaged: str  # a distance that is not a number
     ramp: tuple[str, ...]  # from a small distance to a large one
 
 
@@ -58,7 +58,7 @@ THEMES = {"light": LIGHT, "dark": DARK}
 
 
 def layout(theme: Theme, **more: Any) -> dict[str, Any]:
-    """What all charts share."""
+    """The layout that all charts share."""
     return {
         "font": {"family": FONT, "size": 12, "color": theme.text},
         "paper_bgcolor": theme.surface,
@@ -74,7 +74,7 @@ def layout(theme: Theme, **more: Any) -> dict[str, Any]:
 
 
 def axis(theme: Theme, **more: Any) -> dict[str, Any]:
-    """An axis as all charts draw it."""
+    """The axis style that all charts share."""
     return {
         "gridcolor": theme.grid,
         "linecolor": theme.grid,

@@ -1,4 +1,4 @@
-"""Where the tensors of a version stand in its chunks, so that what versions share need not be read."""
+"""Which chunks hold the tensors of a version, so that what versions share need not be read."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ ChunkSpan: TypeAlias = tuple[tuple[str, ...], int]
 
 
 class Form:
-    """Tensors and the cuts between chunks; most versions of a series have one in common."""
+    """The tensors and the chunk boundaries of a version; most versions of a series share them."""
 
     def __init__(self, content: Content, ends: _Numbers) -> None:
         self.structure, self.ends = content._structure, ends
         self.tensors = content.tensors.by_path | {f"training/{name}": t for name, t in content.training.items()}
-        # None where the dtype is unknown here.
+        # None if numpy does not know the dtype.
         self.sizes = [tensor_bytes(tensor) for tensor in self.tensors.values()]
 
     def fits(self, content: Content, ends: _Numbers) -> bool:
-        """Whether it is that of another version, too."""
+        """Whether another version has the same tensors and boundaries."""
         return np.array_equal(self.ends, ends) and self.structure == content._structure
 
     @cached_property
     def spans(self) -> tuple[_Numbers, _Numbers]:
-        """The chunks that hold each tensor: from, to."""
+        """The range of chunks that hold each tensor: first, last + 1."""
         offsets = np.array([tensor.offset for tensor in self.tensors.values()], np.int64)
         sizes = np.array([size or 0 for size in self.sizes], np.int64)
         first = np.searchsorted(self.ends, offsets, "right")
@@ -39,7 +39,7 @@ class Form:
 
     @cached_property
     def parts(self) -> list[tuple[int, str, int]]:
-        """(chunk, layer, bytes of the layer in it) for all bytes of the state."""
+        """(chunk, layer, bytes of the layer in the chunk) for all bytes of the state."""
         left = np.diff(self.ends, prepend=0)
         found = []
         spans = zip(*(span.tolist() for span in self.spans), strict=True)
@@ -52,12 +52,12 @@ class Form:
         return found + [(chunk, HEADERS, int(left[chunk])) for chunk in np.flatnonzero(left).tolist()]
 
     def start(self, chunk: int) -> int:
-        """Where a chunk begins in the state."""
+        """The offset of a chunk in the state."""
         return int(self.ends[chunk - 1]) if chunk else 0
 
 
 class VersionChunks:
-    """The chunks of a version; ``before`` is that of another one, whose form may fit."""
+    """The chunks of a version; it shares the `Form` of ``before``, if it fits."""
 
     def __init__(self, content: Content, before: VersionChunks | None = None) -> None:
         chunks = content.reader.chunks(0, (1 << 63) - 1)
@@ -78,7 +78,7 @@ class VersionChunks:
         return np.array(self.content.reader.encoded(0, self.length), np.int64)
 
     def same_as(self, before: VersionChunks) -> list[bool]:
-        """Of each tensor, whether the same chunks tell that it has the same bytes as the one of its name before."""
+        """For each tensor, whether its chunks are the same as before; then its bytes are, too."""
         if before.form is self.form:
             differ = [new != old for new, old in zip(self.ids, before.ids, strict=True)]
             changes = np.cumsum([False, *differ])
@@ -86,11 +86,11 @@ class VersionChunks:
             same: list[bool] = (changes[last] == changes[first]).tolist()
             return same
         old = before.spans_by_name
-        return [place == old.get(name) for name, place in self.spans_by_name.items()]
+        return [span == old.get(name) for name, span in self.spans_by_name.items()]
 
     @property
     def spans_by_name(self) -> dict[str, ChunkSpan]:
-        """Tensor → the chunks that hold it, and where in the first one it begins."""
+        """Tensor → the chunks that hold it, and its offset in the first one."""
         spans = zip(*(span.tolist() for span in self.form.spans), strict=True)
         return {
             name: (tuple(self.ids[first:last]), tensor.offset - self.form.start(first))

@@ -1,4 +1,4 @@
-"""A report as a file."""
+"""Writes a report to a file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lamina.schemes import local_path
 
 
 def check_target(target: str | os.PathLike[str]) -> Path:
-    """Check the target before anything is read.
+    """Check the target file, before anything is read.
 
     Raises:
         NotFoundError: if its folder does not exist.
-        InvalidInputError: if something else than a report exists there.
+        InvalidInputError: if another file than a report exists there.
     """
     path = local_path(target, "a file")
     try:
@@ -26,7 +26,7 @@ def check_target(target: str | os.PathLike[str]) -> Path:
         if path.is_dir() or (path.exists() and not _is_page(path)):
             raise InvalidInputError(f"{path} exists and is not a lamina report; not overwritten")
     except OSError as error:
-        raise StorageError(f"cannot look at {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot access {path}: {error.strerror or error}") from error
     return path
 
 

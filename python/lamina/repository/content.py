@@ -27,7 +27,7 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
 
 
 class StateReader(Protocol):
-    """A reader of the engine, or one that fetches first what it reads."""
+    """Reads the state of one snapshot: the engine's reader, or one that downloads first what it reads."""
 
     def structure(self) -> str: ...
 
@@ -42,12 +42,12 @@ class StateReader(Protocol):
     def packs(self) -> list[str]: ...
 
 
-#: Bytes that are read at once to look at all of them; enough chunks for all threads.
+#: Bytes that a verify reads at once; enough chunks for all threads.
 _WINDOW = 64 << 20
 
 
 class Content:
-    """What a reader of the engine has opened. Reads go straight to their destination and are verified on the way."""
+    """The content of a snapshot. Reads go directly into their destination, and every byte is verified."""
 
     def __init__(self, reader: StateReader) -> None:
         self.reader = reader
@@ -71,7 +71,7 @@ class Content:
     def read(
         self, tensors: Iterable[TensorInfo], *, threads: int = 0, empty: Empty = memory.empty
     ) -> list[np.ndarray[Any, Any]]:
-        """Read tensors, in parallel, each into fresh memory that ``empty`` gives."""
+        """Read tensors in parallel, each into new memory from ``empty``."""
         wanted = list(tensors)
         arrays = [empty(tensor.shape, to_numpy(tensor.dtype)) for tensor in wanted]
         self.reader.read(
@@ -85,16 +85,16 @@ class Content:
         self.reader.read([(tensor.offset + start, into)])
 
     def read_named(self, names: Iterable[str] | None = None, *, threads: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-        """Read the tensors of these names, or all."""
+        """Read the tensors of these names, or all of them."""
         wanted = self.tensors if names is None else self.tensors.find(names)
         return NamedArrays(wanted, self.read(wanted.values(), threads=threads), self.tensors)
 
     def export(self, directory: Path, *, threads: int = 0) -> list[Path]:
-        """Write the files, byte for byte; each is there whole or not at all."""
+        """Write the original files, byte for byte; each is complete or absent."""
         return [native_path(path) for path in self.reader.export(directory, threads)]
 
     def verify(self, length: int, advance: Callable[[int], None] = lambda _: None) -> None:
-        """Read all of it, ``length`` bytes, and keep nothing; ``advance`` is told the bytes that were read."""
+        """Read and check all ``length`` bytes; ``advance`` is called with the number of bytes after each step."""
         window = np.empty(min(length, _WINDOW), np.uint8)
         for start in range(0, length, _WINDOW):
             part = window[: min(_WINDOW, length - start)]
@@ -102,7 +102,7 @@ class Content:
             advance(part.size)
 
     def open(self, path: str) -> BinaryIO:
-        """Open one of the files for reading, without the rest of it."""
+        """Open one of the files for reading; only what is read is loaded."""
         extents = next(file["extents"] for file in self._structure["files"] if file["path"] == path)
         return io.BufferedReader(_StoredFile(self.reader, extents))
 
@@ -112,7 +112,7 @@ class Content:
 
 
 class _StoredFile(io.RawIOBase):
-    """The concatenation of ``extents``, runs of a snapshot's state (docs/format.md §5.1); what is read is verified."""
+    """A stored file as a file object: its ``extents`` one after another (docs/format.md §5.1). Reads are verified."""
 
     def __init__(self, reader: StateReader, extents: Sequence[tuple[int, int]]) -> None:
         super().__init__()

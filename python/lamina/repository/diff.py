@@ -1,4 +1,4 @@
-"""How the tensors of two snapshots differ; what is equal by its chunks is not read."""
+"""How the tensors of two snapshots differ. Tensors with the same chunks are not read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lamina.repository.dtypes import as_bytes
 from lamina.repository.tensor import TensorInfo, tensor_bytes
 from lamina.repository.tensor_names import Tensors, shown_names
 
-#: A tensor that both have in the same form: its name, and what is known of it before and after.
+#: A tensor that both have with the same dtype and shape: its name, and its description before and after.
 Pair: TypeAlias = tuple[str, TensorInfo, TensorInfo]
-#: Bytes of tensors that are read at once, and elements that are compared at once (inside a core's cache).
+#: Bytes of tensors that are read at once, and elements that are compared at once (so that they fit into a cache).
 _BATCH, BLOCK = 128 << 20, 1 << 15
 
 
 @dataclass(frozen=True)
 class TensorDiff:
-    """How a tensor of two snapshots differs: ``"added"``, ``"removed"``, ``"changed"`` or ``"same"``."""
+    """How a tensor differs between two snapshots."""
 
     name: str
-    status: str
+    status: str  # "added", "removed", "changed" or "same"
     nbytes: int
-    changed_bytes: int  # of elements that are not the same, bit for bit
+    changed_bytes: int  # bytes of the elements that differ in any bit
     before: TensorInfo | None
     after: TensorInfo | None
 
@@ -42,7 +42,7 @@ class TensorDiffs(list[TensorDiff]):
 
 @dataclass(frozen=True)
 class Known:
-    """What needs no reading: the tensor is new, gone, of another form, or the same by its chunks."""
+    """A tensor that need not be read: added, removed, of another dtype or shape, or with the same chunks."""
 
     name: str
     status: str
@@ -58,7 +58,7 @@ class HasTensors(Protocol):
 
 
 def diff(before: Content, after: Content) -> TensorDiffs:
-    """How each tensor changed, the most changed first."""
+    """How each tensor changed, the largest change in bytes first."""
     known, pairs = sorted_out(before, after)
     found = [_of_known(one) for one in known]
     for batch in batches(pairs):
@@ -70,9 +70,9 @@ def diff(before: Content, after: Content) -> TensorDiffs:
 
 
 def sorted_out(before: HasTensors, after: HasTensors) -> tuple[list[Known], list[Pair]]:
-    """What is known without reading, and the pairs that must be read.
+    """The tensors whose result is known without reading, and the pairs that must be read.
 
-    The path in the file says which tensors belong together: Keras numbers the names of layers anew in each process.
+    Tensors are paired by the path in the file, because Keras numbers the names of layers anew in each process.
     """
     known: list[Known] = []
     pairs: list[Pair] = []
@@ -92,7 +92,7 @@ def sorted_out(before: HasTensors, after: HasTensors) -> tuple[list[Known], list
 
 
 def batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """Pairs that are read at once."""
+    """Group pairs into batches that are read at once."""
     batch: list[Pair] = []
     size = 0
     for pair in pairs:
@@ -106,7 +106,7 @@ def batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
 
 
 def differing(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which elements are not the same, bit for bit."""
+    """Which elements differ in any bit; a boolean array of ``x.size`` elements."""
     if x.itemsize in (1, 2, 4, 8):
         bits = f"u{x.itemsize}"
         found: np.ndarray[Any, np.dtype[np.bool_]] = x.view(bits) != y.view(bits)
@@ -120,7 +120,7 @@ def _changed_elements(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> int:
 
 
 def _equal_chunks(before: object, old: TensorInfo, after: object, new: TensorInfo) -> bool:
-    """Whether the same chunks make up both; a chunk that holds more than the tensor tells nothing."""
+    """Whether both consist of the same chunks; False if a chunk also holds other bytes."""
     size = tensor_bytes(new)
     if size == 0:
         return True

@@ -1,4 +1,4 @@
-"""dtype names of the format (docs/format.md §5.1) and numpy dtypes."""
+"""The dtype names of the format (docs/format.md §5.1) as numpy dtypes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lamina.errors import UnsupportedFormatError
 
 
 def to_numpy(name: str) -> np.dtype[Any]:
-    """The numpy dtype of a name; one of ml_dtypes for bfloat16 and the like.
+    """The numpy dtype of a name; a dtype of ml_dtypes for bfloat16, float8 and similar names.
 
     Raises:
-        UnsupportedFormatError: if numpy and ml_dtypes here do not have it.
+        UnsupportedFormatError: if the installed numpy and ml_dtypes do not have it.
     """
     try:
         return np.dtype(getattr(ml_dtypes, name)) if name.isidentifier() else np.dtype(name)
     except (AttributeError, TypeError) as error:
         raise UnsupportedFormatError(
-            f"dtype {name!r} is unknown to numpy {np.__version__} and ml_dtypes {ml_dtypes.__version__}"
+            f"numpy {np.__version__} and ml_dtypes {ml_dtypes.__version__} do not know the dtype {name!r}; update them"
         ) from error
 
 

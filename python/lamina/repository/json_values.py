@@ -1,4 +1,4 @@
-"""Values as the JSON text of a snapshot holds them, and back."""
+"""Values in the JSON form of a snapshot, and back."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from lamina.errors import InvalidInputError
 
 
 def number(value: Any) -> Any:
+    """A value from JSON; ``"nan"``, ``"inf"`` and ``"-inf"`` become floats again."""
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-#: Lists and dicts inside each other that the engine's JSON takes.
+#: Levels of lists and dicts that the engine's JSON allows.
 DEEPEST = 127
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """``value`` as JSON can hold it: numpy and tensor scalars as numbers, floats that are not finite as strings.
+    """A value as JSON can hold it: numpy and tensor scalars become numbers, floats that are not finite strings.
 
     Raises:
-        InvalidInputError: if it is nested too deep.
+        InvalidInputError: if it is nested too deeply.
     """
     if depth > DEEPEST:
-        raise InvalidInputError(f"metadata may have {DEEPEST - 1} lists and dicts inside each other. Received: more")
+        raise InvalidInputError(f"metadata may be nested at most {DEEPEST - 1} levels deep. Received: a deeper value")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

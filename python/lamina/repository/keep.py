@@ -1,4 +1,4 @@
-"""What retention holds."""
+"""`Keep`: the rules of retention."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lamina.errors import InvalidInputError
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Which snapshots of a series stay; one that any rule holds stays, and so does one with a user alias.
+    """Which snapshots of a series are kept: those that match any rule, and all with a user alias.
 
     Args:
-        last: the newest so many.
-        best: so many with the best values of the monitored metric.
-        every: those at the end of every so many epochs (epochs counted from 1).
+        last: number of newest snapshots to keep.
+        best: number of snapshots to keep with the best values of the monitored metric.
+        every: keep the snapshot at the end of every so many epochs, counted from 1.
 
     Example:
         >>> import lamina
@@ -34,7 +34,7 @@ class Keep:
     def __post_init__(self) -> None:
         rules = (self.last, self.best, self.every)
         if all(rule is None for rule in rules):
-            raise InvalidInputError("Keep() holds nothing; give at least one of last=, best=, every=")
+            raise InvalidInputError("Keep() needs at least one of last=, best= and every=")
         for rule in rules:
             if rule is not None and (not isinstance(rule, int) or isinstance(rule, bool) or rule < 1):
                 raise InvalidInputError(f"Keep takes whole numbers of at least 1. Received: {self}")

@@ -1,4 +1,4 @@
-"""Memory that large tensors are read into."""
+"""Aligned memory, which large tensors are read into."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-#: Below so many bytes it does not matter where an array begins.
+#: For arrays smaller than this, alignment does not matter.
 SMALL = 1 << 16
-#: TensorFlow and JAX copy what does not begin at a multiple of so many bytes.
+#: TensorFlow and JAX copy an array that does not begin at a multiple of this.
 _ALIGNMENT = 64
-#: Pages of this size come with one fault instead of 512: NumPy asks for them from 4 MiB on (Linux, ``MADV_HUGEPAGE``),
-#: and the kernel gives them where a whole one fits.
+#: A huge page takes one page fault instead of 512. NumPy requests them from 4 MiB on (Linux, ``MADV_HUGEPAGE``), and
+#: the kernel provides one where a whole one fits.
 _HUGE = 2 << 20
-#: From here on what the last one takes more than it must is a small part.
+#: From this size on, the unused part of the last huge page is small in comparison.
 _LARGE = 4 << 20
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """An array like that of `numpy.empty`, that begins where a large page, or at least a line of the cache, does."""
+    """`numpy.empty`, but aligned to a huge page, or for smaller arrays to a cache line."""
     size = math.prod(shape) * dtype.itemsize
     if size < SMALL:
         return np.empty(shape, dtype)

@@ -1,4 +1,4 @@
-"""A repository: snapshots in a directory, deduplicated against each other."""
+"""`Repository`: snapshots in a directory, deduplicated against each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lamina import _core
 from lamina.errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
 from lamina.repository.keep import Keep
-from lamina.repository.reports import PruneReport, RepairReport, Stats, VerifyReport, losses
+from lamina.repository.results import PruneReport, RepairReport, Stats, VerifyReport, losses
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import bucket_of, check_name, local_path, native_path, opener_of
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from lamina.repository.content import Content
     from lamina.repository.diff import TensorDiffs
 
-#: What a repository is made of; a folder with two of them is one that was damaged.
+#: The parts of a repository. A folder with at least two of them is a repository, perhaps a damaged one.
 _PARTS = ("config.json", "packs", "snapshots")
-_MEND = "lamina verify --repair --from OTHER brings back what another copy has"
+_MEND = "restore it from another copy with lamina verify --repair --from OTHER"
 
-#: Names in an error.
+#: At most this many names are listed in an error.
 _LISTED = 20
 
 
 class Repository:
-    """An open repository. Several threads and processes may use the same directory at once.
+    """An open repository. Several threads and processes may use the same directory at the same time.
 
     Example:
         >>> import keras, lamina
@@ -68,17 +68,17 @@ class Repository:
         return sorted({snapshot.series for snapshot in self.snapshots()})
 
     def snapshots(self, series: str | None = None) -> list[Snapshot]:
-        """All snapshots, or those of a series, from the oldest to the newest."""
+        """All snapshots, or those of one series, oldest first."""
         found = [Snapshot(core, repository=self) for core in self._core.snapshots()]
         return [snapshot for snapshot in found if series is None or snapshot.series == series]
 
     def snapshot(self, ref: str | int = "latest", *, series: str | None = None) -> Snapshot:
-        """The snapshot that ``ref`` names: an alias, ``latest``, ``best``, ``epoch_N``, a number or an id, or
-        ``SERIES:`` and one of these.
+        """The snapshot that ``ref`` names: an alias, ``latest``, ``best``, ``epoch_N``, a number, an id, or
+        ``SERIES:`` followed by one of these.
 
         Raises:
             NotFoundError: if there is none.
-            InvalidInputError: if the repository has several series and none is named.
+            InvalidInputError: if the repository has several series and ``ref`` names none.
         """
         ref = check_name(str(ref), "the name of a snapshot")
         check_name(series or "", "the name of a series")
@@ -90,9 +90,13 @@ class Repository:
             raise self._explained(error, ref, series) from None
 
     def best(self, metric: str | None = None, mode: str | None = None, *, series: str | None = None) -> Snapshot:
-        """The snapshot with the best value of ``metric``; without one, what the alias ``best`` names.
+        """The snapshot with the best value of ``metric``, or without ``metric`` the one that the alias ``best`` names.
 
-        ``mode`` is ``"min"`` or ``"max"``; without it, the one that training used for this metric.
+        ``mode`` is ``"min"`` or ``"max"``; by default the one that training used for this metric.
+
+        Raises:
+            NotFoundError: if no snapshot has a value of ``metric``.
+            InvalidInputError: if it is unknown whether a higher value is better.
         """
         if metric is None:
             return self.snapshot("best", series=series)
@@ -107,67 +111,69 @@ class Repository:
         if mode is None:
             mode = "min" if metric.removeprefix("val_").endswith("loss") else None
         if mode is None:
-            raise InvalidInputError(f"is a larger {metric!r} better? Say mode='max' or mode='min'")
+            raise InvalidInputError(f"cannot tell whether a higher {metric!r} is better; pass mode='max' or mode='min'")
         pick = min if mode == "min" else max
         return pick(valued, key=lambda pair: pair[0])[1]
 
     def diff(self, a: Snapshot | str | int, b: Snapshot | str | int) -> TensorDiffs:
-        """How each tensor changed from ``a`` to ``b``, the most changed first; what has the same chunks is not read."""
+        """How each tensor changed from ``a`` to ``b``, the largest change in bytes first. Tensors with the same chunks
+        are not read.
+        """
         before, after = (self._open(s if isinstance(s, Snapshot) else self.snapshot(s)) for s in (a, b))
         from lamina.repository.diff import diff
 
         return diff(before, after)
 
     def verify(self, full: bool = False, *, sample: float | None = None, seed: int = 0) -> VerifyReport:
-        """Check everything that can be checked without, or with ``full`` with, reading every byte.
+        """Check the repository: quickly, or with ``full`` by reading every byte.
 
         Args:
             full: read every byte.
-            sample: read about this share of the chunks, between 0 and 1; the same ones for the same ``seed``.
-            seed: 0 to 2⁶⁴ - 1.
+            sample: read about this fraction of the chunks, between 0 and 1; the same ones for the same ``seed``.
+            seed: an integer from 0 to 2⁶⁴ - 1.
 
         Raises:
             CorruptDataError: if anything is damaged; its ``report`` lists every problem, and the snapshots, files and
-                tensors that are not whole.
+                tensors that are damaged.
         """
         if full and sample is not None:
-            raise InvalidInputError("full and sample exclude each other")
+            raise InvalidInputError("full and sample cannot be combined; use one of them")
         if not 0 <= seed < 1 << 64:
-            raise InvalidInputError(f"a seed is between 0 and 2**64 - 1. Received: {seed}")
+            raise InvalidInputError(f"seed must be between 0 and 2**64 - 1. Received: {seed}")
         found = self._core.verify(full) if sample is None else self._core.verify_sample(sample, seed)
         lost = losses(json.loads(found.lost))
         report = VerifyReport(found.snapshots, found.packs, found.chunks, found.bytes, found.problems, lost)
         if report.problems:
             more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
             hit = ", ".join(str(lost.snapshot) for lost in report.lost)
-            error = CorruptDataError(f"{report.problems[0]}{more}{f'; not whole: snapshots {hit}' if hit else ''}")
+            error = CorruptDataError(f"{report.problems[0]}{more}{f'; damaged snapshots: {hit}' if hit else ''}")
             error.report = report
             raise error
         return report
 
     def repair(self, *sources: Any) -> RepairReport:
-        """Bring back what is damaged or missing from other copies, and move aside what is damaged (to ``quarantine``).
+        """Restore what is damaged or missing from other copies, and move damaged files to ``quarantine``.
 
-        Every byte is read. Nothing is deleted, and what could be read stays readable. Saves may go on meanwhile.
+        Every byte is read. Nothing is deleted, and what could be read before stays readable. Saves may run meanwhile.
 
         Args:
-            sources: where to look: a `Repository` or its directory, an artifact directory, ``"wandb:…"``, or a
+            sources: other copies: a `Repository` or its directory, an artifact directory, ``"wandb:…"``, or a
                 `wandb.Artifact` with packs.
 
         Raises:
-            UnsupportedFormatError: where file locks do not work; nothing was changed.
+            UnsupportedFormatError: if file locks do not work here; nothing was changed.
             StorageError: if a prune is running; nothing was changed.
         """
         return _repair(self, sources)
 
     def prune(self, keep: Keep | None = None, *, series: str | None = None, dry_run: bool = False) -> PruneReport:
-        """Delete the snapshots that ``keep`` does not hold (of ``series``, or of each), and packs that nothing needs.
+        """Delete the snapshots that ``keep`` does not keep (of ``series``, or of every series), and unused packs.
 
-        Without ``keep`` no snapshot is deleted. Snapshots with a user alias and uploads under way are held.
+        Without ``keep`` no snapshot is deleted. Snapshots with a user alias or a pending upload are always kept.
 
         Raises:
-            UnsupportedFormatError: where file locks do not work; nothing was deleted.
-            CorruptDataError: if something that stays is damaged; nothing was deleted.
+            UnsupportedFormatError: if file locks do not work here; nothing was deleted.
+            CorruptDataError: if something that is kept is damaged; nothing was deleted.
         """
         if not isinstance(keep, Keep | None):
             raise InvalidInputError(f"keep must be a lamina.Keep. Received: {keep!r}")
@@ -205,22 +211,24 @@ class Repository:
         return frame_of(self.snapshots(series), self._core.aliases())
 
     def stats(self) -> Stats:
-        """What it holds."""
+        """Counts and sizes of the repository."""
         found = self.snapshots()
         if not _has(self.path, "packs"):
-            raise CorruptDataError(f"{self.path} has lost its folder packs; {_MEND}")
+            raise CorruptDataError(f"the folder {self.path / 'packs'} is missing; {_MEND}")
         sizes = [entry.stat().st_size for entry in os.scandir(self.path / "packs") if entry.name.endswith(".pack")]
         total = sum(snapshot.bytes_total for snapshot in found)
         return Stats(len(found), len({s.series for s in found}), len(sizes), sum(sizes), total)
 
     def set_alias(self, snapshot: Snapshot | str | int, alias: str) -> None:
-        """Let ``alias`` name a snapshot, or what `snapshot` finds; it moves there inside the series, and holds it."""
+        """Give a snapshot, or the one that a reference names, an alias. The alias moves inside the series, and
+        retention keeps the snapshot.
+        """
         self._core.set_alias(self._meant(snapshot)._core, check_name(alias, "an alias"))
 
     def remove_alias(self, snapshot: Snapshot | str | int, alias: str) -> bool:
-        """Delete a user alias of a snapshot, or of what `snapshot` finds; False if it has no such alias.
+        """Delete a user alias of a snapshot, or of the one that a reference names; False if it has no such alias.
 
-        The name of a series will do as well: then the alias goes, whatever it names.
+        ``snapshot`` may also be the name of a series: then the alias is deleted, whatever it names in it.
         """
         check_name(alias, "an alias")
         if isinstance(snapshot, str) and snapshot in self.series:
@@ -232,7 +240,7 @@ class Repository:
         return snapshot if isinstance(snapshot, Snapshot) else self.snapshot(snapshot)
 
     def _explained(self, error: NotFoundError, ref: str, series: str | None) -> NotFoundError:
-        """Which names there are in place of one that there is not."""
+        """Add the existing names to the error for a missing one."""
         numbers = {snapshot.number for snapshot in self.snapshots(series)}
         names = {name for number, given in self._core.aliases().items() if number in numbers for name in given}
         if not names:
@@ -240,7 +248,7 @@ class Repository:
         why = ": no snapshot has a value of its monitored metric" if ref == "best" and "best" not in names else ""
         listed = ", ".join(sorted(names)[:_LISTED]) + (", …" if len(names) > _LISTED else "")
         return NotFoundError(
-            f"no snapshot {ref!r} in {self.place}{why}; it has the names {listed}; a number or an id works too"
+            f"no snapshot {ref!r} in {self.place}{why}; existing names: {listed}; a number or an id works too"
         )
 
     def _aliases_of(self, snapshot: Snapshot) -> list[str]:
@@ -278,15 +286,15 @@ def open(path: str | os.PathLike[str]) -> Repository:
         'default'
 
     Raises:
-        NotFoundError: if the directory is none.
-        CorruptDataError: if it has lost all its snapshots.
+        NotFoundError: if there is no repository in the directory.
+        CorruptDataError: if its folder of snapshots is missing.
     """
     if isinstance(path, str) and (bucket := bucket_of(path)) is not None:
         found: Repository = bucket.open_repository(path)
         return found
     opened = _open(path)
     if not _has(opened.path, "snapshots"):
-        raise CorruptDataError(f"{opened.path} has lost its folder snapshots; {_MEND}")
+        raise CorruptDataError(f"the folder {opened.path / 'snapshots'} is missing; {_MEND}")
     return opened
 
 
@@ -298,24 +306,24 @@ open.__module__ = "lamina"
 
 
 def open_or_create(path: str | os.PathLike[str]) -> Repository:
-    """Open a repository, and make it first where the directory is new or empty."""
+    """Open a repository; if the directory is new or empty, create it first."""
     return Repository(_core.Repository.open_or_create(_directory(path), now()))
 
 
 def check_alias(alias: str) -> None:
-    """Refuse what no snapshot can be called.
+    """Check a user alias.
 
     Raises:
-        InvalidInputError: if it is empty, too long, one of the names that lamina gives, or no text.
+        InvalidInputError: if it is empty, too long, not text, or a name that lamina itself sets.
     """
     _core.check_alias(check_name(alias, "an alias"))
 
 
 def stands_in(folder: Path) -> bool:
-    """Whether a folder is a repository. One that lacks one of its three parts is damaged, not something else.
+    """Whether a folder is a repository. If only one of its three parts is missing, it is a damaged repository.
 
     Raises:
-        StorageError: if it may not be looked into.
+        StorageError: if the folder may not be read.
     """
     return sum(_has(folder, part) for part in _PARTS) >= 2
 
@@ -325,8 +333,8 @@ def _has(folder: Path, part: str) -> bool:
     try:
         kind = path.stat().st_mode
     except PermissionError as error:
-        raise StorageError(f"cannot look into {folder}: {error.strerror}") from error
-    except (OSError, ValueError):  # it is not there, or no path at all
+        raise StorageError(f"cannot read {folder}: {error.strerror}") from error
+    except (OSError, ValueError):  # it does not exist, or is not a valid path
         return False
     return stat.S_ISDIR(kind) or part == "config.json"
 
@@ -336,12 +344,12 @@ def _directory(path: object) -> str:
 
 
 def now() -> str:
-    """RFC 3339, UTC, milliseconds."""
+    """The current time: RFC 3339, UTC, with milliseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairReport:
-    """Repair the repository in a directory, also one that cannot be opened: its ``config.json`` comes first."""
+    """Repair the repository in a directory. A missing or damaged ``config.json`` is restored first."""
     folders = [_folder(source) for source in sources if opener_of(source) is None]
     config = _report(_core.Repository.restore_config(_directory(path), folders, now()))
     rest = _repair(_open(path), sources)
@@ -350,10 +358,10 @@ def repair_at(path: str | os.PathLike[str], sources: Sequence[Any]) -> RepairRep
 
 
 def _repair(repository: Repository, sources: Sequence[Any]) -> RepairReport:
-    """Find the damage first, so that of an artifact only the packs are fetched that are damaged or missing."""
+    """Find the damage first, so that only the damaged or missing packs of an artifact are downloaded."""
     folders = [_folder(source) for source in sources if opener_of(source) is None]
     damaged = repository._core.damaged_packs()
-    held: list[Any] = []  # what was fetched is deleted with its reader
+    held: list[Any] = []  # downloads are deleted together with their reader
     for source in sources:
         if (opener := opener_of(source)) is not None:
             there = {path.stem for path in (repository.path / "packs").glob("*.pack")}
@@ -370,7 +378,7 @@ def _folder(source: Any) -> Path:
     if not folder.exists():
         raise NotFoundError(f"{folder} does not exist; expected a repository or an artifact directory")
     if not (folder / "packs").is_dir():
-        raise InvalidInputError(f"{folder} is neither a repository nor an artifact directory: it has no packs")
+        raise InvalidInputError(f"{folder} is neither a repository nor an artifact directory: it has no folder packs")
     return folder
 
 
@@ -380,7 +388,7 @@ def _report(text: str) -> RepairReport:
 
 
 if hasattr(os, "register_at_fork"):
-    # A worker of a data loader must not keep the lock of a save alive that its parent has begun.
+    # A forked data loader worker must not keep the lock of its parent's save.
     os.register_at_fork(
         before=_core.fork_begins, after_in_parent=_core.fork_ended, after_in_child=_core.close_inherited_locks
     )

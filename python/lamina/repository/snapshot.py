@@ -1,4 +1,4 @@
-"""Snapshots: one saved state, what it holds and what it cost."""
+"""`Snapshot`: one saved state, its content and its cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Home(Protocol):
-    """What a snapshot asks of its repository."""
+    """What a snapshot needs from its repository."""
 
     def _aliases_of(self, snapshot: Snapshot) -> list[str]: ...
 
@@ -27,7 +27,7 @@ class Home(Protocol):
 class Snapshot:
     """One saved state.
 
-    Attributes that are None were not known when it was saved: an epoch exists only where a training loop saved.
+    An attribute is None if it was not known at the save: only a save of a training loop has an epoch.
 
     Example:
         >>> import keras, lamina
@@ -52,22 +52,22 @@ class Snapshot:
 
     @property
     def number(self) -> int | None:
-        """Sequence number in its repository, from 1; None outside one."""
+        """Sequence number in its repository, from 1; None outside a repository."""
         return self._core.number or None
 
     @property
     def created_at(self) -> str:
-        """RFC 3339 time in UTC."""
+        """Time of the save, RFC 3339 in UTC: ``"2026-01-31T12:00:00.000Z"``."""
         return str(self._body["created_at"])
 
     @property
     def series(self) -> str:
-        """The series that it belongs to."""
+        """Name of its series."""
         return str(self._body["series"])
 
     @property
     def run(self) -> str | None:
-        """Id of the W&B run, if there was one."""
+        """Id of the W&B run that was active, or None."""
         return self._text("run")
 
     @property
@@ -77,27 +77,27 @@ class Snapshot:
 
     @property
     def epoch(self) -> int | None:
-        """0-based, as Keras passes it to callbacks."""
+        """Epoch, 0-based as in Keras's callbacks."""
         return self._whole("epoch")
 
     @property
     def batch(self) -> int | None:
-        """0-based; None for a save at the end of an epoch."""
+        """Batch in the epoch, 0-based; None for a save at the end of an epoch."""
         return self._whole("batch")
 
     @property
     def step(self) -> int | None:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
         return self._whole("step")
 
     @property
     def next_epoch(self) -> int | None:
-        """What to pass to ``fit(initial_epoch=)`` to go on. The position in the data is not restored."""
+        """The value for ``fit(initial_epoch=)`` to continue. The position in the data is not restored."""
         return self._whole("next_epoch")
 
     @cached_property
     def logs(self) -> dict[str, Any]:
-        """The metrics that Keras passed, as floats."""
+        """The metrics that Keras passed to the callback, as floats."""
         return {name: number(value) for name, value in self._body["logs"].items()}
 
     @property
@@ -113,64 +113,64 @@ class Snapshot:
 
     @property
     def mode(self) -> str | None:
-        """``"min"``, ``"max"``, or None where the better direction is unknown."""
+        """``"min"`` or ``"max"``; None if it is unknown which is better."""
         return self._text("mode")
 
     @property
     def best(self) -> bool:
-        """Whether it was the best of its series when it was saved."""
+        """Whether it was the best of its series at the time of the save."""
         return bool(self._body["best"])
 
     @property
     def aliases(self) -> list[str]:
-        """Names that lead to it now: ``latest``, ``best``, ``epoch_N`` and the user's; empty outside a repository."""
+        """Its current aliases: ``latest``, ``best``, ``epoch_N`` and the user's; empty outside a repository."""
         return [] if self._repository is None else self._repository._aliases_of(self)
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the user gave."""
+        """The user's ``metadata``."""
         return dict(self._body["metadata"])
 
     @property
     def training(self) -> dict[str, Any]:
-        """State of training that no Keras file holds, besides its tensors."""
+        """Training state that no Keras file holds (optimizer class, callback state), without its tensors."""
         return dict(self._body["training"])
 
     @property
     def software(self) -> dict[str, str]:
-        """Versions of what wrote it."""
+        """Package versions at the save: package → version."""
         return dict(self._body["software"])
 
     @property
     def bytes_total(self) -> int:
-        """Bytes of the saved state."""
+        """Size of the saved state in bytes."""
         return int(self._body["bytes_total"])
 
     @property
     def bytes_new(self) -> int:
-        """Raw bytes of chunks that no earlier save had stored."""
+        """Bytes of new chunks, before compression; chunks that were already stored do not count."""
         return int(self._body["bytes_new"])
 
     @property
     def bytes_stored(self) -> int:
-        """Bytes of files that this save added: packs and the snapshot itself."""
+        """Bytes that this save added on disk: packs and the snapshot file."""
         return int(self._body["bytes_stored"]) + self._core.file_bytes
 
     @property
     def blocked_seconds(self) -> float:
-        """How long training waited for it."""
+        """How long training waited for this save, in seconds."""
         return float(self._body["blocked_seconds"])
 
     @cached_property
     def files(self) -> list[str]:
-        """Paths of its files."""
+        """Paths of its files, relative, with ``/``."""
         return list(self._opened().files)
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Its tensors by the names of their variables, or by their paths in the file, where only these are known.
+        """Its tensors by the names of their variables, or by their paths in the file if only these are known.
 
-        Either finds a tensor. Where several files have a tensor of a path: ``FILE:PATH``.
+        Both names find a tensor. If several files have a tensor of the same path, it is ``FILE:PATH``.
         """
         return self._opened().tensors
 
@@ -185,7 +185,9 @@ class Snapshot:
     def _opened(self) -> Content:
         if self._content is None:
             if self._repository is None:
-                raise NotFoundError(f"snapshot {self.id} was read without its packs")
+                raise NotFoundError(
+                    f"the data of snapshot {self.id} is not available here; open it from its repository or artifact"
+                )
             self._content = self._repository._open(self)
         return self._content
 

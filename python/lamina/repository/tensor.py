@@ -1,4 +1,4 @@
-"""What is known of a tensor without reading it."""
+"""The description of a tensor, without its data."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from lamina.errors import UnsupportedFormatError
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of a snapshot: its name, the path in the file, is unique there."""
+    """A tensor of a snapshot, without its data. Its name is the path in the file, and unique there."""
 
-    name: str
-    dtype: str
+    name: str  # unique in its file
+    dtype: str  # such as "<f4" or "bfloat16"; the names of docs/format.md §5.1
     shape: tuple[int, ...]
-    role: str
-    file: str | None  # None for a tensor of the training state, which stands in no file
-    offset: int  # in the state
-    variable: str | None = None  # the path that Keras gives the variable, such as ``encoder/kernel``, where it is known
+    role: str  # "weights", "optimizer", "counters" or "training"
+    file: str | None  # None for a tensor of the training state, which is in no file
+    offset: int  # bytes from the start of the state
+    variable: str | None = None  # Keras's path of the variable, such as ``encoder/kernel``, if it is known
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
-        from lamina.repository.dtypes import to_numpy  # the command line starts without numpy
+        """Size in bytes."""
+        from lamina.repository.dtypes import to_numpy  # here, so that the command line starts without numpy
 
         return math.prod(self.shape) * to_numpy(self.dtype).itemsize
 
 
 def tensor_bytes(tensor: TensorInfo) -> int | None:
-    """Bytes of a tensor; None if its dtype is unknown here."""
+    """Size of a tensor in bytes; None if numpy does not know its dtype."""
     try:
         return tensor.nbytes
     except UnsupportedFormatError:

@@ -1,4 +1,4 @@
-"""How long uploads took: a line for each version in ``uploads.jsonl`` of its repository. A lost line loses a number."""
+"""Upload times: a line per version in ``uploads.jsonl`` of its repository. If a line is lost, only its time is lost."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import stat
 from pathlib import Path
 
 _NAME = "uploads.jsonl"
-#: What is read of the file; a line has about 80 bytes.
+#: Bytes of the file that are read; a line has about 80 bytes.
 _LIMIT = 64 << 20
 
 
 def note(repository: Path, snapshot: str, seconds: float) -> None:
-    """Write down how long W&B took for a snapshot, from the hand-over to the commit; never raises."""
+    """Append the upload time of a snapshot, from logging it to the server's commit; never raises an error."""
     with contextlib.suppress(OSError), open(repository / _NAME, "a", opener=_regular) as file:
         file.write(json.dumps({"snapshot": snapshot, "seconds": round(seconds, 3)}) + "\n")
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a regular file: a pipe would keep us waiting, and a link may lead to a file that is none of ours."""
+    """Open a regular file only: a pipe could block, and a link could lead to a file that is not ours."""
     opened = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
     if stat.S_ISREG(os.fstat(opened).st_mode):
         return opened
@@ -30,7 +30,7 @@ def _regular(path: str, flags: int) -> int:
 
 
 def known(repository: Path) -> dict[str, float]:
-    """Snapshot id → seconds; lines that are no such record are passed over."""
+    """Snapshot id → seconds; malformed lines are skipped."""
     try:
         with open(repository / _NAME, "rb", opener=_regular) as file:
             lines = file.read(_LIMIT).splitlines()

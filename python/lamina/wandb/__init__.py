@@ -1,12 +1,12 @@
 """Checkpoints as W&B artifacts.
 
-In this package ``import wandb`` is the client; besides it only callbacks and media that log to a run import it.
+``import wandb`` here is the client. Outside this package only callbacks and media that log to a run import the client.
 """
 
 from __future__ import annotations
 
 try:
-    import wandb as _client  # noqa: F401  (before the rest, so that its absence is one sentence)
+    import wandb as _client  # noqa: F401  (first, so that a missing wandb is one clear error)
 except ModuleNotFoundError as error:
     if error.name != "wandb":
         raise

@@ -1,4 +1,4 @@
-"""How artifact versions are called, and what their page says of them."""
+"""Names, aliases, tags and metadata of artifact versions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lamina.errors import InvalidInputError
 from lamina.repository.json_values import plain
 from lamina.repository.snapshot import Snapshot
 
-#: wandb's limit of top-level keys, and how many of them a save of a callback has of its own.
+#: wandb's limit of top-level metadata keys, and how many of them a callback's save uses itself.
 MAX_METADATA, OWN_METADATA = 100, 18
 
 # What wandb allows.
-#: And letters of a collection's name.
+#: Characters of a collection's name.
 MAX_NAME = 128
 NAME = re.compile(rf"[a-zA-Z0-9_.-]{{1,{MAX_NAME}}}")
 _TAG, _ALIAS = re.compile(r"[-\w]+( +[-\w]+)*"), re.compile(r"[^/:]+")
@@ -30,7 +30,7 @@ _OPTIONS = ("tags", "ttl", "description", "metadata", "aliases", "type")
 
 @dataclass(frozen=True)
 class Description:
-    """What a version is called and what is said of it; its content comes apart."""
+    """Name, aliases and metadata of a version, without its files."""
 
     name: str
     type: str = "model"
@@ -46,24 +46,24 @@ def default_name(run: Any) -> str:
 
 
 def name_of_run(run: Any, what: str) -> str:
-    """``run_<id>_<what>``; a run's id may have letters and a length that W&B does not take in a name."""
+    """``run_<id>_<what>``, cleaned: a run's id may have characters or a length that W&B forbids in a name."""
     return clean_name(f"run_{run.id}_{what}")
 
 
 def clean_name(wanted: str) -> str:
-    """The name that W&B takes in place of this one; of two different ones, two different ones."""
+    """The nearest name that W&B allows. Different names stay different."""
     if NAME.fullmatch(wanted):
         return wanted
     mark = hashlib.sha256(wanted.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     safe = re.sub(r"[^a-zA-Z0-9_.-]", "_", wanted)
     if len(safe) + 9 > MAX_NAME:
         safe = safe[: MAX_NAME - 9 - 30] + safe[-30:]
-    wandb.termwarn(f"W&B takes no artifact name {wanted!r}: it is called {safe}-{mark}", repeat=False)
+    wandb.termwarn(f"W&B does not allow the artifact name {wanted!r}; using {safe}-{mark}", repeat=False)
     return f"{safe}-{mark}"
 
 
 def aliases_of(epoch: int | None, batch: int | None, *, best: bool) -> list[str]:
-    """``latest`` and the moment, 0-based; ``best`` moves to a version that improved."""
+    """``latest``, ``epoch_N`` (with ``_batch_N`` inside an epoch; 0-based), and ``best`` if the version improved."""
     names = ["latest"]
     if epoch is not None:
         names.append(f"epoch_{epoch}" if batch is None else f"epoch_{epoch}_batch_{batch}")
@@ -71,7 +71,7 @@ def aliases_of(epoch: int | None, batch: int | None, *, best: bool) -> list[str]
 
 
 def snapshot_metadata(snapshot: Snapshot) -> dict[str, Any]:
-    """What the page of a version with ``layout="packs"`` shows."""
+    """The metadata of a version with ``layout="packs"``."""
     names = ("epoch", "batch", "step", "monitor", "mode", "value", "best")
     values = {name: getattr(snapshot, name) for name in names}
     sizes = {name: getattr(snapshot, name) for name in ("bytes_total", "bytes_new", "bytes_stored")}
@@ -88,21 +88,21 @@ def snapshot_metadata(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def metadata_for_wandb(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what W&B refuses: numbers that are not finite (as text) and nothing for None."""
+    """Metadata in a form that W&B accepts: numbers that are not finite become text, None is left out."""
     metadata: dict[str, Any] = plain({key: value for key, value in values.items() if value is not None})
     if len(metadata) > MAX_METADATA:
-        raise InvalidInputError(f"W&B takes {MAX_METADATA} keys of metadata at most. Received: {len(metadata)}")
+        raise InvalidInputError(f"W&B allows at most {MAX_METADATA} metadata keys. Received: {len(metadata)}")
     return metadata
 
 
 def stamped(what: Description, saved: Mapping[str, Any]) -> Description:
-    """With what tells later which of two versions is the newer one, unless the user's keys leave no room."""
+    """Add when it was saved, which later tells the newer of two versions, unless the user's keys leave no room."""
     metadata = {**what.metadata, "saved": dict(saved)}
     return what if len(metadata) > MAX_METADATA else replace(what, metadata=metadata)
 
 
 def artifact_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Checks the argument ``artifact``."""
+    """Check the argument ``artifact``."""
     if not isinstance(given, Mapping | None):
         raise InvalidInputError(f"artifact takes a dict with {', '.join(_OPTIONS)}. Received: {given!r}")
     options = dict(given or {})
@@ -122,7 +122,7 @@ def _check_metadata(values: Any) -> None:
     room = MAX_METADATA - OWN_METADATA
     if len(values) > room:
         raise InvalidInputError(
-            f"W&B takes {MAX_METADATA} keys of metadata, and a checkpoint needs {OWN_METADATA} for itself. "
+            f"metadata may have at most {room} keys: W&B allows {MAX_METADATA}, and lamina uses {OWN_METADATA}. "
             f"Received: {len(values)}"
         )
 
@@ -138,16 +138,16 @@ def tags_or_error(tags: str | Iterable[str]) -> list[str]:
 
 
 def ttl_or_error(ttl: Any) -> timedelta | None:
-    """How long a version lives, if anybody says."""
+    """Check the argument ``ttl``: how long a version is kept; None for the default of the collection."""
     if not isinstance(ttl, timedelta | None) or (ttl is not None and ttl < timedelta(seconds=1)):
-        raise InvalidInputError(f"ttl must be a datetime.timedelta of a second or more. Received: {ttl!r}")
+        raise InvalidInputError(f"ttl must be a datetime.timedelta of at least one second. Received: {ttl!r}")
     return ttl
 
 
 def _listed(what: str, pattern: re.Pattern[str], values: str | Iterable[str]) -> list[str]:
     listed = [values] if isinstance(values, str) else list(values)
     if wrong := [value for value in listed if not (isinstance(value, str) and pattern.fullmatch(value))]:
-        raise InvalidInputError(f"W&B does not take {wrong[0]!r} as one of the {what}")
+        raise InvalidInputError(f"W&B does not allow {wrong[0]!r} in {what}")
     return listed
 
 

@@ -1,4 +1,4 @@
-"""`log_checkpoint`: a checkpoint as a version of a W&B artifact, outside `fit`."""
+"""`log_checkpoint`: log a checkpoint as a version of a W&B artifact, outside `fit`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from lamina.wandb.description import (
 )
 from lamina.wandb.upload.draft import file_upload, new_draft, packs_upload
 from lamina.wandb.upload.publisher import Upload, publisher_of
-from lamina.wandb.upload.shared_upload import log_together
+from lamina.wandb.upload.shared_upload import log_shared
 from lamina.wandb.upload.writers import Writers
 from lamina.writing import as_repository, save_path
 
-#: Where the packs of files go for which no repository is named; not into that of a training, whose only series would no
+#: The repository for a file, beside it, if the caller names none. Not that of a training, whose only series would no
 #: longer be the only one.
 DEFAULT_REPOSITORY = ".lamina-logged"
-#: Why a snapshot is refused.
-FILE_LAYOUT = "layout='file' logs a checkpoint file; export the snapshot first, or use 'packs'"
+#: Why ``layout="file"`` refuses a snapshot.
+FILE_LAYOUT = "layout='file' logs a checkpoint file, not a snapshot; export the snapshot first, or use layout='packs'"
 
 
 @overload
@@ -93,19 +93,25 @@ def log_checkpoint(
 ) -> wandb.Artifact | None:
     """Log a checkpoint file, or a snapshot of a repository, as a version of an artifact.
 
-    The upload goes on after this returns; ``artifact.wait()`` waits for it.
+    The upload continues after this returns; ``artifact.wait()`` waits for it.
 
     Args:
-        path_or_snapshot: a checkpoint file, or a snapshot that stands in a repository.
-        run: the W&B run; without it, the active one.
-        name: the collection; ``run_<id>_model`` without it.
-        aliases: besides ``latest``, and for a snapshot besides ``epoch_N``, and ``best`` if it is that of its series.
-        layout: ``"packs"`` uploads what changed, compressed; ``"file"`` the plain file.
-        repository: for a path with ``layout="packs"``: where it is saved first; ``.lamina-logged`` beside the path
-            without one.
-        writers: for a snapshot whose repository several processes can read: they send it together, each a part of the
-            packs. All of them call this, also those without a run; when it returns, the version is committed and its
-            list of files was checked.
+        path_or_snapshot: a checkpoint file, or a snapshot of a repository.
+        run: the W&B run; default: the active one.
+        name: the collection; default: ``run_<id>_model``.
+        aliases: further aliases. ``latest`` is always set; a snapshot also gets ``epoch_N``, and ``best`` if it is the
+            best of its series.
+        layout: ``"packs"`` uploads what changed, compressed; ``"file"`` uploads the plain file.
+        type: the artifact type.
+        metadata: further metadata of the version.
+        description: shown on the page of the version.
+        tags: tags of the version.
+        ttl: how long W&B keeps the version; default: as the collection says.
+        repository: for a path with ``layout="packs"``: the repository it is saved into first; default:
+            ``.lamina-logged`` beside the file.
+        writers: for a snapshot whose repository several processes can read: they upload it together, each a part of
+            the packs. All of them must call this, also those without a run. When it returns, the version is committed
+            and its list of files was checked.
 
     Example:
         >>> import keras, lamina, wandb
@@ -117,12 +123,14 @@ def log_checkpoint(
         'digits:v0'
 
     Returns:
-        The `wandb.Artifact`; where the run is disabled, what wandb gives then. With ``writers``, None in all processes
-        but one.
+        The `wandb.Artifact`; for a disabled run, what wandb returns then. With ``writers``, None in all processes but
+        one.
 
     Raises:
-        ArtifactError: if there is no run, or it refuses the artifact. With ``writers`` also if a process failed or did
-            not come: then the version waits in the repository for `push`.
+        ArtifactError: if there is no run, or W&B refuses the artifact. With ``writers`` also if a process failed or did
+            not respond: then the version stays in the repository, and `push` sends it.
+        InvalidInputError: if W&B does not allow a name or a value, or the snapshot is in no repository.
+        NotFoundError: if the file does not exist.
     """
     run = run if run is not None else wandb.run
     if run is None and writers is None:
@@ -139,7 +147,7 @@ def log_checkpoint(
     layout_or_error(layout)
     if writers is not None:
         snapshot, home = _for_several(path_or_snapshot, layout)
-        return log_together(run, _described(what, snapshot), home, snapshot, writers)
+        return log_shared(run, _described(what, snapshot), home, snapshot, writers)
     if run.disabled:
         return run.log_artifact(new_draft(what), aliases=list(what.aliases))
     if layout == "file":
@@ -150,7 +158,7 @@ def log_checkpoint(
         return publisher_of(run).log_now(upload)
     except (wandb.Error, ValueError, TypeError) as error:
         upload.record.remove()
-        raise ArtifactError(f"W&B did not take {what.name}: {error}") from error
+        raise ArtifactError(f"upload of {what.name} failed: {error}") from error
 
 
 def _plain(run: Any, what: Description, source: str | os.PathLike[str] | Snapshot) -> Upload:
@@ -158,7 +166,7 @@ def _plain(run: Any, what: Description, source: str | os.PathLike[str] | Snapsho
         raise InvalidInputError(FILE_LAYOUT)
     path = _path_of(source)
     if not path.is_file():
-        raise NotFoundError(f"{path} is no file")
+        raise NotFoundError(f"{path} is not a file; expected a checkpoint file")
     return file_upload(run, new_draft(what), what, path.name, lambda target: own_copy(path, target))
 
 
@@ -181,7 +189,7 @@ def _packed(
 
 
 def _path_of(source: Any) -> Path:
-    """Refuse a repository in place of one of its snapshots: all its files would be saved into another one."""
+    """Refuse a repository where a snapshot is meant: its files would all be saved into another repository."""
     if isinstance(source, (str, os.PathLike)):
         path = local_path(source)
         if not stands_in(path):
@@ -193,30 +201,30 @@ def _path_of(source: Any) -> Path:
 
 
 def _described(what: Description, snapshot: Snapshot) -> Description:
-    """With what a snapshot says of itself."""
+    """Add the aliases and the metadata of a snapshot."""
     aliases = _unique([*aliases_of(snapshot.epoch, snapshot.batch, best=_is_best(snapshot)), *what.aliases])
     return replace(what, aliases=aliases, metadata=snapshot_metadata(snapshot) | dict(what.metadata))
 
 
 def _is_best(snapshot: Snapshot) -> bool:
-    """Now, too, not only when it was saved: an old one must not take the name from a better one."""
+    """Whether it is still the best of its series: an old snapshot must not take ``best`` from a better one."""
     if not snapshot.best:
         return False
     try:
         return _repository_of(snapshot)._core.resolve(snapshot.series, "best").id == snapshot.id
-    except LaminaError:  # another one is damaged, and may have been better
+    except LaminaError:  # another snapshot is damaged; trust what was true when this one was saved
         return True
 
 
 def _for_several(source: str | os.PathLike[str] | Snapshot, layout: str) -> tuple[Snapshot, Repository]:
     if not isinstance(source, Snapshot) or layout != "packs":
-        raise InvalidInputError("several writers send a snapshot with layout='packs': save it first, in one process")
+        raise InvalidInputError("writers= needs a snapshot and layout='packs'; save it first, in one process")
     return source, _repository_of(source)
 
 
 def _repository_of(snapshot: Snapshot) -> Repository:
     if not isinstance(snapshot._repository, Repository):
-        raise InvalidInputError("the snapshot stands in no repository; its packs are not here")
+        raise InvalidInputError("the snapshot is in no local repository; copy it into one with lamina.wandb.pull")
     return as_repository(snapshot._repository)
 
 

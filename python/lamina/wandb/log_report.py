@@ -1,4 +1,4 @@
-"""`log_report`: the charts of `lamina report` in a W&B run."""
+"""`log_report`: log the charts of `lamina report` to a W&B run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from lamina.errors import ArtifactError
 if TYPE_CHECKING:
     from lamina.sources import Source
 
-#: What the charts are called in the run, before a name of their own.
+#: The first part of the charts' names in the run.
 PREFIX = "report"
 
 
 def log_report(source: Source, run: Any = None, *, series: str | None = None, distances: bool = True) -> None:
     """Log the charts of a series to a W&B run, one by one, and the page that `lamina report` writes.
 
-    They are a row of the run's history: ``report/timeline``, ``report/movement``, ``report/size``, ``report/dedup``,
-    ``report/compression`` (those for which something is known) and ``report/page``. It needs plotly.
+    They form one row of the run's history: ``report/timeline``, ``report/movement``, ``report/size``,
+    ``report/dedup``, ``report/compression`` (charts without data are left out) and ``report/page``. Needs plotly.
 
     Args:
-        source: a repository, or a version of one, up to which the history is told; any other source has one version.
-        run: the W&B run; without it, the active one.
-        series: which series, where a repository has several.
-        distances: False reads no tensor, and leaves out ``report/movement``.
+        source: a repository, or a snapshot of one, where the history then ends; any other source has one version.
+        run: the W&B run; default: the active one.
+        series: which series, if the repository has several.
+        distances: False reads no tensors and leaves out ``report/movement``.
 
     Example:
         >>> import keras, lamina, wandb
@@ -35,7 +35,7 @@ def log_report(source: Source, run: Any = None, *, series: str | None = None, di
         ...     lamina.wandb.log_report("runs/a")
 
     Raises:
-        ArtifactError: if there is no run, or it refuses the charts.
+        ArtifactError: if there is no run, or W&B refuses the charts.
     """
     run = run if run is not None else wandb.run
     if run is None:
@@ -55,4 +55,4 @@ def log_report(source: Source, run: Any = None, *, series: str | None = None, di
         media = {f"{PREFIX}/{name}": wandb.Plotly(figure) for name, figure in figures.items()}
         run.log(media | {f"{PREFIX}/page": wandb.Html(page(report), inject=False)})
     except (wandb.Error, ValueError, TypeError) as error:
-        raise ArtifactError(f"W&B did not take the report: {error}") from error
+        raise ArtifactError(f"upload of the report failed: {error}") from error

@@ -1,4 +1,4 @@
-"""The files of an artifact version, and how wandb is told of them without reading them again."""
+"""The files of an artifact version, and how they are declared to wandb without being read again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class FileEntry:
     path: str  # in the artifact
     digest: str  # MD5, base64
     size: int
-    at: str | None = None  # where it stands, relative to the root of its record
-    birth: str | None = None  # the server has it: id of the version that first stored it
+    at: str | None = None  # local path, relative to the root of its record
+    birth: str | None = None  # if the server has it: id of the version that first stored it
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What an artifact names and does not hold."""
+    """A reference: a file that an artifact names but does not hold."""
 
     path: str  # in the artifact
     ref: str
@@ -35,7 +35,7 @@ class Reference:
 
 
 def measured(files: Iterable[tuple[str, Path]], root: Path, known: Mapping[str, str] | None = None) -> list[FileEntry]:
-    """Entries of files below ``root``; ``known`` digests, by path in the artifact, are not computed again."""
+    """Entries of files below ``root``. Digests in ``known``, by path in the artifact, are not computed again."""
     listed, known = list(files), known or {}
     unknown = [file for path, file in listed if path not in known]
     fresh = dict(zip(unknown, map(as_base64, _core.md5_files(unknown)), strict=True)) if unknown else {}
@@ -55,7 +55,7 @@ def as_base64(digest: str) -> str:
 
 
 def known_entries(base: Any) -> dict[str, FileEntry]:
-    """What a committed version holds, by path in the artifact."""
+    """The files of a committed version, by path in the artifact."""
     return {
         str(path): FileEntry(str(path), entry.digest, entry.size or 0, None, entry.birth_artifact_id or base.id)
         for path, entry in base.manifest.entries.items()
@@ -64,7 +64,7 @@ def known_entries(base: Any) -> dict[str, FileEntry]:
 
 
 def carried(entries: Iterable[FileEntry], there: Mapping[str, FileEntry]) -> list[FileEntry]:
-    """Let entries whose content the server has under the same path be carried over."""
+    """Mark the entries whose content the server has under the same path; they are not sent again."""
     return [replace(entry, birth=_birth(entry, there.get(entry.path))) for entry in entries]
 
 
@@ -74,23 +74,23 @@ def _birth(entry: FileEntry, other: FileEntry | None) -> str | None:
 
 
 def references_of(artifact: Any) -> tuple[Reference, ...]:
-    """Those that a user has added."""
+    """The references that the user added to an artifact."""
     entries = [(str(path), entry) for path, entry in artifact.manifest.entries.items() if entry.ref is not None]
     return tuple(Reference(path, str(e.ref), e.digest, e.size, dict(e.extra)) for path, e in entries)
 
 
 def refer(artifact: Any, references: Iterable[Reference]) -> None:
-    """Add them again."""
+    """Add references to an artifact."""
     for each in references:
         if not private.add_entry(artifact, **asdict(each)):
             artifact.add_reference(each.ref, each.path, checksum=False)
 
 
 def fill(artifact: Any, entries: Iterable[FileEntry], root: Path) -> None:
-    """Declare the entries; ``root``, which is absolute, is where their files stand.
+    """Declare entries, whose files are below ``root``, an absolute path.
 
-    wandb takes a relative path from the working directory of whoever sends the file, and the log of an offline run
-    may be sent from anywhere.
+    wandb would resolve a relative path in the working directory of the process that sends the file. The log of an
+    offline run may be sent from any directory.
     """
     for entry in entries:
         declared = private.add_entry(
@@ -107,5 +107,5 @@ def fill(artifact: Any, entries: Iterable[FileEntry], root: Path) -> None:
 
 
 def _fill_publicly(artifact: Any, entry: FileEntry, root: Path) -> None:
-    """The same through documented calls: the file is digested once more, and the server recognises what it has."""
+    """The same through public calls: wandb hashes the file again, and the server recognises what it has."""
     artifact.add_file(str(root / str(entry.at)), entry.path, policy="immutable", skip_cache=True, overwrite=True)

@@ -1,7 +1,7 @@
-"""What lamina uses of wandb without a public name; no other file does.
+"""The private names of wandb that lamina uses; no other file uses one.
 
-Each name is looked up once, at import. Where a wandb lacks one, or takes other arguments, each function here does the
-same through public calls, or tells its caller that it cannot.
+Each name is looked up once, at import. If a wandb release lacks one, or its arguments changed, the functions here fall
+back to public calls, or tell the caller that they cannot.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _make_thread_safe(_artifacts_by_client)
 
 
 def add_entry(artifact: Any, **fields: Any) -> bool:
-    """Declare a file of an artifact by its digest, unread; False where this wandb knows only whole files."""
+    """Declare a file of an artifact by its digest, without reading it; False if this wandb cannot."""
     try:
         artifact.manifest.add_entry(_Entry(**fields), overwrite=True)
     except (AttributeError, TypeError):
@@ -64,7 +64,7 @@ def add_entry(artifact: Any, **fields: Any) -> bool:
 
 
 def at_end_of_run(run: Any, before: Callable[[], object], after: Callable[[], object]) -> None:
-    """Call ``before`` while the run can still take something, and ``after`` when it has sent everything."""
+    """Call ``before`` while the run can still log, and ``after`` when it has sent everything."""
     try:
         run._teardown_hooks += [_Hook(before, _Stage.EARLY), _Hook(after, _Stage.LATE)]
     except (AttributeError, TypeError):
@@ -72,7 +72,7 @@ def at_end_of_run(run: Any, before: Callable[[], object], after: Callable[[], ob
 
 
 def _wrap_finish(run: Any, before: Callable[[], object], after: Callable[[], object]) -> None:
-    """The same through ``run.finish``; a run that nobody finishes ends with its process."""
+    """The same through ``run.finish``; a run that is not finished ends with its process."""
     finish = run.finish
 
     @functools.wraps(finish)
@@ -89,27 +89,27 @@ def _wrap_finish(run: Any, before: Callable[[], object], after: Callable[[], obj
 
 
 def mark_feature(run: Any, feature: str) -> None:
-    """Tell W&B's telemetry which callback is in use; a wandb without that feature goes untold."""
+    """Tell W&B's telemetry which callback is in use, if this wandb knows the feature."""
     with contextlib.suppress(AttributeError, TypeError), _telemetry(run=run) as record:
         setattr(record.feature, feature, True)
 
 
 def log_as_input(run: Any, artifact: Any) -> None:
-    """``run.use_artifact`` refuses offline, yet a sync can tell the server that the run used the artifact."""
+    """Log an artifact as an input of an offline run, which ``run.use_artifact`` refuses; a sync can send it."""
     try:
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
-    except (AttributeError, TypeError):  # as an output
+    except (AttributeError, TypeError):  # log it as an output instead
         run.log_artifact(artifact)
 
 
 def remember(artifact: Any) -> None:
-    """Have wandb find an artifact behind references: it looks among the last 100 only."""
+    """Let wandb find an artifact that references point to: it remembers only the last 100."""
     with contextlib.suppress(AttributeError, TypeError):
         _artifacts_by_client[artifact._client_id] = artifact
 
 
 def refer(artifact: Any, path: str, entry: Any, origin: Any) -> bool:
-    """Replace a file that ``origin`` holds too by a reference to it; False where this wandb knows no such reference."""
+    """Replace a file that ``origin`` also holds by a reference to it; False if this wandb has no such references."""
     if (client := getattr(origin, "_client_id", None)) is None or not hasattr(artifact.manifest, "remove_entry"):
         return False
     artifact.manifest.remove_entry(entry)
@@ -118,7 +118,7 @@ def refer(artifact: Any, path: str, entry: Any, origin: Any) -> bool:
 
 
 def drop_staged(path: str | None) -> None:
-    """Remove wandb's own copy of a file that goes nowhere; where it keeps them is its own business otherwise."""
+    """Remove wandb's staged copy of a file that will not be uploaded; no file elsewhere is touched."""
     if path and _staging_folder is not None and os.path.dirname(path) == os.path.abspath(_staging_folder()):
         with contextlib.suppress(OSError):
             os.unlink(path)

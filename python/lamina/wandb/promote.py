@@ -24,13 +24,13 @@ _TARGET = re.compile(r"([^/:]+/){1,2}[^/:]+")
 def promote(
     source: Source, target: str, aliases: Iterable[str] = (), *, name: str | None = None
 ) -> wandb.Artifact | None:
-    """Link a version into a registry or a portfolio, as the plain file, verified on the way.
+    """Link a version into a registry or a portfolio, as the plain file; its content is verified on the way.
 
     Args:
         source: what `lamina.restore` takes; ``"wandb:NAME:best"`` for instance.
         target: ``"wandb-registry-NAME/COLLECTION"`` or ``"[entity/]project/portfolio"``.
-        aliases: for the link.
-        name: the collection that the plain file is logged to; the file's name without it.
+        aliases: aliases of the link.
+        name: the collection that the plain file is logged to; default: the file's name.
 
     Example:
         >>> import keras, lamina, wandb
@@ -42,6 +42,10 @@ def promote(
 
     Returns:
         The linked artifact.
+
+    Raises:
+        InvalidInputError: if ``target`` is malformed, or the snapshot has several files.
+        ArtifactError: if W&B refuses the file or the link.
     """
     if not _TARGET.fullmatch(target):
         raise InvalidInputError(
@@ -53,7 +57,7 @@ def promote(
     with tempfile.TemporaryDirectory(prefix="lamina-promote-") as folder:
         paths = opened.content.export(Path(folder))
         if len(paths) != 1:
-            raise InvalidInputError(f"a model is promoted as one file; this snapshot has {len(paths)}")
+            raise InvalidInputError(f"only a snapshot with one file can be promoted; this one has {len(paths)}")
         metadata = {"promoted_from": str(source), "snapshot": opened.snapshot.id or None, "logs": opened.snapshot.logs}
         if wandb.run is not None and not (wandb.run.offline or wandb.run.disabled):
             return _linked(wandb.run, paths[0], target, names, name, metadata)
@@ -68,4 +72,4 @@ def _linked(run: Any, path: Path, target: str, aliases: list[str], name: str | N
         artifact.wait()
         return run.link_artifact(artifact, target, aliases=aliases)
     except Exception as error:
-        raise ArtifactError(f"W&B did not link {collection} to {target}: {error}") from error
+        raise ArtifactError(f"cannot link {collection} to {target}: {error}") from error

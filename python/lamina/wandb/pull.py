@@ -1,4 +1,4 @@
-"""`pull`: a version of an artifact as a snapshot of a local repository."""
+"""`pull`: copy a version of an artifact into a local repository, as a snapshot."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _COMPUTED = ("required", "optional", "session", "state", "bytes_total", "bytes_n
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull has brought. ``new`` is False where the snapshot was there, and nothing was changed."""
+    """The result of a pull. ``new`` is False if the snapshot was already there; then nothing was changed."""
 
     snapshot: Snapshot
     new: bool
-    bytes: int  # that the repository has grown by
+    bytes: int  # added to the repository
 
 
 def pull(
@@ -35,16 +35,16 @@ def pull(
     series: str | None = None,
     aliases: Iterable[str] = (),
 ) -> Snapshot:
-    """Bring a version of an artifact into a repository: the very snapshot, with its id, under the next number there.
+    """Copy a version of an artifact into a repository. The snapshot keeps its id and gets the next number there.
 
-    Only packs that the repository lacks are fetched, and each chunk is verified before the snapshot appears. One that
-    is there already is only given the ``aliases``. A version that holds plain files, which know no snapshot, is saved.
+    Only packs that the repository lacks are downloaded, and each chunk is verified before the snapshot appears. If the
+    snapshot is already there, it only gets the ``aliases``. A version of plain files is saved as a new snapshot.
 
     Args:
         source: as for `lamina.wandb.open_artifact`.
-        repository: a directory; made where it is new.
-        series: another series than the snapshot has; its id is another one, then.
-        aliases: names for it in the repository.
+        repository: the repository or its directory; created if it does not exist.
+        series: put the snapshot into this series instead of its own; this changes its id.
+        aliases: aliases of the snapshot in the repository.
 
     Example:
         >>> import keras, lamina, wandb
@@ -56,7 +56,9 @@ def pull(
         True
 
     Raises:
-        CorruptDataError: if anything that arrives, or that the repository has of it, is damaged; there is no snapshot.
+        NotFoundError: if there is no such version.
+        ArtifactError: if W&B cannot be reached.
+        CorruptDataError: if a pack is damaged, in the artifact or in the repository; no snapshot is added.
     """
     return bring(source, repository, series=series, aliases=aliases).snapshot
 
@@ -68,11 +70,11 @@ def bring(
     series: str | None = None,
     aliases: Iterable[str] = (),
 ) -> Pulled:
-    """`pull`, and what it cost."""
+    """`pull`, but returns also what it added."""
     names = [name for name in ([aliases] if isinstance(aliases, str) else aliases) if name != "latest"]
     for name in names:
         check_alias(name)
-    artifact = find(source)  # before a new repository would be made for nothing
+    artifact = find(source)  # first: if it does not exist, no new repository must be left behind
     target = as_repository(repository)
     try:
         pulled = _bring(artifact, target, source, series)

@@ -1,4 +1,4 @@
-"""`push`: what did not reach W&B reaches it now, from this machine or from another one."""
+"""`push`: upload what did not reach W&B, from this machine or from another one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from lamina.repository import repository
 from lamina.repository.repository import Repository
 from lamina.repository.snapshot import Snapshot
 from lamina.schemes import local_path
+from lamina.units import count
 from lamina.wandb.description import Description, aliases_or_error, layout_or_error
 from lamina.wandb.log_checkpoint import FILE_LAYOUT, log_checkpoint
 from lamina.wandb.manifest import refer
 from lamina.wandb.server import Server, full_name, reason
-from lamina.wandb.upload import late_aliases
+from lamina.wandb.upload import alias_order
 from lamina.wandb.upload.draft import new_draft, packs_upload
 from lamina.wandb.upload.find import find
 from lamina.wandb.upload.journal import Record, records
@@ -36,7 +37,7 @@ from lamina.wandb.upload.staging import Staging
 
 #: The server may take a moment to show what it has committed.
 QUESTIONS = 4
-#: wandb's word for a log that it cannot read to the end.
+#: The word in wandb's output for a log that it cannot read to the end.
 _CUT_OFF = "transactionlog"
 
 
@@ -48,15 +49,15 @@ def push(
     name: str | None = None,
     **options: Any,
 ) -> list[str]:
-    """Send to W&B what waits in the directory of a run or in a repository, or log a checkpoint as a new version.
+    """Upload the pending versions of a run or a repository, or log a checkpoint as a new version.
 
     Args:
-        source: the directory of a run (of an offline one, the whole run is synced); a repository, whose journal is
-            sent; a checkpoint file, ``DIR@alias`` or a snapshot, which is logged in a run of its own.
-        entity: where the run belongs; without it, where it was meant to, or the user's default.
-        project: the same.
+        source: the directory of a run (an offline run is synced whole); a repository (its pending uploads are sent); or
+            a checkpoint file, ``DIR@ALIAS`` or a snapshot (logged in a new run).
+        entity: W&B entity; default: the one the run was meant for, or the user's default.
+        project: W&B project; default: likewise.
         name: for a file or a snapshot: the collection.
-        options: for a file or a snapshot: more arguments of `log_checkpoint`.
+        options: for a file or a snapshot: further arguments of `log_checkpoint`.
 
     Example:
         >>> import keras, lamina, wandb
@@ -66,10 +67,11 @@ def push(
         ['.../digits/digits:v0']
 
     Returns:
-        Full names of the versions that are now on the server.
+        Full names of the versions that are now on the server, ``entity/project/name:vN``.
 
     Raises:
-        ArtifactError: if a file is missing or damaged (then nothing was sent), or a version did not arrive.
+        InvalidInputError: if ``source`` is none of these.
+        ArtifactError: if a file is missing or damaged (then nothing was sent), or an upload failed.
         CorruptDataError: if a snapshot is damaged; nothing was sent.
     """
     if isinstance(source, Snapshot):
@@ -80,11 +82,11 @@ def push(
     if os.path.isdir(path) and list(path.glob("run-*.wandb")):
         return _push_run(path, entity, project)
     if os.path.isdir(path) and (runs := sorted(run.parent for run in path.glob("*run-*/run-*.wandb"))):
-        raise InvalidInputError(f"{path} holds directories of runs; push one of them, such as {runs[-1]}")
+        raise InvalidInputError(f"{path} contains run directories; push one of them, for example {runs[-1]}")
     if repository.stands_in(path):
         return _resend(Staging.of_repository(repository.open(path)), entity, project)
     if os.path.isfile(path):
-        source_files(path)  # refuses what an index may not name
+        source_files(path)  # raises an error if an index names a file that it may not name
         return [_log(path, entity, project, name, options)]
     snapshot = sources.resolve(os.fspath(source)).snapshot
     return [_log(snapshot, entity, project, name, options)]
@@ -96,34 +98,34 @@ def _log(source: Any, entity: str | None, project: str | None, name: str | None,
         tempfile.TemporaryDirectory(prefix="lamina-push-", ignore_cleanup_errors=True) as folder,
         _run(entity=entity, project=project, job_type="lamina-push") as run,
     ):
-        if not isinstance(source, Snapshot):  # a repository that stands beside the file is somebody's
+        if not isinstance(source, Snapshot):  # not into a repository beside the file, which belongs to the user
             options = {"repository": Path(folder) / "repository"} | options
         return _arrived(log_checkpoint(source, run=run, name=name, **options))
 
 
 def _check_what_is_logged(source: Any, name: str | None, options: dict[str, Any]) -> None:
-    """Refuse what cannot be logged before there is a run that would stay empty."""
+    """Refuse what cannot be logged, before a run is created that would stay empty."""
     new_draft(Description(name or "model", options.get("type", "model")))
     aliases_or_error(options.get("aliases", ()))
     layout = layout_or_error(options.get("layout", "packs"))
     if isinstance(source, Snapshot):
         if source._repository is None:
-            raise InvalidInputError("push takes the directory of a run, a repository, DIR@alias or a checkpoint file")
+            raise InvalidInputError("push takes the directory of a run, a repository, DIR@ALIAS or a checkpoint file")
         if layout == "file":
             raise InvalidInputError(FILE_LAYOUT)
-        source._opened().verify(int(source._body["state"]["length"]))  # damage must not travel
+        source._opened().verify(int(source._body["state"]["length"]))  # do not upload damaged data
 
 
 def _arrived(artifact: Any) -> str:
     try:
         return full_name(artifact.wait())
     except Exception as error:
-        raise ArtifactError(f"W&B did not take {artifact.name}: {reason(error)}") from error
+        raise ArtifactError(f"upload of {artifact.name} failed: {reason(error)}") from error
 
 
 @contextlib.contextmanager
 def _run(**arguments: Any) -> Iterator[Any]:
-    """A run of its own, beside one that may be active; its directory goes with it."""
+    """A new run, also beside an active one; its directory is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="lamina-push-", ignore_cleanup_errors=True) as folder:
         try:
             run = wandb.init(reinit="create_new", mode="online", dir=folder, **arguments)
@@ -134,11 +136,11 @@ def _run(**arguments: Any) -> Iterator[Any]:
         except Exception:
             run.finish(exit_code=1)
             raise
-        # Not after Ctrl-C: wandb would first upload all that it was given. The run ends with the process.
+        # Not after Ctrl-C: wandb would first finish all uploads. The run ends with the process.
         run.finish()
 
 
-# What was left in a journal.
+# Pending uploads of a journal.
 
 
 def _resend(staging: Staging, entity: str | None, project: str | None) -> list[str]:
@@ -154,7 +156,7 @@ def _resend(staging: Staging, entity: str | None, project: str | None) -> list[s
 
 
 def _claimed(staging: Staging) -> list[Upload]:
-    """What waits, without that which a living process is sending, a training or another push."""
+    """Claim the pending uploads, without those that another live process (a training, another push) is sending."""
     free, busy = [], 0
     for record in records(staging):
         claim = staging.claim(record.key)
@@ -162,10 +164,10 @@ def _claimed(staging: Staging) -> list[Upload]:
             busy += 1
         elif record.waits:
             free.append(Upload(None, record, claim=claim))
-        else:  # it has arrived meanwhile
+        else:  # another process has just sent it
             staging.remove(record.key)
     if busy:
-        warnings.warn(f"{busy} versions in {staging.root} are left to the process that is sending them", stacklevel=5)
+        warnings.warn(f"skipped {count(busy, 'version')} in {staging.root}: another process is sending", stacklevel=5)
     return free
 
 
@@ -185,14 +187,14 @@ def _sent(waiting: list[Upload], entity: str | None, project: str | None) -> lis
 
 
 class _Runs(contextlib.ExitStack):
-    """Runs that were begun again, each once."""
+    """The runs of the pending versions, each resumed once."""
 
     def __init__(self) -> None:
         super().__init__()
         self._open: dict[tuple[Any, ...], Any] = {}
 
     def of(self, record: Record, server: Server) -> Any:
-        """The run that made the version, which may be the active one."""
+        """The run that logged the version; it may be the active one."""
         run, name = wandb.run, record.run["id"]
         if run is not None and not (run.offline or run.disabled) and (run.id, run.project) == (name, server.project):
             return run
@@ -205,31 +207,31 @@ class _Runs(contextlib.ExitStack):
 
 def _again(upload: Upload, server: Server, runs: _Runs) -> str:
     record = upload.record
-    held = late_aliases.held_by_others(server, record.what)
-    what = late_aliases.without(record.what, held)
+    held = alias_order.held_by_others(server, record.what)
+    what = alias_order.without(record.what, held)
     draft = new_draft(what)
     refer(draft, record.references)
     publisher = publisher_of(runs.of(record, server))
     name = _arrived(publisher.log_now(replace(upload, artifact=draft, record=replace(record, what=what))))
     publisher.settle(QUESTIONS)
-    late_aliases.put_back(server, what, held)
+    alias_order.put_back(server, what, held)
     return name
 
 
 def _here(record: Record) -> int:
-    """Bytes that were put aside; of some the server may say that it has them."""
+    """Bytes of the staged files, including those that the server may already have."""
     return sum(entry.size for entry in record.entries if entry.at is not None)
 
 
 def _completed(upload: Upload, staging: Staging) -> Upload:
-    """Put aside what the process that made the record had no time for."""
+    """Stage what the process that wrote the record could not stage any more."""
     record = upload.record
     if record.complete:
         return upload
     home = repository.open(staging.root)
     found = [snapshot for snapshot in home.snapshots() if snapshot.id in record.snapshots]
     if not found:
-        raise NotFoundError(f"the snapshot {record.snapshots[0]} of an unfinished upload is gone from {staging.root}")
+        raise NotFoundError(f"{staging.root} no longer has the snapshot {record.snapshots[0]} of an unfinished upload")
     again = packs_upload(_Facts(record), new_draft(record.what), record.what, home, found[0])
     upload.release()
     record.remove()
@@ -237,7 +239,7 @@ def _completed(upload: Upload, staging: Staging) -> Upload:
 
 
 class _Facts:
-    """As much of a run as a record has."""
+    """The run of a record, as far as `packs_upload` needs one."""
 
     def __init__(self, record: Record) -> None:
         self.id, self.entity, self.project = (record.run[key] for key in ("id", "entity", "project"))
@@ -249,10 +251,10 @@ def _check(waiting: list[Record]) -> None:
     missing = [path for record in waiting for path in record.missing()]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ArtifactError(f"nothing was sent, because a file is not what it was: {missing[0]}{more}")
+        raise ArtifactError(f"nothing was sent: a file is missing or damaged: {missing[0]}{more}")
 
 
-# An offline run.
+# The directory of a run.
 
 
 def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str]:
@@ -261,7 +263,7 @@ def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str
     if waiting and not waiting[0].run["offline"]:
         return _resend(staging, entity, project)
     if not waiting and _is_there(staging.root) and not (entity or project):
-        return []  # sent once more, its versions would take names back from newer ones
+        return []  # sent again, its versions would take aliases back from newer ones
     _check(waiting)
     _sync(staging.root, bool(waiting), entity, project)
     try:
@@ -272,19 +274,19 @@ def _push_run(folder: Path, entity: str | None, project: str | None) -> list[str
 
 
 def _settled(staging: Staging, waiting: list[Record], entity: str | None, project: str | None) -> list[str]:
-    """Of a run that was synced: send what has not arrived all the same."""
+    """After a sync: send the versions that did not arrive with it."""
     names = {key: full_name(version) for key, version in _find(waiting, entity, project).items()}
     for record in waiting:
         if record.key in names:
             record.remove(files=False)  # the run's log still names them
-    # What the log lacks, or names where it no longer stands: the run was killed, or its directory has moved.
+    # The log lacks a version if the run was killed, and names old paths if its directory was moved.
     names |= _resend_offline(staging, entity, project)
     _mark(staging.root, synced=not list(records(staging)))
     return [names[record.key] for record in waiting if record.key in names]
 
 
 def _resend_offline(staging: Staging, entity: str | None, project: str | None) -> dict[str, str]:
-    """Send what still waits from its records; names by their keys."""
+    """Send the remaining versions from their records; returns key → name."""
     waiting = _claimed(staging)
     try:
         return dict(zip([each.record.key for each in waiting], _sent(waiting, entity, project), strict=True))
@@ -294,46 +296,46 @@ def _resend_offline(staging: Staging, entity: str | None, project: str | None) -
 
 
 def _mark(root: Path, *, synced: bool) -> None:
-    """Let `wandb sync` pass the run by, or not."""
+    """Mark a run as synced or not; `wandb sync` skips synced runs."""
     for log in root.glob("run-*.wandb"):
         marker = log.with_suffix(".wandb.synced")
         marker.touch() if synced else marker.unlink(missing_ok=True)
 
 
 def _is_there(root: Path) -> bool:
-    """Whether the server has the run, as wandb tells it: it was online, or it was synced."""
+    """Whether the server has the run: it was online, or wandb has marked it as synced."""
     return root.name.startswith("run-") or any(root.glob("*.wandb.synced"))
 
 
 def _sync(root: Path, has_records: bool, entity: str | None, project: str | None) -> None:
-    """Let wandb replay the run; a log that was cut off counts as far as it goes, where there are records as well."""
+    """Run `wandb sync`. A log that ends early is accepted if there are records, which hold all versions."""
     options = [*(["--entity", entity] if entity else []), *(["--project", project] if project else [])]
     command = [sys.executable, "-m", "wandb", "sync", "--include-synced", "--include-online", *options, str(root)]
     environment = {**os.environ, "WANDB_MODE": "online", "WANDB_SILENT": "false"}
     environment.pop("WANDB_SERVICE", None)
     _mark(root, synced=False)
-    # Some releases leave files of theirs in the working directory.
+    # Some releases leave files in the working directory.
     done = subprocess.run(command, cwd=root.parent.parent, env=environment, capture_output=True, text=True)
     said = done.stdout + done.stderr
-    if done.returncode == 0 and list(root.glob("*.wandb.synced")):  # it ends with 0 without a network, too
+    if done.returncode == 0 and list(root.glob("*.wandb.synced")):  # without a network it exits with 0, too
         return
     if not (has_records and _CUT_OFF in said):
         raise ArtifactError(f"wandb sync failed: {_complaint(said)}")
     warnings.warn(
-        f"wandb's log of the run {root.name} ends early, as after a kill: rows of the history may be missing. The "
-        "versions are sent from their records",
+        f"wandb's log of the run {root.name} ends early (the run was probably killed): rows of the history may be "
+        "missing. The versions are sent from their records",
         stacklevel=4,
     )
 
 
 def _complaint(output: str) -> str:
-    """The line in which wandb says what is wrong, if it does."""
+    """The line of wandb's output with the error, if there is one."""
     lines = [line.removeprefix("wandb: ").removeprefix("ERROR ") for line in output.strip().splitlines()]
-    return ([line for line in lines if "error" in line.lower()] or lines or ["nothing"])[-1]
+    return ([line for line in lines if "error" in line.lower()] or lines or ["no output"])[-1]
 
 
 def _find(waiting: list[Record], entity: str | None, project: str | None) -> dict[str, Any]:
-    """The versions that are there now, by the keys of their records."""
+    """The versions that the server has now, by the keys of their records."""
     found: dict[str, Any] = {}
     for number in range(QUESTIONS):
         if number:

@@ -1,4 +1,4 @@
-"""What we ask of a W&B server besides uploads; every answer may be "I do not know"."""
+"""Queries to a W&B server. Any of them may stay without an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import wandb
 
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 
-#: Older ones re-hash every file, and their `wandb sync` deletes the files that it has sent.
+#: Older releases hash every file again, and their `wandb sync` deletes the files that it has sent.
 OLDEST = (0, 30)
 
 
@@ -46,8 +46,8 @@ class Server:
 
         Raises:
             NotFoundError: if there is none.
-            InvalidInputError: if nothing can be called that.
-            ArtifactError: if the server cannot say.
+            InvalidInputError: if the name is malformed.
+            ArtifactError: if the server does not answer.
         """
         try:
             return self.api.artifact(name)
@@ -57,10 +57,10 @@ class Server:
                 raise NotFoundError(f"W&B has no artifact {name}: {said}") from error
             if said.startswith("Invalid artifact path"):
                 raise InvalidInputError(f"expected [ENTITY/][PROJECT/]NAME:ALIAS. Received: {name!r}") from error
-            raise ArtifactError(f"W&B did not give the artifact {name}: {said}") from error
+            raise ArtifactError(f"cannot look up the artifact {name} in W&B: {said}") from error
 
     def committed(self, name: str, reference: str) -> Any | None:
-        """A version that is alive and committed, or None, also where the server cannot say."""
+        """A committed version that is not deleted; None if there is none or the server does not answer."""
         try:
             found = self.artifact(f"{self.qualified(name)}:{reference}")
             return found if str(found.state).endswith("COMMITTED") else None
@@ -69,22 +69,22 @@ class Server:
 
 
 def reason(error: Exception) -> str:
-    """What an error of wandb says, without the attempts that it lists below."""
+    """The first line of a wandb error, without the list of attempts below it."""
     return next(iter(str(error).splitlines()), "") or repr(error)
 
 
 def full_name(artifact: Any) -> str:
-    """``entity/project/name:vN``, however it was asked for."""
+    """``entity/project/name:vN``, whatever alias it was found by."""
     return f"{artifact.entity}/{artifact.project}/{artifact.name.split(':')[0]}:{artifact.version}"
 
 
 def check_release(release: str | None = None) -> None:
-    """Warn of a release that lamina was not made for."""
+    """Warn about a wandb release that is too old."""
     release = release or wandb.__version__
     numbers = tuple(int(part) for part in release.split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
         warnings.warn(
-            f"lamina needs wandb 0.30 or newer for offline runs: wandb {release} deletes or reads again the files "
-            "that it uploads. Online runs work, more slowly",
+            f"wandb {release} is too old for offline runs: it deletes the files that it uploads. Online runs are slow. "
+            "lamina needs wandb 0.30 or newer: pip install -U wandb",
             stacklevel=3,
         )

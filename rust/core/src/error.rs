@@ -22,7 +22,7 @@ pub enum ErrorKind {
     Unsupported,
     /// The operating system refused.
     Io,
-    /// Another process does just now what only one may do.
+    /// Another process holds the exclusive lock, for example a prune.
     Busy,
     /// The caller asked to stop.
     Cancelled,
@@ -66,7 +66,7 @@ impl Error {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// Another process does just now what only one may do.
+    /// Another process holds the exclusive lock, for example a prune.
     pub fn busy(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Busy, message)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lamina_core::task::progress as core;
 use pyo3::prelude::*;
 
-/// What a call does just now, and how much of it is done.
+/// The current phase of a call, and how much of it is done.
 #[pyclass(frozen, module = "lamina._core")]
 pub(crate) struct Progress {
     inner: Arc<core::Progress>,

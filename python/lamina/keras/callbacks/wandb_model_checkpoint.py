@@ -198,7 +198,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         if self._uploads():
             from lamina.wandb.upload.publisher import publisher_of
 
-            publisher_of(self._run).attend(self._finish_saves)
+            publisher_of(self._run).before_end(self._finish_saves)
             if self.log_stats:  # the summary has its own sums
                 for name in _STATS:
                     self._run.define_metric(f"checkpoint/{name}", summary="none")

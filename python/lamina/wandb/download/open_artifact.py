@@ -1,4 +1,4 @@
-"""Opening an artifact as a source: for `lamina.restore`, `load_model`, `export` and `read_tensors`."""
+"""Opening an artifact as a source of `lamina.restore`, `load_model`, `export` and `read_tensors`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from lamina.wandb.server import Server, full_name
 
 _SMALL = ("lamina.json", "lamina.placement")
 _UNSAFE = {"", ".", ".."}
-#: Letters that turn others around: with them a name shows another ending than it has.
+#: Characters that reverse text: with them a name can show another extension than it has.
 _TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-#: Bytes of one file; W&B takes less, and no file system makes a sparse file of any size.
+#: Bytes of one file. W&B allows less, and no file system creates a sparse file of any size.
 _MAX_FILE = 1 << 43
 
 
@@ -42,14 +42,16 @@ def open_artifact(
     use: bool | None = None,
     repository: str | os.PathLike[str] | Repository | None = None,
 ) -> Opened:
-    """Open a version of an artifact, of either layout; only what is read of it is fetched, and it is verified.
+    """Open a version of an artifact, of either layout. Only what is read is downloaded, and it is verified.
+
+    Downloads are kept below ``LAMINA_CACHE_DIR``, or the user's cache directory, as long as the result lives.
 
     Args:
-        name_or_artifact: ``[wandb:][entity/][project/]name[:alias]``, or a `wandb.Artifact`. Without an alias it is
-            ``latest``; entity and project are those of the active run, or of the user's settings.
-        use: note in the active run that it uses the artifact; without it, yes, unless the environment variable
+        name_or_artifact: ``[wandb:][entity/][project/]name[:alias]``, or a `wandb.Artifact`. The default alias is
+            ``latest``; the default entity and project are those of the active run, or of the user's settings.
+        use: whether the active run records that it uses the artifact; default: yes, unless the environment variable
             ``LAMINA_LINEAGE`` is ``0``.
-        repository: a repository whose packs need not be fetched.
+        repository: a local repository; its packs are not downloaded again.
 
     Example:
         >>> import keras, lamina, wandb
@@ -61,12 +63,14 @@ def open_artifact(
         >>> [tensor.name for tensor in opened.content.tensors.values()]
         ['layers/dense/vars/0', 'layers/dense/vars/1']
 
-    What is fetched stands below ``LAMINA_CACHE_DIR``, or the user's cache directory, as long as the result lives.
+    Returns:
+        An object with ``content`` (``files``, ``tensors``, ``read_named``, ``export``) and ``snapshot``.
 
     Raises:
         NotFoundError: if there is no such version.
-        ArtifactError: if W&B cannot be reached, or the artifact holds no files.
-        CorruptDataError: if what arrives is not what was logged.
+        InvalidInputError: if the name is malformed, or the object is not an artifact.
+        ArtifactError: if W&B cannot be reached, or the artifact has no files.
+        CorruptDataError: if a downloaded file is damaged, or has an unsafe path.
     """
     artifact = find(name_or_artifact)
     _note_use(artifact, use)
@@ -75,7 +79,7 @@ def open_artifact(
     folder = held.path
     try:
         if "lamina.json" in entries:
-            opened = _open_packs(artifact, entries, folder, _lenders(repository))
+            opened = _open_packs(artifact, entries, folder, _local_packs(repository))
         else:
             opened = _open_files(artifact, entries, folder)
     except BaseException:
@@ -86,30 +90,30 @@ def open_artifact(
 
 
 def open_source(source: str | Artifact) -> Opened:
-    """Open what `lamina.restore` and the others were given."""
+    """Open a source of `lamina.restore` and the others."""
     return open_artifact(source)
 
 
 def fetch_packs(source: str | Artifact, present: set[str]) -> tuple[Path, Opened]:
-    """Fetch the packs that are not ``present``, for a repair.
+    """Download the packs that are not ``present``, for a repair.
 
     Raises:
-        InvalidInputError: if the artifact holds a plain file.
+        InvalidInputError: if the artifact holds plain files.
     """
     opened = open_artifact(source)
     reader = getattr(opened.content, "reader", None)
     if not isinstance(reader, FetchingReader):
-        raise InvalidInputError(f"{source} is a plain file; only artifacts with packs can repair a repository")
+        raise InvalidInputError(f"{source} holds plain files; only an artifact with packs can repair a repository")
     reader.fetch_packs(present)
     return reader.folder, opened
 
 
 def find(name_or_artifact: Any) -> Any:
-    """The logged artifact that is meant."""
+    """The logged artifact of this name, or this artifact once it is logged."""
     if isinstance(name_or_artifact, str):
         name = name_or_artifact.removeprefix("wandb:")
         return _server().artifact(name if ":" in name else f"{name}:latest")
-    if not hasattr(name_or_artifact, "wait"):  # not "manifest", which would be fetched to look
+    if not hasattr(name_or_artifact, "wait"):  # not "manifest": hasattr would download it
         raise InvalidInputError(f"expected an artifact or its name. Received: {name_or_artifact!r}")
     try:
         return name_or_artifact.wait()
@@ -118,7 +122,7 @@ def find(name_or_artifact: Any) -> Any:
 
 
 def _server() -> Server:
-    """Where the active run is, as `run.use_artifact` has it; without one, where the user's settings say."""
+    """The server of the active run, as for `run.use_artifact`; without a run, that of the user's settings."""
     run = wandb.run
     return Server() if run is None or run.disabled else Server.of_run(run)
 
@@ -130,8 +134,8 @@ def _note_use(artifact: Any, use: bool | None) -> None:
         return
     try:
         run.use_artifact(artifact)
-    except Exception as error:  # lineage is no reason not to restore
-        warnings.warn(f"the run does not show that it uses {artifact.name}: {error}", stacklevel=3)
+    except Exception as error:  # a restore must not fail because of lineage
+        warnings.warn(f"could not record in the run that it uses {artifact.name}: {error}", stacklevel=3)
 
 
 class _Download(Transfer):
@@ -160,45 +164,45 @@ def _files_of(artifact: Any) -> dict[str, Any]:
         try:
             entries = {str(path): entry for path, entry in artifact.manifest.entries.items() if entry.ref is None}
         except Exception as error:
-            raise ArtifactError(f"W&B did not give the list of files of {artifact.name}: {error}") from error
+            raise ArtifactError(f"cannot get the list of files of {artifact.name}: {error}") from error
     if not entries:
-        raise ArtifactError(f"the artifact {artifact.name} holds no files")
+        raise ArtifactError(f"the artifact {artifact.name} has no files")
     for path, entry in entries.items():
         if not _safe(path):
-            raise CorruptDataError(f"the artifact {artifact.name} holds a file with the path {path!r}")
+            raise CorruptDataError(f"the artifact {artifact.name} has a file with the unsafe path {path!r}")
         if type(entry.size) is not int or not 0 <= entry.size <= _MAX_FILE:
-            raise CorruptDataError(f"the artifact {artifact.name} says that {path!r} has {entry.size!r} bytes")
+            raise CorruptDataError(f"the artifact {artifact.name} claims {entry.size!r} bytes for {path!r}")
     _refuse_collisions(entries, artifact.name)
     return entries
 
 
 def _safe(path: str) -> bool:
-    """Whether a path stays in its folder, on every system, and reads as it stands there."""
+    """Whether a path stays inside its folder on every system, and is displayed as it is."""
     turned = _TURNS & set(map(unicodedata.bidirectional, path))
     return is_portable(path) and not turned and not set(path.split("/")) & _UNSAFE
 
 
 def _refuse_collisions(paths: Iterable[str], what: str) -> None:
-    """No file may stand where another one, or its folder, stands, on any file system."""
+    """Refuse two paths that are the same file, or a file and its folder, on some file system."""
     folded = [folded_path(path) for path in paths]
     folders = {path[:at] for path in folded for at, letter in enumerate(path) if letter == "/"}
     seen: set[str] = set()
     for path in folded:
         if path in seen or path in folders:
-            raise CorruptDataError(f"two files of the artifact {what} are in each other's way: {path!r}")
+            raise CorruptDataError(f"conflicting paths in the artifact {what}: {path!r}")
         seen.add(path)
 
 
-def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, lenders: list[Path]) -> Opened:
+def _open_packs(artifact: Any, entries: dict[str, Any], folder: Path, local: list[Path]) -> Opened:
     if "lamina.placement" not in entries:
         raise CorruptDataError(f"the artifact {artifact.name} has no file lamina.placement")
     transfer = _Download(artifact)
     download(transfer, entries, _SMALL, folder, artifact.name)
-    # First: it checks what is then read of the snapshot.
+    # First, because it verifies the snapshot.
     core = _core.parse_snapshot((folder / "lamina.json").read_bytes(), f"lamina.json of {artifact.name}")
     placement = (folder / "lamina.placement").read_bytes()
     what = f"the artifact {artifact.name}"
-    store = PackStore(folder / "packs", transfer, placement, lenders, what)
+    store = PackStore(folder / "packs", transfer, placement, local, what)
     content = Content(FetchingReader(folder, store, what))
     return Opened(content, Snapshot(core, content=content))
 
@@ -210,22 +214,22 @@ def _open_files(artifact: Any, entries: dict[str, Any], folder: Path) -> Opened:
 
 
 def download(transfer: Transfer, entries: dict[str, Any], names: Iterable[str], folder: Path, what: str) -> None:
-    """Download whole files, and compare them with the digests that the artifact's manifest has."""
+    """Download whole files, and compare them with the digests in the artifact's manifest."""
     wanted = [(name, folder / name) for name in names]
     for name, path in wanted:
         make_sparse(path, entries[name].size)
     transfer.fetch(Range(name, 0, entries[name].size, path) for name, path in wanted if entries[name].size)
-    # Another algorithm than MD5 is only found where someone asked for it; the engine verifies our own files anyhow.
+    # A digest that is not MD5 exists only if a user asked for it. The engine verifies lamina's own files in any case.
     checked = [(name, path) for name, path in wanted if "alg" not in entries[name].extra]
     digests = _core.md5_files([path for _, path in checked]) if checked else []
     for (name, path), digest in zip(checked, digests, strict=True):
         if as_base64(digest) != entries[name].digest:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise CorruptDataError(f"{name} of the artifact {what} arrived damaged: its MD5 digest is another one")
+            raise CorruptDataError(f"{name} of the artifact {what} arrived damaged: MD5 mismatch")
 
 
-def _lenders(repository: str | os.PathLike[str] | Repository | None) -> list[Path]:
+def _local_packs(repository: str | os.PathLike[str] | Repository | None) -> list[Path]:
     if repository is None:
         return []
     root = repository.path if isinstance(repository, Repository) else local_path(repository, "a repository")

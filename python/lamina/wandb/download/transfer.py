@@ -43,7 +43,7 @@ class Transfer(transfer.Transfer):
                 for file in self._artifact.files(names=some, per_page=len(some)):
                     self._urls[file.name] = file.direct_url
         except Exception as error:
-            raise ArtifactError(f"W&B did not say where the files of {self._artifact.name} are: {error}") from error
+            raise ArtifactError(f"cannot get the URLs of the files of {self._artifact.name}: {error}") from error
         lost = [name for name in names if not self._urls.get(name)]
         if lost:
             raise ArtifactError(f"the artifact {self._artifact.name} has no file {lost[0]}")
@@ -63,10 +63,10 @@ class Transfer(transfer.Transfer):
                 if status in _EXPIRED:
                     self._renew(part.name, url)
                 if status in _EXPIRED or status in _LATER:
-                    return done, f"the server answers {status}"
+                    return done, f"the server answered {status}"
                 if status not in (200, 206):
-                    raise ArtifactError(f"cannot download {part.name}: the server answers {status}")
-                skip = first if status == 200 else 0  # a server that knows no ranges
+                    raise ArtifactError(f"cannot download {part.name}: the server answered {status}")
+                skip = first if status == 200 else 0  # the server ignored the range and sends the whole file
                 return self._store(part, done, response.raw, skip)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             return done, str(error)

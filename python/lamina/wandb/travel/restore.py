@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Give back the original files from a lamina artifact or repository, without lamina.
+"""Restore the original files of a lamina artifact or repository, without lamina.
 
-This file is complete in itself and travels with the data. It needs Python 3.10 and two packages:
+This single file is part of every artifact. It needs Python 3.10 and two packages:
 
     pip install numpy zstandard             (with `pip install blake3` as well it is several times faster)
-    python restore.py                       the artifact that this script lies in -> ./restored
+    python restore.py                       the artifact that contains this script -> ./restored
     python restore.py SOURCE -o DIR         an artifact directory or a repository -> DIR
     python restore.py REPOSITORY --list
     python restore.py REPOSITORY --snapshot NUMBER|ID
@@ -12,8 +12,8 @@ This file is complete in itself and travels with the data. It needs Python 3.10 
 As a module: ``open_source(path)`` has ``snapshots``, ``restore``, ``tensors``, ``training`` and ``verify``.
 
 It was written from docs/format.md alone and shares no code with the engine. Each stored byte is checked
-against its BLAKE3 digest before it is used, so damaged data leads to an error that names the place, never to
-wrong data.
+against its BLAKE3 digest before it is used. So damaged data gives an error that says where the damage is, and
+never wrong data.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ except ImportError as missing:
         sys.exit(f"restore.py: {missing}; run: pip install --upgrade numpy zstandard")
     raise
 
-# Limits (§10 of the format): nothing is allocated on a larger number than these.
+# Limits (§10 of the format): a larger number in a file is refused before anything is allocated.
 MAX_CHUNK, MAX_CONTENT, MAX_DEPTH = 4 << 20, 1 << 26, 4
 MAX_ENTRIES, MAX_PACK, MAX_PLACEMENT, MAX_JSON, MAX_STRUCTURE = 1 << 20, 1 << 40, 4 << 30, 64 << 20, 1 << 30
 MAX_FILES, MAX_TENSORS, MAX_RANK = 1 << 20, 1 << 24, 64
-# Bytes of a structure that are read however they are stored, and how many times as long as it is stored a longer one
-# may be: names do not repeat themselves, and a lie of 10 KB could fill gigabytes.
+# A structure of up to so many bytes is always accepted; a longer one may have at most so many times its stored bytes.
+# Real structures do not compress better, and a hostile file of 10 KB could otherwise fill gigabytes.
 FREE_STRUCTURE, DENSEST_STRUCTURE = 16 << 20, 256
 MAX_WINDOW = 8 << 20  # zstd: what every decoder must support
-CACHED_CHUNKS = 16  # files interleave tensors with literal bytes that share chunks; at most 64 MiB
+CACHED_CHUNKS = 16  # tensors of a file alternate with literal bytes, which share chunks; at most 64 MiB
 
 # The form of JSON files in all versions (§4); the groups are kind, version, digest, body.
 ENVELOPE = re.compile(
@@ -78,7 +78,7 @@ ML_DTYPES = re.compile(
 
 
 class RestoreError(Exception):
-    """The files cannot be given back; the message is one sentence for the user."""
+    """The files cannot be restored; the message is one sentence for the user."""
 
 
 class DamagedError(RestoreError):
@@ -134,7 +134,7 @@ def _mix(a: Words, b: Words, c: Words, d: Words, first: Words, second: Words, sp
 
 
 def _compress(chain: Words, block: Words, counter: Counters, length: Words, flags: Words) -> Words:
-    """Take chaining values (8, lanes) and blocks (16, lanes), give the next chaining values."""
+    """From chaining values (8, lanes) and blocks (16, lanes) to the next chaining values."""
     a, b, c = chain[:4].copy(), chain[4:].copy(), np.repeat(IV[:4], chain.shape[1], axis=1)
     low, high = counter.astype(np.uint32), (counter >> np.uint64(32)).astype(np.uint32)
     d, spare = np.stack([low, high, length, flags]), np.empty_like(a)
@@ -170,7 +170,7 @@ def _leaves(data: bytes | bytearray, first: int, alone: bool) -> Words:
 
 
 def _fold(chain: Words, root: bool) -> Words:
-    """Join neighbours, level by level (an odd one out moves up), until one chaining value is left."""
+    """Join neighbours level by level (an odd last one moves up) until one chaining value is left."""
     while (lanes := chain.shape[1]) > 1:
         pairs = lanes // 2
         block = np.concatenate([chain[:, 0 : 2 * pairs : 2], chain[:, 1 : 2 * pairs : 2]])
@@ -217,7 +217,7 @@ def blake3(data: bytes) -> bytes:
 
 
 def _unzstd(frame: bytes, length: int) -> bytes:
-    """Decode one frame of exactly ``length`` bytes; a frame that claims another length is refused unread."""
+    """Decode one frame of exactly ``length`` bytes; a frame that claims another length is not decoded."""
     try:
         claimed = zstandard.frame_content_size(frame)
         _demand(claimed in (-1, length), f"a zstd frame claims {claimed} bytes instead of {length}")
@@ -257,7 +257,7 @@ def _unplane(encoded: bytes, length: int) -> bytes:
 
 
 def _image(words: npt.NDArray[Any], floats: int) -> npt.NDArray[Any]:
-    """Integers that ascend with floats (§7): negative ones turned around, below the others."""
+    """Map floats to integers in the same order (§7): negative ones are inverted, and below the others."""
     top = words.dtype.type(1 << (8 * words.itemsize - 1))
     return np.where(words & top, ~words, words | top) if floats else words
 
@@ -286,7 +286,7 @@ def _decode(codec: int, encoded: bytes, length: int) -> bytes:
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    """Open a regular file: a pipe would keep us waiting, and a device never ends."""
+    """Open a regular file only: a pipe could block, and a device may never end."""
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if stat.S_ISREG(os.fstat(opened).st_mode):
         return os.fdopen(opened, "rb")
@@ -311,16 +311,16 @@ def _json(data: bytes, what: str) -> dict[str, Any]:
 
 
 def read_envelope(path: Path, kind: str) -> tuple[str, dict[str, Any]]:
-    """Give the digest and the body of a JSON file of the kind ``config`` or ``snapshot``."""
+    """Read the digest and the body of a JSON file of the kind ``config`` or ``snapshot``."""
     with _opened(path) as file:
         data = file.read(MAX_JSON + 1)
     match = ENVELOPE.fullmatch(data)
     if len(data) > MAX_JSON or match is None:
-        raise DamagedError(f"{path} is damaged: it is not a JSON document as lamina writes them")
+        raise DamagedError(f"{path} is damaged: it is not a JSON document of lamina")
     digest = match[3].decode()
     found = blake3(data[: match.start(3)] + data[match.end(3) :]).hex()
     _demand(found == digest, f"{path} is damaged: its digest does not match")
-    _demand(match[1] == kind.encode(), f"{path} holds a {match[1].decode()} where a {kind} was expected")
+    _demand(match[1] == kind.encode(), f"{path} holds a {match[1].decode()}; expected a {kind}")
     _demand_version(int(match[2]), path)
     body = _json(match[4], str(path))
     for names in (body.get("required"), body.get("optional")):
@@ -432,14 +432,14 @@ def _read_placement(path: Path) -> Index:
 
 
 def _check_paths(paths: list[str]) -> None:
-    """Refuse what could leave the target folder, or mean two files at once on some file system."""
+    """Refuse paths that could leave the target folder, or that are the same file on some file system."""
     for path in paths:
         bad = any(part in ("", ".", "..") for part in path.split("/"))
         bad = bad or any(sign in "\\:" or unicodedata.category(sign) in ("Cc", "Cs") for sign in path)
         good = not bad and len(path.encode()) <= 1024
         _demand(good, f"the snapshot names a file with the forbidden path {path!a}")
     known = {_folded(path) for path in paths}
-    _demand(len(known) == len(paths), "the snapshot names two files that some file systems take for one")
+    _demand(len(known) == len(paths), "the snapshot names two files that are the same for some file systems")
     for path in known:
         parts = path.split("/")
         good = not any("/".join(parts[:depth]) in known for depth in range(1, len(parts)))
@@ -447,20 +447,20 @@ def _check_paths(paths: list[str]) -> None:
 
 
 def _folded(path: str) -> str:
-    """What a path has in common with those that some file system takes for the same."""
+    """A form that is equal for paths that some file system treats as the same."""
     lower = unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).lower())
     return "/".join(part.rstrip(". ") for part in lower.split("/"))
 
 
 def _check_disjoint(runs: list[tuple[int, int]]) -> None:
-    """Refuse to use a byte of the state twice, so that no snapshot gives more than its state."""
+    """Refuse a snapshot that uses a byte of its state twice, so that it cannot expand beyond its state."""
     runs = sorted(run for run in runs if run[1])
     for (start, length), (following, _) in itertools.pairwise(runs):
         _demand(start + length <= following, f"the snapshot uses byte {following} of its state twice")
 
 
 def _element(name: str) -> np.dtype[Any]:
-    """Give the dtype for a name of the format; where ml_dtypes lacks it, opaque bytes of the same size."""
+    """The dtype for a name of the format; opaque bytes of the same size if ml_dtypes lacks it."""
     if ML_DTYPES.fullmatch(name):
         with contextlib.suppress(ImportError, AttributeError):
             known: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
@@ -490,14 +490,14 @@ def _tensor(record: object, state_length: int) -> Tensor:
             length = element.itemsize * math.prod(shape)
             if _whole(offset, 0, state_length - length if length else 0):
                 return Tensor(name, element, tuple(shape), offset, length)
-    raise DamagedError(f"the snapshot describes a tensor wrongly: {ascii(record)[:200]}")
+    raise DamagedError(f"the snapshot has an invalid tensor description: {ascii(record)[:200]}")
 
 
 Entries = npt.NDArray[Any]  # of the dtype CONTENT
 
 
 class State:
-    """The bytes that one snapshot saves, and the files and tensors in them."""
+    """The state of one snapshot: its bytes, and the files and tensors in them."""
 
     def __init__(self, source: Source, body: dict[str, Any]) -> None:
         match body.get("state"):
@@ -515,7 +515,7 @@ class State:
         self.files, self._training = self._parse(_entries(structure))
 
     def _expand(self, level: Entries, depth: int) -> Entries:
-        """Replace nodes by what they list, until the content itself is left."""
+        """Replace nodes by the chunks that they list, until only content is left."""
         limit = min(MAX_CONTENT, self.length, max(1 << 20, self.length >> 12)) * CONTENT.itemsize
         for _ in range(depth):
             below = bytearray()
@@ -541,7 +541,7 @@ class State:
         raise DamagedError("the snapshot's structure does not list files and training tensors")
 
     def _check_density(self, structure: Entries) -> None:
-        """Refuse a structure whose chunks, those of them that are here, take no room."""
+        """Refuse a structure that is too long for its stored chunks; chunks that are not here do not count."""
         length, stored = 0, {}
         for chunk, size in structure.tolist():
             if encoded := self._source.stored(chunk):
@@ -560,11 +560,11 @@ class State:
                             _demand(_whole(offset, 0, self.length), f"file {path!a} begins before the state")
                             found.append((offset, length))
                         case _:
-                            raise DamagedError(f"file {path!a} has the extent {ascii(extent)[:100]}")
+                            raise DamagedError(f"file {path!a} has the invalid extent {ascii(extent)[:100]}")
                 good = type(size) is int and size == sum(length for _, length in found)
                 _demand(good, f"the extents of file {path!a} do not add up to its size")
                 return found
-        raise DamagedError(f"the snapshot describes a file wrongly: {ascii(file)[:200]}")
+        raise DamagedError(f"the snapshot has an invalid file description: {ascii(file)[:200]}")
 
     def read(self, offset: int, length: int) -> Iterator[memoryview]:
         index = int(np.searchsorted(self._ends, offset, side="right"))
@@ -579,7 +579,7 @@ class State:
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The tensors of files, and those of the training state, by name.
 
-        Where a name stands in two files, all tensors of files are called ``FILE:NAME``.
+        If two files have a tensor of the same name, all tensors of files are called ``FILE:NAME``.
         """
         records = [(file["path"], record) for file in self.files for record in file["tensors"]]
         found = [(path, _tensor(record, self.length)) for path, record in records]
@@ -590,7 +590,7 @@ class State:
         if len(inside) < len(found):
             inside = {f"{path}:{tensor.name}": tensor for path, tensor in found}
         good = len(inside) == len(found) and len(outside) == len(training)
-        _demand(good, "the snapshot names two tensors of one file alike")
+        _demand(good, "the snapshot gives two tensors of one file the same name")
         return inside, outside
 
 
@@ -617,7 +617,7 @@ def _entries(pairs: list[Any]) -> Entries:
 
 def _refuse_existing(target: Path, force: bool) -> None:
     if not force and os.path.lexists(target):
-        raise RestoreError(f"{target} exists already; choose another folder or allow overwriting (--force)")
+        raise RestoreError(f"{target} exists; choose another folder, or overwrite it with --force")
 
 
 class Source:
@@ -631,7 +631,7 @@ class Source:
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self.is_artifact = (root / "lamina.json").is_file()
         if self.is_artifact:
-            self._files = {0: root / "lamina.json"}  # by number; an artifact does not know it
+            self._files = {0: root / "lamina.json"}  # by number; an artifact has none
         elif (root / "config.json").is_file() and (root / "snapshots").is_dir():
             read_envelope(root / "config.json", "config")
             found = sorted((root / "snapshots").glob("*.json"))
@@ -650,7 +650,7 @@ class Source:
         return {**body, "id": digest[:32], "number": number or None}
 
     def find(self, wanted: int | str | None = None) -> dict[str, Any]:
-        """Give the snapshot of this number or id; None means the newest, where there is one series."""
+        """The snapshot of this number or id; without one, the newest, if there is only one series."""
         if wanted is None:
             return self._newest()
         text = str(wanted)
@@ -677,7 +677,7 @@ class Source:
         raise RestoreError(f"{self.root} holds several series; name a snapshot, for example: {listed}")
 
     def _readable(self) -> tuple[list[dict[str, Any]], list[RestoreError]]:
-        """The snapshots that can be read: one that is damaged must not keep the others from their owner."""
+        """The snapshots that can be read, and the errors of the others."""
         readable, unread = [], []
         for number in self._files:
             try:
@@ -689,13 +689,13 @@ class Source:
     def restore(
         self, directory: str | os.PathLike[str], snapshot: int | str | None = None, *, force: bool = False
     ) -> list[Path]:
-        """Write the files of a snapshot into a directory and give their paths."""
+        """Write the files of a snapshot into a directory; returns their paths."""
         return list(self.restoring(directory, snapshot, force=force))
 
     def restoring(
         self, directory: str | os.PathLike[str], snapshot: int | str | None = None, *, force: bool = False
     ) -> Iterator[Path]:
-        """The same, file by file."""
+        """Like `restore`, but yields each path when its file is written."""
         state, base = State(self, self.find(snapshot)), Path(directory)
         for file in state.files:
             _refuse_existing(base / file["path"], force)
@@ -732,12 +732,12 @@ class Source:
         return {name: _array(state, tensor) for name, tensor in state.tensors()[0].items()}
 
     def training(self, snapshot: int | str | None = None) -> dict[str, npt.NDArray[Any]]:
-        """The tensors of a snapshot's training state, which stand in no file."""
+        """The tensors of a snapshot's training state, which are in no file."""
         state = State(self, self.find(snapshot))
         return {name: _array(state, tensor) for name, tensor in state.tensors()[1].items()}
 
     def verify(self, snapshot: int | str | None = None) -> None:
-        """Read all that a snapshot needs, and its packs as a whole; raise at the first damage."""
+        """Read everything that a snapshot needs, and its packs as a whole; raises an error at the first damage."""
         self._cache.clear()
         self._used.clear()
         state = State(self, self.find(snapshot))
@@ -752,7 +752,7 @@ class Source:
             _demand(good, f"pack {pack.path.stem} is damaged: its bytes do not have the digest of its name")
 
     def chunk(self, chunk: bytes, length: int) -> bytes:
-        """Give a chunk's bytes, from whichever pack has them intact."""
+        """The bytes of a chunk, from any pack that has them intact."""
         data = self._cache.pop(chunk, None) or self._load(chunk)
         _demand(len(data) == length, f"chunk {chunk.hex()} has {len(data)} bytes instead of {length}")
         self._cache[chunk] = data
@@ -761,7 +761,7 @@ class Source:
         return data
 
     def stored(self, chunk: bytes) -> int:
-        """Bytes that a chunk takes where it takes least; none where no pack has it."""
+        """The fewest bytes that a chunk takes in a pack; 0 if no pack has it."""
         return min((location.encoded for location in self._locations(chunk)), default=0)
 
     def _locations(self, chunk: bytes) -> list[Location]:
@@ -773,10 +773,10 @@ class Source:
         encoded = location.pack.read(location.offset, location.encoded)
         if location.base is None:
             return _decode(location.codec, encoded, location.raw)
-        try:  # a base stands whole: it is no delta itself
+        try:  # a base is never a delta itself
             base = self._cache.get(location.base) or self._load(location.base, whole=True)
         except DamagedError as error:
-            raise DamagedError(f"its base is not to be had: {error}") from None
+            raise DamagedError(f"its base cannot be read: {error}") from None
         return _undelta(encoded, base, location.raw)
 
     def _load(self, chunk: bytes, *, whole: bool = False) -> bytes:
@@ -796,7 +796,7 @@ class Source:
             raise failed
         reason = f" ({self._unread[0]})" if self._unread else ""
         kind = type(self._unread[0]) if self._unread else DamagedError
-        raise kind(f"chunk {chunk.hex()} stands in none of the packs{reason}")
+        raise kind(f"chunk {chunk.hex()} is in none of the packs{reason}")
 
     def _read_index(self) -> Index:
         placement = self.root / "lamina.placement"
@@ -807,7 +807,7 @@ class Source:
             try:
                 if re.fullmatch("[0-9a-f]{64}", path.stem):
                     _add_pack_file(index, path)
-            except RestoreError as error:  # other snapshots may live without this pack
+            except RestoreError as error:  # other snapshots may not need this pack
                 self._unread.append(error)
         return index
 
@@ -832,15 +832,15 @@ def _line(snapshot: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(description="Give back the original files from a lamina artifact.")
-    about = "artifact directory or repository (default: where this script lies)"
+    parser = argparse.ArgumentParser(description="Restore the original files of a lamina artifact or repository.")
+    about = "artifact directory or repository (default: the folder of this script)"
     parser.add_argument("source", nargs="?", default=here, metavar="SOURCE", help=about)
     parser.add_argument("-o", "--output", default="restored", metavar="DIR", help="default: ./restored")
     parser.add_argument("--snapshot", metavar="NUMBER|ID", help="default: the newest")
     parser.add_argument("--list", action="store_true", help="list the snapshots and write nothing")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     options = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter of a path is no failure
+    for stream in (sys.stdout, sys.stderr):  # the terminal may not be able to show every character of a path
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

@@ -1,1 +1,1 @@
-"""To the server: versions journaled, staged and logged."""
+"""Uploads: versions are recorded in the journal, staged and logged."""

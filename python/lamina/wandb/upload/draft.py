@@ -1,4 +1,4 @@
-"""From a saved state to a version that a publisher can hand over."""
+"""From a saved state to an upload that a publisher can log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def new_draft(what: Description) -> Any:
     """An artifact without files.
 
     Raises:
-        InvalidInputError: if W&B has no such names.
+        InvalidInputError: if W&B does not allow one of the names or values.
     """
     metadata = metadata_for_wandb(what.metadata)
     try:
@@ -42,12 +42,12 @@ def new_draft(what: Description) -> Any:
         if what.ttl is not None:
             draft.ttl = what.ttl
     except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"W&B does not take such an artifact: {error}") from error
+        raise InvalidInputError(f"W&B does not allow this artifact: {error}") from error
     return draft
 
 
 def file_upload(run: Any, draft: Any, what: Description, name: str, write: Callable[[Path], None]) -> Upload:
-    """A version with ``layout="file"``; ``write`` makes a plain file that nobody else has."""
+    """The upload of a version with ``layout="file"``; ``write`` creates the plain file at a path."""
     staging, key = Staging.of_run(run), _new_key()
     with _claimed(run, staging, key) as claim:
         what = _stamp(draft, what, {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
@@ -55,7 +55,7 @@ def file_upload(run: Any, draft: Any, what: Description, name: str, write: Calla
 
 
 def packs_upload(run: Any, draft: Any, what: Description, repository: Repository, snapshot: Snapshot) -> Upload:
-    """A version with ``layout="packs"``; offline it holds its own names of the packs."""
+    """The upload of a version with ``layout="packs"``; of an offline run, with copies or links of the packs."""
     staging = Staging.of_run(run) if run.offline else Staging.of_repository(repository)
     key = _new_key()
     saved = {"repository": repository._core.id, "number": snapshot.number, "at": snapshot.created_at}
@@ -63,7 +63,7 @@ def packs_upload(run: Any, draft: Any, what: Description, repository: Repository
     listed = repository._core.packs_of(snapshot._core)
     packs = tuple(FileEntry(f"packs/{name}.pack", "", size) for name, size in listed)
     with _claimed(run, staging, key) as claim:
-        # Before anything else: from here on retention holds the snapshot and its packs.
+        # First of all: from here on retention keeps the snapshot and its packs.
         if not run.offline:
             Record(key, _run_facts(run), what, packs, (snapshot.id,), staging=staging).write()
         known = _digests.setdefault((str(staging.root), repository._core.id), {})
@@ -73,7 +73,7 @@ def packs_upload(run: Any, draft: Any, what: Description, repository: Repository
 
 @contextlib.contextmanager
 def _claimed(run: Any, staging: Staging, key: str) -> Iterator[_core.Claim | None]:
-    """The claim of a version, given back if it does not come about; of an offline run's, `push` alone sends any."""
+    """Claim a version, and release the claim on an error; not needed offline, where only `push` sends."""
     claim = None if run.offline else staging.claim(key)
     try:
         yield claim
@@ -84,7 +84,7 @@ def _claimed(run: Any, staging: Staging, key: str) -> Iterator[_core.Claim | Non
 
 
 def _stamp(draft: Any, what: Description, saved: dict[str, Any]) -> Description:
-    """What goes into the record is what goes to W&B: of the user's own values it could not hold some."""
+    """Give the record the metadata as W&B stores it: the record could not hold some of the user's own values."""
     what = stamped(what, saved)
     draft.metadata = metadata_for_wandb(what.metadata)
     return replace(what, metadata=dict(draft.metadata))
@@ -108,13 +108,16 @@ def _upload(
 
 
 def _own_entries(draft: Any, staging: Staging, key: str) -> list[FileEntry]:
-    """Files that the user has added to the draft travel with it, also on a second attempt."""
+    """Stage files that the user added to the draft, so that a second attempt can send them too."""
     files = []
     for number, (path, entry) in enumerate(list(draft.manifest.entries.items())):
         if entry.ref is not None:
             continue
         if not entry.local_path or str(path) in ("lamina.json", "lamina.placement"):
-            raise InvalidInputError(f"the artifact's file {str(path)!r} cannot travel with a checkpoint")
+            raise InvalidInputError(
+                f"the artifact's file {str(path)!r} cannot be uploaded with a checkpoint: it needs a local file, and a "
+                "name other than lamina.json and lamina.placement"
+            )
         target = staging.new_folder(key) / f"own-{number}"
         own_copy(Path(entry.local_path), target)
         files.append((str(path), target))

@@ -1,4 +1,4 @@
-"""Finds on the server what a record describes."""
+"""Finds the version on the server that a record describes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lamina.wandb.upload.journal import Record
 
 
 def find(server: Server, record: Record) -> Any | None:
-    """The committed version that a record describes, or None, also where the server cannot say."""
+    """The committed version that a record describes; None if there is none or the server does not answer."""
     for alias in record.what.aliases:
         found = server.committed(record.what.name, alias)
         if found is not None and _is(found, record):
@@ -23,7 +23,7 @@ def find(server: Server, record: Record) -> Any | None:
 
 
 def _is(found: Any, record: Record) -> bool:
-    """Of a version that several processes sent, the server makes the digest; then the files tell."""
+    """Compare the digests, or else the files: the server computes the digest of a version from several processes."""
     if found.digest == record.digest:
         return True
     try:

@@ -1,7 +1,7 @@
-"""The journal: what is on its way to W&B, written down before the first request, and removed once it has arrived.
+"""The journal: a record per pending upload, written before the first request and removed once the server has it.
 
 A record is an envelope of kind ``journal`` (docs/format.md §4). It holds the exact manifest, so that a second attempt
-asks for the same version and W&B recognises it.
+sends the same version and W&B recognises it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _MAX_JSON = 64 << 20
 
 @dataclass(frozen=True)
 class Record:
-    """One version on its way."""
+    """One version on its way to W&B."""
 
     key: str
     run: dict[str, Any]  # id, entity, project, offline
     what: Description
     entries: tuple[FileEntry, ...]
     snapshots: tuple[str, ...] = ()
-    references: tuple[Reference, ...] = ()  # of the user's, to what stands elsewhere
+    references: tuple[Reference, ...] = ()  # added by the user
     number: int = 0  # order among the records of its folder
-    digest: str | None = None  # of the manifest, once it was about to be sent
+    digest: str | None = None  # of the manifest; None until it is sent
     staging: Staging | None = field(default=None, compare=False)
 
     @property
@@ -48,7 +48,7 @@ class Record:
         return [name[6:-5] for name in names if name.startswith("packs/") and name.endswith(".pack")]
 
     def write(self) -> None:
-        """Put it on disk, whole or not at all."""
+        """Write it to disk, atomically."""
         assert self.staging is not None
         what = asdict(self.what)
         what["ttl"] = self.what.ttl.total_seconds() if isinstance(self.what.ttl, timedelta) else None
@@ -75,7 +75,7 @@ class Record:
         return self.staging.folder / f"{self.key}.json"
 
     def remove(self, *, files: bool = True) -> None:
-        """It has arrived: neither the record nor the files that were made for it are needed."""
+        """Delete the record, and the files that were staged for it: the server has them."""
         assert self.staging is not None
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
@@ -84,19 +84,19 @@ class Record:
 
     @property
     def waits(self) -> bool:
-        """Whether it still is in the journal."""
+        """Whether it is still in the journal."""
         return self._path.exists()
 
     @property
     def complete(self) -> bool:
-        """Whether all that it needs was put aside; not, if the process ended while that was done."""
+        """Whether all its files are staged; False if the process ended while it staged them."""
         return all(entry.digest for entry in self.entries)
 
     def sent_as(self, digest: str, entries: list[FileEntry]) -> Record:
         return replace(self, digest=digest, entries=tuple(entries))
 
     def missing(self) -> list[str]:
-        """Files that are not there, or not what they were."""
+        """The files that are missing or damaged."""
         assert self.staging is not None
         here = [(e, self.staging.root / e.at) for e in self.entries if e.at is not None]
         absent = [str(path) for _, path in here if not path.is_file() or path.is_symlink()]
@@ -118,8 +118,8 @@ def records(staging: Staging) -> Iterator[Record]:
 
 
 def _read(path: Path, staging: Staging) -> Record:
-    if not path.is_file() or path.stat().st_size > _MAX_JSON:  # whoever opens a pipe may wait for ever
-        raise CorruptDataError(f"{path} is no record of an upload")
+    if not path.is_file() or path.stat().st_size > _MAX_JSON:  # to open a pipe could block for ever
+        raise CorruptDataError(f"{path} is not a record of an upload: expected a file of at most {_MAX_JSON} bytes")
     _refuse_links(path, staging)
     body = json.loads(_core.unseal("journal", path.read_bytes(), str(path)))
     try:
@@ -135,24 +135,24 @@ def _read(path: Path, staging: Staging) -> Record:
             staging,
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise CorruptDataError(f"{path} is no record of an upload: {error!r}") from error
+        raise CorruptDataError(f"{path} is not a record of an upload: {error!r}") from error
 
 
-# A record may come from anybody: the directory of a run is copied and sent. Each field is checked as it is read.
+# A record is untrusted: run directories are copied and sent around. Each field is checked when it is read.
 
 _KEY = re.compile(r"[0-9a-f]{32}")
-#: A part of an address on the server, as wandb takes it.
+#: A part of an address on the server, as wandb allows it.
 _PART = re.compile(r"[^/\\#?%:\x00-\x1f\x7f]{1,256}")
 _PATH = re.compile(r"[^\\\x00-\x1f\x7f]{1,4096}")
-#: Bytes of one file; W&B takes less.
+#: Bytes of one file; W&B allows less.
 _MAX_FILE = 1 << 43
 
 
 def _refuse_links(path: Path, staging: Staging) -> None:
-    """What is made for a record must stay below the root."""
+    """Files that are staged for a record must stay below the root."""
     for each in (staging.folder, path, path.with_suffix("")):
         if each.is_symlink():
-            raise CorruptDataError(f"{each} is a link; expected what lamina has made")
+            raise CorruptDataError(f"{each} is a link; expected a file or folder that lamina created")
 
 
 def _typed(value: Any, wanted: type) -> Any:
@@ -173,7 +173,7 @@ def _text_or_none(value: Any, pattern: re.Pattern[str] = _PATH) -> str | None:
 
 def _size(value: Any) -> int:
     if not 0 <= _typed(value, int) <= _MAX_FILE:
-        raise ValueError(f"no file has {value} bytes")
+        raise ValueError(f"expected a file size. Received: {value}")
     return int(value)
 
 
@@ -184,7 +184,7 @@ def _below(path: str) -> str:
 
 
 def _run(id: Any, entity: Any, project: Any, offline: Any, shown: Any) -> dict[str, Any]:
-    """``shown`` is of older releases; nobody reads it."""
+    """``shown`` was written by older releases; it is not read."""
     facts = {"id": _text(id, _PART), "offline": _typed(offline, bool)}
     return facts | {"entity": _text_or_none(entity, _PART), "project": _text_or_none(project, _PART)}
 

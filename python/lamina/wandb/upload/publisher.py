@@ -1,4 +1,4 @@
-"""One thread per run that hands versions to it, so that nothing else waits for the network."""
+"""One thread per run that logs its versions, so that no other thread waits for the network."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from lamina.repository import upload_times
 from lamina.wandb import private
 from lamina.wandb.manifest import carried, fill, known_entries
 from lamina.wandb.server import Server, check_release
-from lamina.wandb.upload import late_aliases
+from lamina.wandb.upload import alias_order
 from lamina.wandb.upload.find import find
 from lamina.wandb.upload.journal import Record, records
 from lamina.wandb.upload.run_state import state_of
 from lamina.wandb.upload.staging import Staging
 
-#: While training ends, a version waits this long for the one before it, to carry its packs over; after that it is
-#: handed over with all packs, and the server recognises those that it has.
+#: At the end of training a version waits this long for the previous one to be committed, so that it need not send the
+#: packs that both have. After that it is logged with all packs, and the server skips those that it has.
 HURRY_SECONDS = 1.0
-#: How long the end of training waits until the run has taken every version.
+#: How long the end of training waits until every version is logged to the run.
 ACCEPT_SECONDS = 60.0
-#: How long the end of a run waits here for its uploads; after that wandb itself goes on waiting for them, but its
-#: answers are lost, and the server is asked.
+#: How long the end of a run waits for its uploads. After that wandb itself keeps waiting for them, but its answers do
+#: not reach us, and we ask the server.
 SETTLE_SECONDS = 30.0
 #: How often the server is asked, one second apart.
 QUESTIONS = 5
@@ -41,7 +41,7 @@ _PENDING = Exception("the server has not answered yet")
 
 
 def _nothing(*_: Any) -> None:
-    """Nobody wants to know."""
+    """The default callback: do nothing."""
 
 
 @dataclass
@@ -52,26 +52,26 @@ class Upload:
     record: Record
     on_committed: Callable[[Any], None] = field(default=_nothing)
     on_trouble: Callable[[Exception], None] = field(default=_nothing)
-    claim: _core.Claim | None = None  # a `push` leaves the version alone meanwhile
+    claim: _core.Claim | None = None  # while it is held, `push` skips this version
     outcome: Exception | None = _PENDING  # None: the server has committed it
-    judged: bool = False  # it is ``best`` as far as its callback knows, not because a user says so
-    settled: bool = False  # and everybody has been told
-    begun: float = 0.0  # when it was handed over
-    seconds: float | None = None  # from then until the server had it, where we were there to see it
+    judged: bool = False  # its callback found it ``best``; False also if the user named it so
+    settled: bool = False  # its outcome is known and was reported
+    begun: float = 0.0  # when it was logged
+    seconds: float | None = None  # from then until the server committed it; None if we did not see that
 
     @property
     def has_packs(self) -> bool:
-        """Whether it may carry packs over from the version before it."""
+        """Whether it may share packs with the previous version."""
         return any(entry.path.startswith("packs/") for entry in self.record.entries)
 
     def release(self) -> None:
-        """Leave it to `push`, or to nobody: it has arrived."""
+        """Give up the claim: `push` may send the version now, if it has not arrived."""
         if self.claim is not None:
             self.claim.release()
 
 
 class Publisher:
-    """Hands versions to a run in their order, and keeps their records until the server has them."""
+    """Logs versions to a run in their order, and keeps their records until the server has them."""
 
     def __init__(self, run: Any) -> None:
         check_release()
@@ -82,7 +82,7 @@ class Publisher:
         self._logging = False
         self._unsettled: deque[Upload] = deque()
         self._elsewhere: list[Upload] = []  # sent by other threads
-        self._newest: dict[str, str] = {}  # collection → version that we know to be committed
+        self._newest: dict[str, str] = {}  # collection → newest version known to be committed
         self._best: dict[str, Mapping[str, Any]] = {}  # collection → metadata of the best version of this run
         self._beside: dict[str, list[Mapping[str, Any]]] = {}  # the same of other offline runs
         self._hurry_at: float | None = None
@@ -90,13 +90,13 @@ class Publisher:
         self._turn = threading.Lock()
         self.accepted = 0
         self._sources: list[weakref.WeakMethod[Callable[[float], object]]] = []
-        # Hand over what waits, and note what has arrived: ``fit`` may have ended by an exception.
+        # Log what is pending and note what has arrived: `fit` may have ended with an exception.
         private.at_end_of_run(run, self.end, lambda: self.settle(QUESTIONS) and None)
 
-    # Called by others.
+    # Called from other threads.
 
     def submit(self, upload: Upload) -> None:
-        """Take a version; returns at once."""
+        """Queue a version; returns at once."""
         with self._changed:
             self._waiting.append(upload)
             self._hurry_at = None
@@ -104,7 +104,7 @@ class Publisher:
             self._start()
 
     def log_now(self, upload: Upload) -> Any:
-        """Hand a version over on this thread, after those that are waiting; errors are raised."""
+        """Log a version on this thread, after the queued ones; errors are raised."""
         self.drain(None)
         try:
             artifact = self._log(upload)
@@ -117,28 +117,28 @@ class Publisher:
         return artifact
 
     def drain(self, limit: float | None) -> bool:
-        """Wait until the run has taken (or refused) every version; False if that takes longer."""
+        """Wait until every version is logged or has failed; False after ``limit`` seconds."""
         with self._changed:
             self._hurry_at = time.monotonic() + HURRY_SECONDS
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not self._waiting and not self._logging, limit)
 
     def settle(self, limit: float | None) -> bool:
-        """Wait until the server has answered about every version; False if that takes longer."""
+        """Wait until the server has answered for every version; False after ``limit`` seconds."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: not self._waiting and not self._logging and not self._unsettled, limit
             )
 
     def unsettled(self) -> list[Upload]:
-        """Versions about which the server has not answered."""
+        """The uploads whose outcome is not known yet."""
         with self._changed:
             under_way = (*self._unsettled, *self._waiting, *self._elsewhere)
             return [upload for upload in under_way if not upload.settled]
 
     @contextlib.contextmanager
     def sending(self, upload: Upload) -> Iterator[None]:
-        """A version that the caller sends by itself; it has arrived when the block ends without an error."""
+        """Register a version that the caller sends itself; it has arrived when the block ends without an error."""
         upload.begun = time.monotonic()
         with self._changed:
             self._elsewhere.append(upload)
@@ -152,12 +152,12 @@ class Publisher:
             with self._changed:
                 self._elsewhere.remove(upload)
 
-    def attend(self, finish: Callable[[float], object]) -> None:
-        """Before the run ends, call this method with a limit: its object may still have versions to submit."""
+    def before_end(self, finish: Callable[[float], object]) -> None:
+        """Call ``finish`` with a time limit before the run ends: its object may still have versions to submit."""
         self._sources.append(weakref.WeakMethod(finish))
 
     def end(self) -> None:
-        """The run is about to end: hand over what waits, and learn what has arrived."""
+        """Before the run ends: log what is pending, and find out what has arrived."""
         for source in self._sources:
             finish = source()
             if finish is not None:
@@ -166,7 +166,7 @@ class Publisher:
             self.settle(SETTLE_SECONDS)
         if self.run.offline and self.accepted:
             root = state_of(self.run).directory
-            wandb.termlog(f"{self.accepted} checkpoints wait in {root}; also from another machine: lamina push {root}")
+            wandb.termlog(f"{self.accepted} checkpoints are stored in {root}; to upload them: lamina push {root}")
 
     # The thread.
 
@@ -182,7 +182,7 @@ class Publisher:
                 if not self._waiting:
                     if self._unsettled:
                         continue
-                    # An idle thread would keep the run in memory.
+                    # End the thread: an idle one would keep the run in memory.
                     self._thread = None
                     self._changed.notify_all()
                     return
@@ -219,7 +219,7 @@ class Publisher:
         return in_a_hurry or not self._waiting[0].has_packs
 
     def _await(self, upload: Upload) -> None:
-        """On a thread of its own: a wait with a time limit would cancel the upload when the time is over."""
+        """Wait for one upload, on its own thread: wandb's wait with a time limit cancels the upload at the limit."""
         outcome = None
         try:
             upload.artifact.wait()
@@ -233,13 +233,13 @@ class Publisher:
     def _settled(self, upload: Upload, error: Exception | None) -> None:
         record, artifact = upload.record, upload.artifact
         upload.settled = True
-        if type(error).__name__ == "HandleAbandonedError":  # the run ended before it could tell
+        if type(error).__name__ == "HandleAbandonedError":  # the run ended before the answer came
             artifact = self._asked(record)
         elif error is not None:
             artifact = None
         upload.release()
         if artifact is None:
-            upload.on_trouble(self._explained(error or ArtifactError("no answer"), upload))
+            upload.on_trouble(self._explained(error or ArtifactError("the server did not answer"), upload))
             return
         self._newest[record.what.name] = artifact.version
         try:
@@ -261,13 +261,13 @@ class Publisher:
 
     def _explained(self, error: Exception, upload: Upload) -> ArtifactError:
         staging = upload.record.staging
-        where = f"; it is kept, and `lamina push {staging.root}` sends it" if staging is not None else ""
+        retry = f"; retry with `lamina push {staging.root}`" if staging is not None else ""
         name = upload.record.what.name
-        explained = ArtifactError(f"W&B did not take a version of {name}: {str(error) or repr(error)}{where}")
+        explained = ArtifactError(f"upload of a version of {name} failed: {str(error) or repr(error)}{retry}")
         explained.__cause__ = error
         return explained
 
-    # Handing over.
+    # Logging.
 
     def _log(self, upload: Upload) -> Any:
         with self._turn:
@@ -292,12 +292,12 @@ class Publisher:
             return artifact
 
     def _without_false_best(self, upload: Upload, base: Any | None) -> Record:
-        """A callback that has just begun knows no better version; the series may have one."""
+        """The record without ``best`` if an earlier version is better: a new callback does not know earlier ones."""
         record, what = upload.record, upload.record.what
         if not upload.judged or "best" not in what.aliases:
             return record
         holders = [self._best.get(what.name), *self._best_versions(what.name, base)]
-        if any(holder and late_aliases.is_as_good(holder, what.metadata) for holder in holders):
+        if any(holder and alias_order.is_as_good(holder, what.metadata) for holder in holders):
             aliases = tuple(alias for alias in what.aliases if alias != "best")
             return replace(record, what=replace(what, aliases=aliases))
         self._best[what.name] = what.metadata
@@ -307,7 +307,7 @@ class Publisher:
         """Metadata of what else is called ``best``."""
         if self.run.offline:
             return self._best_beside(name)
-        # While a model improves, the newest version is the best one, and no further request is needed.
+        # While a model improves, the newest version is also the best: no second request is needed.
         newest_is_best = base is not None and "best" in base.aliases
         holder = base if newest_is_best else self.server.committed(name, "best")
         return [] if holder is None else [dict(holder.metadata)]
@@ -328,7 +328,7 @@ class Publisher:
         return self._beside[name]
 
     def _base(self, upload: Upload) -> Any | None:
-        """The newest committed version; entries of packs that it has need no file."""
+        """The newest committed version. Packs that it has are not sent again."""
         if self.run.offline or not upload.has_packs:
             return None
         name = upload.record.what.name
@@ -346,7 +346,7 @@ _creating = threading.Lock()
 
 
 def publisher_of(run: Any) -> Publisher:
-    """The publisher of a run; one, so that all its versions keep their order."""
+    """The publisher of a run. There is one per run, so that its versions keep their order."""
     state = state_of(run)
     with _creating:
         if state.publisher is None:

@@ -1,4 +1,4 @@
-"""Which versions of a collection stay on the server; what is uncertain stays."""
+"""Retention on the server: which versions of a collection are deleted. In doubt, a version stays."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _COMPUTED = re.compile(r"latest|best|epoch_\d+(_batch_\d+)?")
 
 
 @dataclass(frozen=True)
-class _Version:
-    """A version that lamina made; the fields are those of its metadata."""
+class LoggedVersion:
+    """A committed version that lamina logged, and its metadata."""
 
     number: int
     artifact: Any
@@ -35,9 +35,9 @@ class _Version:
 
 
 def apply(keep: Keep, newest: Any, publisher: Publisher) -> list[str]:
-    """Delete the versions that ``keep`` does not hold; names those that were deleted.
+    """Delete the versions that ``keep`` does not keep; returns the names of the deleted ones.
 
-    Call it on the thread of the publisher: no version is handed over meanwhile.
+    Call it on the publisher's thread, so that no version is logged meanwhile.
     """
     versions = _versions(publisher, newest)
     held = held_numbers(keep, versions)
@@ -54,8 +54,8 @@ def apply(keep: Keep, newest: Any, publisher: Publisher) -> list[str]:
     return deleted
 
 
-def held_numbers(keep: Keep, versions: Iterable[_Version]) -> set[int]:
-    """The same rules as for snapshots of a repository."""
+def held_numbers(keep: Keep, versions: Iterable[LoggedVersion]) -> set[int]:
+    """Numbers of the versions that ``keep`` keeps, by the rules for snapshots of a repository."""
     newest_first = sorted(versions, key=lambda version: -version.number)
     held = {version.number for version in newest_first[: max(1, keep.last or 0)]}
     held |= {version.number for version in _ranking(newest_first)[: keep.best or 0]}
@@ -64,7 +64,7 @@ def held_numbers(keep: Keep, versions: Iterable[_Version]) -> set[int]:
     return held
 
 
-def _ranking(newest_first: list[_Version]) -> list[_Version]:
+def _ranking(newest_first: list[LoggedVersion]) -> list[LoggedVersion]:
     valued = [version for version in newest_first if version.value is not None and version.criterion[1]]
     if not valued:
         return []
@@ -78,15 +78,15 @@ def _is_due(metadata: Mapping[str, Any], every: int) -> bool:
     return isinstance(epoch, int) and metadata.get("batch") is None and (epoch + 1) % every == 0
 
 
-def _versions(publisher: Publisher, newest: Any) -> list[_Version]:
-    """Those of the collection that lamina made; none if the server does not say all of them."""
+def _versions(publisher: Publisher, newest: Any) -> list[LoggedVersion]:
+    """The versions of the collection that lamina logged; none if the server does not list all versions."""
     try:
         name = publisher.server.qualified(newest.name.split(":")[0])
         found = list(publisher.server.api.artifacts(newest.type, name))
         if newest.id not in [artifact.id for artifact in found]:
             return []
         return [
-            _Version(int(artifact.version[1:]), artifact, dict(artifact.metadata))
+            LoggedVersion(int(artifact.version[1:]), artifact, dict(artifact.metadata))
             for artifact in found
             if str(artifact.state).endswith("COMMITTED") and artifact.metadata.get("layout") in LAYOUTS
         ]
@@ -95,7 +95,7 @@ def _versions(publisher: Publisher, newest: Any) -> list[_Version]:
 
 
 def _is_held(artifact: Any, newest: Any) -> bool:
-    """Whether it is the newest, or somebody has given it a name or a link."""
+    """Whether it is the newest, or a user has given it an alias or a link."""
     try:
         if artifact.id == newest.id or any(not _COMPUTED.fullmatch(alias) for alias in artifact.aliases):
             return True
@@ -105,7 +105,7 @@ def _is_held(artifact: Any, newest: Any) -> bool:
 
 
 def _under_way(publisher: Publisher) -> list[Record]:
-    """Uploads that may carry entries over: of this process, and those in the journals it knows."""
+    """Pending uploads that may refer to files of older versions: of this process, and in the journals it knows."""
     under_way = [upload.record for upload in publisher.unsettled()]
     folders = {record.staging for record in under_way if record.staging is not None}
     return under_way + [record for staging in folders for record in records(staging)]

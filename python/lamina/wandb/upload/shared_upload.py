@@ -1,4 +1,4 @@
-"""Sending a version with other processes: shares are upserted, and one process finishes, checks and describes it."""
+"""Uploading one version from several processes: each upserts its share; one finishes, checks and describes it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lamina.wandb.upload.publisher import Publisher, Upload, publisher_of
 from lamina.wandb.upload.writers import Plan, Writers
 
 
-def log_together(run: Any, what: Description, home: Repository, snapshot: Snapshot, writers: Writers) -> Any | None:
-    """Every process calls it; the version is committed and checked when it returns.
+def log_shared(run: Any, what: Description, home: Repository, snapshot: Snapshot, writers: Writers) -> Any | None:
+    """Upload a version together; every process must call it. On return the version is committed and checked.
 
     Returns:
-        The artifact in the process that finished it; None in the others.
+        The artifact, in the process that finished it; None in the others.
     """
     if run is None or run.offline or run.disabled:
-        _attend(writers)
+        _take_part(writers)
         return None
     try:
         publisher = publisher_of(run)
         publisher.drain(None)
         upload = packs_upload(run, new_draft(what), what, home, snapshot)
     except Exception:
-        _attend(writers)  # the others send all of it
+        _take_part(writers)  # the others send everything
         raise
     try:
         return _agreed(publisher, upload, writers)
@@ -49,7 +49,7 @@ def _agreed(publisher: Publisher, upload: Upload, writers: Writers) -> Any | Non
         raise _kept(upload, str(error)) from error
     if plan.finishes:
         return _finish_with(publisher, upload, writers, plan)
-    # The one that finishes has a record of the whole; a second one would be sent a second time.
+    # The finishing process has a record of the whole version. A second record would be sent a second time.
     upload.record.remove(files=False)
     try:
         _contribute(publisher, upload, writers, plan)
@@ -58,8 +58,8 @@ def _agreed(publisher: Publisher, upload: Upload, writers: Writers) -> Any | Non
     return None
 
 
-def _attend(writers: Writers) -> None:
-    """Without a run: the collectives need every process."""
+def _take_part(writers: Writers) -> None:
+    """Take part in the collectives without a run: they need every process."""
     plan = writers.agree(None)
     for _ in range(2):
         if failed := writers.all_did(plan, True):
@@ -80,7 +80,7 @@ def _finish_with(publisher: Publisher, upload: Upload, writers: Writers, plan: P
             upload.artifact = _commit(publisher, upload, plan, entries)
         except Exception as failure:
             error = failure
-        # Whether the others hear of it does not change what the server has.
+        # The version is on the server, whether or not the others are told.
         with contextlib.suppress(ArtifactError):
             writers.all_did(plan, error is None)
         if error is not None:
@@ -89,7 +89,7 @@ def _finish_with(publisher: Publisher, upload: Upload, writers: Writers, plan: P
 
 
 def _upsert(publisher: Publisher, upload: Upload, writers: Writers, plan: Plan) -> list[FileEntry]:
-    """Send this process's share; when it returns, all have sent theirs."""
+    """Send this process's share. On return all processes have sent theirs."""
     unfinished, error = None, None
     entries: list[FileEntry] = []
     try:
@@ -116,13 +116,15 @@ def _upsert(publisher: Publisher, upload: Upload, writers: Writers, plan: Plan) 
 
 
 def _carry(publisher: Publisher, upload: Upload, plan: Plan) -> list[FileEntry]:
-    """The same in every process, because all look at the same base."""
+    """Mark the files that the base has. All processes use the same base and get the same result."""
     entries = list(upload.record.entries)
     if plan.base is None:
         return entries
     base = publisher.server.committed(upload.record.what.name, f"v{plan.base}")
     if base is None:
-        raise ArtifactError(f"W&B does not give {upload.record.what.name}:v{plan.base}, which was there a moment ago")
+        raise ArtifactError(
+            f"W&B no longer has the version {upload.record.what.name}:v{plan.base}, or did not answer; try again"
+        )
     return carried(entries, known_entries(base))
 
 
@@ -132,7 +134,7 @@ def _commit(publisher: Publisher, upload: Upload, plan: Plan, entries: list[File
     finished = publisher.run.finish_artifact(draft, aliases=list(what.aliases), distributed_id=plan.distributed_id)
     finished.wait()
     _check(publisher, finished, entries)
-    # wandb drops the tags of such versions, and does not say whose metadata it takes.
+    # wandb drops the tags of such versions, and it is not documented whose metadata it uses.
     finished.metadata = metadata_for_wandb(what.metadata)
     finished.description = what.description
     finished.tags = list(what.tags)
@@ -143,15 +145,15 @@ def _commit(publisher: Publisher, upload: Upload, plan: Plan, entries: list[File
 
 
 def _check(publisher: Publisher, finished: Any, entries: Iterable[FileEntry]) -> None:
-    """Whether the server holds the whole; what it merges is its own business, and half a version is none."""
+    """Check that the server has every file, and delete the version if it does not."""
     name = f"{finished.name.split(':')[0]}:{finished.version}"
     there = publisher.server.artifact(publisher.server.qualified(name)).manifest.entries
     lost = [entry.path for entry in entries if not _is_there(entry, there.get(entry.path))]
     if lost:
-        with contextlib.suppress(Exception):  # nobody may take it for the latest one
+        with contextlib.suppress(Exception):  # an incomplete version must not stay ``latest``
             finished.delete(delete_aliases=True)
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise ArtifactError(f"{name} lacks {lost[0]}{more}; it was deleted")
+        raise ArtifactError(f"{name} arrived without {lost[0]}{more}; the version was deleted")
 
 
 def _is_there(entry: FileEntry, other: Any) -> bool:
@@ -167,12 +169,12 @@ def _filled(upload: Upload, entries: list[FileEntry]) -> Any:
 
 
 def _digest_of(upload: Upload, entries: list[FileEntry]) -> str:
-    """Of the whole manifest, as one process would send it."""
+    """The digest of the whole manifest, as one process would send it."""
     return str(_filled(upload, entries).digest)
 
 
 def _identity(publisher: Publisher, upload: Upload) -> str:
-    """What the processes must have in common: the files, and where they go."""
+    """What must be equal in all processes: the files, and where they go."""
     record, server = upload.record, publisher.server
     files = sorted((entry.path, entry.digest, entry.size) for entry in record.entries)
     return repr((server.base_url, server.entity, server.project, record.what.name, record.what.type, files))
@@ -184,23 +186,22 @@ def _newest(publisher: Publisher, name: str) -> int | None:
 
 
 def _failed(ranks: list[int]) -> ArtifactError:
-    return ArtifactError(f"W&B did not take the version: it failed in process {', '.join(map(str, ranks))}")
+    return ArtifactError(f"upload of the version failed in process {', '.join(map(str, ranks))}")
 
 
 def _left(upload: Upload, plan: Plan, why: str) -> ArtifactError:
-    return _kept(upload, why) if plan.finishes else ArtifactError(f"W&B did not take the version: {why}")
+    return _kept(upload, why) if plan.finishes else ArtifactError(f"upload of the version failed: {why}")
 
 
 def _kept(upload: Upload, why: str) -> ArtifactError:
     staging = upload.record.staging
     assert staging is not None
     name = upload.record.what.name
-    where = f"it is kept, and `lamina push {staging.root}` sends it"
-    return ArtifactError(f"W&B did not take a version of {name}: {why}; {where}")
+    return ArtifactError(f"upload of a version of {name} failed: {why}; retry with `lamina push {staging.root}`")
 
 
 def _name_of(unfinished: Any) -> str:
-    """The version that stays without a number, for who looks for it on the server."""
+    """The id of the unfinished version, which has no number, so that the user can find it on the server."""
     with contextlib.suppress(Exception):
         return f"; the unfinished version has the id {unfinished.id}"
     return ""

@@ -1,4 +1,4 @@
-"""Where the files of an upload wait for it: a folder that outlives the process, and that nobody else writes to."""
+"""The staging folder: the files and records of uploads, kept until the server has them, also after a crash."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from lamina.repository.snapshot import Snapshot
 from lamina.wandb.manifest import FileEntry, measured
 from lamina.wandb.upload.run_state import state_of
 
-_TRAVEL = Path(__file__).parents[1] / "travel"
-#: In the directory of an offline run.
+TRAVEL = Path(__file__).parents[1] / "travel"
+#: The file with the notice, in the directory of an offline run.
 NOTICE = "SEND-WITH-LAMINA-PUSH.txt"
-_NOTICE = """This offline run has checkpoints of lamina.
+_NOTICE = """This offline run contains lamina checkpoints.
 
-    lamina push DIRECTORY        sends all of it, from any directory and any machine
-    wandb sync DIRECTORY         sends all of it only while DIRECTORY stands where the run was made
+    lamina push DIRECTORY        uploads everything, from any machine and any working directory
+    wandb sync DIRECTORY         uploads everything only while DIRECTORY is where the run created it
 
-After this directory was moved or copied, wandb sync sends the history without the checkpoints and reports
-no error. Use lamina push then; it also sends what an earlier wandb sync has left out.
+If this directory was moved or copied, wandb sync uploads the history without the checkpoints and reports no
+error. Use lamina push then. It also uploads the checkpoints that an earlier wandb sync left out.
 """
 TRAVELLING = ("README.md", "restore.py")
 
 
 @dataclass(frozen=True)
 class Staging:
-    """The folder of the files and records of uploads. Records and entries name files relative to ``root``."""
+    """A staging folder. Records and entries name files relative to ``root``."""
 
     root: Path  # a repository, or the directory of a run
     folder: Path  # `journal` in a repository, `lamina` in the directory of a run
 
     @classmethod
     def of_repository(cls, repository: Repository) -> Staging:
-        root = repository.path.absolute()  # uploads outlast a change of the working directory
+        root = repository.path.absolute()  # the user may change the working directory during an upload
         return cls(root, root / "journal")
 
     @classmethod
@@ -50,11 +50,11 @@ class Staging:
         root = state_of(run).directory
         staging = cls(root, root / "lamina")
         if run.offline:
-            staging._say_how_it_is_sent()
+            staging._write_notice()
         return staging
 
-    def _say_how_it_is_sent(self) -> None:
-        """`wandb sync` of a run that was moved sends no version, and says that it has finished."""
+    def _write_notice(self) -> None:
+        """Warn the user: `wandb sync` of a run that was moved sends no version and still reports success."""
         path = self.root / NOTICE
         if not path.exists():
             with contextlib.suppress(OSError):
@@ -69,17 +69,17 @@ class Staging:
         return folder
 
     def claim(self, key: str) -> _core.Claim | None:
-        """For whoever sends the version of this key, as long as he does; None where somebody else has it."""
+        """Claim the version of this key for as long as it is sent; None if another process has claimed it."""
         return _core.Claim.take(self.new_folder(key) / "lock")
 
     def remove(self, key: str) -> None:
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def stage_file(self, key: str, name: str, write: Callable[[Path], None]) -> list[FileEntry]:
-        """The plain file as the one file of a version; ``write`` makes a file, or a directory, of its own."""
+        """Stage a plain file as the only file of a version; ``write`` creates a file or a directory at its path."""
         target = self.new_folder(key) / name
         write(target)
-        if target.is_dir():  # its files as entries at the top, as `Artifact.add_dir` has them
+        if target.is_dir():  # its files are entries at the top level, as with `Artifact.add_dir`
             files = sorted(path for path in target.rglob("*") if path.is_file())
             return measured(((path.relative_to(target).as_posix(), path) for path in files), self.root)
         return measured([(name, target)], self.root)
@@ -87,9 +87,9 @@ class Staging:
     def stage_packs(
         self, key: str, repository: Repository, snapshot: Snapshot, known: dict[str, str]
     ) -> list[FileEntry]:
-        """A snapshot with its packs, which stay in the repository if this folder is in it.
+        """Stage a snapshot. Its packs are copied, unless this folder is in their repository.
 
-        ``known``: MD5 digests by path in the artifact; those of more packs are added to it.
+        ``known`` holds MD5 digests by path in the artifact; the digests of further packs are added to it.
         """
         folder = self.new_folder(key)
         core, number = repository._core, snapshot.number or 0
@@ -111,14 +111,14 @@ class Staging:
         return target
 
     def _travelling(self, name: str) -> Path:
-        """The reader for those without lamina, once for all versions that carry the same one.
+        """Stage the stand-alone reader, once for all versions that carry the same one.
 
-        An older lamina's stays where it stands: records of versions that have not arrived name it.
+        A reader of an older lamina is not overwritten: records of pending versions name it.
         """
-        content = (_TRAVEL / name).read_bytes()
+        content = (TRAVEL / name).read_bytes()
         target = self.new_folder(f"travel/{hashlib.sha256(content).hexdigest()[:16]}") / name
         if not target.is_file() or target.read_bytes() != content:
-            # Another callback may be about to stage it too: it must not see half of it.
+            # Another callback may stage the same file at this moment. It must not see a part of it.
             temporary = target.with_name(f".{name}-{os.urandom(6).hex()}")
             temporary.write_bytes(content)
             os.replace(temporary, target)

@@ -1,4 +1,4 @@
-"""What the checkpoints of a run have cost so far, in its summary."""
+"""The summed costs of a run's checkpoints, in its summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _adding = threading.Lock()
 
 
 def add(run: Any, figures: Mapping[str, float]) -> None:
-    """Add to sums that all callbacks of the run share; those of a resumed run go on."""
+    """Add to the sums that all callbacks of the run share; a resumed run continues its sums."""
     with _adding:
         sums = state_of(run).totals
         for name, value in figures.items():

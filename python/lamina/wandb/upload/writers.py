@@ -1,7 +1,7 @@
-"""`Writers`: several processes send one version together, each its share of the packs.
+"""`Writers`: several processes send one version together, each a part of the packs.
 
-wandb merges what they upsert into a draft that they share, and commits it when one of them finishes it. It tells no
-process about the others; that is what `gather` is for.
+wandb merges what they upsert into one shared draft, and commits it when one of them finishes it. wandb tells no process
+about the others; the processes exchange messages through `gather`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from lamina.errors import ArtifactError, InvalidInputError
 from lamina.wandb.manifest import FileEntry
 
-#: Whether this process sends or has sent; its base version, from 1, or 0; what it means to send; something unique.
+#: Whether this process sends or has sent; its base version plus 1, or 0; a digest of what it sends; random bytes.
 _MESSAGE = struct.Struct("<?I32s16s")
 
 
@@ -26,11 +26,15 @@ class Writers:
 
     Args:
         rank: of this process, from 0.
-        count: of all processes.
-        gather: gives each process the messages of all, in the order of their ranks. All messages are `bytes` of the
-            same length. It has to raise when a process does not come: set the time limit of your own collective.
+        count: number of processes.
+        gather: takes this process's message and returns the messages of all processes, in the order of their ranks.
+            All messages are `bytes` of the same length. It must raise an error if a process does not respond: set a
+            time limit on your collective.
 
-    `of_jax` and `of_torch` make one for a training that runs.
+    `of_jax` and `of_torch` make one inside a distributed training.
+
+    Raises:
+        InvalidInputError: if ``rank`` is not from 0 to ``count - 1``.
 
     Example:
         >>> from lamina.wandb import Writers
@@ -73,33 +77,33 @@ class Writers:
         return cls(distributed.get_rank(group), distributed.get_world_size(group), gather)
 
     def agree(self, identity: str | None, base: int | None = None) -> Plan:
-        """Learn who sends; ``identity`` is None where there is no run, ``base`` the version that is there already.
+        """Agree on who sends. ``identity`` is None in a process without a run; ``base`` is the newest version.
 
         Raises:
-            InvalidInputError: in every process, if none has a run, or they do not mean the same version.
-            ArtifactError: if a process does not answer.
+            InvalidInputError: in every process, if none has a run, or if they do not send the same version.
+            ArtifactError: if a process does not respond.
         """
         wanted = hashlib.sha256((identity or "").encode()).digest()
         number = 0 if base is None else base + 1
         said = self._gathered(_MESSAGE.pack(identity is not None, number, wanted, os.urandom(16)))
         senders = [rank for rank, (sends, *_) in enumerate(said) if sends]
         if not senders:
-            raise InvalidInputError("none of the processes has a W&B run that is online")
+            raise InvalidInputError("no process has an online W&B run; call wandb.init() in at least one of them")
         _, number, wanted, unique = said[senders[0]]
         if other := [rank for rank in senders if said[rank][2] != wanted]:
             raise InvalidInputError(
-                f"processes {senders[0]} and {other[0]} mean different versions: pass the same snapshot of the same "
+                f"processes {senders[0]} and {other[0]} send different versions: pass the same snapshot of the same "
                 "repository, the same name=, and runs of one project"
             )
-        # Unique, so that what an earlier attempt left unfinished is not mixed in.
+        # Unique, so that files of an earlier, unfinished attempt are not mixed in.
         name = hashlib.sha256(wanted + unique).hexdigest()[:32]
         return Plan(f"lamina-{name}", tuple(senders), self.rank, number - 1 if number else None)
 
     def all_did(self, plan: Plan, done: bool) -> list[int]:
-        """Ranks of the senders that failed.
+        """Tell the others whether this process succeeded; returns the ranks of the senders that failed.
 
         Raises:
-            ArtifactError: if a process does not answer.
+            ArtifactError: if a process does not respond.
         """
         said = self._gathered(_MESSAGE.pack(done, 0, b"", b""))
         return [rank for rank in plan.senders if not said[rank][0]]
@@ -108,20 +112,23 @@ class Writers:
         try:
             messages = list(self.gather(message))
         except Exception as error:
-            raise ArtifactError(f"not every process came: {str(error) or repr(error)}") from error
+            raise ArtifactError(f"not all processes responded: {str(error) or repr(error)}") from error
         if len(messages) != self.count or any(len(each) != _MESSAGE.size for each in messages):
-            raise InvalidInputError(f"gather must give {self.count} messages of {_MESSAGE.size} bytes each")
+            raise InvalidInputError(
+                f"gather must return {self.count} messages of {_MESSAGE.size} bytes each. "
+                f"Received: {len(messages)} of {sorted({len(each) for each in messages})} bytes"
+            )
         return [_MESSAGE.unpack(each) for each in messages]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the processes have agreed upon."""
+    """What the processes have agreed on."""
 
     distributed_id: str
     senders: tuple[int, ...]  # ranks
     rank: int  # of this process
-    base: int | None  # version whose files need not be sent again
+    base: int | None  # committed version whose files are not sent again
 
     @property
     def sends(self) -> bool:
@@ -132,7 +139,9 @@ class Plan:
         return self.rank == self.senders[0]
 
     def share(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
-        """The packs that this process sends: the largest first, each to who has the least; all agree without asking."""
+        """The packs that this process sends. The largest comes first, each goes to the process with the fewest bytes;
+        every process computes the same shares.
+        """
         loads = dict.fromkeys(self.senders, 0)
         mine = []
         fresh = [entry for entry in entries if is_pack(entry) and entry.birth is None]
@@ -144,7 +153,7 @@ class Plan:
         return mine
 
     def rest(self, entries: Iterable[FileEntry]) -> list[FileEntry]:
-        """What the one that finishes adds: all that makes the packs a checkpoint, and packs that the server has."""
+        """What the finishing process adds: all files but packs, and the packs that the server already has."""
         return [entry for entry in entries if not is_pack(entry) or entry.birth is not None]
 
 

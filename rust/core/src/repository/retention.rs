@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Result};
 use crate::format::snapshot::Snapshot;
 
-/// What is held; a snapshot that one rule holds stays.
+/// Which snapshots are kept: those that match any rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// The newest so many.
+    /// Number of newest snapshots to keep.
     pub last: Option<usize>,
-    /// So many with the best values of the metric that the newest monitored snapshot names.
+    /// Number of snapshots to keep with the best values of the metric that the newest monitored snapshot names.
     pub best: Option<usize>,
-    /// Those at the end of every so many epochs.
+    /// Keep the snapshot at the end of every so many epochs.
     pub every: Option<u64>,
 }
 
 impl Keep {
-    /// Refuses rules that hold nothing.
+    /// Refuses rules that keep nothing.
     pub fn check(&self) -> Result<()> {
         let zero = self.last == Some(0) || self.best == Some(0) || self.every == Some(0);
         if zero || *self == Self::default() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a call does just now, and how much of it is done.
+/// The current phase of a call, and how much of it is done.
 #[derive(Debug)]
 pub struct Progress {
     phase: Mutex<(String, u64, Instant)>,

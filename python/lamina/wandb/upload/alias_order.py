@@ -1,4 +1,4 @@
-"""A version that arrives late: what newer or better ones are called stays theirs."""
+"""Aliases when versions arrive out of order: newer or better versions keep theirs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lamina.wandb.server import Server
 
 
 def held_by_others(server: Server, what: Description) -> dict[str, Any]:
-    """Of the aliases of a late version, those that stay where they are, and the versions that have them.
+    """The aliases that a late version must leave to others: alias → the version that keeps it.
 
-    Where the server cannot say, it takes them, as it would have done in time.
+    If the server does not answer, the late version takes its aliases, as it would have in time.
     """
     holders = {alias: server.committed(what.name, alias) for alias in what.aliases}
     return {
@@ -27,12 +27,12 @@ def held_by_others(server: Server, what: Description) -> dict[str, Any]:
 
 
 def without(what: Description, held: Mapping[str, Any]) -> Description:
-    """``latest`` remains: wandb's client gives it to whatever it logs."""
+    """The description without those aliases. ``latest`` remains: wandb gives it to every version that it logs."""
     return replace(what, aliases=tuple(alias for alias in what.aliases if alias == "latest" or alias not in held))
 
 
 def put_back(server: Server, what: Description, held: Mapping[str, Any]) -> None:
-    """``latest`` goes back to the version that had it."""
+    """Move ``latest`` back to the version that had it."""
     if "latest" not in held:
         return
     version = held["latest"].version
@@ -41,16 +41,18 @@ def put_back(server: Server, what: Description, held: Mapping[str, Any]) -> None
         holder.aliases.append("latest")
         holder.save()
     except Exception as error:
-        warnings.warn(f"{what.name}:latest is the version that came late, not {version}: {error}", stacklevel=3)
+        warnings.warn(
+            f"{what.name}:latest names a late version; could not move it back to {version}: {error}", stacklevel=3
+        )
 
 
 def _stays(alias: str, holder: Mapping[str, Any], late: Mapping[str, Any]) -> bool:
     better = is_as_good(holder, late) if alias == "best" else None
-    return _newer(holder, late) if better is None else better
+    return is_newer(holder, late) if better is None else better
 
 
 def is_as_good(holder: Mapping[str, Any], other: Mapping[str, Any]) -> bool | None:
-    """Whether the holder of ``best`` keeps it; None where the two were not judged by the same metric."""
+    """Whether the holder of ``best`` is at least as good as another version; None if their metrics differ."""
     if (holder.get("monitor"), holder.get("mode")) != (other.get("monitor"), other.get("mode")):
         return None
     had, has = _number(holder, "value"), _number(other, "value")
@@ -59,11 +61,11 @@ def is_as_good(holder: Mapping[str, Any], other: Mapping[str, Any]) -> bool | No
     return had >= has if other.get("mode") == "max" else had <= has
 
 
-def _newer(holder: Mapping[str, Any], late: Mapping[str, Any]) -> bool:
-    """Whether the holder was saved after the late one.
+def is_newer(holder: Mapping[str, Any], late: Mapping[str, Any]) -> bool:
+    """Whether the holder was saved after the late version.
 
-    Numbers of one repository cannot be wrong. Times are those of clocks, perhaps of two machines. Steps begin anew with
-    each training, and are all that versions of older releases have.
+    Snapshot numbers of one repository are reliable. Times may come from the clocks of two machines. Step counts start
+    again with each training; versions of older releases have nothing else.
     """
     had, has = _saved(holder), _saved(late)
     if had.get("repository") and had.get("repository") == has.get("repository"):

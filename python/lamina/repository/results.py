@@ -1,4 +1,4 @@
-"""What verify, repair, prune and stats tell."""
+"""The results of verify, repair, prune and stats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LostContent:
-    """What a snapshot has lost. ``everything``: nothing of it can be told, or located, any more."""
+    """What a snapshot has lost. With ``everything``, none of its content can be read any more."""
 
     snapshot: int
     id: str | None
@@ -16,7 +16,7 @@ class LostContent:
     epoch: int | None
     everything: bool
     files: list[str]
-    tensors: list[tuple[str | None, str]]  # file, name; no file for the training state
+    tensors: list[tuple[str | None, str]]  # (file, name); the file is None for the training state
 
     def __str__(self) -> str:
         where = f" ({self.series}{'' if self.epoch is None else f', epoch {self.epoch}'})" if self.series else ""
@@ -26,14 +26,15 @@ class LostContent:
 
 
 def losses(found: list[dict[str, Any]]) -> list[LostContent]:
-    """What the engine's report says is lost."""
+    """The lost content in the engine's report."""
     return [LostContent(**(one | {"tensors": [tuple(t) for t in one["tensors"]]})) for one in found]
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a verify looked at. ``chunks`` and ``bytes`` are 0 for a quick one. A repair may still bring back what is
-    ``lost``."""
+    """What a verify checked and found. A quick verify reads no chunks: ``chunks`` and ``bytes`` are 0. A repair may
+    bring back what is ``lost``.
+    """
 
     snapshots: int
     packs: int
@@ -45,37 +46,37 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What a repair did, and what it could not do. Paths are those in the repository."""
+    """What a repair did and could not do. Paths are relative to the repository."""
 
     quarantined: list[str]
     restored: list[str]
-    chunks_rescued: int  # whole chunks of damaged packs, stored anew
+    chunks_rescued: int  # intact chunks of damaged packs, stored again
     chunks_fetched: int  # chunks that came from another copy
     lost: list[LostContent]
-    problems: list[str]  # that a verify still finds, contents not read
+    problems: list[str]  # what a quick verify still finds
 
     @property
     def ok(self) -> bool:
-        """Whether everything is whole now."""
+        """Whether the repository is intact now."""
         return not self.lost and not self.problems
 
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What prune deleted, or with ``dry_run`` would delete."""
+    """What prune deleted, or would delete with ``dry_run``."""
 
-    snapshots: list[int]
+    snapshots: list[int]  # their numbers
     packs: int
     bytes: int
-    waiting: int  # packs that go once the saves that are under way have ended
+    waiting: int  # packs that are deleted once the running saves have ended
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What a repository holds. All sizes in bytes."""
+    """Counts and sizes of a repository; sizes in bytes."""
 
     snapshots: int
     series: int
     packs: int
     bytes_packs: int
-    bytes_total: int  # of all states, as if each had been saved on its own
+    bytes_total: int  # of all states, as if each were saved without deduplication
