@@ -10,6 +10,7 @@ import shutil
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -24,8 +25,10 @@ from lamina.keras import ModelCheckpoint
 from lamina.keras.capture.arena import Arena
 from lamina.keras.capture.model_identity import ModelIdentity
 from lamina.keras.capture.planned_file import PlannedFile
-from lamina.keras.saving import job
+from lamina.keras.capture.planner import Planner
+from lamina.keras.saving import job, saver
 from lamina.keras.saving.commit import Commit
+from lamina.keras.saving.pipeline import Pipeline
 
 pytestmark = [pytest.mark.fit, pytest.mark.keras, pytest.mark.backend]
 
@@ -425,6 +428,38 @@ def test_a_commit_tells_what_was_saved(tmp_path: Path) -> None:
     assert (snapshot.series, snapshot.kind, snapshot.mode) == ("{epoch}.weights.h5", "weights", "min")
     assert snapshot.value == pytest.approx(second.value)
     assert snapshot.blocked_seconds == pytest.approx(second.blocked_seconds)
+    assert snapshot.capture_seconds is not None
+    assert snapshot.wait_seconds is not None
+    assert snapshot.capture_seconds + snapshot.wait_seconds == pytest.approx(snapshot.blocked_seconds)
+
+
+def test_blocked_time_is_a_wait_for_an_earlier_save_and_a_capture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def taking(seconds: float, function: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return function(*arguments, **more)
+
+        return call
+
+    callback, _ = attached(tmp_path, "{epoch}.weights.h5", repository=tmp_path / "r")
+    monkeypatch.setattr(saver, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(Pipeline, "admit", taking(5.0, Pipeline.admit))
+    monkeypatch.setattr(Planner, "capture", taking(2.0, Planner.capture))
+    drive(callback, [1.0])
+    snapshot = callback.last_snapshot
+    assert snapshot is not None
+    assert (snapshot.wait_seconds, snapshot.capture_seconds, snapshot.blocked_seconds) == (5.0, 2.0, 7.0)
+
+
+def test_a_snapshot_without_the_parts_of_blocked_time_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    snapshot = lamina.save(tmp_path / "a.txt", tmp_path / "r")
+    assert (snapshot.capture_seconds, snapshot.wait_seconds) == (None, None)
 
 
 def test_without_the_plain_file_there_is_only_the_snapshot(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SNAPSHOT = (
     *("number", "series", "run", "kind", "created_at", "epoch", "batch", "step", "next_epoch", "logs"),
     *("monitor", "mode", "value", "best", "metadata"),
-    *("bytes_total", "bytes_new", "bytes_stored", "blocked_seconds"),
+    *("bytes_total", "bytes_new", "bytes_stored", "blocked_seconds", "capture_seconds", "wait_seconds"),
 )
 
 

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lamina.files.plain import Opened
+    from lamina.repository.snapshot import Snapshot
     from lamina.repository.tensor import TensorInfo
 
 _KEYS = (
     "source, snapshot (id, number, series, run, kind, created_at, epoch, batch, step, next_epoch, logs, monitor, mode, "
-    "value, best, metadata, bytes_total, bytes_new, bytes_stored, blocked_seconds, aliases), "
-    "files (path, bytes), tensors (name, path in the file, dtype, shape, role, file, bytes), training, "
+    "value, best, metadata, bytes_total, bytes_new, bytes_stored, blocked_seconds, capture_seconds, wait_seconds, "
+    "aliases), files (path, bytes), tensors (name, path in the file, dtype, shape, role, file, bytes), training, "
     "training_tensors, software"
 )
 
@@ -102,7 +103,14 @@ def _fields(opened: Opened) -> list[tuple[str, object]]:
         ("size", human(s.bytes_total)),
         ("new", human(s.bytes_new) if saved else None),
         ("stored", human(s.bytes_stored) if saved else None),
-        ("blocked", f"{s.blocked_seconds:.3g} s" if saved else None),
+        ("blocked", _blocked(s) if saved else None),
         ("tensors", len(opened.content.tensors)),
         ("training state", ", ".join([*s.training, *opened.content.training])),
     ]
+
+
+def _blocked(snapshot: Snapshot) -> str:
+    total = f"{snapshot.blocked_seconds:.3g} s"
+    if snapshot.capture_seconds is None or snapshot.wait_seconds is None:
+        return total
+    return f"{total}: {snapshot.capture_seconds:.3g} s capture, {snapshot.wait_seconds:.3g} s wait for an earlier save"

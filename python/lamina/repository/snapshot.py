@@ -161,6 +161,16 @@ class Snapshot:
         """How long training waited for this save, in seconds."""
         return float(self._body["blocked_seconds"])
 
+    @property
+    def capture_seconds(self) -> float | None:
+        """The part of `blocked_seconds` that captured the weights; None if the save did not note it."""
+        return self._seconds("capture_seconds")
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """The part of `blocked_seconds` that waited for an earlier save; None if the save did not note it."""
+        return self._seconds("wait_seconds")
+
     @cached_property
     def files(self) -> list[str]:
         """Paths of its files, relative, with ``/``."""
@@ -181,6 +191,11 @@ class Snapshot:
     def _whole(self, field: str) -> int | None:
         value = self._body[field]
         return None if value is None else int(value)
+
+    def _seconds(self, field: str) -> float | None:
+        """An optional field, which the engine does not check."""
+        value = self._body.get(field)
+        return float(value) if isinstance(value, int | float) else None
 
     def _opened(self) -> Content:
         if self._content is None:

@@ -52,7 +52,9 @@ class Facts:
     # Set by the saver:
     step: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
-    blocked_seconds: float = 0.0
+    blocked_seconds: float = 0.0  # the sum of the next two
+    capture_seconds: float = 0.0
+    wait_seconds: float = 0.0  # for an earlier save
 
     def fields(self) -> dict[str, Any]:
         known = {name: value for name, value in vars(self).items() if name != "checkpoint"}

@@ -110,9 +110,12 @@ class Saver:
         _check_path(spec, settings.path)
         facts.step = steps_done(spec.model)
         tensors = self._take_training(spec, facts)
+        waits = time.perf_counter()
         self._pipeline.admit(self._planner.nbytes)
+        facts.wait_seconds = time.perf_counter() - waits
         checkpoint = self._capture(spec, settings, tensors)
         facts.blocked_seconds = time.perf_counter() - started
+        facts.capture_seconds = facts.blocked_seconds - facts.wait_seconds
 
         def committed(commit: Commit) -> None:
             self._record(commit)
