@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL ?= -n 2 --dist loadfile
 MINUTES ?= 30
 
-.PHONY: demo test test-all test-rust test-python test-torch test-arm test-python-matrix test-wandb-matrix test-keras-matrix check check-crates bench soak docs wheel format clean
+.PHONY: demo test test-all test-rust test-python test-torch test-gpu test-arm test-python-matrix test-wandb-matrix test-keras-matrix check check-crates bench soak docs wheel format clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/digits.py
@@ -39,6 +39,11 @@ test-python: $(VENV)/test.stamp
 # torch from PyPI brings several GB of CUDA packages, so it has an environment of its own.
 test-torch: $(TORCH)/test.stamp
 	KERAS_BACKEND=torch $(TORCH)/bin/python -m pytest $(PARALLEL) -m backend
+
+# On a machine with an NVIDIA GPU, from the wheel of `make wheel` and without a network, with the Python of PYTHON, which
+# has JAX or torch for CUDA. Elsewhere it is skipped and says why.
+test-gpu:
+	$(PYTHON) tests/helpers/on_gpu.py test
 
 # The engine with its NEON kernels, under emulation. It takes Debian's qemu-user-static and gcc-aarch64-linux-gnu.
 test-arm:
@@ -88,8 +93,14 @@ check-crates:
 	cargo machete
 	cargo deny check bans licenses sources
 
+# BENCH=gpu is measured as `make test-gpu` tests.
+ifeq ($(BENCH),gpu)
+bench:
+	$(PYTHON) tests/helpers/on_gpu.py bench
+else
 bench: $(VENV)/bench.stamp $(if $(or $(filter codec,$(BENCH)),$(if $(BENCH),,all)),$(VENV)/bench-codec.stamp)
 	$(BIN)/python -m benches $(BENCH)
+endif
 
 # Faults by chance: in training for so many minutes, in the engine for a third of that, and the stress tests at length.
 soak: $(VENV)/test.stamp

@@ -47,6 +47,7 @@ GROUPS = {
     "wandb-restore": Group("benches.wandb_restore", on_demand=True),
     "commit": Group("benches.commit", on_demand=True),
     "scale": Group("benches.scale", on_demand=True),
+    "gpu": Group("benches.gpu", on_demand=True),
 }
 DEFAULT = [name for name, group in GROUPS.items() if not group.on_demand]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-# Set before a backend is imported: tests do not search for a GPU, and TensorFlow prints no start-up messages.
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Set before a backend is imported: only `make test-gpu` searches for a GPU, and TensorFlow prints no start-up messages.
+if "LAMINA_GPU" not in os.environ:
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_MODE", "offline")  # tests with a server override it

@@ -793,12 +793,52 @@ def test_doctor_says_what_would_be_slow() -> None:
         "versions": {"keras": "3.9.2", "wandb": "0.28.0"},
         "wandb": {"api_key": None, "mode": None},
         "disks": [disk, {**disk, "use": "cache", "free": 1e12, "writable": True}],
+        "save": None,
     }
     said = "\n".join(doctor.advice(found))
     for word in ("one thread", "AVX2", "jax", "3.9.2", "0.28.0", "nfs4", "1.00 GB", "not writable"):
         assert word in said
     found |= {"engine": {"loads": False, "error": "why", "threads": None, "level": None}, "disks": []}
     assert "why" in doctor.advice(found)[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_doctor_shows_gpus_and_what_a_save_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "NVIDIA H200, 143771, 140000\\nNVIDIA, odd, 40960, 10000\\nNVIDIA GB10, [N/A], [N/A]\\n"
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n[ $2 = --format=csv,noheader,nounits ] && printf '{said}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = parsed("doctor", tmp_path, "--model-size", "20GB")
+    mib = 1 << 20
+    assert found["devices"] == [
+        {"name": "NVIDIA H200", "total": 143771 * mib, "free": 140000 * mib},
+        {"name": "NVIDIA, odd", "total": 40960 * mib, "free": 10000 * mib},
+        {"name": "NVIDIA GB10", "total": None, "free": None},
+    ]
+    lacks = 20 * 10**9 + (256 - 10000) * mib
+    assert found["save"]["bytes"] == 20 * 10**9
+    assert found["save"]["devices"] == [
+        {"copies": True, "missing": 0},
+        {"copies": False, "missing": lacks},
+        {"copies": None, "missing": None},
+    ]
+    assert any(f"NVIDIA, odd lacks {output.human(lacks)} for a copy of 20.0 GB" in one for one in found["advice"])
+    shown = ok("doctor", tmp_path, "--model-size", "20GB")
+    for text in ("copied there first", "straight to pinned memory of the host", "is not known"):
+        assert text in shown
+    assert parsed("doctor", tmp_path)["save"] is None
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert parsed("doctor", tmp_path)["devices"] == []
+    assert "--model-size takes a size" in refused(2, "doctor", tmp_path, "--model-size", "large")
+
+
+def test_doctor_compares_a_save_with_the_memory_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: {"total": 10**10, "available": 10**9})
+    assert parsed("doctor", tmp_path, "--model-size", "1GB")["save"]["pinned"] is True
+    found = parsed("doctor", tmp_path, "--model-size", "1.5 GB")
+    assert found["save"]["pinned"] is False
+    assert any("needs as much memory of the host, and 1.00 GB are available" in one for one in found["advice"])
 
 
 def test_a_variable_that_the_engine_refuses(repo: Path, tmp_path: Path) -> None:

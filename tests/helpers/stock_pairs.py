@@ -30,7 +30,7 @@ def assert_same_file(ours: Path, keras_file: Path) -> None:
 
 def pair(folder: Path, suffix: str, **arguments: Any) -> tuple[ModelCheckpoint, Any]:
     arguments = {"save_freq": 3, "save_weights_only": suffix == ".weights.h5"} | arguments
-    stock = {k: v for k, v in arguments.items() if k not in ("repository", "threads", "on_commit")}
+    stock = {k: v for k, v in arguments.items() if k not in ("repository", "threads", "on_commit", "device_copy")}
     name = "{epoch}-{batch}" if arguments["save_freq"] != "epoch" else "{epoch}"
     ours = ModelCheckpoint(folder / "ours" / (name + suffix), **arguments)
     return ours, keras.callbacks.ModelCheckpoint(folder / "stock" / (name + suffix), **stock)

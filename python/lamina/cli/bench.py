@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamina.cli.command import AsJson, verb
+from lamina.cli.command import AsJson, size_of, verb
 from lamina.cli.output import clean, human, print_json, print_table, progress
 from lamina.errors import InvalidInputError, LaminaError, NotFoundError
 from lamina.schemes import local_path
@@ -18,7 +17,6 @@ from lamina.schemes import local_path
 if TYPE_CHECKING:
     from lamina.benchmark import Result
 
-_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _LEAST = 4_000_000
 
 
@@ -70,10 +68,7 @@ def bench(
 
 
 def _bytes(text: str) -> int:
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text)
-    if not found or found[2].lower() not in _SIZES:
-        raise InvalidInputError(f"--size takes a size such as 200MB. Received: {text!r}")
-    nbytes = int(float(found[1]) * _SIZES[found[2].lower()])
+    nbytes = size_of("--size", text)
     if nbytes < _LEAST:
         raise InvalidInputError(f"--size must be at least {human(_LEAST)}. Received: {text!r}")
     return nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -15,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from lamina.cli.output import clean, say
-from lamina.errors import LaminaError, StorageError
+from lamina.errors import InvalidInputError, LaminaError, StorageError
 
 #: Exit code → meaning; those of errors are the ``exit_code`` of `lamina.errors`.
 EXIT_CODES = {
@@ -30,6 +31,7 @@ EXIT_CODES = {
     130: "stopped by Ctrl-C; everything committed stays",
 }
 INTERRUPTED = 130
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 SOURCES = (
     "DIR, DIR@ALIAS, DIR@SERIES:ALIAS (ALIAS may be a number, an id, latest, best or epoch_N), "
     "the same in a bucket (s3://BUCKET/PREFIX@ALIAS, gs://, az://, file:///), "
@@ -70,6 +72,14 @@ def verb(name: str, *, example: str, keys: str) -> Callable[[_Function], _Functi
         return function
 
     return register
+
+
+def size_of(option: str, text: str) -> int:
+    """Bytes of an option such as ``10GB``; decimal units, as `human` shows them."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text)
+    if not found or found[2].lower() not in _SIZES:
+        raise InvalidInputError(f"{option} takes a size such as 200MB. Received: {text!r}")
+    return int(float(found[1]) * _SIZES[found[2].lower()])
 
 
 def _unwrapped(text: str) -> str:

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from lamina.cli import machine
-from lamina.cli.command import AsJson, verb
+from lamina.cli.command import AsJson, size_of, verb
 from lamina.cli.output import human, print_fields, print_json, print_table, progress
 from lamina.errors import NotFoundError
+from lamina.keras.capture.devices.headroom import MARGIN
 from lamina.schemes import local_path
 
 _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "glusterfs", "afs", "virtiofs")
@@ -24,7 +25,9 @@ _KEYS = (
     "python, platform, versions, engine (loads, error, threads, level), cpu (machine, model, cores), "
     "memory (total, available), backend (name, from, installed), wandb (mode, base_url, entity, project, dir, "
     "cache_dir, data_dir, api_key: where it comes from), variables, disks (use, path, file_system, free, total, "
-    "writable), speed (encode, write: bytes per second; null without --measure), advice"
+    "writable), speed (encode, write: bytes per second; null without --measure), devices (name, total, free), "
+    "save (bytes, pinned: whether the host has the memory, devices: for each, copies: whether it is copied there "
+    "first, and missing; null without --model-size), advice"
 )
 
 
@@ -34,14 +37,20 @@ def doctor(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the engine, and the disk with a 64 MiB temporary file.")
     ] = False,
+    model_size: Annotated[
+        str | None,
+        typer.Option("--model-size", metavar="SIZE", help="Show what a save of so many bytes would do, such as 10GB."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show versions, processor, backend, W&B settings (no secrets) and free disk space, and report problems."""
+    """Show versions, processor, GPUs, backend, W&B settings (no secrets) and free disk space, and report problems."""
+    nbytes = None if model_size is None else size_of("--model-size", model_size)
     if not local_path(folder, "a directory").is_dir():
         raise NotFoundError(f"{folder} is not a directory")
     found = _found(folder)
     works = found["engine"]["loads"] and not found["engine"]["error"]
     found["speed"] = _speed(folder) if measure and works else None
+    found["save"] = None if nbytes is None else _save(found, nbytes)
     found["advice"] = advice(found)
     if as_json:
         print_json(found)
@@ -57,6 +66,7 @@ def _found(folder: str) -> dict[str, Any]:
         "engine": machine.engine(),
         "cpu": machine.cpu(),
         "memory": machine.memory(),
+        "devices": machine.devices(),
         "backend": machine.backend(),
         "wandb": machine.wandb(),
         "variables": {name: os.environ[name] for name in machine.VARIABLES if name in os.environ},
@@ -64,9 +74,24 @@ def _found(folder: str) -> dict[str, Any]:
     }
 
 
+def _save(found: dict[str, Any], nbytes: int) -> dict[str, Any]:
+    """What a save of a model with its optimizer of this size would do, with what is free now."""
+    missing = [_missing(device["free"], nbytes) for device in found["devices"]]
+    available = found["memory"]["available"]
+    return {
+        "bytes": nbytes,
+        "pinned": None if available is None else available >= nbytes,
+        "devices": [{"copies": None if lack is None else not lack, "missing": lack} for lack in missing],
+    }
+
+
+def _missing(free: int | None, nbytes: int) -> int | None:
+    return None if free is None else max(nbytes + MARGIN - free, 0)
+
+
 def advice(found: dict[str, Any]) -> list[str]:
     """One sentence for each problem that would make lamina slow or fail."""
-    return [*_of_machine(found), *_of_packages(found), *_of_disks(found["disks"])]
+    return [*_of_machine(found), *_of_save(found), *_of_packages(found), *_of_disks(found["disks"])]
 
 
 def _of_machine(found: dict[str, Any]) -> list[str]:
@@ -79,6 +104,22 @@ def _of_machine(found: dict[str, Any]) -> list[str]:
         said.append("the engine uses no AVX2: hashing and compression are several times slower")
     if engine["threads"] == 1:
         said.append("the engine has one thread: hashing and compression compete with training")
+    return said
+
+
+def _of_save(found: dict[str, Any]) -> list[str]:
+    save = found["save"]
+    if save is None:
+        return []
+    said = [
+        f"{device['name']} lacks {human(one['missing'])} for a copy of {human(save['bytes'])}: each save would block "
+        "training while the weights go to the host"
+        for device, one in zip(found["devices"], save["devices"], strict=True)
+        if one["missing"]
+    ]
+    if save["pinned"] is False:
+        free = human(found["memory"]["available"])
+        said.append(f"a save of {human(save['bytes'])} needs as much memory of the host, and {free} are available")
     return said
 
 
@@ -149,6 +190,7 @@ def _print(found: dict[str, Any]) -> None:
             ("processor", ", ".join(str(cpu[name]) for name in ("model", "machine") if cpu[name])),
             ("cores", cpu["cores"]),
             ("memory", f"{human(memory['available'])} free of {human(memory['total'])}"),
+            *(("device", _device(found, i)) for i in range(len(found["devices"]))),
             ("backend", f"{backend['name']} (from {backend['from']})"),
             *((f"wandb {name}", value) for name, value in found["wandb"].items() if name != "api_key"),
             ("wandb API key", f"from {found['wandb']['api_key']}" if found["wandb"]["api_key"] else "none"),
@@ -166,3 +208,16 @@ def _print(found: dict[str, Any]) -> None:
         print_fields([("!", line)])
     if not found["advice"]:
         print("no problems found")
+
+
+def _device(found: dict[str, Any], i: int) -> str:
+    device = found["devices"][i]
+    text = f"{device['name']}, {human(device['free'])} free of {human(device['total'])}"
+    if found["save"] is None:
+        return text
+    nbytes, copies = human(found["save"]["bytes"]), found["save"]["devices"][i]["copies"]
+    if copies is None:
+        return f"{text}; whether a save of {nbytes} has room is not known"
+    if copies:
+        return f"{text}; a save of {nbytes} is copied there first, if training leaves that much at its peak"
+    return f"{text}; a save of {nbytes} goes straight to pinned memory of the host, and training waits"

@@ -8,6 +8,7 @@ import netrc
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from importlib import metadata
@@ -71,6 +72,29 @@ def memory() -> dict[str, int | None]:
     lines = (line.split() for line in _read(Path("/proc/meminfo")).splitlines())
     sizes = {parts[0]: int(parts[1]) * 1024 for parts in lines if len(parts) > 1 and parts[1].isdigit()}
     return {"total": sizes.get("MemTotal:"), "available": sizes.get("MemAvailable:")}
+
+
+def devices() -> list[dict[str, Any]]:
+    """Name, total and free memory of the NVIDIA GPUs; none where ``nvidia-smi`` does not show any.
+
+    A backend would know more, but it takes memory of a device for itself when it is asked.
+    """
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.rsplit(",", 2) for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    return [
+        {"name": row[0].strip(), "total": _mebibytes(row[1]), "free": _mebibytes(row[2])}
+        for row in rows
+        if len(row) == 3
+    ]
+
+
+def _mebibytes(text: str) -> int | None:
+    """Bytes; None for ``[N/A]``, which devices with unified memory say."""
+    return int(text) << 20 if text.strip().isdecimal() else None
 
 
 def backend() -> dict[str, Any]:

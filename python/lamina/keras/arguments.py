@@ -15,6 +15,7 @@ from lamina.remote.store import check_installed
 from lamina.repository.keep import Keep
 from lamina.writing import threads_or_default
 
+DeviceCopy: TypeAlias = Literal["auto", "always", "never"]
 Codec: TypeAlias = Literal["auto", "raw", "zstd", "planes", "delta"]
 Layout: TypeAlias = Literal["file", "packs"]
 Mode: TypeAlias = Literal["auto", "min", "max"]
@@ -82,6 +83,10 @@ def codec(value: Any) -> str:
 
 def backlog(value: Any) -> str:
     return str(choice("on_backlog", value, get_args(OnBacklog)))
+
+
+def device_copy(value: Any) -> str:
+    return str(choice("device_copy", value, get_args(DeviceCopy)))
 
 
 def keep(value: Any) -> Keep | None:

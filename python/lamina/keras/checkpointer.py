@@ -13,7 +13,7 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
-from lamina.keras.arguments import Codec, Mode, OnBacklog
+from lamina.keras.arguments import Codec, DeviceCopy, Mode, OnBacklog
 from lamina.keras.built import check_built
 from lamina.keras.capture.tracked import Tracked
 from lamina.keras.processes import saves_here
@@ -75,6 +75,7 @@ class Checkpointer:
         codec: Codec = "auto",
         keep: Keep | None = None,
         on_backlog: OnBacklog = "wait",
+        device_copy: DeviceCopy = "auto",
         threads: int | None = None,
         track: Sequence[keras.callbacks.Callback] = (),
         on_commit: Callable[[Commit], None] | None = None,
@@ -101,8 +102,13 @@ class Checkpointer:
         self._direction: str | None = None
         self._direction_looked_up = False
         self._metrics = MetricHistory()
-        address = arguments.remote(remote, repository)
-        self._saver = Saver("Checkpointer", repository, replace=replace, remote=address)
+        self._saver = Saver(
+            "Checkpointer",
+            repository,
+            replace=replace,
+            remote=arguments.remote(remote, repository),
+            device_copy=arguments.device_copy(device_copy),
+        )
         if saves_here():
             self._saver.prepare(self._spec, self._settings.path)
 

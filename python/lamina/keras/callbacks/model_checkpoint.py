@@ -14,7 +14,7 @@ import keras
 
 from lamina.errors import InvalidInputError
 from lamina.keras import arguments
-from lamina.keras.arguments import Codec, Mode, OnBacklog
+from lamina.keras.arguments import Codec, DeviceCopy, Mode, OnBacklog
 from lamina.keras.callbacks import resume
 from lamina.keras.callbacks.resume import Resumption
 from lamina.keras.capture.model_identity import saved_variables
@@ -78,6 +78,9 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             ``track``, best value and initial epoch.
         track: callbacks whose state is saved in the snapshots, such as EarlyStopping.
         save_on_preempt: on SIGTERM, save at the next batch end before the process ends.
+        device_copy: for weights on a GPU or TPU. ``"auto"`` first copies them on the device if it has room, so training
+            does not wait for the bus; ``"always"`` does not ask whether it has room; ``"never"`` uses no memory there.
+            Weights in the host's memory are not affected.
         threads: threads of the engine; None takes ``LAMINA_THREADS``, or all cores.
         on_commit: called with a `Commit` after each save, on the saving thread.
         options: `tf.saved_model.SaveOptions` for a SavedModel.
@@ -112,6 +115,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         resume: bool = False,
         track: Sequence[keras.callbacks.Callback] = (),
         save_on_preempt: bool = False,
+        device_copy: DeviceCopy = "auto",
         threads: int | None = None,
         on_commit: Callable[[Commit], None] | None = None,
         options: Any = None,
@@ -143,6 +147,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.resume = arguments.flag("resume", resume)
         self.track = Tracked(arguments.callbacks("track", track))
         self.save_on_preempt = arguments.flag("save_on_preempt", save_on_preempt)
+        self.device_copy = arguments.device_copy(device_copy)
         self.threads = arguments.threads(threads)
         self.on_commit = arguments.function("on_commit", on_commit)
         check_destination(self.target, repository, keep_file=self.keep_file, resume=self.resume)
@@ -160,8 +165,13 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
     def _reset_process_state(self) -> None:
         """Make the parts that a copy does not share, in their state before training."""
-        replace = self.on_backlog == "replace"
-        self._saver = Saver(type(self).__name__, self.repository, replace=replace, remote=self._address)
+        self._saver = Saver(
+            type(self).__name__,
+            self.repository,
+            replace=self.on_backlog == "replace",
+            remote=self._address,
+            device_copy=self.device_copy,
+        )
         self._decision: Decision | None = None
         self._pace = frequency.Pace(self.save_freq)
         self._batch_ends = BatchEnds()

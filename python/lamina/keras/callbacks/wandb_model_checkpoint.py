@@ -15,7 +15,7 @@ import keras
 
 from lamina.errors import ArtifactError, InvalidInputError, NotFoundError
 from lamina.keras import arguments
-from lamina.keras.arguments import Codec, Layout, Mode, OnBacklog, OnError
+from lamina.keras.arguments import Codec, DeviceCopy, Layout, Mode, OnBacklog, OnError
 from lamina.keras.callbacks.active_run import active_run, mark_feature
 from lamina.keras.callbacks.model_checkpoint import ModelCheckpoint
 from lamina.keras.processes import is_first
@@ -102,6 +102,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
         resume: bool = False,
         track: Sequence[keras.callbacks.Callback] = (),
         save_on_preempt: bool = False,
+        device_copy: DeviceCopy = "auto",
         threads: int | None = None,
         on_commit: Callable[[Commit], None] | None = None,
         **unknown: Any,
@@ -137,6 +138,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
             resume=resume,
             track=track,
             save_on_preempt=save_on_preempt,
+            device_copy=device_copy,
             threads=threads,
             on_commit=on_commit,
             options=options,

@@ -1,8 +1,8 @@
 """Captures the tensors of one step; this is all that training waits for.
 
 TensorFlow's variables are only referenced: TensorFlow copies a referenced variable before it writes to it. JAX reuses
-the memory of its arrays in the next step and torch writes into it, so those are copied, into reused memory. Arrays on
-other devices than the CPU are copied to the host, except TensorFlow's on a GPU, which are referenced there.
+the memory of its arrays in the next step and torch writes into it, so those are copied, into reused memory. Tensors on
+accelerators go through `lamina.keras.capture.devices`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import numpy as np
 from lamina import _core
 from lamina.errors import InvalidInputError
 from lamina.keras.capture.arena import Arena, ArenaPool, Bytes
+from lamina.keras.capture.devices import jax_devices, tensorflow_devices, torch_devices
+from lamina.keras.capture.devices.interface import OnDevice
+from lamina.keras.capture.devices.stage import DeviceStage, Staged
 from lamina.repository.dtypes import as_bytes
 
 
@@ -27,13 +30,22 @@ class StructureChangedError(Exception):
 class Captured:
     """The values of one step; `arrays` may be called on any thread."""
 
-    def __init__(self, held: list[Any], release: Callable[[], None]) -> None:
+    def __init__(self, held: list[Any], release: Callable[[], None], staged: Staged | None = None) -> None:
+        """``held`` has None for each value that ``staged`` has."""
         self._held: list[Any] | None = held
         self._release = release
+        self._staged = staged
 
     def arrays(self) -> list[Bytes]:
-        """The bytes of each value."""
+        """The bytes of each value.
+
+        Raises:
+            LaminaError: if a device fails that holds a copy of them.
+        """
         assert self._held is not None
+        if self._staged is not None:
+            arrays = iter(self._staged.arrays())
+            self._held = [next(arrays) if value is None else value for value in self._held]
         self._held = [value if _is_bytes(value) else _bytes(value) for value in self._held]
         return self._held
 
@@ -42,33 +54,49 @@ class Captured:
         if self._held is not None:
             self._held = None
             self._release()
+            if self._staged is not None:
+                self._staged.release()
 
 
-def capture(values: Sequence[Any], sizes: Sequence[int], arenas: ArenaPool, threads: int) -> Captured:
+def capture(
+    values: Sequence[Any], sizes: Sequence[int], arenas: ArenaPool, stage: DeviceStage, threads: int
+) -> Captured:
     """Capture ``values``: variables, tensors, arrays or Python numbers, of these ``sizes`` in bytes.
 
     Raises:
         StructureChangedError: if a value has another size.
+        LaminaError: if a device fails.
     """
     take = _BACKENDS.get(keras.config.backend(), _copied)
-    held = [_on_host(value) for value in [take(value) for value in values]]
+    held = [take(value) for value in values]
     for value, size in zip(held, sizes, strict=True):
         if _size(value) not in (size, None):
             raise StructureChangedError
+    # On the devices first: their copies are made while the host's are.
+    on_device = [value for value in held if isinstance(value, OnDevice)]
+    staged = stage.take(on_device) if on_device else None
+    held = [None if isinstance(value, OnDevice) else value for value in held]
     copied = [i for i, value in enumerate(held) if isinstance(value, _Borrowed)]
     if not copied:
-        return Captured(held, lambda: None)
+        return Captured(held, lambda: None, staged)
     arena = arenas.take([sizes[i] for i in copied])
     _copy([held[i].memory for i in copied], arena, threads)
     for i, buffer in zip(copied, arena.buffers, strict=True):
         held[i] = buffer
-    return Captured(held, lambda: arenas.release(arena))
+    return Captured(held, lambda: arenas.release(arena), staged)
 
 
 def copied_sizes(variables: Iterable[Any]) -> list[int]:
     """The sizes in bytes of the variables that `capture` copies into an arena."""
     lends = _BORROWS.get(keras.config.backend(), lambda value: True)
     return [value.nbytes for value in (variable.value for variable in variables) if lends(value)]
+
+
+def device_sizes(variables: Iterable[Any]) -> list[int]:
+    """The sizes in bytes of those of these variables that are on accelerators."""
+    find = _ON_DEVICE.get(keras.config.backend(), lambda value: None)
+    found = (find(variable.value) for variable in variables)
+    return [on_device.nbytes for on_device in found if on_device is not None]
 
 
 def _copy(sources: list[Bytes], arena: Arena, threads: int) -> None:
@@ -89,13 +117,16 @@ def _take_tensorflow(value: Any) -> Any:
     if not isinstance(value, keras.Variable):
         return value if keras.ops.is_tensor(value) else _copied(value)
     variable = value.value
-    if not variable.device.rpartition("device:")[2].startswith(("CPU", "GPU")) and variable.device:
+    device = variable.device.rpartition("device:")[2]
+    if not device.startswith(("CPU", "GPU")) and device:
         return _copied(value)  # a pluggable device may write without copying first
     if type(variable).__name__ == "ResourceVariable":
         from tensorflow import raw_ops
 
-        return raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-    return variable.read_value()
+        tensor = raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    else:
+        tensor = variable.read_value()
+    return tensorflow_devices.on_device(tensor, device) or tensor
 
 
 def _take_jax(value: Any) -> Any:
@@ -106,10 +137,12 @@ def _take_jax(value: Any) -> Any:
         array = array.addressable_data(0)
     if not array.is_fully_addressable:
         raise _sharded(value)
-    if array.nbytes == 0 or len(array.sharding.device_set) > 1:
+    if array.nbytes == 0:
         return _copied(array)
-    if next(iter(array.sharding.device_set)).platform != "cpu":
-        return _HostTransfer(array)
+    if (on_device := jax_devices.on_device(array)) is not None:
+        return on_device
+    if not jax_devices.lends(array):
+        return _copied(array)
     array.block_until_ready()
     # JAX does not update an array in place once numpy has a view of it, so numpy gets only the address.
     block = (ctypes.c_uint8 * array.nbytes).from_address(array.unsafe_buffer_pointer())
@@ -131,10 +164,12 @@ def _take_torch(value: Any) -> Any:
     import torch
 
     tensor = tensor.detach()
+    if (on_device := torch_devices.on_device(tensor)) is not None:
+        return on_device
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
     if tensor.device.type == "cpu":
-        flat = tensor.contiguous().reshape(-1).view(torch.uint8)
         return _Borrowed(flat.numpy(), flat)
-    return tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+    return flat.cpu().numpy()
 
 
 _BACKENDS: dict[str, Callable[[Any], Any]] = {
@@ -147,24 +182,15 @@ _BACKENDS: dict[str, Callable[[Any], Any]] = {
 #: Whether the memory of a variable's value is borrowed, and so copied into an arena.
 _BORROWS: dict[str, Callable[[Any], bool]] = {
     "tensorflow": lambda value: False,
-    "jax": lambda value: (
-        next(iter(value.sharding.device_set)).platform == "cpu"
-        and (value.is_fully_replicated or len(value.sharding.device_set) == 1)
-    ),
-    "torch": lambda value: value.device.type == "cpu",
+    "jax": lambda value: jax_devices.lends(value.addressable_data(0) if value.is_fully_replicated else value),
+    "torch": lambda value: value.device.type == "cpu" and torch_devices.on_device(value) is None,
 }
 
-
-class _HostTransfer:
-    """A JAX array that is being copied to the host."""
-
-    def __init__(self, array: Any) -> None:
-        array.copy_to_host_async()
-        self.array = array
-
-
-def _on_host(value: Any) -> Any:
-    return _bytes(value.array) if isinstance(value, _HostTransfer) else value
+#: What of a variable's value is on accelerators, as `capture` takes it.
+_ON_DEVICE: dict[str, Callable[[Any], OnDevice | None]] = {
+    "jax": lambda value: jax_devices.on_device(value.addressable_data(0) if value.is_fully_replicated else value),
+    "torch": lambda value: torch_devices.on_device(value),
+}
 
 
 def _copied(value: Any) -> Any:
@@ -185,4 +211,6 @@ def _is_bytes(value: Any) -> bool:
 def _size(value: Any) -> int | None:
     if isinstance(value, _Borrowed):
         return value.memory.nbytes
+    if isinstance(value, OnDevice):
+        return value.nbytes
     return value.nbytes if isinstance(value, np.ndarray) else None

@@ -10,7 +10,8 @@ from typing import Any
 from lamina.files.plan import FilePlan
 from lamina.keras.capture.archive_plan import Members
 from lamina.keras.capture.arena import ArenaPool, needed
-from lamina.keras.capture.capture import Captured, StructureChangedError, capture, copied_sizes
+from lamina.keras.capture.capture import Captured, StructureChangedError, capture, copied_sizes, device_sizes
+from lamina.keras.capture.devices.stage import DeviceStage
 from lamina.keras.capture.model_identity import ModelIdentity, Visited, identity_of, saved_variables, visits
 from lamina.keras.capture.planned_file import PlannedFile
 from lamina.keras.capture.template import make_template
@@ -49,13 +50,14 @@ class _CachedValues:
 
 
 class Planner:
-    """The plans of one saver."""
+    """The plans of one saver; ``device_copy`` is that of its callback."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_copy: str = "auto") -> None:
         self._template: _CachedTemplate | None = None
         self._cached_values: _CachedValues | None = None
         self._disabled_because = ""
         self.arenas = ArenaPool()
+        self.stage = DeviceStage(device_copy)
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +79,9 @@ class Planner:
             members = None if weights_only else _members(model, found.visited)
             try:
                 sizes = [t.nbytes for t in cached.plan.tensors]
-                captured = capture([*found.values, *training.values], sizes + training.sizes, self.arenas, threads)
+                captured = capture(
+                    [*found.values, *training.values], sizes + training.sizes, self.arenas, self.stage, threads
+                )
             except StructureChangedError:
                 self.invalidate()
                 continue
@@ -97,11 +101,13 @@ class Planner:
 
     def prepare(self, model: Any) -> None:
         """Prefault the memory of the first capture while training continues: it may take many times the copy."""
-        self.arenas.prepare(needed(copied_sizes(saved_variables(model))))
+        variables = saved_variables(model)
+        self.arenas.prepare(needed(copied_sizes(variables)))
+        self.stage.prepare(device_sizes(variables))
 
     def capture_values(self, training: TrainingTensors, threads: int) -> Captured:
         """Capture the training state alone."""
-        return capture(training.values, training.sizes, self.arenas, threads)
+        return capture(training.values, training.sizes, self.arenas, self.stage, threads)
 
     def invalidate(self) -> None:
         """Plan again at the next save, and keep no model alive."""
@@ -112,6 +118,7 @@ class Planner:
         """Training has ended: free the memory, and keep no model alive."""
         self._cached_values = None
         self.arenas.clear()
+        self.stage.release()
 
     def _values(self, model: Any, *, embedded: bool) -> tuple[_CachedTemplate, _Values]:
         cached, values_known = self._template, self._cached_values

@@ -65,11 +65,12 @@ class Saver:
         *,
         replace: bool = False,
         remote: Address | None = None,
+        device_copy: str = "auto",
     ) -> None:
         self._caller = caller
         self._repository_argument = repository
         self._opened: Repository | None = None
-        self._planner = Planner()
+        self._planner = Planner(device_copy)
         self._pipeline = Pipeline(replace=replace)
         self._sender = None if remote is None else Sender(caller, remote, lower_priority)
         self._prune_again: Callable[[], None] | None = None  # once the bucket has what retention left alone
