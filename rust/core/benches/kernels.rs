@@ -10,10 +10,8 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use lamina_core::codec::{CodecChoice, Decoder, Encoder};
-use lamina_core::format::dtype::{Class, Element};
-use lamina_core::format::pack::Codec;
-use lamina_core::kernels::{available, md5_many_at, merge_at, split_at};
+use lamina_core::internals::{available, md5_many_at, merge_at, split_at};
+use lamina_core::{Class, Codec, CodecChoice, Decoder, Element, Encoder};
 
 /// A chunk, and how many of them a benchmark goes through: more than the caches hold, as in a save.
 const CHUNK: usize = 1 << 20;

@@ -52,7 +52,7 @@ impl Error {
     }
 
     /// Something named by the caller does not exist.
-    pub fn not_found(message: impl Into<String>) -> Self {
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
     }
 
@@ -62,12 +62,12 @@ impl Error {
     }
 
     /// The data needs a newer reader.
-    pub fn unsupported(message: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
     /// Another process holds the exclusive lock, for example a prune.
-    pub fn busy(message: impl Into<String>) -> Self {
+    pub(crate) fn busy(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Busy, message)
     }
 
@@ -77,7 +77,7 @@ impl Error {
     }
 
     /// The operating system refused `action` on `path`.
-    pub fn io(action: &str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(action: &str, path: &Path, source: io::Error) -> Self {
         Self::refused(format!("cannot {action} {}: {source}", path.display()), source)
     }
 
@@ -113,7 +113,7 @@ impl Error {
     }
 
     /// The same error, with what was being done in front.
-    pub fn context(mut self, what: impl fmt::Display) -> Self {
+    pub(crate) fn context(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
     }

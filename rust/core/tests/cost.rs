@@ -12,16 +12,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use lamina_core::codec::CodecChoice;
-use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::layout::pieces::Layout;
-use lamina_core::layout::plan::{FileSpec, TensorSpec};
-use lamina_core::layout::source::MemorySource;
-use lamina_core::repository::Repository;
-use lamina_core::restore::reader::Want;
-use lamina_core::storage::call::Call;
-use lamina_core::storage::faults::{Watcher, watch};
-use lamina_core::task::Task;
+use lamina_core::internals::{Call, faults::Watcher, faults::watch};
+use lamina_core::{Body, CodecChoice, FileSpec, Layout, MemorySource, Repository, Snapshot, Task, TensorSpec, Want};
 
 fn task(threads: usize) -> Task<'static> {
     Task::new(threads).unwrap()

@@ -6,18 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lamina_core::ErrorKind;
-use lamina_core::codec::CodecChoice;
-use lamina_core::format::pack;
-use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::layout::pieces::Layout;
-use lamina_core::layout::plan::{FileSpec, TensorSpec};
-use lamina_core::layout::source::MemorySource;
-use lamina_core::repository::Repository;
-use lamina_core::repository::retention::Keep;
-use lamina_core::storage::call::Call;
-use lamina_core::storage::faults::{Watcher, watch};
-use lamina_core::task::Task;
+use lamina_core::internals::{Call, faults::Watcher, faults::watch, pack};
+use lamina_core::{
+    Body, CodecChoice, ErrorKind, FileSpec, Keep, Layout, MemorySource, Repository, Snapshot, Task, TensorSpec,
+};
 use proptest::prelude::*;
 
 fn task(threads: usize) -> Task<'static> {

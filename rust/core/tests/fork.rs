@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lamina_core::storage::lock::{Claim, close_inherited_locks, fork_begins, fork_ended};
+use lamina_core::{Claim, close_inherited_locks, fork_begins, fork_ended};
 
 /// Forks a child that has given its locks up when this returns, and lives until it is told to end.
 fn fork_child() -> libc::pid_t {

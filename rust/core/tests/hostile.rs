@@ -5,23 +5,14 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use lamina_core::chunks::placement::{Pack, Placement};
-use lamina_core::chunks::read::Chunks;
-use lamina_core::codec::{CodecChoice, Decoder, Encoder};
-use lamina_core::error::{ErrorKind, Result};
-use lamina_core::format::digest::{ChunkId, Digest, PackName};
-use lamina_core::format::dtype::Element;
-use lamina_core::format::envelope;
-use lamina_core::format::limits::MAX_CHUNK;
-use lamina_core::format::pack::{self, Codec, Entry, Kind};
-use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::format::structure::{FileEntry, Structure, TensorEntry};
-use lamina_core::format::tree::ChunkRef;
-use lamina_core::repository::Repository;
-use lamina_core::restore::reader::Reader;
-use lamina_core::task::Task;
+use lamina_core::internals::{Chunks, Pack, Placement, pack, pack::Entry, pack::Kind};
+use lamina_core::{
+    Body, ChunkRef, Codec, CodecChoice, Decoder, Digest, Digest as ChunkId, Element, Encoder, ErrorKind, FileEntry,
+    MAX_CHUNK, PackName, Reader, Repository, Result, Snapshot, Structure, Task, TensorEntry, envelope,
+};
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
@@ -332,7 +323,7 @@ fn encoded(choice: CodecChoice, element: Element, raw: &[u8]) -> (Codec, Vec<u8>
 #[test]
 fn codecs() {
     let floats: Vec<u8> = (0..4096u32).flat_map(|n| (1.0 + f64::from(n) as f32 / 5000.0).to_le_bytes()).collect();
-    let (_, element) = lamina_core::format::dtype::parse_dtype("<f4").unwrap();
+    let (_, element) = lamina_core::parse_dtype("<f4").unwrap();
     for (name, choice) in [("zstd", CodecChoice::Zstd), ("planes", CodecChoice::Planes)] {
         let (codec, valid) = encoded(choice, element, &floats);
         assert_eq!(codec.name(), name);
@@ -352,9 +343,9 @@ fn dtypes() {
         // A dtype is the caller's, or stands in a structure, where it is damage.
         let shapes = [&[][..], &[u64::MAX], &[u64::MAX, u64::MAX, 2], &[0, u64::MAX], &[1; 65]];
         for shape in shapes {
-            drop(lamina_core::format::dtype::tensor_bytes(&name, shape));
+            drop(lamina_core::internals::tensor_bytes(&name, shape));
         }
-        lamina_core::format::dtype::parse_dtype(&name).map(drop).map_err(|e| lamina_core::Error::corrupt(e.message()))
+        lamina_core::parse_dtype(&name).map(drop).map_err(|e| lamina_core::Error::corrupt(e.message()))
     };
     fuzz("dtype", 4000, &valid, 4 << 10, 16, decode);
 }
@@ -405,10 +396,11 @@ fn a_footer_of_more_entries_than_there_may_be() {
     trailer[4..8].copy_from_slice(&count.to_le_bytes());
     trailer[8..16].copy_from_slice(&footer.to_le_bytes());
     trailer[72..].copy_from_slice(pack::END_MAGIC);
-    let file = lamina_core::storage::create_new(&path).unwrap();
-    lamina_core::storage::set_length(&file, &path, length).unwrap();
-    lamina_core::storage::write_at(&file, &path, pack::MAGIC, 0).unwrap();
-    lamina_core::storage::write_at(&file, &path, &trailer, length - pack::TRAILER as u64).unwrap();
+    let mut file = std::fs::File::create_new(&path).unwrap();
+    file.write_all(pack::MAGIC).unwrap();
+    file.seek(SeekFrom::Start(length - pack::TRAILER as u64)).unwrap();
+    file.write_all(&trailer).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
     let (result, held) = peak(|| pack::read_footer(&file, &path));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
     assert!(held < 4 << 10, "{held}");

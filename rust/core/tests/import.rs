@@ -4,17 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lamina_core::codec::CodecChoice;
-use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::layout::pieces::Layout;
-use lamina_core::layout::plan::{FileSpec, TensorSpec};
-use lamina_core::layout::source::MemorySource;
-use lamina_core::repository::Repository;
-use lamina_core::repository::retention::Keep;
-use lamina_core::repository::session::Session;
-use lamina_core::restore::reader::Want;
-use lamina_core::task::Task;
-use lamina_core::{Error, ErrorKind, Result};
+use lamina_core::internals::session::Session;
+use lamina_core::{
+    Body, CodecChoice, Error, ErrorKind, FileSpec, Keep, Layout, MemorySource, Repository, Result, Snapshot, Task,
+    TensorSpec, Want,
+};
 use tempfile::TempDir;
 
 fn task(threads: usize) -> Task<'static> {

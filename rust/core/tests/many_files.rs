@@ -2,13 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use lamina_core::codec::CodecChoice;
-use lamina_core::format::snapshot::Body;
-use lamina_core::layout::pieces::Layout;
-use lamina_core::layout::plan::FileSpec;
-use lamina_core::layout::source::FileSource;
-use lamina_core::repository::Repository;
-use lamina_core::task::Task;
+use lamina_core::{Body, CodecChoice, FileSource, FileSpec, Layout, Repository, Task};
 
 const FILES: usize = 400;
 

@@ -5,19 +5,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use lamina_core::codec::CodecChoice;
-use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::layout::pieces::Layout;
-use lamina_core::layout::plan::{FileSpec, TensorSpec};
-use lamina_core::layout::source::MemorySource;
-use lamina_core::repository::Repository;
-use lamina_core::repository::retention::Keep;
-use lamina_core::repository::session::Session;
-use lamina_core::restore::reader::Want;
-use lamina_core::storage::call::Call;
-use lamina_core::storage::faults::{Watcher, watch};
-use lamina_core::task::Task;
-use lamina_core::{ErrorKind, Result};
+use lamina_core::internals::{Call, faults::Watcher, faults::watch, session::Session};
+use lamina_core::{
+    Body, CodecChoice, ErrorKind, FileSpec, Keep, Layout, MemorySource, Repository, Result, Snapshot, Task, TensorSpec,
+    Want,
+};
 use proptest::prelude::*;
 
 fn task(threads: usize) -> Task<'static> {
@@ -655,7 +647,7 @@ impl Apart {
         self.roots[0].join("snapshots/0000000002.json")
     }
 
-    fn repair(&self, from: &[usize]) -> lamina_core::repository::repair::Repaired {
+    fn repair(&self, from: &[usize]) -> lamina_core::Repaired {
         let sources: Vec<_> = from.iter().map(|&i| self.roots[i].clone()).collect();
         Repository::open(&self.roots[0]).unwrap().repair(vec![], &sources, &task(1)).unwrap()
     }

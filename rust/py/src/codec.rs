@@ -2,11 +2,7 @@
 
 use std::cell::RefCell;
 
-use lamina_core::codec::{CodecChoice, Decoder, Encoder};
-use lamina_core::format::dtype::parse_dtype;
-use lamina_core::format::limits::MAX_CHUNK;
-use lamina_core::format::pack::Codec;
-use lamina_core::{Error, Result, kernels};
+use lamina_core::{Codec, CodecChoice, Decoder, Encoder, Error, MAX_CHUNK, Result, parse_dtype};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -84,5 +80,5 @@ pub(crate) fn decode_into(
 /// The instructions that the engine's kernels use here, as `LAMINA_CPU` names them.
 #[pyfunction]
 pub(crate) fn cpu_level(py: Python<'_>) -> BindingResult<&'static str> {
-    detached(py, || Ok(kernels::level()?.name()))
+    detached(py, || Ok(lamina_core::cpu_level()?.name()))
 }

@@ -1,8 +1,6 @@
 //! Python arguments into the core's types.
 
-use lamina_core::format::snapshot::Body;
-use lamina_core::layout::plan::{FileSpec, TensorSpec};
-use lamina_core::{Error, Result};
+use lamina_core::{Body, Error, FileSpec, Result, TensorSpec};
 use pyo3::prelude::*;
 
 /// (name, dtype, shape, role, offset)

@@ -2,10 +2,7 @@
 
 use std::path::PathBuf;
 
-use lamina_core::files::plain_file::{self, Image};
-use lamina_core::format::envelope;
-use lamina_core::task::{Task, guarded};
-use lamina_core::{Error, Result};
+use lamina_core::{Error, Image, Result, Task, envelope, guarded};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -83,7 +80,7 @@ pub(crate) fn copy_into(
     for (from, to) in &mut pairs {
         slices.push((from.as_slice().map_err(contiguous)?, to.as_slice_mut().map_err(contiguous)?));
     }
-    detached(py, || plain_file::copy(slices, &Task::new(threads)?))
+    detached(py, || lamina_core::copy_into(slices, &Task::new(threads)?))
 }
 
 /// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use lamina_core::task::{Task, guarded};
-use lamina_core::{Error, Result};
+use lamina_core::{Error, Result, Task, guarded};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;

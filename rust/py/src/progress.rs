@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use lamina_core::task::progress as core;
+use lamina_core as core;
 use pyo3::prelude::*;
 
 /// The current phase of a call, and how much of it is done.

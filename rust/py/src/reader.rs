@@ -1,15 +1,8 @@
 //! `Reader`: verified bytes of a snapshot.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use lamina_core::chunks::placement::Placement;
-use lamina_core::chunks::read::Chunks;
-use lamina_core::format::limits::MAX_JSON;
-use lamina_core::format::snapshot;
-use lamina_core::restore::reader as core;
-use lamina_core::restore::reader::Want;
-use lamina_core::{Error, storage};
+use lamina_core::{self as core, Error, Want};
 use numpy::PyReadwriteArray1;
 use pyo3::prelude::*;
 
@@ -27,14 +20,7 @@ impl Reader {
     /// Opens an artifact directory: snapshot and placement files, and the folder of packs.
     #[staticmethod]
     fn open_artifact(py: Python<'_>, snapshot: PathBuf, placement: PathBuf, packs: PathBuf) -> BindingResult<Self> {
-        let inner = detached(py, || {
-            let bytes = storage::read_small(&snapshot, MAX_JSON)?;
-            let parsed = snapshot::Snapshot::parse(&bytes, 0, &snapshot.display().to_string())?;
-            let bytes = storage::read_small(&placement, 1 << 32)?;
-            let known = Placement::parse(&bytes, &placement.display().to_string())?;
-            core::Reader::open(Chunks::new(Arc::new(known), packs), &parsed)
-        })?;
-        Ok(Self { inner })
+        Ok(Self { inner: detached(py, || core::Reader::open_artifact(&snapshot, &placement, packs))? })
     }
 
     /// The structure as JSON text (docs/format.md §5.1).

@@ -1,8 +1,6 @@
 //! What a verify and a prune tell.
 
-use lamina_core::Result;
-use lamina_core::repository::prune;
-use lamina_core::repository::verify::Report;
+use lamina_core::{self as core, Report, Result};
 use pyo3::prelude::*;
 
 /// What a verify looked at and found.
@@ -37,9 +35,9 @@ pub(crate) struct Pruned {
     waiting: usize,
 }
 
-impl From<prune::Pruned> for Pruned {
-    fn from(pruned: prune::Pruned) -> Self {
-        let prune::Pruned { snapshots, packs, bytes, waiting } = pruned;
+impl From<core::Pruned> for Pruned {
+    fn from(pruned: core::Pruned) -> Self {
+        let core::Pruned { snapshots, packs, bytes, waiting } = pruned;
         Self { snapshots, packs, bytes, waiting }
     }
 }

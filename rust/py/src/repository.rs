@@ -3,14 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use lamina_core::codec::CodecChoice;
-use lamina_core::format::digest::PackName;
-use lamina_core::layout::pieces::Layout;
-use lamina_core::layout::source::{FileSource, MemorySource, StateSource};
-use lamina_core::repository as core;
-use lamina_core::repository::retention::Keep;
-use lamina_core::task::{Task, guarded};
-use lamina_core::{Error, Result};
+use lamina_core::{
+    self as core, CodecChoice, Error, FileSource, Keep, Layout, MemorySource, PackName, Result, StateSource, Task,
+    guarded,
+};
 use numpy::PyReadonlyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -249,25 +245,25 @@ fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {
 /// MD5 digests of files, as W&B wants them; several at once where the processor can.
 #[pyfunction]
 pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Vec<String>> {
-    detached(py, || lamina_core::files::md5::of_files(&paths))
+    detached(py, || core::md5_of_files(&paths))
 }
 
 /// In the thread that forks, before it does: no lock file is just being opened or closed.
 #[pyfunction]
 pub(crate) fn fork_begins() -> BindingResult<()> {
-    of_a_fork(lamina_core::storage::lock::fork_begins)
+    of_a_fork(core::fork_begins)
 }
 
 /// In the parent, after it has forked.
 #[pyfunction]
 pub(crate) fn fork_ended() -> BindingResult<()> {
-    of_a_fork(lamina_core::storage::lock::fork_ended)
+    of_a_fork(core::fork_ended)
 }
 
 /// In a forked child: gives up the locks that only the parent holds.
 #[pyfunction]
 pub(crate) fn close_inherited_locks() -> BindingResult<()> {
-    of_a_fork(lamina_core::storage::lock::close_inherited_locks)
+    of_a_fork(core::close_inherited_locks)
 }
 
 /// With the GIL, which a thread that forks must not give up.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use lamina_core::Error;
-use lamina_core::format::snapshot as core;
+use lamina_core::{self as core, Error};
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;

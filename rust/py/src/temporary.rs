@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lamina_core::storage::{lock, temporary};
+use lamina_core as core;
 use pyo3::prelude::*;
 
 use crate::error::BindingResult;
@@ -14,7 +14,7 @@ use crate::interrupt::detached;
 pub(crate) struct Temporary {
     #[pyo3(get)]
     path: PathBuf,
-    inner: Mutex<Option<temporary::Temporary>>,
+    inner: Mutex<Option<core::Temporary>>,
 }
 
 #[pymethods]
@@ -24,7 +24,7 @@ impl Temporary {
     #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
     fn new(py: Python<'_>, place: PathBuf) -> BindingResult<Self> {
         let made = detached(py, || {
-            let made = temporary::Temporary::folder(&place)?;
+            let made = core::Temporary::folder(&place)?;
             made.sweep();
             Ok(made)
         })?;
@@ -44,7 +44,7 @@ impl Temporary {
 /// Says that this process is at work on something, until it is released, or the process ends.
 #[pyclass(frozen, module = "lamina._core")]
 pub(crate) struct Claim {
-    inner: Mutex<Option<lock::Claim>>,
+    inner: Mutex<Option<core::Claim>>,
 }
 
 #[pymethods]
@@ -53,7 +53,7 @@ impl Claim {
     #[staticmethod]
     #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
     fn take(py: Python<'_>, path: PathBuf) -> BindingResult<Option<Self>> {
-        let taken = detached(py, || lock::Claim::take(&path))?;
+        let taken = detached(py, || core::Claim::take(&path))?;
         Ok(taken.map(|claim| Self { inner: Mutex::new(Some(claim)) }))
     }
 

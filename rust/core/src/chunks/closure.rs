@@ -33,7 +33,7 @@ pub(crate) fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Re
 }
 
 /// What the bytes of a state mean.
-pub fn structure(chunks: &Chunks, state: &State) -> Result<Structure> {
+pub(crate) fn structure(chunks: &Chunks, state: &State) -> Result<Structure> {
     check_density(chunks.placement(), &state.structure)?;
     let mut scratch = Scratch::new();
     let mut bytes = vec![];
@@ -45,16 +45,16 @@ pub fn structure(chunks: &Chunks, state: &State) -> Result<Structure> {
 
 /// The chunks that a state needs.
 #[derive(Debug)]
-pub struct Closure {
+pub(crate) struct Closure {
     /// Its content, in order, with repetitions.
-    pub content: Vec<ChunkRef>,
+    pub(crate) content: Vec<ChunkRef>,
     /// Its structure and the nodes of its content tree.
-    pub metadata: HashSet<ChunkId>,
+    pub(crate) metadata: HashSet<ChunkId>,
 }
 
 impl Closure {
     /// Names of all chunks.
-    pub fn ids(self) -> HashSet<ChunkId> {
+    pub(crate) fn ids(self) -> HashSet<ChunkId> {
         let mut ids = self.metadata;
         ids.extend(self.content.iter().map(|c| c.id));
         ids
@@ -86,10 +86,10 @@ pub(crate) fn walk(
 }
 
 /// Nodes that have been read already.
-pub type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
+pub(crate) type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
 
 /// Reads the content tree of a state; `nodes` saves reading what snapshots share.
-pub fn closure(chunks: &Chunks, state: &State, nodes: &mut Nodes) -> Result<Closure> {
+pub(crate) fn closure(chunks: &Chunks, state: &State, nodes: &mut Nodes) -> Result<Closure> {
     let mut scratch = Scratch::new();
     let mut metadata: HashSet<ChunkId> = state.structure.iter().map(|c| c.id).collect();
     let content = walk(state, |node| {

@@ -29,13 +29,13 @@ pub struct Pack {
 
 impl Pack {
     /// Reads the footer of a pack file.
-    pub fn read(path: &Path, name: PackName) -> Result<Self> {
+    pub(crate) fn read(path: &Path, name: PackName) -> Result<Self> {
         let (length, entries, salt) = pack::read_footer(&storage::open(path)?, path)?;
         Ok(Self { name, length, entries, salt })
     }
 
     /// Bytes of encoded chunks.
-    pub fn encoded(&self) -> u64 {
+    pub(crate) fn encoded(&self) -> u64 {
         self.entries.iter().map(|e| u64::from(e.encoded)).sum()
     }
 }
@@ -51,7 +51,7 @@ pub struct Location<'a> {
 
 /// How a chunk can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
+pub(crate) enum Stored {
     /// By itself.
     Whole,
     /// As the difference to this chunk, which stands whole somewhere.
@@ -78,7 +78,7 @@ impl Placement {
     }
 
     /// Removes a pack.
-    pub fn remove(&mut self, name: &PackName) {
+    pub(crate) fn remove(&mut self, name: &PackName) {
         let Some(pack) = self.packs.remove(name) else { return };
         for entry in &pack.entries {
             if let Some(places) = self.chunks.get_mut(&entry.id) {
@@ -91,7 +91,7 @@ impl Placement {
     }
 
     /// The pack of this name.
-    pub fn pack(&self, name: &PackName) -> Option<&Pack> {
+    pub(crate) fn pack(&self, name: &PackName) -> Option<&Pack> {
         self.packs.get(name)
     }
 
@@ -101,13 +101,13 @@ impl Placement {
     }
 
     /// The places outside `except` that hold the chunk whole.
-    pub fn whole(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
+    pub(crate) fn whole(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
         self.places(id).filter(|p| p.entry.base.is_none() && !except.contains(&p.pack.name))
     }
 
     /// How the chunk is to be read from packs outside `except`; `None` where it cannot be. Whole if it stands whole
     /// somewhere, else as a delta whose base does: of several that with the smallest base (docs/format.md §9).
-    pub fn stored(&self, id: &ChunkId, except: &HashSet<PackName>) -> Option<Stored> {
+    pub(crate) fn stored(&self, id: &ChunkId, except: &HashSet<PackName>) -> Option<Stored> {
         if self.whole(id, except).next().is_some() {
             return Some(Stored::Whole);
         }
@@ -117,7 +117,7 @@ impl Placement {
     }
 
     /// The places outside `except` from which the chunk is to be read.
-    pub fn readable(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
+    pub(crate) fn readable(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
         let stored = self.stored(id, except);
         let fits = move |p: &Location<'_>| match stored {
             Some(Stored::Whole) => p.entry.base.is_none(),
@@ -139,7 +139,7 @@ impl Placement {
     ///
     /// # Errors
     /// `Corrupt` where no pack holds it.
-    pub fn find(&self, id: &ChunkId) -> Result<Location<'_>> {
+    pub(crate) fn find(&self, id: &ChunkId) -> Result<Location<'_>> {
         self.readable(id, &HashSet::new()).next().ok_or_else(|| self.missing(id))
     }
 
@@ -184,7 +184,7 @@ impl Placement {
     }
 
     /// The packs of which less than half is alive, with the bytes that are.
-    pub fn sparse<'a>(&'a self, serving: &'a Serving) -> impl Iterator<Item = (&'a Pack, u64)> {
+    pub(crate) fn sparse<'a>(&'a self, serving: &'a Serving) -> impl Iterator<Item = (&'a Pack, u64)> {
         serving.live.iter().filter_map(|(name, &live)| {
             self.pack(name).filter(|pack| live * HALF < pack.encoded()).map(|pack| (pack, live))
         })
@@ -252,7 +252,7 @@ pub struct Serving {
     /// Chunk → pack.
     pub pack_of: HashMap<ChunkId, PackName>,
     /// Pack → encoded bytes of the closure that it serves.
-    pub live: HashMap<PackName, u64>,
+    pub(crate) live: HashMap<PackName, u64>,
 }
 
 #[cfg(test)]

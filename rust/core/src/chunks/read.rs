@@ -28,7 +28,7 @@ impl Chunks {
     }
 
     /// Where they stand.
-    pub fn placement(&self) -> &Placement {
+    pub(crate) fn placement(&self) -> &Placement {
         &self.placement
     }
 
@@ -43,7 +43,7 @@ impl Chunks {
     }
 
     /// Reads and verifies a chunk from any pack that holds it.
-    pub fn read(&self, id: &ChunkId, into: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+    pub(crate) fn read(&self, id: &ChunkId, into: &mut [u8], scratch: &mut Scratch) -> Result<()> {
         self.read_choosing(id, None, into, scratch)
     }
 
@@ -175,7 +175,7 @@ impl PackFiles {
 }
 
 /// A thread's decoder and buffers.
-pub struct Scratch {
+pub(crate) struct Scratch {
     decoder: Decoder,
     encoded: Vec<u8>,
     pub(crate) raw: Vec<u8>,
@@ -184,7 +184,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// Empty buffers.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { decoder: Decoder::new(), encoded: vec![], raw: vec![], base: vec![] }
     }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::dtype::{Class, Element};
 use crate::format::pack::Codec;
 use frame::{FrameDecoder, Frames, Method};
-pub use planes::Glimpse;
+pub(crate) use planes::Glimpse;
 use planes::PlaneEncoder;
 use sampler::Sampler;
 use steps::Form;
@@ -44,7 +44,7 @@ pub enum CodecChoice {
 impl CodecChoice {
     /// The largest part, in percent, of what a chunk would take by itself that its delta may take; `None`: no deltas. A
     /// delta costs a second read and holds its base in place, so it must be worth it unless the user has asked for it.
-    pub fn delta_share(self) -> Option<usize> {
+    pub(crate) fn delta_share(self) -> Option<usize> {
         match self {
             Self::Auto => Some(60),
             Self::Delta => Some(90),
@@ -55,22 +55,22 @@ impl CodecChoice {
 
 /// The chunk that another one is to be stored as the difference to.
 #[derive(Debug, Clone, Copy)]
-pub struct Base<'a> {
+pub(crate) struct Base<'a> {
     /// Its bytes.
-    pub raw: &'a [u8],
+    pub(crate) raw: &'a [u8],
     /// Bytes that it takes itself.
-    pub encoded: usize,
+    pub(crate) encoded: usize,
     /// How many versions it will have served then, 1 or more.
-    pub age: u8,
+    pub(crate) age: u8,
 }
 
 /// A chunk as a difference.
 #[derive(Debug)]
-pub struct Delta<'a> {
+pub(crate) struct Delta<'a> {
     /// Its bytes.
-    pub bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// What the chunk would take by itself.
-    pub whole: usize,
+    pub(crate) whole: usize,
 }
 
 impl FromStr for CodecChoice {
@@ -161,7 +161,7 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Encoder::encode`].
-    pub fn encode_delta(
+    pub(crate) fn encode_delta(
         &mut self,
         raw: &[u8],
         base: Base<'_>,
@@ -239,15 +239,15 @@ impl Decoder {
     ///
     /// # Errors
     /// `Corrupt` as [`Decoder::decode_into`], and for a base of another length.
-    pub fn decode_delta_into(&mut self, encoded: &[u8], base: &[u8], dst: &mut [u8]) -> Result<()> {
+    pub(crate) fn decode_delta_into(&mut self, encoded: &[u8], base: &[u8], dst: &mut [u8]) -> Result<()> {
         delta::decode(&mut self.frames, &mut self.scratch, encoded, base, dst)
     }
 }
 
 /// Bytes at the beginning of a delta that do not belong to its planes.
-pub const DELTA_HEAD: usize = delta::HEADER;
+pub(crate) const DELTA_HEAD: usize = delta::HEADER;
 
 /// How many versions the base of a delta has served.
-pub fn delta_age(head: [u8; DELTA_HEAD]) -> u8 {
+pub(crate) fn delta_age(head: [u8; DELTA_HEAD]) -> u8 {
     head[1]
 }

@@ -111,15 +111,15 @@ fn smaller_frame(frames: &mut Frames, plane: &[u8], out: &mut [u8]) -> Option<us
 /// The most significant plane that stands uncoded in a chunk of byte planes, a few runs of which can be had without decoding;
 /// or the one below the exponent where that is coded: a quarter of float32 is decoded then.
 #[derive(Debug)]
-pub struct Glimpse {
+pub(crate) struct Glimpse {
     /// Where the plane stands in the encoded chunk.
-    pub offset: usize,
+    pub(crate) offset: usize,
     /// Bytes that it takes there.
-    pub encoded: usize,
+    pub(crate) encoded: usize,
     /// Bytes that it has.
-    pub plane_len: usize,
+    pub(crate) plane_len: usize,
     /// Whether it is a zstd frame.
-    pub coded: bool,
+    pub(crate) coded: bool,
     plane: usize,
     width: usize,
     rotate: bool,
@@ -130,13 +130,13 @@ const GLIMPSES: usize = 32;
 
 impl Glimpse {
     /// Bytes of the beginning of an encoded chunk that [`Glimpse::new`] wants.
-    pub const HEADER: usize = 2 + 5 * MAX_WIDTH;
+    pub(crate) const HEADER: usize = 2 + 5 * MAX_WIDTH;
     /// The most bytes of a run.
-    pub const RUN: usize = 128;
+    pub(crate) const RUN: usize = 128;
 
     /// From the beginning of a chunk of byte planes; `None` where it has no such plane, or its elements are not `width` bytes
     /// wide.
-    pub fn new(header: &[u8], raw_len: usize, width: usize) -> Option<Self> {
+    pub(crate) fn new(header: &[u8], raw_len: usize, width: usize) -> Option<Self> {
         let &[found, transform @ (0 | 1), ..] = header else { return None };
         if usize::from(found) != width || !raw_len.is_multiple_of(width) {
             return None;
@@ -158,12 +158,12 @@ impl Glimpse {
     }
 
     /// Whether the bytes below make up half of an element or more.
-    pub fn is_above_noise(&self) -> bool {
+    pub(crate) fn is_above_noise(&self) -> bool {
         2 * self.plane >= self.width
     }
 
     /// What to look at in the plane: the first byte and the bytes of each run.
-    pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let len = self.plane_len.min(Self::RUN);
         // Runs that overlap would be read for nothing.
         let count = self.plane_len.checked_div(len).unwrap_or(1).min(GLIMPSES);
@@ -172,7 +172,7 @@ impl Glimpse {
     }
 
     /// How many of the elements of `raw` from `first` on have these bytes in the plane.
-    pub fn equal(&self, raw: &[u8], first: usize, bytes: &[u8]) -> usize {
+    pub(crate) fn equal(&self, raw: &[u8], first: usize, bytes: &[u8]) -> usize {
         let Self { plane, width, rotate, .. } = *self;
         let byte = |word: &[u8]| match rotate {
             true => word[plane] << 1 | word[(plane + width - 1) % width] >> 7,

@@ -1,4 +1,4 @@
 //! Files outside a repository: written from memory, compared, and digested.
 
-pub mod md5;
-pub mod plain_file;
+pub(crate) mod md5;
+pub(crate) mod plain_file;

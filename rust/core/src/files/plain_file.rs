@@ -123,7 +123,7 @@ impl<'a> Image<'a> {
 }
 
 /// Copies each source to its destination of the same length, in parallel.
-pub fn copy(pairs: Vec<(&[u8], &mut [u8])>, task: &Task<'_>) -> Result<()> {
+pub fn copy_into(pairs: Vec<(&[u8], &mut [u8])>, task: &Task<'_>) -> Result<()> {
     if let Some((from, to)) = pairs.iter().find(|(from, to)| from.len() != to.len()) {
         return Err(Error::invalid(format!("{} bytes cannot be copied to {} bytes", from.len(), to.len())));
     }
@@ -173,8 +173,8 @@ mod tests {
         assert!(Image::new(4, vec![(0, b"abc"), (2, b"de")], b"").is_err());
         assert!(Image::new(0, vec![], b"").unwrap().write(&folder.path().join("no/f"), &task(1)).is_err());
         let mut to = vec![0; big.len()];
-        copy(vec![(&big, &mut to)], &task(3)).unwrap();
+        copy_into(vec![(&big, &mut to)], &task(3)).unwrap();
         assert_eq!(to, big);
-        assert!(copy(vec![(b"a", &mut [])], &task(1)).is_err());
+        assert!(copy_into(vec![(b"a", &mut [])], &task(1)).is_err());
     }
 }

@@ -7,26 +7,23 @@ use std::fmt;
 pub struct Digest([u8; 32]);
 
 /// Name of a chunk: the digest of its unencoded bytes.
-pub type ChunkId = Digest;
+pub(crate) type ChunkId = Digest;
 /// Name of a pack: the digest of the whole file.
 pub type PackName = Digest;
 
 impl Digest {
-    /// Bytes of a digest.
-    pub const LEN: usize = 32;
-
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
     /// The digest that a hasher has arrived at.
-    pub fn finish(hasher: &blake3::Hasher) -> Self {
+    pub(crate) fn finish(hasher: &blake3::Hasher) -> Self {
         Self(*hasher.finalize().as_bytes())
     }
 
     /// The digest with these bytes; `None` unless there are 32.
-    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
@@ -60,7 +57,7 @@ impl Digest {
 }
 
 /// Lower-case hex digits of `bytes`.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
 }

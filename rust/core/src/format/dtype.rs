@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// The most dimensions that a tensor may have (numpy's limit).
-pub const MAX_RANK: usize = 64;
+pub(crate) const MAX_RANK: usize = 64;
 
 /// How the bytes of one element hang together; the codecs use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,11 +1,11 @@
 //! The bytes of docs/format.md: every file that lamina writes is laid out, written and checked here.
 
-pub mod digest;
-pub mod dtype;
+pub(crate) mod digest;
+pub(crate) mod dtype;
 pub mod envelope;
-pub mod limits;
+pub(crate) mod limits;
 pub mod pack;
-pub mod snapshot;
-pub mod structure;
-pub mod tree;
+pub(crate) mod snapshot;
+pub(crate) mod structure;
+pub(crate) mod tree;
 pub(crate) mod words;

@@ -9,7 +9,7 @@ use crate::format::limits::MAX_STRUCTURE;
 use crate::format::tree::ChunkRef;
 
 /// Levels of nodes above the content list.
-pub const MAX_DEPTH: u32 = 4;
+pub(crate) const MAX_DEPTH: u32 = 4;
 
 /// Where the state of a snapshot stands.
 #[derive(Debug, Clone, Serialize, Deserialize, Default)]
@@ -93,12 +93,12 @@ pub struct Snapshot {
 
 impl Body {
     /// The monitored value, if it is a finite number.
-    pub fn value(&self) -> Option<f64> {
+    pub(crate) fn value(&self) -> Option<f64> {
         self.value.as_f64().filter(|v| v.is_finite())
     }
 
     /// Whether a larger value is better.
-    pub fn larger_is_better(&self) -> bool {
+    pub(crate) fn larger_is_better(&self) -> bool {
         self.mode.as_deref() == Some("max")
     }
 

@@ -10,7 +10,7 @@ use crate::format::dtype::tensor_bytes;
 use crate::format::limits::{MAX_FILES, MAX_STRUCTURE, MAX_TENSORS};
 
 /// What a tensor can be to training.
-pub const ROLES: [&str; 4] = ["weights", "optimizer", "counters", "training"];
+pub(crate) const ROLES: [&str; 4] = ["weights", "optimizer", "counters", "training"];
 /// Names that a message lists before it says how many more there are.
 const NAMED: usize = 4;
 
@@ -94,7 +94,7 @@ impl Structure {
 
     /// Checks paths, names, sizes, offsets and limits. No byte of the state may be used twice, so that what is read or
     /// written of a snapshot is never longer than its state.
-    pub fn check(&self, length: u64) -> Result<()> {
+    pub(crate) fn check(&self, length: u64) -> Result<()> {
         if self.files.len() > MAX_FILES {
             return Err(Error::invalid(format!("{} files; at most {MAX_FILES} are supported", self.files.len())));
         }
@@ -184,7 +184,7 @@ fn in_state(offset: u64, run: u64, length: u64) -> Result<()> {
 }
 
 /// Checks that file paths stay inside the folder they are written to, and that no file system takes two for one.
-pub fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
+pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = HashSet::new();
     let mut folders = HashSet::new();
     for path in paths {

@@ -8,11 +8,11 @@ use crate::format::limits::MAX_CHUNK;
 use crate::format::words;
 
 /// Bytes of one entry of the content list.
-pub const ENTRY: usize = 36;
+pub(crate) const ENTRY: usize = 36;
 /// A node of the content tree may end from this many entries on …
-pub const NODE_MIN: usize = 32;
+pub(crate) const NODE_MIN: usize = 32;
 /// … and must end here.
-pub const NODE_MAX: usize = 1024;
+pub(crate) const NODE_MAX: usize = 1024;
 
 /// A chunk as a content list names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,12 +66,12 @@ impl ChunkRef {
 }
 
 /// Whether a node of `entries` entries ends behind the one with this id.
-pub fn node_ends(entries: usize, id: &ChunkId) -> bool {
+pub(crate) fn node_ends(entries: usize, id: &ChunkId) -> bool {
     entries >= NODE_MAX || (entries >= NODE_MIN && id.as_bytes()[0] == 0)
 }
 
 /// A level of the content tree cut into nodes: the bytes of each.
-pub fn nodes(level: &[ChunkRef]) -> Vec<Vec<u8>> {
+pub(crate) fn nodes(level: &[ChunkRef]) -> Vec<Vec<u8>> {
     let mut nodes = vec![];
     let mut node = vec![];
     for entry in level {

@@ -32,7 +32,7 @@ impl Level {
     }
 
     /// Whether this processor has it.
-    pub fn is_available(self) -> bool {
+    pub(crate) fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,7 @@
 //!
 //! MD5 is here because object stores want it, not for security.
 
-use super::level::{self, Level};
+use super::level::Level;
 use super::md5_one;
 use super::md5_round::{BLOCK, Inputs, State};
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +11,7 @@ use super::{avx2, avx512};
 
 /// One digest that takes its bytes piece by piece, through [`update_many`].
 #[derive(Debug, Clone)]
-pub struct Md5 {
+pub(crate) struct Md5 {
     state: [u32; 4],
     /// The bytes behind the last whole block.
     pending: [u8; BLOCK],
@@ -26,7 +26,7 @@ impl Default for Md5 {
 
 impl Md5 {
     /// The digest of nothing so far.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476], pending: [0; BLOCK], len: 0 }
     }
 
@@ -64,13 +64,7 @@ impl Md5 {
     }
 }
 
-/// The MD5 digest of each input. Fastest with 16 inputs of about the same length, or many more.
-pub fn md5_many(inputs: &[&[u8]]) -> Vec<[u8; 16]> {
-    // Digests are the same on every level, and a LAMINA_CPU that cannot be met is an error of the codecs already.
-    md5_many_at(level::level().unwrap_or(Level::Portable), inputs)
-}
-
-/// [`md5_many`] with the kernels of one level.
+/// The MD5 digest of each input, with the kernels of one level. Fastest with 16 inputs of about the same length, or many more.
 ///
 /// # Panics
 /// Where the processor lacks the level.
@@ -84,7 +78,7 @@ pub fn md5_many_at(level: Level, inputs: &[&[u8]]) -> Vec<[u8; 16]> {
 ///
 /// # Panics
 /// Where there are not as many inputs as digests, or the processor lacks the level.
-pub fn update_many(level: Level, digests: &mut [Md5], inputs: &[&[u8]]) {
+pub(crate) fn update_many(level: Level, digests: &mut [Md5], inputs: &[&[u8]]) {
     assert_eq!(digests.len(), inputs.len(), "one input per digest");
     let mut rests = inputs.to_vec();
     let mut jobs = Vec::new();
@@ -112,7 +106,7 @@ pub fn update_many(level: Level, digests: &mut [Md5], inputs: &[&[u8]]) {
 ///
 /// # Panics
 /// Where the processor lacks the level.
-pub fn digest_many(level: Level, mut digests: Vec<Md5>) -> Vec<[u8; 16]> {
+pub(crate) fn digest_many(level: Level, mut digests: Vec<Md5>) -> Vec<[u8; 16]> {
     let endings: Vec<_> = digests.iter().map(Md5::ending).collect();
     let blocks = endings.iter().map(|(blocks, count)| &blocks[..*count]);
     run(

@@ -17,5 +17,7 @@ mod neon;
 mod planes;
 
 pub use level::{Level, available, level};
-pub use md5::{Md5, digest_many, md5_many, md5_many_at, update_many};
-pub use planes::{merge, merge_at, split, split_at};
+pub use md5::md5_many_at;
+pub(crate) use md5::{Md5, digest_many, update_many};
+pub(crate) use planes::{merge, split};
+pub use planes::{merge_at, split_at};

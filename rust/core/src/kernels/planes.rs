@@ -19,7 +19,7 @@ use crate::error::Result;
 ///
 /// # Panics
 /// As [`split_at`].
-pub fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> Result<()> {
+pub(crate) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> Result<()> {
     split_at(level()?, src, rotate, planes);
     Ok(())
 }
@@ -31,7 +31,7 @@ pub fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> Result<()> {
 ///
 /// # Panics
 /// As [`split_at`].
-pub fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> Result<()> {
+pub(crate) fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> Result<()> {
     merge_at(level()?, planes, rotate, dst);
     Ok(())
 }

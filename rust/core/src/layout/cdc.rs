@@ -1,12 +1,12 @@
 //! Cuts by content: of bytes in which an insertion moves all that comes behind it.
 
 /// Smallest, average and largest chunk of metadata (literals beside tensors, structure).
-pub const METADATA_CDC: (usize, usize, usize) = (4 << 10, 16 << 10, 64 << 10);
+pub(crate) const METADATA_CDC: (usize, usize, usize) = (4 << 10, 16 << 10, 64 << 10);
 /// Smallest, average and largest chunk of opaque files.
-pub const OPAQUE_CDC: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
+pub(crate) const OPAQUE_CDC: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
 
 /// Cuts bytes at hand by content.
-pub fn cut(bytes: &[u8], cdc: (usize, usize, usize)) -> Vec<&[u8]> {
+pub(crate) fn cut(bytes: &[u8], cdc: (usize, usize, usize)) -> Vec<&[u8]> {
     let (min, avg, max) = cdc;
     if bytes.len() <= min {
         return if bytes.is_empty() { vec![] } else { vec![bytes] };

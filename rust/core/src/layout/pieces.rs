@@ -14,28 +14,28 @@ use crate::layout::cdc::{METADATA_CDC, OPAQUE_CDC};
 use crate::layout::plan::{FileSpec, TensorSpec};
 
 /// A tensor below this size shares a chunk with its neighbours.
-pub const SMALL_TENSOR: u64 = 16 << 10;
+pub(crate) const SMALL_TENSOR: u64 = 16 << 10;
 /// A group ends behind the tensor with which it has this size.
-pub const GROUP: u64 = 64 << 10;
+pub(crate) const GROUP: u64 = 64 << 10;
 /// Bytes of a run of a large tensor.
-pub const RUN: u64 = 1 << 20;
+pub(crate) const RUN: u64 = 1 << 20;
 /// From this size on a tensor is cut into longer runs.
-pub const HUGE_TENSOR: u64 = 1 << 30;
+pub(crate) const HUGE_TENSOR: u64 = 1 << 30;
 /// Bytes of a run of a huge tensor.
-pub const HUGE_RUN: u64 = 4 << 20;
+pub(crate) const HUGE_RUN: u64 = 4 << 20;
 
 /// Which tensor: `file` counts the files, and the tensors without file as one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorAt {
     /// Index of the file.
-    pub file: usize,
+    pub(crate) file: usize,
     /// Index in the file's tensors.
-    pub tensor: usize,
+    pub(crate) tensor: usize,
 }
 
 /// One or more whole tensors, or a run of one, that make a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub(crate) enum Piece {
     /// Bytes `start..start + len` of a tensor.
     Run {
         /// Which.
@@ -67,17 +67,12 @@ pub enum Piece {
 
 impl Piece {
     /// Bytes.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Run { len, .. } => *len as u64,
             Self::Group { members, .. } => members.iter().map(|m| m.1 as u64).sum(),
             Self::Literals { len, .. } => *len,
         }
-    }
-
-    /// Whether there are none; never true for the pieces of a layout.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -85,15 +80,15 @@ impl Piece {
 #[derive(Debug, Clone)]
 pub struct Layout {
     /// What the bytes mean.
-    pub structure: Structure,
+    pub(crate) structure: Structure,
     /// Pieces in state order.
-    pub pieces: Vec<Piece>,
+    pub(crate) pieces: Vec<Piece>,
     /// Where each piece begins in the state.
-    pub starts: Vec<u64>,
+    pub(crate) starts: Vec<u64>,
     /// Bytes of the state.
-    pub length: u64,
+    pub(crate) length: u64,
     /// Per file, the runs (file offset, bytes) outside its tensors.
-    pub literals: Vec<Vec<(u64, u64)>>,
+    pub(crate) literals: Vec<Vec<(u64, u64)>>,
 }
 
 impl Layout {

@@ -157,7 +157,7 @@ impl StateSource for MemorySource<'_> {
 }
 
 /// Fills `buffer` with literal bytes of a file from `position`, counted in literal bytes.
-pub fn read_literals(
+pub(crate) fn read_literals(
     source: &dyn StateSource,
     layout: &Layout,
     file: usize,
@@ -183,7 +183,7 @@ pub fn read_literals(
 }
 
 /// The bytes of a run or group; `scratch` and `joined` may hold them.
-pub fn read_piece<'a>(
+pub(crate) fn read_piece<'a>(
     source: &'a dyn StateSource,
     piece: &Piece,
     scratch: &'a mut Vec<u8>,

@@ -30,8 +30,6 @@ pub struct Imported {
     pub snapshot: Arc<Snapshot>,
     /// False where it was there already, and nothing was changed.
     pub new: bool,
-    /// Packs that were copied.
-    pub packs: usize,
     /// Bytes that the repository has grown by.
     pub bytes: u64,
 }
@@ -53,7 +51,7 @@ pub(super) fn import(parts: &Parts, folder: &Path, series: Option<&str>, task: &
     let (bytes, snapshot) = file_of(folder, series)?;
     if let Some(there) = parts.snapshots.readable()?.into_iter().find(|s| s.id == snapshot.id) {
         parts.flush_names()?;
-        return Ok(Imported { snapshot: there, new: false, packs: 0, bytes: 0 });
+        return Ok(Imported { snapshot: there, new: false, bytes: 0 });
     }
     let source = Source::open(folder)?;
     let chunks = Chunks::new(source.chunks.shared_placement(), source.paths.packs());
@@ -64,7 +62,7 @@ pub(super) fn import(parts: &Parts, folder: &Path, series: Option<&str>, task: &
     let rescued = import.bring_chunks(&reader.closure())?;
     import.check(&reader.closure(), &packs)?;
     let snapshot = parts.snapshots.commit(&bytes, &saving.session)?;
-    Ok(Imported { snapshot, new: true, packs: packs.len(), bytes: copied + rescued })
+    Ok(Imported { snapshot, new: true, bytes: copied + rescued })
 }
 
 /// The bytes of the snapshot file that is to be committed.

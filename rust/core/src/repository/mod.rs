@@ -3,22 +3,22 @@
 mod aliases;
 mod condemned;
 mod copies;
-pub mod import;
-pub mod lost;
+pub(crate) mod import;
+pub(crate) mod lost;
 mod names;
 mod packs;
 mod parts;
 mod paths;
-pub mod prune;
-pub mod repair;
+pub(crate) mod prune;
+pub(crate) mod repair;
 mod rescue;
-pub mod retention;
+pub(crate) mod retention;
 mod save;
 mod serving;
 pub mod session;
 mod small_file;
 mod snapshots;
-pub mod verify;
+pub(crate) mod verify;
 mod verify_sample;
 
 use std::collections::HashMap;

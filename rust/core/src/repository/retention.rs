@@ -29,7 +29,7 @@ impl Keep {
     }
 
     /// Numbers of the snapshots that stay, of one series.
-    pub fn held(&self, series: &[&Snapshot]) -> BTreeSet<u64> {
+    pub(crate) fn held(&self, series: &[&Snapshot]) -> BTreeSet<u64> {
         let mut by_number: Vec<_> = series.to_vec();
         by_number.sort_by_key(|s| std::cmp::Reverse(s.number));
         let mut held: BTreeSet<u64> = by_number.iter().take(self.last.unwrap_or(0)).map(|s| s.number).collect();
@@ -45,7 +45,7 @@ impl Keep {
 }
 
 /// Snapshots with a value of the series' newest monitored metric, the best first; among equals the older one.
-pub fn ranking<'a>(series: &[&'a Snapshot]) -> Vec<&'a Snapshot> {
+pub(crate) fn ranking<'a>(series: &[&'a Snapshot]) -> Vec<&'a Snapshot> {
     let newest =
         series.iter().filter(|s| s.body.monitor.is_some() && s.body.value().is_some()).max_by_key(|s| s.number);
     let Some(newest) = newest else { return vec![] };

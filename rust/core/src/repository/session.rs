@@ -45,22 +45,22 @@ impl Session {
     }
 
     /// The session's name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Its folder, for temporary files.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// A temporary file of it.
-    pub fn temp(&self, name: &str) -> PathBuf {
+    pub(crate) fn temp(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.tmp"))
     }
 
     /// Whether locks do on this file system what they should.
-    pub fn locks_work(&self) -> bool {
+    pub(crate) fn locks_work(&self) -> bool {
         self.locks_work
     }
 }
@@ -127,7 +127,7 @@ impl PruneLock {
     ///
     /// # Errors
     /// `Busy` where another prune holds it, `Unsupported` where locks do not work on this file system.
-    pub fn take(repository: &Path) -> Result<Self> {
+    pub(crate) fn take(repository: &Path) -> Result<Self> {
         Self::take_within(repository, SHORT)
     }
 
@@ -135,7 +135,7 @@ impl PruneLock {
     ///
     /// # Errors
     /// `Busy` where a prune goes on holding it.
-    pub fn share(repository: &Path) -> Result<Option<Self>> {
+    pub(crate) fn share(repository: &Path) -> Result<Option<Self>> {
         match Self::take_within(repository, LONG) {
             Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
             other => other.map(Some),

@@ -2,11 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::chunks::closure::{Closure, closure, structure};
+use crate::chunks::placement::Placement;
 use crate::chunks::read::{Chunks, Scratch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::{ChunkId, PackName};
+use crate::format::limits::{MAX_JSON, MAX_PLACEMENT};
 use crate::format::snapshot::Snapshot;
 use crate::format::structure::{Structure, describe};
 use crate::format::tree::ChunkRef;
@@ -47,6 +50,18 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Opens an artifact: the snapshot in the file `snapshot`, whose chunks stand in the packs that `placement` names.
+    ///
+    /// # Errors
+    /// `NotFound` if one of the two files does not exist, `Corrupt` or `Unsupported` if one cannot be read.
+    pub fn open_artifact(snapshot: &Path, placement: &Path, packs: PathBuf) -> Result<Self> {
+        let bytes = storage::read_small(snapshot, MAX_JSON)?;
+        let parsed = Snapshot::parse(&bytes, 0, &snapshot.display().to_string())?;
+        let bytes = storage::read_small(placement, MAX_PLACEMENT)?;
+        let known = Placement::parse(&bytes, &placement.display().to_string())?;
+        Self::open(Chunks::new(Arc::new(known), packs), &parsed)
+    }
+
     /// Reads content list and structure of a snapshot, every chunk of which stands in a pack.
     pub fn open(chunks: Chunks, snapshot: &Snapshot) -> Result<Self> {
         let reader = Self::open_partly(chunks, snapshot)?;
@@ -54,7 +69,7 @@ impl Reader {
     }
 
     /// The same, also where no pack holds some chunks of the content: what needs none of them can be read.
-    pub fn open_partly(chunks: Chunks, snapshot: &Snapshot) -> Result<Self> {
+    pub(crate) fn open_partly(chunks: Chunks, snapshot: &Snapshot) -> Result<Self> {
         let state = &snapshot.body.state;
         let structure = structure(&chunks, state)?;
         let Closure { content, metadata } = closure(&chunks, state, &mut HashMap::new())?;
@@ -109,11 +124,6 @@ impl Reader {
             true => error.context(describe(&self.structure, &parts)),
             false => error,
         }
-    }
-
-    /// Chunks of the content, with repetitions.
-    pub fn content(&self) -> &[ChunkRef] {
-        &self.content
     }
 
     /// The chunks that hold bytes `offset..offset + length` of the state.

@@ -21,7 +21,7 @@ use crate::layout::cdc::{METADATA_CDC, cut};
 use crate::layout::pieces::{Layout, Piece, TensorAt};
 
 /// Versions that a base serves; then the chunk is stored whole, so that nothing depends on bytes of long ago.
-pub const MAX_AGE: u8 = 8;
+pub(crate) const MAX_AGE: u8 = 8;
 /// With `Auto`, a base is read only if such a part of the elements has kept the byte that can be seen without decoding it: where
 /// fewer have, the difference takes more than the codec would accept.
 const KEPT: (usize, usize) = (1, 8);
@@ -31,18 +31,18 @@ const KEPT_ABOVE_NOISE: (usize, usize) = (2, 5);
 
 /// A base that a chunk could have.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The base.
-    pub id: ChunkId,
+    pub(crate) id: ChunkId,
     /// Its encoded bytes.
-    pub encoded: u32,
+    pub(crate) encoded: u32,
     /// How many versions it will have served.
-    pub age: u8,
+    pub(crate) age: u8,
 }
 
 /// The bases of one save.
 #[derive(Debug)]
-pub struct Bases<'a> {
+pub(crate) struct Bases<'a> {
     chunks: &'a Chunks,
     /// Packs that may be deleted, or that would stay for these bases only.
     avoid: HashSet<PackName>,
@@ -52,7 +52,12 @@ pub struct Bases<'a> {
 
 impl<'a> Bases<'a> {
     /// Finds the bases that `newest` offers for a save of `layout`.
-    pub fn find(chunks: &'a Chunks, newest: &Snapshot, layout: &Layout, condemned: &HashSet<PackName>) -> Result<Self> {
+    pub(crate) fn find(
+        chunks: &'a Chunks,
+        newest: &Snapshot,
+        layout: &Layout,
+        condemned: &HashSet<PackName>,
+    ) -> Result<Self> {
         let state = &newest.body.state;
         let Closure { content, metadata } = closure(chunks, state, &mut Nodes::new())?;
         let places = Places::of(layout, newest, chunks)?;
@@ -75,7 +80,7 @@ impl<'a> Bases<'a> {
     }
 
     /// The base of a piece, if it has one.
-    pub fn of(&self, piece: usize) -> Option<Candidate> {
+    pub(crate) fn of(&self, piece: usize) -> Option<Candidate> {
         let before = self.before.get(piece).copied().flatten()?;
         let (id, age) = match self.chunks.placement().stored(&before.id, &HashSet::new())? {
             Stored::Whole => (before.id, 1),
@@ -102,7 +107,7 @@ impl<'a> Bases<'a> {
 
     /// Puts the verified bytes of a base into `buffer`; false where it is not worth it, or the base is damaged: then the chunk
     /// is stored without it.
-    pub fn read(
+    pub(crate) fn read(
         &self,
         base: &Candidate,
         raw: &[u8],

@@ -1,9 +1,9 @@
 //! A save: from a state to packs and a snapshot body.
 
-pub mod bases;
+pub(crate) mod bases;
 mod budget;
 mod chunk;
 mod literals;
 mod repack;
 mod tree;
-pub mod writer;
+pub(crate) mod writer;

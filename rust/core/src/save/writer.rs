@@ -28,30 +28,30 @@ use crate::task::Task;
 
 /// What a save wrote.
 #[derive(Debug)]
-pub struct Written {
+pub(crate) struct Written {
     /// Where the state stands.
-    pub state: State,
+    pub(crate) state: State,
     /// Packs that were added, in the order they were filled.
-    pub packs: Vec<Pack>,
+    pub(crate) packs: Vec<Pack>,
     /// Raw bytes of chunks that were stored for the first time.
-    pub bytes_new: u64,
+    pub(crate) bytes_new: u64,
     /// Bytes of the added packs.
-    pub bytes_stored: u64,
+    pub(crate) bytes_stored: u64,
     /// Whether a chunk is stored as a delta.
-    pub deltas: bool,
+    pub(crate) deltas: bool,
 }
 
 /// How to save.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub(crate) struct Options {
     /// Codec for new chunks.
-    pub codec: CodecChoice,
+    pub(crate) codec: CodecChoice,
     /// Raw bytes that are expected to be new; decides the size of packs.
-    pub expected_new: u64,
+    pub(crate) expected_new: u64,
 }
 
 /// Everything the steps of a save share.
-pub struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     pub(super) layout: &'a Layout,
     pub(super) source: &'a dyn StateSource,
     pub(super) known: &'a Placement,
@@ -108,7 +108,7 @@ impl Filling {
 
 impl<'a> Writer<'a> {
     /// A writer for one save.
-    pub fn new(
+    pub(crate) fn new(
         layout: &'a Layout,
         source: &'a dyn StateSource,
         known: &'a Placement,
@@ -121,7 +121,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes packs to `temp`, moves them to `packs`.
-    pub fn write(&self, temp: &Path, packs: &Path) -> Result<Written> {
+    pub(crate) fn write(&self, temp: &Path, packs: &Path) -> Result<Written> {
         let target = (self.options.expected_new / 16).clamp(8 << 20, 64 << 20);
         let mut filling =
             Filling { packs: PackWriter::new(temp, packs, target, self.condemned.clone()), budget: Budget::default() };

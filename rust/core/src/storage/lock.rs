@@ -28,7 +28,7 @@ fn held() -> MutexGuard<'static, Vec<i32>> {
 
 /// A lock file whose descriptor a forked child closes.
 #[derive(Debug)]
-pub struct LockFile {
+pub(crate) struct LockFile {
     file: Option<File>,
 }
 
@@ -61,7 +61,7 @@ impl LockFile {
     }
 
     /// The file.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         self.file.as_ref().expect("open until it is dropped")
     }
 }

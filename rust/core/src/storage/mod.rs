@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result};
 use call::Call;
 
-pub mod call;
+pub(crate) mod call;
 #[cfg(feature = "faults")]
 pub mod faults;
-pub mod lock;
-pub mod names;
+pub(crate) mod lock;
+pub(crate) mod names;
 pub(crate) mod open_files;
-pub mod temporary;
+pub(crate) mod temporary;
 mod writeback;
 
 /// Makes a call; one that a signal interrupted is made again (network file systems interrupt more than reads and writes).
@@ -48,7 +48,7 @@ fn failed<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> Erro
 }
 
 /// Creates a folder and its parents, and flushes the entries of those that it made: what is saved there must be found again.
-pub fn create_dir(path: &Path) -> Result<()> {
+pub(crate) fn create_dir(path: &Path) -> Result<()> {
     if exists(path)? {
         return Ok(());
     }
@@ -61,7 +61,7 @@ pub fn create_dir(path: &Path) -> Result<()> {
 }
 
 /// Creates one folder, in one that exists. Nothing is flushed.
-pub fn make_dir(path: &Path) -> Result<()> {
+pub(crate) fn make_dir(path: &Path) -> Result<()> {
     call(Call::CreateDir(path), || fs::create_dir(path)).map_err(failed("create the folder", path))
 }
 
@@ -70,12 +70,12 @@ fn create_exclusively(path: &Path) -> io::Result<File> {
 }
 
 /// Creates a new file for writing and reading; it must not exist.
-pub fn create_new(path: &Path) -> Result<File> {
+pub(crate) fn create_new(path: &Path) -> Result<File> {
     create_exclusively(path).map_err(failed("create", path))
 }
 
 /// The same, `None` if the name is taken or its folder is gone.
-pub fn create_if_free(path: &Path) -> Result<Option<File>> {
+pub(crate) fn create_if_free(path: &Path) -> Result<Option<File>> {
     match create_exclusively(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => Ok(None),
@@ -84,7 +84,7 @@ pub fn create_if_free(path: &Path) -> Result<Option<File>> {
 }
 
 /// Creates an empty file exclusively; `false` if the name is taken.
-pub fn claim(path: &Path) -> Result<bool> {
+pub(crate) fn claim(path: &Path) -> Result<bool> {
     match create_exclusively(path) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -93,12 +93,12 @@ pub fn claim(path: &Path) -> Result<bool> {
 }
 
 /// Whether there is a file or folder of this name. Where the system cannot tell this is an error: "no" may cost data.
-pub fn exists(path: &Path) -> Result<bool> {
+pub(crate) fn exists(path: &Path) -> Result<bool> {
     call(Call::Look(path), || path.try_exists()).map_err(failed("look at", path))
 }
 
 /// Whether a name is free, also of a link that leads nowhere.
-pub fn is_free(path: &Path) -> Result<bool> {
+pub(crate) fn is_free(path: &Path) -> Result<bool> {
     match call(Call::Look(path), || path.symlink_metadata()) {
         Ok(_) => Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -107,13 +107,13 @@ pub fn is_free(path: &Path) -> Result<bool> {
 }
 
 /// Length of what stands under a name, 0 where that cannot be told: for estimates.
-pub fn rough_length(path: &Path) -> u64 {
+pub(crate) fn rough_length(path: &Path) -> u64 {
     call(Call::Look(path), || path.metadata()).map_or(0, |found| found.len())
 }
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Node {
+pub(crate) enum Node {
     /// A regular file.
     File,
     /// A folder.
@@ -123,7 +123,7 @@ pub enum Node {
 }
 
 /// What stands under this name; links are not followed.
-pub fn node(path: &Path) -> Node {
+pub(crate) fn node(path: &Path) -> Node {
     match call(Call::Look(path), || path.symlink_metadata()) {
         Ok(found) if found.is_file() => Node::File,
         Ok(found) if found.is_dir() => Node::Folder,
@@ -133,7 +133,7 @@ pub fn node(path: &Path) -> Node {
 
 /// What a try to lock a file told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lockable {
+pub(crate) enum Lockable {
     /// Nobody held it; now the caller does.
     Free,
     /// Somebody holds it.
@@ -143,7 +143,7 @@ pub enum Lockable {
 }
 
 /// Tries to lock an open file exclusively.
-pub fn try_lock(file: &File, path: &Path) -> Lockable {
+pub(crate) fn try_lock(file: &File, path: &Path) -> Lockable {
     let locked = command(Call::Lock(path), || match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -157,7 +157,7 @@ pub fn try_lock(file: &File, path: &Path) -> Lockable {
 }
 
 /// Opens a file in order to lock it, and makes it where `create` says so; not where a link would have it made.
-pub fn open_lock(path: &Path, create: bool) -> Result<File> {
+pub(crate) fn open_lock(path: &Path, create: bool) -> Result<File> {
     let what = if create { Call::Create(path) } else { Call::Open(path) };
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create).truncate(false);
@@ -167,7 +167,7 @@ pub fn open_lock(path: &Path, create: bool) -> Result<File> {
 }
 
 /// Opens a regular file for reading. Of anything else, an end may never come: a device, a pipe that nobody writes to.
-pub fn open(path: &Path) -> Result<File> {
+pub(crate) fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
@@ -189,19 +189,19 @@ fn not_found_or(action: &str, path: &Path, e: io::Error) -> Error {
 }
 
 /// Length of an open file.
-pub fn length(file: &File, path: &Path) -> Result<u64> {
+pub(crate) fn length(file: &File, path: &Path) -> Result<u64> {
     Ok(call(Call::Look(path), || file.metadata()).map_err(failed("look at", path))?.len())
 }
 
 /// What tells a file from another that has taken its name: when it was changed, and on Unix its disk and number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     modified: Option<std::time::SystemTime>,
     place: (u64, u64),
 }
 
 /// The identity of an open file.
-pub fn identity(file: &File, path: &Path) -> Result<Identity> {
+pub(crate) fn identity(file: &File, path: &Path) -> Result<Identity> {
     let found = call(Call::Look(path), || file.metadata()).map_err(failed("look at", path))?;
     #[cfg(unix)]
     let place = (std::os::unix::fs::MetadataExt::dev(&found), std::os::unix::fs::MetadataExt::ino(&found));
@@ -211,7 +211,7 @@ pub fn identity(file: &File, path: &Path) -> Result<Identity> {
 }
 
 /// Whether a file can be renamed from one folder to the other; yes where the system does not say.
-pub fn on_one_disk(a: &Path, b: &Path) -> bool {
+pub(crate) fn on_one_disk(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     if let (Ok(a), Ok(b)) = (call(Call::Look(a), || a.metadata()), call(Call::Look(b), || b.metadata())) {
         return std::os::unix::fs::MetadataExt::dev(&a) == std::os::unix::fs::MetadataExt::dev(&b);
@@ -222,17 +222,17 @@ pub fn on_one_disk(a: &Path, b: &Path) -> bool {
 }
 
 /// Opens a file that is there for writing.
-pub fn open_to_write(path: &Path) -> Result<File> {
+pub(crate) fn open_to_write(path: &Path) -> Result<File> {
     call(Call::Open(path), || OpenOptions::new().write(true).open(path)).map_err(|e| not_found_or("open", path, e))
 }
 
 /// Gives a file its length.
-pub fn set_length(file: &File, path: &Path, length: u64) -> Result<()> {
+pub(crate) fn set_length(file: &File, path: &Path, length: u64) -> Result<()> {
     call(Call::SetLength { path, length }, || file.set_len(length)).map_err(failed("write", path))
 }
 
 /// Fills `buffer` from `offset`; a file that ends before is damaged.
-pub fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+pub(crate) fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
     while !buffer.is_empty() {
         match read_some(path, || positional_read(file, buffer, offset)) {
             Ok(0) => {
@@ -273,7 +273,7 @@ fn positional_read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<us
 const EARLY: usize = 256 << 10;
 
 /// Writes all of `buffer` at `offset`, and has the disk begin with it if it is not small.
-pub fn write_early(file: &File, path: &Path, buffer: &[u8], offset: u64) -> Result<()> {
+pub(crate) fn write_early(file: &File, path: &Path, buffer: &[u8], offset: u64) -> Result<()> {
     write_at(file, path, buffer, offset)?;
     if buffer.len() >= EARLY {
         writeback::begin(file, offset, buffer.len() as u64);
@@ -282,7 +282,7 @@ pub fn write_early(file: &File, path: &Path, buffer: &[u8], offset: u64) -> Resu
 }
 
 /// Writes all of `buffer` at `offset`.
-pub fn write_at(file: &File, path: &Path, mut buffer: &[u8], mut offset: u64) -> Result<()> {
+pub(crate) fn write_at(file: &File, path: &Path, mut buffer: &[u8], mut offset: u64) -> Result<()> {
     while !buffer.is_empty() {
         match write_some(file, path, buffer, offset) {
             Ok(0) => return Err(Error::io("write", path, io::ErrorKind::WriteZero.into())),
@@ -304,7 +304,7 @@ fn write_some(file: &File, path: &Path, bytes: &[u8], offset: u64) -> io::Result
 
 /// A new file that is written from front to back.
 #[derive(Debug)]
-pub struct Appended {
+pub(crate) struct Appended {
     file: File,
     path: PathBuf,
     end: u64,
@@ -312,12 +312,12 @@ pub struct Appended {
 
 impl Appended {
     /// Creates it; it must not exist.
-    pub fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
         Ok(Self { file: create_new(path)?, path: path.to_owned(), end: 0 })
     }
 
     /// The file.
-    pub fn into_file(self) -> File {
+    pub(crate) fn into_file(self) -> File {
         self.file
     }
 }
@@ -345,12 +345,12 @@ fn positional_write(file: &File, buffer: &[u8], offset: u64) -> io::Result<usize
 }
 
 /// Flushes a file's bytes to the disk.
-pub fn sync(file: &File, path: &Path) -> Result<()> {
+pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     command(Call::Sync(path), || file.sync_all()).map_err(failed("flush", path))
 }
 
 /// Flushes a folder's entries to the disk; where folders cannot be flushed (some file systems, Windows) this does nothing.
-pub fn sync_dir(path: &Path) -> Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
@@ -368,22 +368,22 @@ pub fn sync_dir(path: &Path) -> Result<()> {
 }
 
 /// The same for a folder that need not exist.
-pub fn sync_dir_if_any(path: &Path) -> Result<()> {
+pub(crate) fn sync_dir_if_any(path: &Path) -> Result<()> {
     if exists(path)? { sync_dir(path) } else { Ok(()) }
 }
 
 /// Renames a file or folder.
-pub fn rename(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     call(Call::Rename { from, to }, || fs::rename(from, to)).map_err(failed("rename to", to))
 }
 
 /// Gives a file a second name, where the file system has such; no name is taken from another file.
-pub fn link(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
     call(Call::Link { from, to }, || fs::hard_link(from, to)).map_err(failed("link to", to))
 }
 
 /// Deletes a file; one that is gone already is no error.
-pub fn remove_file(path: &Path) -> Result<()> {
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match call(Call::Remove(path), || fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, e)),
         _ => Ok(()),
@@ -391,7 +391,7 @@ pub fn remove_file(path: &Path) -> Result<()> {
 }
 
 /// Deletes a folder with all that is in it; one that is gone already is no error.
-pub fn remove_dir(path: &Path) -> Result<()> {
+pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     match call(Call::RemoveDir(path), || fs::remove_dir_all(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, e)),
         _ => Ok(()),
@@ -399,7 +399,7 @@ pub fn remove_dir(path: &Path) -> Result<()> {
 }
 
 /// Names in a folder, in no order; none if the folder does not exist. Names that are not UTF-8 are not ours.
-pub fn list(path: &Path) -> Result<Vec<String>> {
+pub(crate) fn list(path: &Path) -> Result<Vec<String>> {
     let names = || fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
     match call(Call::List(path), names) {
         Ok(names) => Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect()),
@@ -409,7 +409,7 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
 }
 
 /// A whole small file; longer than `limit` is refused as damaged.
-pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let mut bytes = vec![];
     read_some(path, || (&file).take(limit + 1).read_to_end(&mut bytes)).map_err(failed("read", path))?;
@@ -420,7 +420,7 @@ pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 /// The same, `None` if the file does not exist.
-pub fn read_small_if_any(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read_small_if_any(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     match read_small(path, limit) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
@@ -428,7 +428,7 @@ pub fn read_small_if_any(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 }
 
 /// Writes a small file so that it is there whole or not at all: temporary file, flush, rename, flush.
-pub fn write_atomic(temp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_atomic(temp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let result = write_synced(temp, bytes).and_then(|()| rename(temp, path));
     if result.is_err() {
         let _ = remove_file(temp);
@@ -438,14 +438,14 @@ pub fn write_atomic(temp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Writes and flushes a new file.
-pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = create_new(path)?;
     write_at(&file, path, bytes, 0)?;
     sync(&file, path)
 }
 
 /// The folder that `path` stands in.
-pub fn parent(path: &Path) -> PathBuf {
+pub(crate) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
         Some(parent) => parent.to_owned(),

@@ -1,7 +1,7 @@
 //! Names that no other process draws.
 
 /// 32 random hex digits: a name that no other process draws.
-pub fn random_name() -> String {
+pub(crate) fn random_name() -> String {
     use std::hash::{BuildHasher, RandomState};
     let mut hasher = blake3::Hasher::new();
     for _ in 0..4 {
@@ -17,7 +17,7 @@ pub fn random_name() -> String {
 }
 
 /// Whether `random_name` may have made it.
-pub fn is_random_name(name: &str) -> bool {
+pub(crate) fn is_random_name(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -26,7 +26,7 @@ pub struct Temporary {
 
 impl Temporary {
     /// A new empty file in `place`.
-    pub fn file(place: &Path) -> Result<Self> {
+    pub(crate) fn file(place: &Path) -> Result<Self> {
         draw(place, |path| {
             let lock = hold(LockFile::new(|| storage::create_new(&path))?, &path)?;
             Ok(lock.map(|lock| Self::new(path, lock, false)))
@@ -53,12 +53,12 @@ impl Temporary {
     }
 
     /// The file, open for writing; of a folder, its lock.
-    pub fn opened(&self) -> &File {
+    pub(crate) fn opened(&self) -> &File {
         self.lock.as_ref().expect("held until it is dropped").file()
     }
 
     /// Renames it, held until it has its name.
-    pub fn rename_to(mut self, target: &Path) -> Result<()> {
+    pub(crate) fn rename_to(mut self, target: &Path) -> Result<()> {
         storage::rename(&self.path, target)?;
         self.path.clear();
         Ok(())

@@ -1,7 +1,7 @@
 //! What every long call has: threads that work side by side, a way to end it, and a count of what is done.
 
 mod pipeline;
-pub mod progress;
+pub(crate) mod progress;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -52,7 +52,7 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// The one that ends it.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.interrupt.map_or(Ok(()), |interrupt| interrupt())
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use lamina_core::storage::call::Call;
+use lamina_core::internals::Call;
 
 use crate::chance::Chance;
 

@@ -5,10 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lamina_core::files::plain_file::Image;
-use lamina_core::repository::Repository;
-use lamina_core::storage::faults::Watch;
-use lamina_core::{ErrorKind, Result};
+use lamina_core::internals::faults::Watch;
+use lamina_core::{ErrorKind, Image, Repository, Result};
 use tempfile::TempDir;
 
 use crate::chance::Chance;

@@ -12,11 +12,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lamina_core::repository::Repository;
-use lamina_core::repository::retention::Keep;
-use lamina_core::storage::call::Call;
-use lamina_core::storage::faults::{Watch, Watcher, watch};
-use lamina_core::{ErrorKind, Result};
+use lamina_core::internals::{Call, faults::Watch, faults::Watcher, faults::watch};
+use lamina_core::{ErrorKind, Keep, Repository, Result};
 
 use crate::disk::{Fate, Tree, plant};
 use crate::world::{Model, Op, Promise, World, check, read, scratch, task};

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use disk::{Fate, Tree};
 use lamina_core::ErrorKind;
-use lamina_core::repository::session::Session;
+use lamina_core::internals::session::Session;
 use watch::Refusal;
 use world::{Model, Op, TENSORS, World};
 

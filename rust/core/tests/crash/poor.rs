@@ -6,11 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lamina_core::ErrorKind;
-use lamina_core::repository::Repository;
-use lamina_core::repository::retention::Keep;
-use lamina_core::storage::call::Call;
-use lamina_core::storage::faults::{Watch, Watcher, watch};
+use lamina_core::internals::{Call, faults::Watch, faults::Watcher, faults::watch};
+use lamina_core::{ErrorKind, Keep, Repository};
 
 use crate::world::{Model, SERIES, scratch, task, whole};
 use crate::{A, B, C};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lamina_core::repository::Repository;
+use lamina_core::Repository;
 
 use crate::chance::Chance;
 use crate::disk::{Fate, Tree, plant};

@@ -4,8 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use lamina_core::storage::call::Call;
-use lamina_core::storage::faults::{Watch, Watcher, watch};
+use lamina_core::internals::{Call, faults::Watch, faults::Watcher, faults::watch};
 
 use crate::disk::Change;
 

@@ -4,17 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use lamina_core::codec::CodecChoice;
-use lamina_core::format::snapshot::{Body, Snapshot};
-use lamina_core::layout::pieces::Layout;
-use lamina_core::layout::plan::{FileSpec, TensorSpec};
-use lamina_core::layout::source::MemorySource;
-use lamina_core::repository::Repository;
-use lamina_core::repository::retention::Keep;
-use lamina_core::repository::session;
-use lamina_core::restore::reader::Want;
-use lamina_core::task::Task;
-use lamina_core::{ErrorKind, Result};
+use lamina_core::internals::session;
+use lamina_core::{
+    Body, CodecChoice, ErrorKind, FileSpec, Keep, Layout, MemorySource, Repository, Result, Snapshot, Task, TensorSpec,
+    Want,
+};
 use tempfile::TempDir;
 
 use crate::chance::Chance;
@@ -127,7 +121,7 @@ pub(crate) struct World {
     root: TempDir,
     disk: Disk,
     recorder: Arc<Recorder>,
-    _watch: lamina_core::storage::faults::Watch,
+    _watch: lamina_core::internals::faults::Watch,
     before: Promise,
     done: Vec<Done>,
     pub(crate) promise: Promise,
