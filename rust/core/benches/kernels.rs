@@ -1,7 +1,7 @@
-//! Throughput of the kernels and codecs, beside that of memcpy and BLAKE3 on the same bytes.
+//! The throughput of the kernels and codecs, with that of memcpy and BLAKE3 on the same bytes for comparison.
 //!
-//! `cargo bench -p lamina-core --bench kernels [filter]`. Bytes per second are those of the raw data. Each encoder prints
-//! the ratio that it reaches, after a round trip.
+//! `cargo bench -p lamina-core --bench kernels [filter]`. Bytes per second are those of the raw data. Each encoder
+//! prints the ratio that it reaches, after a round trip.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may stop, and reports the ratios")]
 
@@ -13,7 +13,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use lamina_core::internals::{available, md5_many_at, merge_at, split_at};
 use lamina_core::{Class, Codec, CodecChoice, Decoder, Element, Encoder};
 
-/// A chunk, and how many of them a benchmark goes through: more than the caches hold, as in a save.
+/// The bytes of a chunk, and the number of chunks of a benchmark: more than the caches hold, as in a save.
 const CHUNK: usize = 1 << 20;
 const CHUNKS: usize = 64;
 
@@ -35,7 +35,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// Normal, by Box and Muller.
+    /// A normally distributed number (Box-Muller).
     fn normal(&mut self) -> f64 {
         let mut uniform = || (self.next() >> 11) as f64 / (1u64 << 53) as f64;
         let radius = (-2.0 * (1.0 - uniform()).ln()).sqrt();
@@ -47,7 +47,7 @@ impl Random {
     }
 }
 
-/// Like trained weights: normal, each row of 256 on its own scale.
+/// Numbers like trained weights: normally distributed, each row of 256 with its own scale.
 fn weights(len: usize, width: usize) -> Vec<u8> {
     let mut random = Random(1);
     let mut bytes = Vec::with_capacity(len);

@@ -1,5 +1,5 @@
-//! What a save and a restore cost in things that can be counted: bytes allocated, read and written, flushes, calls. No clock,
-//! so a doubling is seen on any machine, however busy.
+//! What a save and a restore cost in things that can be counted: bytes allocated, read and written, flushes, calls. No
+//! clock, so a doubling is seen on any machine, however busy.
 #![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +19,8 @@ fn task(threads: usize) -> Task<'static> {
     Task::new(threads).unwrap()
 }
 
-/// Bytes ever allocated, bytes held, and the most that were held. What zstd allocates for its contexts is not among them.
+/// Bytes ever allocated, bytes held, and the most that were held. What zstd allocates for its contexts is not among
+/// them.
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -62,7 +63,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Counts what the file system is asked for.
+/// Counts the calls to the file system.
 #[derive(Default)]
 struct Counter {
     calls: AtomicUsize,
@@ -94,7 +95,7 @@ impl Watcher for Counter {
     }
 }
 
-/// Kilobytes, but for flushes and calls.
+/// Kilobytes, except for flushes and calls.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     allocated: usize,
@@ -106,8 +107,9 @@ struct Cost {
 }
 
 impl Cost {
-    /// Passes where every number is at most one and a half times what was found when this was written, and so that it cannot
-    /// creep up again, not below a half. The peak depends on how threads take turns; what was found is the most there can be.
+    /// Passes where every number is at most one and a half times what was found when this was written, and so that it
+    /// cannot creep up again, not below a half. The peak depends on how threads take turns; what was found is the most
+    /// there can be.
     fn check(self, what: &str, found_then: Self) {
         println!("{what}: {self:?}");
         let numbers = |c: Self| [c.allocated, c.peak, c.read, c.written, c.flushes, c.calls];
@@ -209,11 +211,11 @@ fn nothing_costs_twice_what_it_should() {
     // Encoded bytes are allocated once, raw ones not at all.
     first.check("a first save", cost(67_500, 18_700, 0, 53_411, 11, 109));
     unchanged.check("nothing changed", cost(1_700, 404, 34, 1, 3, 33));
-    // What is read is a glimpse of the version before: would a difference to it pay?
+    // Only a glimpse of the version before is read, to decide whether a delta is worth it.
     changed.check("all changed", cost(71_400, 18_700, 597, 53_411, 10, 5_242));
     // Every stored byte is read once.
     restored.check("a restore", cost(6_100, 4_340, 53_362, 0, 0, 1_089));
     stored_raw.check("a first save without a codec", cost(80_200, 16_900, 0, 68_265, 14, 135));
-    // Straight to where it goes: a buffer for the bytes of a chunk would be seen in the peak.
+    // Bytes are read directly into their destination: a buffer for a chunk would show in the peak.
     restored_raw.check("a restore without a codec", cost(2_300, 662, 68_216, 0, 0, 1_093));
 }

@@ -1,4 +1,4 @@
-//! Chunks that are stored as differences, through the life of a repository.
+//! Deltas through the life of a repository.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
@@ -32,14 +32,14 @@ impl Random {
 /// Tensors of one file: dtype and bytes.
 type Model = Vec<(&'static str, Vec<u8>)>;
 
-/// Normal-looking floats, so that planes pay.
+/// Normally distributed floats, which planes compress.
 fn floats(seed: u64, count: usize) -> Vec<u8> {
     let mut random = Random(seed);
     let mut value = || (0..6).map(|_| random.next() as f64 / u64::MAX as f64 - 0.5).sum::<f64>() as f32 * 0.05;
     (0..count).flat_map(|_| value().to_le_bytes()).collect()
 }
 
-/// A step of training: every float moves by about so many floats.
+/// A step of training: every float moves by about `by` floats.
 fn train(bytes: &mut [u8], seed: u64, reach: u64) {
     let mut random = Random(seed);
     for word in bytes.as_chunks_mut::<4>().0 {
@@ -150,7 +150,7 @@ fn a_sparse_update_costs_what_it_touched() {
         assert!(snapshot.body.bytes_stored * 20 < first.body.bytes_stored, "{}", snapshot.body.bytes_stored);
         assert!(exported(&repository, snapshot) == *file);
     }
-    // The base outlives its version, and goes with the last one that needs it.
+    // The base outlives its version. It is deleted with the last version that needs it.
     repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
     let (newest, state) = saves.last().unwrap();
     assert!(exported(&repository, newest) == *state);
@@ -239,7 +239,7 @@ fn packs_do_not_depend_on_threads() {
     assert_eq!(contents[0], contents[2]);
 }
 
-/// A tensor that is inserted, one that takes another dtype, or a file that is called after its epoch moves no base.
+/// Bases are found although a tensor is inserted, another changes its dtype, and the file is named after its epoch.
 #[test]
 fn bases_are_found_by_name() {
     let root = tempfile::tempdir().unwrap();
@@ -315,7 +315,8 @@ fn damage_is_named() {
         std::fs::write(&deltas, &bad).unwrap();
         let repository = Repository::open(root.path()).unwrap();
         let out = tempfile::tempdir().unwrap();
-        // Some bits say nothing about the bytes: those of the age, and those behind the last symbol of a Huffman code.
+        // Some bits do not change the decoded bytes: those of the age, and those after the last symbol of a Huffman
+        // code.
         match repository.reader(&snapshot).unwrap().export(out.path(), &task(1)) {
             Ok(paths) => assert!(std::fs::read(&paths[0]).unwrap() == self::file(&model)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
@@ -366,7 +367,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is saved, pruned and written again: what is held comes back, and its packs stay close to what they hold.
+    /// After any saves, prunes and repacks, every kept snapshot can be read, and its packs are not much larger than its
+    /// chunks.
     #[test]
     fn histories(steps in steps(), dtypes in prop::array::uniform3(0..DTYPES.len())) {
         let root = tempfile::tempdir().unwrap();
@@ -403,7 +405,8 @@ proptest! {
     }
 }
 
-/// Prunes everything but the newest snapshot when a pack has been opened twice, for its footer and to be verified, and is read.
+/// Prunes everything but the newest snapshot while a pack is read that was opened twice: for its footer, and to verify
+/// it.
 struct PruneAtRead {
     root: PathBuf,
     pack: PathBuf,

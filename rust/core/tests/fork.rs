@@ -1,5 +1,5 @@
-//! A forked child keeps no lock of its parent, whatever the parent's threads do just then. A process of its own: a fork
-//! copies what the tests beside it have open.
+//! A forked child keeps no lock of its parent, whatever the threads of the parent are doing. It is a test binary of its
+//! own, because a fork also copies what other tests in the process have open.
 #![cfg(unix)]
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lamina_core::{Claim, close_inherited_locks, fork_begins, fork_ended};
 
-/// Forks a child that has given its locks up when this returns, and lives until it is told to end.
+/// Forks a child. When this returns, the child has closed its lock files. It lives until it is killed.
 fn fork_child() -> libc::pid_t {
     let (mut told, tells) = std::io::pipe().unwrap();
     fork_begins();
-    // SAFETY: the child allocates nothing, takes no lock but those that this thread has, and never returns.
+    // SAFETY: the child allocates nothing, uses only locks that this thread holds, and never returns.
     let child = unsafe { libc::fork() };
     if child == 0 {
         close_inherited_locks();

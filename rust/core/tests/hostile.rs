@@ -1,5 +1,6 @@
-//! Every decoder against damaged, lying and random bytes: an error or right data, never a panic, and never more memory than
-//! the input has earned. Seeded, so that what is found once is found again; what was found stands in [`corpus`].
+//! Every decoder with damaged, hostile and random bytes: it returns an error or the right data, never panics, and never
+//! uses more memory than the size of the input justifies. The seeds are fixed, so that every run finds the same. What
+//! was found once is in [`corpus`].
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -16,8 +17,8 @@ use lamina_core::{
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
-/// Counts what the thread has allocated, and the most that it had at once. zstd's contexts are made by C and not seen here;
-/// they are made once, before anything hostile is read.
+/// Counts the bytes that the thread has allocated, and their peak. The contexts of zstd are allocated by C and not
+/// counted; they are allocated once, before anything hostile is read.
 struct Counting;
 
 thread_local! {
@@ -26,14 +27,14 @@ thread_local! {
 }
 
 fn count(bytes: i64) {
-    // While a thread ends, its counters are gone already.
+    // When a thread ends, its counters may be gone already.
     let _ = NOW.try_with(|now| {
         now.set(now.get() + bytes);
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
     });
 }
 
-// SAFETY: every call goes to the system's allocator with the arguments it came with.
+// SAFETY: every call is passed to the system's allocator with the same arguments.
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -58,7 +59,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most bytes that `work` held at once beyond what was held before.
+/// The peak of the bytes that `work` allocated, in addition to those before.
 fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = NOW.get();
     PEAK.set(before);
@@ -87,10 +88,10 @@ impl Random {
     }
 }
 
-/// Numbers at which arithmetic breaks.
+/// Numbers at which arithmetic may overflow.
 const EDGES: [u64; 10] = [0, 1, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX as u64, u64::MAX];
 
-/// One to four changes: bits, bytes, numbers, cuts, repetitions, and pieces put elsewhere.
+/// Makes one to four changes: bits, bytes, numbers, cuts, repetitions, and moved pieces.
 fn mutated(valid: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = valid.to_vec();
     for _ in 0..=random.below(4) {
@@ -120,8 +121,8 @@ fn mutated(valid: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Mutations of `valid` and noise, given to `decode`: it may refuse as damaged or too new, and it may hold `fixed` bytes and
-/// `factor` times the input at once.
+/// Passes mutations of `valid`, and noise, to `decode`. It may fail with `Corrupt` or `Unsupported`. It may hold at
+/// most `fixed` bytes plus `factor` times the input.
 fn fuzz(
     name: &str,
     cases: usize,
@@ -159,9 +160,10 @@ fn fuzz(
     assert!(accepted < cases, "{name}: everything was accepted");
 }
 
-// ---- valid inputs, and right digests around wrong contents -----------------------------------------------------------
+// ---- valid inputs, and right digests of wrong contents
+// ---------------------------------------------------------------
 
-/// An envelope with the right digest, whatever it holds.
+/// An envelope with the right digest, for any body.
 fn sealed(kind: &str, version: &str, body: &[u8]) -> Vec<u8> {
     let head = format!("{{\"lamina\":\"{kind}\",\"version\":{version},\"blake3\":\"").into_bytes();
     let tail = [b"\",\n\"body\":", body, b"\n}\n"].concat();
@@ -216,7 +218,7 @@ fn entries(count: u8) -> Vec<Entry> {
     (0..count).map(entry).collect()
 }
 
-/// A footer whose digest is right after its fields were changed.
+/// A footer with changed fields and a right digest.
 fn resealed(mut footer: Vec<u8>) -> Vec<u8> {
     if let Some(size) = footer.len().checked_sub(40) {
         let digest = Digest::of(&[&pack::MAGIC[..], &footer[..size]].concat());
@@ -258,14 +260,14 @@ fn envelopes() {
     fuzz("envelope", 4000, &valid, 8 << 10, 8, decode);
 }
 
-/// What stands behind a right digest is as hostile as all else.
+/// A right digest does not make the content trustworthy.
 #[test]
 fn bodies_behind_a_right_digest() {
     let decode = |body: &[u8]| {
         let one_line: Vec<u8> = body.iter().copied().filter(|b| *b != b'\n').collect();
         Snapshot::parse(&sealed("snapshot", "1", &one_line), 1, "it").map(drop)
     };
-    // A JSON value takes some dozen bytes of memory for two of text.
+    // A JSON value of two bytes of text takes some dozen bytes of memory.
     fuzz("snapshot", 6000, &[body()], 64 << 10, 200, decode);
 }
 
@@ -340,7 +342,7 @@ fn dtypes() {
     let valid: Vec<Vec<u8>> = ["<f4", "|V999999999", "bfloat16", "<U12", ">c16"].map(|d| d.as_bytes().to_vec()).into();
     let decode = |bytes: &[u8]| {
         let name = String::from_utf8_lossy(bytes);
-        // A dtype is the caller's, or stands in a structure, where it is damage.
+        // A dtype comes from the caller, or from a structure, where a wrong one is damage.
         let shapes = [&[][..], &[u64::MAX], &[u64::MAX, u64::MAX, 2], &[0, u64::MAX], &[1; 65]];
         for shape in shapes {
             drop(lamina_core::internals::tensor_bytes(&name, shape));
@@ -365,7 +367,7 @@ fn declared_sizes_allocate_nothing() {
         assert!(result.is_err());
         assert!(held < 4 << 10, "{held}");
     }
-    // A footer, in a file that exists, that counts 2^32 - 1 entries.
+    // A footer that declares 2^32 - 1 entries.
     let mut footer = pack::footer(&entries(5), 0);
     let fields = footer.len() - 80;
     for (at, bytes) in [(4, &u32::MAX.to_le_bytes()[..]), (8, &u64::MAX.to_le_bytes()[..])] {
@@ -385,7 +387,7 @@ fn declared_sizes_allocate_nothing() {
     assert!(held < 16 << 10, "{held}");
 }
 
-/// A file that is mostly a hole and ends in a trailer which names a footer of gigabytes.
+/// A sparse file that ends in a trailer which declares a footer of gigabytes.
 #[test]
 fn a_footer_of_more_entries_than_there_may_be() {
     let folder = tempfile::tempdir().unwrap();
@@ -424,7 +426,7 @@ fn depth_and_width() {
     }
 }
 
-/// A tree of nodes that name each other again and again stands in few bytes and would list 2^40 chunks.
+/// A tree whose nodes repeat each other takes few bytes, but would list 2^40 chunks.
 #[test]
 fn a_tree_that_repeats_itself() {
     let folder = tempfile::tempdir().unwrap();
@@ -464,7 +466,7 @@ fn a_tree_that_repeats_itself() {
     body.state.depth = 4;
     body.state.root = vec![below];
     let placement = Arc::new(placement);
-    // Long enough for as many chunks of a byte as there may ever be, a state may still not list them.
+    // The state is long enough for the most chunks of one byte, but may still not list that many.
     for (length, bound) in [(5000, 4 * bytes.len() + (1 << 20)), (1 << 26, 160 << 20)] {
         body.state.length = length;
         let snapshot = Snapshot::parse(&body.seal().unwrap(), 1, "it").unwrap();
@@ -475,7 +477,7 @@ fn a_tree_that_repeats_itself() {
     assert!(bytes.len() < MAX_CHUNK);
 }
 
-// ---- what is no file ------------------------------------------------------------------------------------------------
+// ---- paths that are not regular files -------------------------------------------------------------------------------
 
 #[cfg(unix)]
 #[test]
@@ -532,9 +534,9 @@ fn what_a_newer_writer_writes_is_named() {
     assert!(error.message().contains("version 9"), "{error}");
 }
 
-// ---- what was found once --------------------------------------------------------------------------------------------
+// ---- inputs that once revealed a fault ------------------------------------------------------------------------------
 
-/// Inputs that something was once wrong with, or that stand for a whole class; each must be refused as damaged.
+/// Inputs that once revealed a fault, or that represent a class of inputs. Each must be refused as damaged.
 #[test]
 fn corpus() {
     let long = "9".repeat(400);

@@ -1,4 +1,4 @@
-//! Import: the very snapshot comes in, or nothing does; the directory that it comes from may lie in any way.
+//! Import: exactly the snapshot is imported, or nothing. The directory that it comes from may be hostile in any way.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn task(threads: usize) -> Task<'static> {
 }
 const FLOATS: usize = 6000;
 
-/// Two tensors that stand alone; a step changes the last bits of the first one, one from 100 on of both.
+/// Two tensors with a chunk each. A step changes the last bits of the first one; from 100 on, of both.
 fn state(step: u32) -> Vec<u8> {
     let value = |i: u32| {
         (f32::sin(i as f32) + 3.0).to_bits() + if i < FLOATS as u32 || step >= 100 { step * (i % 7) } else { 0 }
@@ -50,7 +50,7 @@ fn new() -> (TempDir, Repository) {
     (root, repository)
 }
 
-/// What a download of the snapshot's artifact is.
+/// The directory that a download of the snapshot's artifact makes.
 fn artifact(repository: &Repository, snapshot: &Snapshot) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("lamina.json"), repository.snapshot_bytes(snapshot.number).unwrap()).unwrap();
@@ -100,7 +100,7 @@ fn the_very_snapshot_comes_once() {
     let (again, new) = import(&ours, folder.path()).unwrap();
     assert!(!new && again.number == 2 && packs(ours.root()) == before);
     assert_eq!(ours.resolve(Some("s"), &snapshot.id[..8]).unwrap().number, 2);
-    // What is saved next builds on it.
+    // The next save uses its chunks.
     assert_eq!(save(&ours, 1, CodecChoice::Auto).body.bytes_new, 0);
     whole(&ours);
 }
@@ -120,7 +120,7 @@ fn another_series_gives_another_id_and_no_new_bytes() {
     assert_eq!(ours.import(folder.path(), Some(""), &task(1)).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
-/// One bit anywhere, and every cut: no snapshot, and nothing that a later save could build on.
+/// With any bit flipped, or cut anywhere: no snapshot is imported, and nothing that a later save could use.
 #[test]
 fn no_lie_comes_in() {
     let (_b, theirs) = new();
@@ -161,13 +161,13 @@ fn no_lie_comes_in() {
     whole(&ours);
 }
 
-/// A pack under its right name, its footer and digest right, whose delta decodes to something else than its name says.
+/// A pack with the right name, footer and digest, but a delta in it does not decode to the bytes of its id.
 #[test]
 fn a_delta_that_nobody_can_check_is_not_kept() {
     let (_b, theirs) = new();
     let first = save(&theirs, 1, CodecChoice::Raw);
     save(&theirs, 2, "delta".parse().unwrap());
-    // The artifact of the first one, with the pack of deltas slipped in.
+    // The artifact of the first snapshot, with the pack of deltas added.
     let folder = artifact(&theirs, &first);
     for pack in packs(theirs.root()) {
         std::fs::copy(&pack, folder.path().join("packs").join(pack.file_name().unwrap())).unwrap();

@@ -1,11 +1,11 @@
-//! The layers of the engine: a folder of `src` uses folders above it in the list below, never the other way, and files do
-//! not use each other in a circle.
+//! The layers of the engine: a folder of `src` uses only folders before it in the list below, and no files use each
+//! other in a circle.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What may be used by all that stands behind it.
+/// The layers, the lowest first. A folder may use those before it.
 const ORDER: [&str; 12] = [
     "error",
     "kernels",
@@ -20,10 +20,10 @@ const ORDER: [&str; 12] = [
     "files",
     "repository",
 ];
-/// Stand side by side: neither uses the other.
+/// Pairs of folders of which neither uses the other.
 const APART: [(&str, &str); 3] = [("save", "restore"), ("files", "save"), ("files", "restore")];
 
-/// Files of the crate, by the path of their module, with what they use: `storage`, `storage::lock`.
+/// The modules that each module uses, as paths such as `storage` or `storage::lock`.
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -36,13 +36,13 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The name of a file's module; a folder has the name of its `mod.rs`.
+/// The path of a file's module. That of a `mod.rs` is the name of its folder.
 fn module(root: &Path, path: &Path) -> String {
     let name = path.strip_prefix(root).unwrap().with_extension("").to_str().unwrap().replace(['/', '\\'], "::");
     name.strip_suffix("::mod").unwrap_or(&name).to_owned()
 }
 
-/// Code without comments and without the tests at its end.
+/// The code of a file, without comments and without the tests at its end.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
@@ -50,7 +50,7 @@ fn code(path: &Path) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The paths that follow `start`, of up to two names; a list in braces is one path for each of its names.
+/// The paths after `start`, of up to two names. A list in braces gives a path for each of its names.
 fn paths<'a>(code: &'a str, start: &'a str) -> impl Iterator<Item = Vec<String>> + 'a {
     code.match_indices(start).flat_map(move |(at, _)| expand(&code[at + start.len()..], 2))
 }
@@ -72,7 +72,7 @@ fn expand(rest: &str, depth: usize) -> Vec<Vec<String>> {
     below.into_iter().map(|tail| [vec![name.to_owned()], tail].concat()).collect()
 }
 
-/// Where the brace closes that has just been opened.
+/// The position of the closing brace.
 fn end_of(list: &str) -> usize {
     let mut open = 1;
     for (at, c) in list.char_indices() {
@@ -84,7 +84,7 @@ fn end_of(list: &str) -> usize {
     list.len()
 }
 
-/// The parts of a list between the commas that stand in no inner braces.
+/// The parts of a list, between the commas that are not in inner braces.
 fn parts(list: &str) -> Vec<&str> {
     let mut open = 0;
     let is_between = |c: char| {
@@ -114,7 +114,7 @@ fn uses() -> Uses {
         let mut found: BTreeSet<String> = paths(&code, "crate::").filter_map(|path| known(&path)).collect();
         let inside = |path: Vec<String>| known(&[vec![folder.to_owned()], path].concat());
         found.extend(paths(&code, "super::").filter_map(|path| inside(path[..1].to_vec())));
-        // A folder's own file names those beside it without more ado.
+        // A `mod.rs` names the files beside it directly.
         let children = files.keys().filter(|child| {
             child.strip_prefix(&format!("{name}::")).is_some_and(|leaf| {
                 code.match_indices(&format!("{leaf}::"))
@@ -137,12 +137,12 @@ fn folders_stand_in_layers() {
     let place = |module: &str| ORDER.iter().position(|top| Some(*top) == module.split("::").next());
     let top = |module: &str| module.split("::").next().unwrap_or_default().to_owned();
     for (user, used) in uses() {
-        assert!(place(&user).is_some(), "{user} stands in no layer: name its folder in ORDER");
+        assert!(place(&user).is_some(), "{user} is in no layer: add its folder to ORDER");
         for used in used {
-            assert!(place(&used) <= place(&user), "{user} uses {used}, which stands above it");
+            assert!(place(&used) <= place(&user), "{user} uses {used}, which is in a higher layer");
             let pair = (top(&user), top(&used));
             let apart = APART.iter().any(|(a, b)| (pair.0 == *a && pair.1 == *b) || (pair.0 == *b && pair.1 == *a));
-            assert!(!apart, "{user} uses {used}, which stands beside it");
+            assert!(!apart, "{user} uses {used}, but neither may use the other");
         }
     }
 }
@@ -150,8 +150,8 @@ fn folders_stand_in_layers() {
 #[test]
 fn files_use_each_other_in_no_circle() {
     let mut left = uses();
-    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 100, "the uses of a file are not seen any more");
-    // Whoever uses nothing that is left goes, and whoever is used by nothing that is left: what stays stands in a circle.
+    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 100, "the test does not see what the files use");
+    // Remove modules that use nothing that is left, and modules that nothing left uses. What stays is in a circle.
     loop {
         let (there, before) = (left.keys().cloned().collect::<BTreeSet<String>>(), left.len());
         left.values_mut().for_each(|used| used.retain(|name| there.contains(name)));
@@ -179,7 +179,7 @@ fn unsafe_code_stands_where_contributing_says() {
     assert_eq!(elsewhere, ["storage::lock", "storage::writeback"].map(str::to_owned).into());
 }
 
-/// `detached` and `interruptible` make errors of panics, which pyo3 would hand to Python as they are.
+/// `detached` and `interruptible` turn panics into errors. pyo3 would raise a `PanicException` for them.
 #[test]
 fn every_call_of_the_binding_without_the_gil_is_guarded() {
     let (root, files) = files_below("../py/src");

@@ -1,4 +1,5 @@
-//! A state has more files than a process may have open. Alone in its process, whose limit it lowers.
+//! A state with more files than a process may open. It is a test binary of its own, because it lowers the limit of its
+//! process.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -9,7 +10,7 @@ const FILES: usize = 400;
 #[allow(unsafe_code, reason = "there is no other way to set a limit")]
 fn allow_open_files(most: u64) {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-    // SAFETY: the call reads the structure that it is given.
+    // SAFETY: the call only reads the structure.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 
@@ -37,7 +38,7 @@ fn more_files_than_may_be_open_are_saved_and_exported() {
         let names = |folder| std::fs::read_dir(folder).unwrap().count();
         assert_eq!((names(&to), names(&to.join("part0"))), (3, FILES.div_ceil(3)));
     }
-    // One that was replaced since it was seen is another state, also if it looks the same from outside.
+    // A file that was replaced since it was opened is another state, even if its size is the same.
     let source = FileSource::open(&specs, (0..FILES).map(|i| from.join(path(i))).collect()).unwrap();
     let (replaced, old) = (from.join(path(5)), std::fs::metadata(from.join(path(5))).unwrap());
     let other = folder.path().join("other");

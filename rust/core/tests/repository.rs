@@ -291,7 +291,7 @@ fn a_condemned_pack_is_not_relied_on() {
     save(&repository, "s", &Model::new(2, &[9000]), 1, |_| ());
     let early = Session::begin(root.path()).unwrap();
     repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
-    // Its chunks are stored anew, in a pack of another name: prune may delete the old one at any moment.
+    // Its chunks are stored again, in a pack of another name: a prune may delete the old pack at any time.
     let snapshot = save(&repository, "s", &model, 1, |_| ());
     assert!(snapshot.body.bytes_new >= 36_000);
     std::fs::remove_file(root.path().join("packs").join(condemned)).unwrap();
@@ -310,7 +310,7 @@ fn a_pack_that_was_condemned_in_vain_stays() {
     save(&repository, "s", &Model::new(2, &[9000]), 1, |_| ());
     let slow = Session::begin(root.path()).unwrap();
     repository.prune(Some(&Keep { last: Some(1), ..Keep::default() }), None, false, &task(1)).unwrap();
-    // The slow save commits what it deduplicated before prune came.
+    // The slow save commits a snapshot that uses the condemned pack.
     let condemned = std::fs::read(root.path().join("condemned.json")).unwrap();
     std::fs::remove_file(root.path().join("condemned.json")).unwrap();
     let snapshot = save(&repository, "s", &model, 1, |_| ());
@@ -331,7 +331,7 @@ fn a_folder_with_other_things_is_no_repository() {
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
 }
 
-/// Ends a call at its n-th look at whether it goes on.
+/// Interrupts a call when its interrupt is asked for the n-th time.
 struct Ends(std::sync::atomic::AtomicUsize);
 
 impl Ends {
@@ -370,11 +370,12 @@ fn an_interrupted_prune_is_done_by_the_next() {
         assert_eq!(std::fs::read_dir(root.path().join("packs")).unwrap().count(), needed);
         intact(&again);
     }
-    // Each snapshot that stays, each that goes, each pack that goes, and what stays once more.
+    // Once for each snapshot that stays, each that is deleted, each pack that is deleted, and again for those that
+    // stay.
     assert!(interrupted >= 8, "{interrupted}");
 }
 
-/// Puts a link that leads to itself in the place of a pack when it is opened for the n-th time.
+/// Replaces a pack by a link to itself when it is opened for the n-th time.
 #[cfg(unix)]
 struct Unreadable {
     pack: std::path::PathBuf,
@@ -571,7 +572,7 @@ fn a_pack_that_was_mended_is_read_again() {
     assert_eq!(read(&repository).unwrap_err().kind(), ErrorKind::Corrupt);
     std::fs::write(&pack, &whole).unwrap();
     assert_eq!(exported(&repository, &snapshot), model.file());
-    // Damage that has come since is seen by whoever looks anew.
+    // New damage is found by a repository that is opened again.
     std::fs::write(&pack, b"gone again").unwrap();
     assert!(!repository.verify(false, &task(1)).unwrap().problems.is_empty());
     std::fs::write(&pack, &whole).unwrap();
@@ -617,10 +618,10 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// Two copies of a repository that have gone on apart: what one calls number 2 is not what the other does.
+/// Two copies of a repository that were saved to separately: their snapshots number 2 differ.
 struct Apart {
     _folder: tempfile::TempDir,
-    /// The one to be damaged, the one that went another way, and a copy of the first as it was.
+    /// The repository to damage, the copy that differs, and an exact copy of the first.
     roots: [std::path::PathBuf; 3],
     second: Arc<Snapshot>,
 }
@@ -655,7 +656,7 @@ impl Apart {
 
 #[test]
 fn a_repair_takes_no_other_state_for_the_one_that_is_lost() {
-    // Behind its first line; in the digest there; all of it but the session.
+    // Damage after the first line; in the digest; everything except the session.
     fn flip(at: usize) -> impl Fn(&mut Vec<u8>) {
         move |bytes| bytes[at] ^= 1
     }
@@ -668,7 +669,7 @@ fn a_repair_takes_no_other_state_for_the_one_that_is_lost() {
         let done = apart.repair(&[1]);
         assert_eq!((done.restored.len(), done.lost.len(), done.lost[0].snapshot), (0, 1, 2));
         assert!(!apart.path().exists());
-        // The one that is no copy of this state stands first.
+        // The copy that differs comes first.
         let done = apart.repair(&[1, 2]);
         assert_eq!((done.restored.as_slice(), done.lost.len()), (&["snapshots/0000000002.json".to_owned()][..], 0));
         let repository = Repository::open(&apart.roots[0]).unwrap();
@@ -692,7 +693,7 @@ fn a_repair_takes_no_other_alias_for_the_one_that_is_lost() {
     assert!(!alias.exists());
 }
 
-/// A snapshot, and the file that it must give back.
+/// A snapshot, and the file that a restore of it must give.
 type Saved = (Arc<Snapshot>, Vec<u8>);
 
 #[derive(Debug, Clone)]

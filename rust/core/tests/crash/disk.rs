@@ -1,8 +1,8 @@
-//! A disk that forgets: what is flushed stays, of everything else any part may be gone after a crash.
+//! A model of a disk: after a crash, what was flushed is there, and any part of everything else may be lost.
 //!
-//! The rules are weaker than those of any file system in use: a flush of a file keeps its bytes but not its name, a flush of
-//! a folder keeps its names; of the rest each change of a name (both halves of a rename) and each write is kept or lost by
-//! itself, a write also in part.
+//! The guarantees are weaker than those of any real file system. A flush of a file keeps its bytes but not its name; a
+//! flush of a folder keeps its names. Of the rest, each change of a name (both halves of a rename) and each write is
+//! kept or lost independently; a write may also be kept in part.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,7 +28,7 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// The change that a call is, if it is one.
+    /// The change that a call makes; `None` if it changes nothing.
     pub(crate) fn of(call: &Call<'_>, root: &Path) -> Option<Self> {
         let inside = |path: &Path| path.strip_prefix(root).map(Path::to_owned).unwrap_or_default();
         Some(match *call {
@@ -47,15 +47,15 @@ impl Change {
     }
 }
 
-/// What a crash leaves of the changes that were not flushed.
+/// What a crash keeps of the changes that were not flushed.
 pub(crate) enum Fate {
     Nothing,
     Everything,
     /// Files have their names, but not their bytes.
     NamesOnly,
-    /// Bytes are there, changes of names are not.
+    /// Files have their bytes, but changes of names are lost.
     BytesOnly,
-    /// Names up to a moment, as a journal keeps them; bytes by chance.
+    /// Names up to a certain change, as a journal keeps them; bytes at random.
     Ordered(u64, Chance),
     Random(Chance),
 }
@@ -79,7 +79,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// A folder as it stands, everything flushed.
+    /// The current content of a folder, all of it flushed.
     pub(crate) fn scan(root: &Path) -> Self {
         let mut disk = Self { nodes: vec![], clock: 0 };
         disk.take(root);
@@ -170,7 +170,7 @@ impl Disk {
     }
 
     fn flush(&mut self, path: &Path) {
-        // A file that lost its name while it was open is flushed into nowhere.
+        // An open file without a name: its flush has no effect.
         let Some(node) = self.find(path) else { return };
         let whole = match &self.nodes[node] {
             Node::File { .. } => Node::File { durable: self.bytes(node, &mut |n| n), pending: vec![] },
@@ -179,7 +179,7 @@ impl Disk {
         self.nodes[node] = whole;
     }
 
-    /// A file's bytes, where of each unflushed write `kept` bytes are there.
+    /// The bytes of a file. `kept` says how many bytes of each unflushed write are kept.
     fn bytes(&self, file: usize, kept: &mut dyn FnMut(usize) -> usize) -> Vec<u8> {
         let Node::File { durable, pending } = &self.nodes[file] else { panic!("a folder is used as a file") };
         let mut all = durable.clone();
@@ -247,7 +247,7 @@ impl Fate {
         }
     }
 
-    /// How many of so many bytes are kept.
+    /// How many bytes of a write are kept.
     fn bytes(&mut self, all: usize) -> usize {
         match self {
             Self::Nothing | Self::NamesOnly => 0,

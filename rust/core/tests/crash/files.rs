@@ -1,4 +1,5 @@
-//! Plain files: what stands under a name is the old file or the new one, whole, whatever happens; and nothing stays beside it.
+//! Plain files: whatever happens, the path has the complete old file or the complete new one, and no temporary file
+//! stays.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +16,10 @@ use crate::watch::{Recorder, Refusal, quiet};
 use crate::world::{Model, TENSORS, scratch, task};
 use crate::{A, B, C, Cases, REFUSED, digest, first_seed, names, soak};
 
-/// What an export calls its file.
+/// The name of the exported file.
 const FILE: &str = "m.h5";
 
-/// How a file comes to be.
+/// How a file is written.
 #[derive(Debug, Clone)]
 enum Way {
     /// From memory, as a callback writes it.
@@ -53,7 +54,7 @@ impl Way {
     }
 }
 
-/// A folder with one file, and what may stand under its name.
+/// A folder with one file, and what the file may contain.
 struct Shelf {
     root: TempDir,
     disk: Disk,
@@ -128,7 +129,7 @@ impl Shelf {
     }
 }
 
-/// The next write works and clears away what the crash left, but nothing else.
+/// The next write succeeds, and removes what the crash has left, but nothing else.
 fn life_goes_on(tree: &Tree, name: &str) {
     let folder = scratch();
     plant(tree, folder.path());

@@ -1,8 +1,9 @@
-//! Processes at one repository in every order that a few switches between them give, and one of them killed at every point.
+//! Several processes in one repository, in every order that a few switches between them give, and with one of them
+//! killed at every point.
 //!
-//! Each process has the repository under a path of its own, so that a watcher knows whose call it sees. Only the process
-//! whose turn it is goes on; the plan of a run says before which calls the turn passes on, or its holder dies. What only
-//! its own process can see (bytes written to a temporary file, flushes) is no place to switch.
+//! Each process has its own path to the repository, so that a watcher knows which process makes a call. Only one
+//! process runs at a time. The plan of a run says before which calls to switch to another process, or to kill the
+//! running one. There are no switches at calls that other processes cannot see: writes to temporary files, and flushes.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,7 +20,7 @@ use crate::disk::{Fate, Tree, plant};
 use crate::world::{Model, Op, Promise, World, check, read, scratch, task};
 use crate::{A, B, C, soak, world};
 
-/// What a process does, once.
+/// What a process does.
 #[derive(Debug, Clone)]
 enum Job {
     Save(Model),
@@ -33,9 +34,9 @@ enum Job {
 /// What happens before a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
-    /// The turn passes to this process.
+    /// Switch to this process.
     Switch(usize),
-    /// Whoever has the turn is killed.
+    /// Kill the running process.
     Kill,
 }
 
@@ -44,7 +45,7 @@ type Plan = Vec<(usize, Event)>;
 
 struct Turns {
     turn: usize,
-    /// Of each call so far whether it is a step of the protocol.
+    /// For each call so far, whether it is a step of the protocol.
     calls: Vec<bool>,
     finished: Vec<bool>,
     killed: Vec<bool>,
@@ -73,7 +74,7 @@ impl Scheduler {
         turns
     }
 
-    /// A call of a process; one that waits for another gives way.
+    /// A call of a process. If it waits for another process, that one runs.
     fn point(&self, process: usize, step: bool, waits: bool) {
         let mut turns = self.wait_for(process);
         if turns.killed[process] {
@@ -116,8 +117,8 @@ impl Scheduler {
     }
 }
 
-/// Whether a call is one of those that keep saves and prunes out of each other's way: a session that shows itself or is
-/// looked for, the list of condemned packs, snapshots and packs that come, go or are looked for.
+/// Whether a call is a step of the protocol between saves and prunes: it shows or looks for a session, uses the list of
+/// condemned packs, or creates, deletes or looks for snapshots or packs.
 fn is_step(call: &Call<'_>) -> bool {
     let inside = |path: &Path, folder: &str| path.parent().is_some_and(|parent| parent.ends_with(folder));
     match call {
@@ -131,11 +132,11 @@ fn is_step(call: &Call<'_>) -> bool {
     }
 }
 
-/// The eyes on one process.
+/// The watcher of one process.
 struct Process {
     scheduler: Arc<Scheduler>,
     number: usize,
-    /// Whether its last call was the try to take the lock of prunes.
+    /// Whether its last call tried to take the prune lock.
     tried: AtomicBool,
 }
 
@@ -155,7 +156,7 @@ impl Watcher for Process {
     }
 
     fn before(&self, _call: &Call<'_>) -> io::Result<()> {
-        // The dead clean nothing up; their locks go with their open files.
+        // A killed process removes nothing. Its locks end with its open files.
         if self.scheduler.is_killed(self.number) { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
     }
 
@@ -210,7 +211,7 @@ fn act(root: &Path, job: &Job, epoch: i64, contents: &HashMap<i64, Vec<u8>>, rep
     Ok(())
 }
 
-/// A repository, and what two or three processes do to it at once.
+/// A repository, and what two or three processes do in it at the same time.
 struct Scene {
     name: &'static str,
     tree: Tree,
@@ -232,7 +233,8 @@ impl Scene {
         Self { name, tree, promise: world.promise.clone(), contents, jobs }
     }
 
-    /// Runs the processes as planned, and checks what they leave; of each call whether it was a step of the protocol.
+    /// Runs the processes as planned, and checks the repository then. Returns, for each call, whether it was a step of
+    /// the protocol.
     fn run(&self, plan: &Plan) -> std::result::Result<Vec<bool>, String> {
         let folder = scratch();
         plant(&self.tree, &folder.path().join("r"));
@@ -269,7 +271,8 @@ impl Scene {
         match (&self.jobs[number], result) {
             _ if killed => Ok(()),
             (_, Ok(())) => Ok(()),
-            // A second prune says so; a snapshot may be pruned between its name and its bytes.
+            // A second prune fails with `Busy`. A snapshot may be pruned after its name was read and before its bytes
+            // are.
             (Job::Prune(_), Err(e)) if e.kind() == ErrorKind::Busy => Ok(()),
             (Job::Read(_) | Job::SetAlias(_), Err(e)) if e.kind() == ErrorKind::NotFound => Ok(()),
             (job, Err(e)) => Err(format!("{job:?}: {:?} {e}", e.kind())),
@@ -285,7 +288,8 @@ impl Scene {
         promise
     }
 
-    /// Every plan with at most so many events, of which at most one kills; of switches between steps alone where `steps` says so.
+    /// Every plan with at most so many events, of which at most one kills; of switches between steps alone where
+    /// `steps` says so.
     fn every_plan(&self, most: usize, steps: bool, end: Option<Instant>) -> usize {
         let mut runs = 0;
         let mut plans: Vec<Plan> = vec![vec![]];
@@ -313,7 +317,7 @@ fn scenes() -> Vec<Scene> {
     use Job::{Prune, Read, Save, SetAlias, Verify};
     let saved = |models: &[Model]| [vec![Op::Create], models.iter().cloned().map(Op::Save).collect()].concat();
     vec![
-        // What the save would build on is what the prune deletes.
+        // The prune deletes a pack that the save would use.
         Scene::new("save and prune", &saved(&[A, C]), vec![Save(A), Prune(1)]),
         Scene::new("prune and save with repack", &saved(&[A, C]), vec![Prune(1), Save(B)]),
         Scene::new("two saves", &saved(&[A]), vec![Save(C), Save(C)]),
@@ -327,7 +331,7 @@ fn scenes() -> Vec<Scene> {
     ]
 }
 
-/// One switch or kill at every call; as many pairs of them as time allows in `make soak`.
+/// One switch or kill at every call; with `make soak`, as many pairs of them as time allows.
 #[test]
 fn every_order_of_processes() {
     for scene in scenes() {
@@ -338,8 +342,8 @@ fn every_order_of_processes() {
     }
 }
 
-/// More switches, between the steps of the protocol alone: three are 29,000 orders. A save that read the condemned packs
-/// before it shows itself would lose a pack only so.
+/// More switches, but only between steps of the protocol: three switches are 29,000 orders. Only they would reveal a
+/// save that reads the condemned packs before its session is visible.
 #[test]
 fn every_order_of_steps() {
     let start = Instant::now();

@@ -1,5 +1,5 @@
-//! Nothing that was reported is lost, whatever fails (docs/reliability.md): every call to the file system is a point at which
-//! the machine may stop, the process may be killed, or the system may refuse.
+//! Whatever fails, nothing is lost that was reported as saved (docs/reliability.md). At every call to the file system
+//! the machine may stop, the process may be killed, or the operating system may report an error.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "the number of cases is a result")]
 
@@ -25,7 +25,7 @@ use lamina_core::internals::session::Session;
 use watch::Refusal;
 use world::{Model, Op, TENSORS, World};
 
-/// How long the random tests may go on; `make soak` sets it.
+/// How long the random tests run. `make soak` sets it.
 fn soak() -> Option<Duration> {
     let seconds = std::env::var("LAMINA_SOAK_SECONDS").ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -57,7 +57,7 @@ impl Cases {
         }
     }
 
-    /// All the kinds of loss at one point, and so many random ones.
+    /// Every kind of loss at one point, and some random ones.
     fn point(&mut self, world: &World, changes: usize, random: u64, name: &str) {
         self.points += 1;
         for fate in [Fate::Nothing, Fate::Everything, Fate::NamesOnly, Fate::BytesOnly] {
@@ -94,11 +94,11 @@ fn world(ops: &[Op]) -> World {
 }
 
 const A: Model = Model([1, 1, 1, 1, 1]);
-/// Less than half of A's pack is alive in it, so that a save of it packs the rest again.
+/// It uses less than half of A's pack, so a save of it stores the rest again.
 const B: Model = Model([1, 1, 2, 2, 2]);
 const C: Model = Model([1, 3, 3, 3, 3]);
 
-/// What is done to a repository, and what was done before.
+/// An operation on a repository, and the operations before it.
 fn scenarios() -> Vec<(&'static str, Vec<Op>, Op)> {
     use Op::{Create, Import, Prune, RemoveAlias, Save, SetAlias, Verify};
     let saved = |models: &[Model]| [vec![Create], models.iter().cloned().map(Save).collect()].concat();
@@ -135,7 +135,7 @@ fn every_point_of_every_operation() {
     cases.tell("crash at every point of every operation", start);
 }
 
-/// A killed process leaves things that can be seen but are not flushed; the next one must not build on them.
+/// A killed process leaves changes that are visible but not flushed. The next process must not rely on them.
 #[test]
 fn killed_at_every_point_then_another_operation_then_a_crash() {
     use Op::{Prune, RemoveAlias, Save, SetAlias};
@@ -172,7 +172,7 @@ const REFUSED: [(i32, &str); 5] = [
     (libc::EINTR, "EINTR"),
 ];
 
-/// Every call fails once, or from then on; what was promised stands, in memory and after a crash.
+/// Every call fails once, or from then on. What was promised holds, before and after a crash.
 #[test]
 fn every_call_refused() {
     let start = Instant::now();
@@ -208,7 +208,7 @@ fn every_call_refused() {
     cases.tell("every call refused", start);
 }
 
-/// Some operations by chance, a killed process now and then.
+/// Random operations; now and then the process is killed.
 fn mix(seed: u64) -> World {
     let mut chance = Chance::new(seed);
     let mut world = World::new();
@@ -262,7 +262,7 @@ fn any_mix_of_operations() {
     cases.tell("crash in a mix of operations", start);
 }
 
-/// A crash while another save waits: prune has condemned packs and must not delete them.
+/// A crash while another save is running: the prune has condemned packs and must not delete them.
 #[test]
 fn prune_beside_a_save_under_way() {
     let start = Instant::now();

@@ -1,5 +1,5 @@
-//! File systems that lack something, as NFS without its lock service, a synchronised drive or a bucket that plays a folder
-//! do: a save goes on or says why not, prune and repair refuse without locks, and what was there stays there.
+//! File systems that lack something: NFS without its lock service, a synchronised drive, a bucket that is mounted as a
+//! folder. A save succeeds or says why it does not, prune and repair refuse to run without locks, and nothing is lost.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ enum Lack {
     Exclusion,
     Links,
     FolderFlush,
-    /// A name that is taken cannot be renamed to.
+    /// A rename to an existing name fails.
     RenameOver,
 }
 
@@ -55,7 +55,7 @@ fn poor(root: &Path, lacks: &[Lack]) -> Watch {
     watch(root, Arc::new(Poor(lacks.to_vec())))
 }
 
-/// Each alone, and everything at once.
+/// Each fault alone, and all of them together.
 fn kinds() -> Vec<Vec<Lack>> {
     ALL.iter().map(|lack| vec![*lack]).chain([ALL.to_vec()]).collect()
 }

@@ -1,4 +1,4 @@
-//! A repair that is interrupted anywhere can be started again, and the damaged bytes are never gone.
+//! A repair that is interrupted anywhere can be started again, and damaged bytes are never deleted.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::watch::quiet;
 use crate::world::{Op, World, check, scratch, task};
 use crate::{A, B, world};
 
-/// Damages the first file of a folder; gives its bytes.
+/// Damages the first file of a folder. Returns its bytes.
 fn damage(folder: &Path, extension: &str) -> Vec<u8> {
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == extension));

@@ -1,4 +1,4 @@
-//! Watchers: one records what is changed and refuses what it is told to, one only makes flushes free of charge.
+//! Watchers: one records changes and makes calls fail, the other only skips flushes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub(crate) struct Refusal {
     /// Index of the call.
     pub(crate) at: usize,
     pub(crate) errno: i32,
-    /// Whether all calls that change something fail from then on, as on a full or read-only disk.
+    /// Whether all later calls fail that change something, as on a full or read-only disk.
     pub(crate) lasting: bool,
 }
 
@@ -91,7 +91,7 @@ impl Watcher for Quiet {
     }
 }
 
-/// No flushes below `root`.
+/// Skips flushes below `root`.
 pub(crate) fn quiet(root: &Path) -> Watch {
     watch(root, Arc::new(Quiet))
 }

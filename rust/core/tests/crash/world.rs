@@ -1,4 +1,4 @@
-//! A repository under test: what is done to it, what it has promised, and whether it keeps that.
+//! A repository under test: the operations on it, what it has promised, and the check that it keeps its promises.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -22,13 +22,13 @@ pub(crate) fn task() -> Task<'static> {
 pub(crate) const TENSORS: usize = 5;
 pub(crate) const SERIES: &str = "s";
 
-/// A folder for a test, in memory where there is such a place.
+/// A folder for a test, in memory if possible.
 pub(crate) fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-/// Five small tensors, each a chunk of its own; a version number for each says what is in it.
+/// Five small tensors, each a chunk of its own. The version number of each decides its content.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Model(pub [u64; TENSORS]);
 
@@ -72,26 +72,27 @@ impl Model {
     }
 }
 
-/// What a user has been told, and may rely on.
+/// What was reported to a user, who may rely on it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Promise {
     repository: bool,
     /// Snapshot id → number.
     snapshots: BTreeMap<String, u64>,
-    /// Alias → what it may name; more than one thing while it moves.
+    /// Alias → the snapshots that it may name: several while it is moved.
     aliases: BTreeMap<String, Vec<Option<String>>>,
     highest: u64,
 }
 
 impl Promise {
-    /// What processes reported that worked at the same time: snapshots, and numbers that a prune took or meant to take.
+    /// What processes reported that ran at the same time: snapshots, and the numbers that a prune deleted or wanted to
+    /// delete.
     pub(crate) fn report(&mut self, saved: &[(String, u64)], pruned: &[u64]) {
         self.snapshots.extend(saved.iter().cloned());
         self.snapshots.retain(|_, number| !pruned.contains(number));
         self.highest = saved.iter().map(|(_, number)| *number).fold(self.highest, u64::max);
     }
 
-    /// What else an alias may name now.
+    /// Adds a snapshot that an alias may name now.
     pub(crate) fn alias(&mut self, alias: &str, named: &[Option<String>]) {
         self.aliases.entry(alias.into()).or_insert(vec![None]).extend(named.iter().cloned());
     }
@@ -109,7 +110,7 @@ pub(crate) enum Op {
     Import(Model),
 }
 
-/// An operation in the record: it is under way between two numbers of changes.
+/// An operation in the record, between two numbers of changes.
 struct Done {
     start: usize,
     end: usize,
@@ -147,7 +148,7 @@ impl World {
         Self { root, disk, recorder, _watch: watch, before: promise.clone(), done: vec![], promise, contents }
     }
 
-    /// The same world in another folder as it is after everything so far, with a fresh record; one call of it may fail.
+    /// A copy of the world in another folder, with a new record. One call in it may fail.
     pub(crate) fn copy(&self, refusal: Option<Refusal>) -> Self {
         let mut disk = self.disk_at(self.recorder.len());
         let root = scratch();
@@ -156,14 +157,15 @@ impl World {
         Self::at(root, disk, self.promise.clone(), self.contents.clone(), refusal)
     }
 
-    /// The same, flushed.
+    /// A copy of the world in which everything is flushed.
     pub(crate) fn settled(&self) -> Self {
         let mut world = self.copy(None);
         world.disk = Disk::scan(world.root.path());
         world
     }
 
-    /// The world whose process was killed when it had made `changes` changes: what is not flushed can be seen, and lost.
+    /// The world after its process was killed, after `changes` changes. What is not flushed is visible, but may be
+    /// lost.
     pub(crate) fn killed_at(&self, changes: usize) -> Self {
         let disk = self.disk_at(changes);
         let root = scratch();
@@ -171,7 +173,7 @@ impl World {
         Self::at(root, disk, self.promise_at(changes), self.contents.clone(), None)
     }
 
-    /// Takes what was done to the folder behind the record's back for the state from which everything starts.
+    /// Makes the current content of the folder the state from which the record starts.
     pub(crate) fn rescan(&mut self) {
         self.disk = Disk::scan(self.root.path());
     }
@@ -196,7 +198,7 @@ impl World {
         Ok(repository.snapshots()?.last().cloned())
     }
 
-    /// Does something, as a process of its own would; whatever comes of it, the promise follows.
+    /// Does an operation like a process of its own, and updates the promise by its result.
     pub(crate) fn run(&mut self, op: &Op) -> Result<()> {
         let start = self.changes();
         let (mut during, mut after) = (self.promise.clone(), self.promise.clone());
@@ -210,7 +212,7 @@ impl World {
         if let Op::Create = op {
             let start = self.changes();
             Repository::open_or_create(self.root.path(), "")?;
-            // To find one promises nothing.
+            // To find a snapshot promises nothing.
             after.repository |= self.changes() > start;
             return Ok(());
         }
@@ -239,7 +241,7 @@ impl World {
                 repository.set_alias(&snapshot, alias)?;
                 after.aliases.insert((*alias).into(), vec![Some(snapshot.id.clone())]);
                 after.repository = true;
-                // What an alias names is seen, so it counts as reported.
+                // The snapshot that an alias names is visible, so it counts as reported.
                 after.snapshots.insert(snapshot.id.clone(), snapshot.number);
             }
             Op::RemoveAlias(alias) => {
@@ -280,7 +282,7 @@ impl World {
         promise.clone()
     }
 
-    /// Checks what a crash after so many changes leaves.
+    /// Checks the repository after a crash, after this many changes.
     pub(crate) fn check_crash(&self, tree: &Tree, changes: usize) -> std::result::Result<(), String> {
         let folder = scratch();
         plant(tree, folder.path());
@@ -288,7 +290,7 @@ impl World {
     }
 }
 
-/// An artifact directory with the snapshot that a repository of its own made of a model.
+/// An artifact directory with a snapshot of a model, from another repository.
 pub(crate) fn artifact(model: &Model, epoch: i64) -> TempDir {
     let (home, folder) = (scratch(), scratch());
     let _watch = quiet(home.path());
@@ -310,7 +312,8 @@ pub(crate) fn read(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u
     Ok(file)
 }
 
-/// Opens, verifies, reads every snapshot; all that was promised must be there, and life must go on.
+/// Opens and verifies the repository, and reads every snapshot. All that was promised must be there, and saves and
+/// prunes must work.
 pub(crate) fn check(
     root: &Path,
     promise: &Promise,
@@ -343,7 +346,7 @@ pub(crate) fn check(
     go_on(&repository, promise, contents)
 }
 
-/// Everything that can be seen is whole.
+/// Everything that is visible is complete.
 pub(crate) fn whole(repository: &Repository, contents: &HashMap<i64, Vec<u8>>) -> std::result::Result<(), String> {
     let report = repository.verify(true, &task()).map_err(|e| format!("verify: {e}"))?;
     if let Some(problem) = report.problems.first() {
@@ -358,7 +361,7 @@ pub(crate) fn whole(repository: &Repository, contents: &HashMap<i64, Vec<u8>>) -
     Ok(())
 }
 
-/// Saves, prunes, and looks again; no rubbish stays.
+/// Saves, prunes and checks again. No temporary files stay.
 fn go_on(
     repository: &Repository,
     promise: &Promise,
