@@ -1,4 +1,4 @@
-//! One chunk through the codecs, as the engine stores it (docs/format.md §7): for benchmarks and tests.
+//! Encoding and decoding single chunks (docs/format.md §7), for benchmarks and tests.
 
 use std::cell::RefCell;
 
@@ -11,7 +11,7 @@ use crate::error::BindingResult;
 use crate::interrupt::detached;
 
 thread_local! {
-    // As in a save, where every thread keeps the buffers and zstd contexts of its codecs.
+    // As in a save, every thread keeps the buffers and zstd contexts of its codecs.
     static ENCODER: RefCell<Encoder> = RefCell::new(Encoder::new());
     static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
 }
@@ -28,7 +28,7 @@ fn check_length(length: usize) -> Result<()> {
     Ok(())
 }
 
-/// Encodes a chunk of elements of `dtype`; gives the name of the codec that was chosen, and its bytes.
+/// Encodes a chunk of elements of `dtype`. Returns the name of the codec that was chosen, and the encoded bytes.
 #[pyfunction]
 pub(crate) fn encode<'py>(
     py: Python<'py>,
@@ -46,7 +46,7 @@ pub(crate) fn encode<'py>(
     })
 }
 
-/// Undoes `encode`. Whether these are the right bytes is for the caller to find out, as a reader does from the chunk's id.
+/// Decodes what `encode` returned. The caller checks the bytes, as a reader does with the id of the chunk.
 #[pyfunction]
 pub(crate) fn decode<'py>(
     py: Python<'py>,
@@ -63,7 +63,7 @@ pub(crate) fn decode<'py>(
     Ok(PyBytes::new_with(py, raw_length, fill)?)
 }
 
-/// `decode` into memory that is there, as a reader decodes into the arrays of a model.
+/// Like `decode`, into existing memory, as a reader decodes into the arrays of a model.
 #[pyfunction]
 pub(crate) fn decode_into(
     py: Python<'_>,
@@ -77,7 +77,7 @@ pub(crate) fn decode_into(
     DECODER.with_borrow_mut(|decoder| detached(py, || decoder.decode_into(codec, data, dst)))
 }
 
-/// The instructions that the engine's kernels use here, as `LAMINA_CPU` names them.
+/// The level of the kernels in this process, as `LAMINA_CPU` names it.
 #[pyfunction]
 pub(crate) fn cpu_level(py: Python<'_>) -> BindingResult<&'static str> {
     detached(py, || Ok(lamina_core::cpu_level()?.name()))

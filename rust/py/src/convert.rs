@@ -1,4 +1,4 @@
-//! Python arguments into the core's types.
+//! Conversion of Python arguments to types of the core.
 
 use lamina_core::{Body, Error, FileSpec, Result, TensorSpec};
 use pyo3::prelude::*;

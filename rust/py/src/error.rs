@@ -1,10 +1,10 @@
-//! Errors of the core become the classes of `lamina.errors`.
+//! Conversion of errors of the core to the classes of `lamina.errors`.
 
 use lamina_core::{Error, ErrorKind};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 
-/// What a binding function may fail with.
+/// The error of a binding function.
 pub(crate) enum BindingError {
     Core(Error),
     Py(PyErr),

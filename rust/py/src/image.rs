@@ -1,4 +1,4 @@
-//! Files and copies from memory, and the envelope of small files.
+//! Writing files from memory, copying memory, and the envelope of small files.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ fn image_of<'a>(size: u64, tensors: &'a TensorsArg<'_>, literals: &'a PyReadonly
     guarded(|| Image::new(size, tensors, literals))
 }
 
-/// Writes a file of `size` bytes from tensors (offset, uint8 array) and the literal bytes between them; atomically.
+/// Writes a file of `size` bytes atomically, from tensors (offset, uint8 array) and the literal bytes between them.
 #[pyfunction]
 #[pyo3(signature = (path, size, tensors, literals, threads = 0))]
 pub(crate) fn write_file(
@@ -37,7 +37,7 @@ pub(crate) fn write_file(
     detached(py, || image.write(&path, &Task::new(threads)?))
 }
 
-/// Whether the file at `path` is what `write_file` would write.
+/// Whether the file at `path` is equal to what `write_file` would write.
 #[pyfunction]
 #[pyo3(signature = (path, size, tensors, literals, threads = 0))]
 pub(crate) fn file_is(
@@ -52,7 +52,7 @@ pub(crate) fn file_is(
     detached(py, || image.is_at(&path, &Task::new(threads)?))
 }
 
-/// CRC-32 of the file that `write_file` would write.
+/// The CRC-32 of the file that `write_file` would write.
 #[pyfunction]
 #[pyo3(signature = (size, tensors, literals, threads = 0))]
 pub(crate) fn crc32_file(
@@ -66,7 +66,7 @@ pub(crate) fn crc32_file(
     detached(py, || image.crc32(&Task::new(threads)?))
 }
 
-/// Copies uint8 arrays to others of the same length, in parallel.
+/// Copies uint8 arrays to others of the same lengths, in parallel.
 #[pyfunction]
 #[pyo3(signature = (pairs, threads = 0))]
 pub(crate) fn copy_into(
@@ -83,7 +83,7 @@ pub(crate) fn copy_into(
     detached(py, || lamina_core::copy_into(slices, &Task::new(threads)?))
 }
 
-/// The bytes of a small file (docs/format.md §4) of this kind around a JSON object.
+/// The bytes of a small file of this kind (docs/format.md §4), with a JSON object as its body.
 #[pyfunction]
 pub(crate) fn seal<'py>(py: Python<'py>, kind: &str, body: &str) -> BindingResult<Bound<'py, PyBytes>> {
     let sealed = detached(py, || {
@@ -96,7 +96,7 @@ pub(crate) fn seal<'py>(py: Python<'py>, kind: &str, body: &str) -> BindingResul
     Ok(PyBytes::new(py, &sealed))
 }
 
-/// Checks a small file of this kind and gives its body as JSON text; `what` names it in messages.
+/// Checks a small file of this kind. Returns its body as JSON text. `what` names the file in messages.
 #[pyfunction]
 pub(crate) fn unseal(py: Python<'_>, kind: &str, data: &[u8], what: &str) -> BindingResult<String> {
     detached(py, || Ok(Value::Object(envelope::unseal(data, kind, what)?.1).to_string()))

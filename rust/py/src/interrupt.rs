@@ -1,6 +1,7 @@
-//! Every call into the engine is made here, without the GIL, and a panic in it becomes an error of `lamina.errors`.
+//! Calls into the engine: without the GIL, and with panics turned into errors of `lamina.errors`.
 //!
-//! Long calls answer Ctrl-C: the work runs in a thread of its own while the calling thread looks for signals.
+//! Long calls can be interrupted by Ctrl-C: the work runs in a thread of its own, while the calling thread checks for
+//! signals.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -12,7 +13,7 @@ use pyo3::prelude::*;
 use crate::error::BindingResult;
 use crate::progress;
 
-/// How often signals are looked for.
+/// The time between two checks for signals.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Runs `work` without the GIL.
@@ -20,7 +21,8 @@ pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T>
     Ok(py.detach(|| guarded(work))?)
 }
 
-/// Runs `work` in `threads` threads, or the default for 0, without the GIL; a signal handler that raises (Ctrl-C) cancels it.
+/// Runs `work` without the GIL, in `threads` threads, or the default number for 0. A signal handler that raises
+/// (Ctrl-C) cancels it.
 pub(crate) fn interruptible<T: Send>(
     py: Python<'_>,
     threads: usize,

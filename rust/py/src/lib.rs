@@ -1,4 +1,5 @@
-//! `lamina._core`: the engine as Python sees it. Arguments in, the GIL off, the result wrapped; decisions live in the core.
+//! `lamina._core`: the Python binding of the engine. A function converts its arguments, releases the GIL, calls the
+//! core and wraps the result. All decisions are in the core.
 
 mod codec;
 mod convert;

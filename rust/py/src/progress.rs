@@ -1,4 +1,4 @@
-//! `Progress`: counters that a long call moves and another thread reads. No Python runs for it.
+//! `Progress`: counters that a long call updates and another thread reads, without running Python code.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ impl Progress {
         Self { inner: Arc::default() }
     }
 
-    /// A phase of `total` bytes begins; 0 where nobody can say how many.
+    /// Begins a phase of `total` bytes; 0 if the number is not known.
     fn begin(&self, what: &str, total: u64) {
         self.inner.begin(what, total);
     }
 
-    /// So many bytes more are done.
+    /// Counts bytes as done.
     fn advance(&self, bytes: u64) {
         self.inner.advance(bytes);
     }
 
-    /// The phase, its bytes that are done, all of them, and the seconds that it has gone on.
+    /// The name of the phase, its bytes that are done, its bytes in total, and the seconds that it has been running.
     fn read(&self) -> (String, u64, u64, f64) {
         let (what, done, total, time) = self.inner.read();
         (what, done, total, time.as_secs_f64())

@@ -1,4 +1,4 @@
-//! `Reader`: verified bytes of a snapshot.
+//! `Reader`: reads verified bytes of a snapshot.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::error::BindingResult;
 use crate::interrupt::{detached, interruptible};
 
-/// An opened snapshot: its structure has been read, its bytes have not.
+/// An open snapshot. Its structure has been read; its bytes are read on demand.
 #[pyclass(frozen, module = "lamina._core")]
 pub(crate) struct Reader {
     pub(crate) inner: core::Reader,
@@ -17,7 +17,7 @@ pub(crate) struct Reader {
 
 #[pymethods]
 impl Reader {
-    /// Opens an artifact directory: snapshot and placement files, and the folder of packs.
+    /// Opens the snapshot of an artifact directory: its file, its placement file, and the folder of its packs.
     #[staticmethod]
     fn open_artifact(py: Python<'_>, snapshot: PathBuf, placement: PathBuf, packs: PathBuf) -> BindingResult<Self> {
         Ok(Self { inner: detached(py, || core::Reader::open_artifact(&snapshot, &placement, packs))? })
@@ -28,7 +28,7 @@ impl Reader {
         detached(py, || String::from_utf8(self.inner.structure.to_bytes()?).map_err(|e| Error::corrupt(e.to_string())))
     }
 
-    /// Fills uint8 arrays with the bytes of the state from each offset, verified.
+    /// Fills each uint8 array with verified bytes of the state, from its offset on.
     #[pyo3(signature = (wants, threads = 0))]
     fn read(&self, py: Python<'_>, wants: Vec<(u64, PyReadwriteArray1<'_, u8>)>, threads: usize) -> BindingResult<()> {
         let mut arrays = wants;
@@ -40,18 +40,18 @@ impl Reader {
         interruptible(py, threads, |task| self.inner.read(list, task))
     }
 
-    /// Writes the files into a folder; gives their paths.
+    /// Writes the files of the snapshot into a folder. Returns their paths.
     #[pyo3(signature = (folder, threads = 0))]
     fn export(&self, py: Python<'_>, folder: PathBuf, threads: usize) -> BindingResult<Vec<PathBuf>> {
         interruptible(py, threads, |task| self.inner.export(&folder, task))
     }
 
-    /// Names and lengths of the chunks that hold bytes `offset..offset + length` of the state.
+    /// The ids and raw lengths of the chunks that hold bytes `offset..offset + length` of the state.
     fn chunks(&self, py: Python<'_>, offset: u64, length: u64) -> BindingResult<Vec<(String, u32)>> {
         detached(py, || Ok(self.inner.chunks(offset, length).iter().map(|c| (c.id.hex(), c.len)).collect()))
     }
 
-    /// Bytes that each of the chunks which hold bytes `offset..offset + length` takes in its pack.
+    /// The encoded lengths of the chunks that hold bytes `offset..offset + length` of the state.
     fn encoded(&self, py: Python<'_>, offset: u64, length: u64) -> BindingResult<Vec<u32>> {
         detached(py, || {
             let chunks = self.inner.chunks(offset, length).iter();
@@ -59,7 +59,7 @@ impl Reader {
         })
     }
 
-    /// Names of the packs that serve the snapshot, sorted.
+    /// The names of the packs that the snapshot needs, sorted.
     fn packs(&self, py: Python<'_>) -> BindingResult<Vec<String>> {
         detached(py, || {
             let mut names: Vec<_> = self.inner.packs().iter().map(|n| n.hex()).collect();

@@ -3,7 +3,7 @@
 use lamina_core::{self as core, Report, Result};
 use pyo3::prelude::*;
 
-/// What a verify looked at and found.
+/// The result of a verify.
 #[pyclass(frozen, get_all, module = "lamina._core")]
 pub(crate) struct Verified {
     snapshots: usize,
@@ -11,7 +11,7 @@ pub(crate) struct Verified {
     chunks: u64,
     bytes: u64,
     problems: Vec<String>,
-    /// What is lost, as JSON text.
+    /// What the snapshots have lost, as JSON text.
     lost: String,
 }
 
@@ -26,12 +26,12 @@ impl Verified {
 /// What a prune deleted, or would delete.
 #[pyclass(frozen, get_all, module = "lamina._core")]
 pub(crate) struct Pruned {
-    /// Numbers of the snapshots.
+    /// The numbers of the snapshots.
     snapshots: Vec<u64>,
     packs: usize,
-    /// Bytes of these packs.
+    /// The bytes of these packs.
     bytes: u64,
-    /// Packs that wait for saves under way.
+    /// The number of packs that a later prune deletes, because running saves may use them.
     waiting: usize,
 }
 

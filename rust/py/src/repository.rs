@@ -24,13 +24,13 @@ pub(crate) struct Repository {
     inner: core::Repository,
 }
 
-/// Threads that the engine uses where none are named.
+/// The number of threads that the engine uses by default.
 #[pyfunction]
 pub(crate) fn default_threads(py: Python<'_>) -> BindingResult<usize> {
     detached(py, || Ok(Task::new(0)?.threads()))
 }
 
-/// What the steps of a save share, whatever its bytes come from.
+/// The common arguments of a save from files and from memory.
 struct Save<'a> {
     repository: &'a core::Repository,
     body: &'a str,
@@ -68,7 +68,7 @@ impl Repository {
         self.inner.id()
     }
 
-    /// All snapshots by number.
+    /// All snapshots, sorted by number.
     fn snapshots(&self, py: Python<'_>) -> BindingResult<Vec<Snapshot>> {
         let all = detached(py, || self.inner.snapshots())?;
         Ok(all.into_iter().map(Snapshot::from).collect())
@@ -78,7 +78,7 @@ impl Repository {
         Ok(detached(py, || self.inner.resolve(series, reference))?.into())
     }
 
-    /// Number → aliases of each snapshot.
+    /// The aliases of each snapshot, by its number.
     fn aliases(&self, py: Python<'_>) -> BindingResult<HashMap<u64, Vec<String>>> {
         detached(py, || self.inner.aliases())
     }
@@ -91,8 +91,8 @@ impl Repository {
         detached(py, || self.inner.remove_alias(series, alias))
     }
 
-    /// Saves files on disk: (path in the snapshot, size, tensors), the path on disk of each, and per file what Keras calls
-    /// the variable of each tensor.
+    /// Saves files on disk. Each is (path in the snapshot, size, tensors), and has a path on disk. `variables` has Keras's
+    /// path of the variable of each tensor, for each file.
     #[pyo3(signature = (body, files, paths, codec, threads = 0, variables = vec![]))]
     #[allow(clippy::too_many_arguments, reason = "as for save_memory")]
     fn save_files(
@@ -112,8 +112,9 @@ impl Repository {
         })
     }
 
-    /// Saves memory: per file, and at last for the training tensors, a uint8 array for each tensor; per file the bytes outside
-    /// its tensors, and what Keras calls the variable of each tensor. Nobody may write to the arrays until the call returns.
+    /// Saves memory. `arrays` has a list of uint8 arrays, one for each tensor, for each file, and a last list for the
+    /// training tensors. `literals` has the bytes of each file outside its tensors, `variables` Keras's path of the
+    /// variable of each tensor. Nobody may write to the arrays until the call returns.
     #[pyo3(signature = (body, files, training, arrays, literals, codec, threads = 0, variables = vec![]))]
     #[allow(
         clippy::too_many_arguments,
@@ -145,7 +146,7 @@ impl Repository {
         Ok(Reader { inner: detached(py, || self.inner.reader(&snapshot.inner))? })
     }
 
-    /// Names and lengths of the packs that serve a snapshot.
+    /// The names and lengths of the packs that a snapshot needs, sorted by name.
     fn packs_of(&self, py: Python<'_>, snapshot: &Snapshot) -> BindingResult<Vec<(String, u64)>> {
         let packs = detached(py, || self.inner.packs_of(&snapshot.inner))?;
         Ok(packs.into_iter().map(|(name, length)| (name.hex(), length)).collect())
@@ -166,13 +167,13 @@ impl Repository {
         interruptible(py, threads, |task| Verified::new(self.inner.verify(full, task)?))
     }
 
-    /// The same, with the bytes of about `share` of the chunks; `seed` decides which.
+    /// Verifies a sample of the chunks. `share` is the expected part, and `seed` decides which chunks.
     #[pyo3(signature = (share, seed, threads = 0))]
     fn verify_sample(&self, py: Python<'_>, share: f64, seed: u64, threads: usize) -> BindingResult<Verified> {
         interruptible(py, threads, |task| Verified::new(self.inner.verify_sample(share, seed, task)?))
     }
 
-    /// Which of these packs are damaged, or of all; reads every byte of them.
+    /// The names of the damaged packs among `names`, or among all. Reads every byte of them.
     #[pyo3(signature = (names = None, threads = 0))]
     fn damaged_packs(&self, py: Python<'_>, names: Option<Vec<String>>, threads: usize) -> BindingResult<Vec<String>> {
         let names =
@@ -181,13 +182,13 @@ impl Repository {
         Ok(found.iter().map(|name| name.hex()).collect())
     }
 
-    /// Brings back a damaged or missing config; what was done, as JSON text.
+    /// Restores a damaged or missing config. Returns what was done, as JSON text.
     #[staticmethod]
     fn restore_config(py: Python<'_>, path: PathBuf, sources: Vec<PathBuf>, created_at: &str) -> BindingResult<String> {
         interruptible(py, 1, |task| core::Repository::restore_config(&path, &sources, created_at, task)?.to_json())
     }
 
-    /// What was done and what is lost, as JSON text.
+    /// Repairs the repository. Returns what was done and what is lost, as JSON text.
     #[pyo3(signature = (suspects, sources, threads = 0))]
     fn repair(
         &self,
@@ -200,7 +201,8 @@ impl Repository {
         interruptible(py, threads, |task| self.inner.repair(suspects, &sources, task)?.to_json())
     }
 
-    /// The snapshot of an artifact directory, whether it is new here, and the bytes that the repository has grown by.
+    /// Imports the snapshot of an artifact directory. Returns it, whether it is new, and the bytes by which the packs
+    /// have grown.
     #[pyo3(signature = (folder, series = None, threads = 0))]
     fn import_snapshot(
         &self,
@@ -242,31 +244,31 @@ fn slices<'a>(arrays: &'a [PyReadonlyArray1<'_, u8>]) -> Result<Vec<&'a [u8]>> {
     arrays.iter().map(slice).collect()
 }
 
-/// MD5 digests of files, as W&B wants them; several at once where the processor can.
+/// The MD5 digests of files, as 32 hex digits.
 #[pyfunction]
 pub(crate) fn md5_files(py: Python<'_>, paths: Vec<PathBuf>) -> BindingResult<Vec<String>> {
     detached(py, || core::md5_of_files(&paths))
 }
 
-/// In the thread that forks, before it does: no lock file is just being opened or closed.
+/// Call it before a fork, in the forking thread.
 #[pyfunction]
 pub(crate) fn fork_begins() -> BindingResult<()> {
     of_a_fork(core::fork_begins)
 }
 
-/// In the parent, after it has forked.
+/// Call it after a fork, in the parent.
 #[pyfunction]
 pub(crate) fn fork_ended() -> BindingResult<()> {
     of_a_fork(core::fork_ended)
 }
 
-/// In a forked child: gives up the locks that only the parent holds.
+/// Call it after a fork, in the child: closes the inherited lock files.
 #[pyfunction]
 pub(crate) fn close_inherited_locks() -> BindingResult<()> {
     of_a_fork(core::close_inherited_locks)
 }
 
-/// With the GIL, which a thread that forks must not give up.
+/// Runs a step of a fork with the GIL, which the forking thread must not release.
 fn of_a_fork(step: fn()) -> BindingResult<()> {
     Ok(guarded(|| {
         step();
@@ -274,7 +276,7 @@ fn of_a_fork(step: fn()) -> BindingResult<()> {
     })?)
 }
 
-/// Refuses a name that no user alias may have.
+/// Checks the name of a user alias.
 #[pyfunction]
 pub(crate) fn check_alias(py: Python<'_>, alias: &str) -> BindingResult<()> {
     detached(py, || core::check_alias(alias))

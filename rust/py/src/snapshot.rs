@@ -1,4 +1,4 @@
-//! `Snapshot`: what the core tells about one.
+//! `Snapshot`: the fields of a snapshot.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use crate::error::BindingResult;
 use crate::interrupt::detached;
 
-/// A snapshot file that has been read and checked.
+/// A snapshot, read from its file and checked.
 #[pyclass(frozen, module = "lamina._core")]
 pub(crate) struct Snapshot {
     pub(crate) inner: Arc<core::Snapshot>,
@@ -22,25 +22,25 @@ impl From<Arc<core::Snapshot>> for Snapshot {
 
 #[pymethods]
 impl Snapshot {
-    /// First 32 hex digits of the file's digest.
+    /// The id: the first 32 hex digits of the digest of the file.
     #[getter]
     fn id(&self) -> &str {
         &self.inner.id
     }
 
-    /// Sequence number in its repository; 0 outside one.
+    /// The sequence number in its repository; 0 outside a repository.
     #[getter]
     fn number(&self) -> u64 {
         self.inner.number
     }
 
-    /// Length of the snapshot file in bytes.
+    /// The length of the snapshot file in bytes.
     #[getter]
     fn file_bytes(&self) -> u64 {
         self.inner.file_bytes
     }
 
-    /// The body as JSON text.
+    /// The body of the file, as JSON text.
     fn body(&self, py: Python<'_>) -> BindingResult<String> {
         detached(py, || serde_json::to_string(&self.inner.body).map_err(|e| Error::invalid(e.to_string())))
     }

@@ -1,4 +1,5 @@
-//! `Temporary`: a folder in which Keras makes what will be renamed. `Claim`: what a living process is at work on.
+//! `Temporary`: a folder in which Keras writes a file that is then renamed. `Claim`: says that a process works on
+//! something.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +10,8 @@ use pyo3::prelude::*;
 use crate::error::BindingResult;
 use crate::interrupt::detached;
 
-/// A hidden folder that is removed with this object, or by the next one in its place if this process is killed.
+/// A hidden folder. It is removed with this object. If the process is killed, the next one in the same place removes
+/// it.
 #[pyclass(frozen, module = "lamina._core")]
 pub(crate) struct Temporary {
     #[pyo3(get)]
@@ -19,7 +21,7 @@ pub(crate) struct Temporary {
 
 #[pymethods]
 impl Temporary {
-    /// A new folder in `place`, which exists.
+    /// Creates a folder in the existing folder `place`.
     #[new]
     #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
     fn new(py: Python<'_>, place: PathBuf) -> BindingResult<Self> {
@@ -31,7 +33,7 @@ impl Temporary {
         Ok(Self { path: made.path().to_owned(), inner: Mutex::new(Some(made)) })
     }
 
-    /// Removes the folder and all that is in it.
+    /// Removes the folder with everything in it.
     fn remove(&self, py: Python<'_>) -> BindingResult<()> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
         detached(py, || {
@@ -41,7 +43,7 @@ impl Temporary {
     }
 }
 
-/// Says that this process is at work on something, until it is released, or the process ends.
+/// A claim: says that this process works on something. It ends when it is released, or when the process ends.
 #[pyclass(frozen, module = "lamina._core")]
 pub(crate) struct Claim {
     inner: Mutex<Option<core::Claim>>,
@@ -49,7 +51,7 @@ pub(crate) struct Claim {
 
 #[pymethods]
 impl Claim {
-    /// The claim that the file of this name stands for; None where somebody has it.
+    /// Takes the claim whose lock file is `path`. None if another process has it.
     #[staticmethod]
     #[allow(clippy::needless_pass_by_value, reason = "what pyo3 makes of an argument")]
     fn take(py: Python<'_>, path: PathBuf) -> BindingResult<Option<Self>> {
@@ -57,7 +59,7 @@ impl Claim {
         Ok(taken.map(|claim| Self { inner: Mutex::new(Some(claim)) }))
     }
 
-    /// Gives it back.
+    /// Releases the claim.
     fn release(&self, py: Python<'_>) -> BindingResult<()> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
         detached(py, || {
