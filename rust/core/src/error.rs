@@ -1,4 +1,4 @@
-//! The error of the engine.
+//! The error type of the engine.
 //!
 //! A message says what was found, what was expected and, where it helps, what to do. The binding maps each kind to one
 //! class of `lamina.errors`.
@@ -9,28 +9,28 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What went wrong, as far as a caller can act on it.
+/// The kind of an error: what a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The caller's arguments make no sense; nothing was changed.
+    /// The arguments are not valid. Nothing was changed.
     InvalidInput,
-    /// A repository, snapshot, alias or chunk does not exist.
+    /// A file, repository, snapshot, series or alias does not exist.
     NotFound,
-    /// Stored bytes are not what was written.
+    /// Stored data is damaged: it is not what was written.
     Corrupt,
-    /// The data needs a newer reader.
+    /// A newer version of the format wrote the data, or the file system lacks what the call needs.
     Unsupported,
-    /// The operating system refused.
+    /// The operating system reported an error.
     Io,
     /// Another process holds the exclusive lock, for example a prune.
     Busy,
-    /// The caller asked to stop.
+    /// The caller cancelled the call.
     Cancelled,
-    /// The engine is wrong; it is to be reported.
+    /// A bug in the engine. Please report it.
     Internal,
 }
 
-/// An error with its kind, a message for people and, for `Io`, what the operating system said.
+/// An error: its kind, a message for people and, for `Io`, the error of the operating system.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -38,7 +38,7 @@ pub struct Error {
     source: Option<Arc<io::Error>>,
 }
 
-/// Result of the engine's functions.
+/// The result type of the engine's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -46,42 +46,42 @@ impl Error {
         Self { kind, message: message.into(), source: None }
     }
 
-    /// The caller's arguments make no sense.
+    /// An `InvalidInput` error: the arguments are not valid.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidInput, message)
     }
 
-    /// Something named by the caller does not exist.
+    /// A `NotFound` error: something that the caller named does not exist.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
     }
 
-    /// Stored bytes are damaged.
+    /// A `Corrupt` error: stored data is damaged.
     pub fn corrupt(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Corrupt, message)
     }
 
-    /// The data needs a newer reader.
+    /// An `Unsupported` error: a newer version of the format, or a file system without what the call needs.
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// Another process holds the exclusive lock, for example a prune.
+    /// A `Busy` error: another process holds the exclusive lock, for example a prune.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Busy, message)
     }
 
-    /// The caller asked to stop.
+    /// A `Cancelled` error.
     pub fn cancelled() -> Self {
         Self::new(ErrorKind::Cancelled, "cancelled")
     }
 
-    /// The operating system refused `action` on `path`.
+    /// An `Io` error: `action` on `path` failed.
     pub(crate) fn io(action: &str, path: &Path, source: io::Error) -> Self {
         Self::refused(format!("cannot {action} {}: {source}", path.display()), source)
     }
 
-    /// The operating system refused a thread.
+    /// An `Io` error: a thread could not be started.
     pub fn no_thread(source: io::Error) -> Self {
         Self::refused(format!("cannot start a thread: {source}"), source)
     }
@@ -90,29 +90,29 @@ impl Error {
         Self { kind: ErrorKind::Io, message, source: Some(Arc::new(source)) }
     }
 
-    /// The engine panicked with this payload.
+    /// An `Internal` error: the engine panicked with this payload.
     pub fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it did not say why");
         Self::new(ErrorKind::Internal, format!("the engine of lamina failed: {text}. Please report this"))
     }
 
-    /// The kind.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The message.
+    /// The message, without the kind.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The operating system's error number, if it was the one that refused.
+    /// The error number of the operating system, if the error came from there.
     pub fn errno(&self) -> Option<i32> {
         self.source.as_ref()?.raw_os_error()
     }
 
-    /// The same error, with what was being done in front.
+    /// The same error, with `what` and a colon before its message.
     pub(crate) fn context(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
         self

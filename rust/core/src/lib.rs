@@ -1,9 +1,10 @@
-//! The engine of lamina: it cuts tensors into chunks, deduplicates, encodes and packs them, and gives them back verified.
+//! The engine of lamina: it cuts tensors into chunks, deduplicates, encodes and packs them, and gives them back
+//! verified.
 //!
 //! It knows bytes, not Keras, and has no idea that Python exists. `docs/format.md` defines every byte that it writes.
 //!
-//! The public items are those that the Python binding needs. [`internals`] has those that only the integration tests and the
-//! benchmarks of this crate need.
+//! The public items are those that the Python binding needs. [`internals`] has those that only the integration tests
+//! and the benchmarks of this crate need.
 
 mod chunks;
 mod codec;
@@ -47,7 +48,8 @@ pub use storage::temporary::Temporary;
 pub use task::progress::Progress;
 pub use task::{Task, guarded};
 
-/// Items for the integration tests and the benchmarks of this crate. Nothing else may use them: they change without notice.
+/// Items for the integration tests and the benchmarks of this crate. Nothing else may use them: they change without
+/// notice.
 pub mod internals {
     pub use crate::chunks::placement::{Location, Pack, Placement, Serving};
     pub use crate::chunks::read::Chunks;
@@ -56,6 +58,7 @@ pub mod internals {
     pub use crate::format::pack;
     pub use crate::kernels::{available, md5_many_at, merge_at, split_at};
     pub use crate::repository::session;
+    pub use crate::storage::call::Call;
     #[cfg(feature = "faults")]
-    pub use crate::storage::{call::Call, faults};
+    pub use crate::storage::faults;
 }

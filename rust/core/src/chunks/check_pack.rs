@@ -12,8 +12,8 @@ use crate::format::digest::{ChunkId, Digest, PackName};
 use crate::format::pack::{self, Codec, Entry};
 use crate::storage;
 
-/// Decodes a delta of a pack. `None` where its base is gone: that is damage only if a snapshot needs the chunk, and those
-/// are looked at too.
+/// Decodes a delta of a pack. `None` if its base is gone: that is damage only if a snapshot needs the chunk, and the
+/// check of the snapshots finds those.
 pub(crate) fn read_delta(
     chunks: &Chunks,
     pack: PackName,
@@ -27,13 +27,13 @@ pub(crate) fn read_delta(
     let mut bases = chunks.placement().whole(&base, &none).map(|p| p.pack.name).peekable();
     bases.peek()?;
     match chunks.read_at(place, raw, scratch) {
-        // Prune may have been faster.
+        // A prune has deleted the pack, or every pack that held the base.
         Err(_) if !there(&pack) || !bases.any(|name| there(&name)) => None,
         other => Some(other),
     }
 }
 
-/// What was found in a pack; nothing where it is gone, since a prune may have been faster.
+/// What the check of a pack found. Empty if the pack is gone: a prune may have deleted it.
 #[derive(Default)]
 pub(crate) struct PackReport {
     pub(crate) chunks: u64,
@@ -43,7 +43,7 @@ pub(crate) struct PackReport {
 }
 
 impl PackReport {
-    /// Damage is what is reported; what the system refuses is an error.
+    /// Damage goes into the report; an error of the operating system stays an error.
     fn of(result: Result<Self>) -> Result<Self> {
         match result {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::default()),
@@ -58,7 +58,8 @@ pub(crate) fn check_footer(path: &Path, name: PackName) -> Result<PackReport> {
     PackReport::of(Pack::read(path, name).map(|_| PackReport::default()))
 }
 
-/// Reads a pack once, and checks its digest and every chunk. `delta` decodes a delta, or says that it cannot be looked at.
+/// Reads a pack once, and checks its digest and every chunk. `delta` decodes a delta; `None` means that it cannot be
+/// checked.
 pub(crate) fn check_pack(
     path: &Path,
     name: PackName,
@@ -106,7 +107,7 @@ fn check_bytes(
     hasher.update(&footer);
     if Digest::finish(&hasher) != name {
         let what = path.display();
-        found.problems.push(Error::corrupt(format!("pack {what} is damaged: its digest is not its name")));
+        found.problems.push(Error::corrupt(format!("pack {what} is damaged: its digest does not match its name")));
     }
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! What a state needs: its structure, its content and the nodes of its content tree.
+//! What a state needs: its structure, its content, and the nodes of its content tree.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::format::snapshot::State;
 use crate::format::structure::Structure;
 use crate::format::tree::ChunkRef;
 
-/// Bytes of a structure that are read however they are stored, and how many times as long as it is stored a longer one may
-/// be. Names do not repeat themselves, so one that is written down takes a twentieth at least; a lie of 10 KB could fill
-/// gigabytes.
+/// A structure of up to 16 MiB is always accepted.
 const FREE_STRUCTURE: u64 = 16 << 20;
+/// A longer one has at most 256 times its stored size. A real one has at most 20 times its stored size, because names
+/// differ; without a limit, 10 KB of hostile input could fill gigabytes of memory.
 const DENSEST_STRUCTURE: u64 = 256;
 
-/// Refuses a structure whose chunks, those of them that are here, take no room.
+/// Refuses a structure that is far larger than its stored chunks. Chunks that are in no pack do not count.
 pub(crate) fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Result<()> {
     let (mut length, mut stored, mut seen) = (0, 0, HashSet::new());
     for chunk in structure {
@@ -32,7 +32,7 @@ pub(crate) fn check_density(placement: &Placement, structure: &[ChunkRef]) -> Re
     Ok(())
 }
 
-/// What the bytes of a state mean.
+/// Reads the structure of a state.
 pub(crate) fn structure(chunks: &Chunks, state: &State) -> Result<Structure> {
     check_density(chunks.placement(), &state.structure)?;
     let mut scratch = Scratch::new();
@@ -46,14 +46,14 @@ pub(crate) fn structure(chunks: &Chunks, state: &State) -> Result<Structure> {
 /// The chunks that a state needs.
 #[derive(Debug)]
 pub(crate) struct Closure {
-    /// Its content, in order, with repetitions.
+    /// The chunks of its content, in order and with repetitions.
     pub(crate) content: Vec<ChunkRef>,
-    /// Its structure and the nodes of its content tree.
+    /// The chunks of its structure and the nodes of its content tree.
     pub(crate) metadata: HashSet<ChunkId>,
 }
 
 impl Closure {
-    /// Names of all chunks.
+    /// The ids of all chunks.
     pub(crate) fn ids(self) -> HashSet<ChunkId> {
         let mut ids = self.metadata;
         ids.extend(self.content.iter().map(|c| c.id));
@@ -61,7 +61,7 @@ impl Closure {
     }
 }
 
-/// Walks down the content tree of a state to its content. `read` gives the entries of a node.
+/// Walks the content tree of a state from its root to its content. `read` returns the entries of a node.
 pub(crate) fn walk(
     state: &State,
     mut read: impl FnMut(&ChunkRef) -> Result<Arc<Vec<ChunkRef>>>,
@@ -71,7 +71,8 @@ pub(crate) fn walk(
         let mut below = vec![];
         for node in &content {
             below.extend_from_slice(&read(node)?);
-            // A chunk has at least one byte, so a list longer than the state is a lie; stop before it fills memory.
+            // A chunk has at least one byte, so a list that is longer than the state is damaged. Stop before it fills
+            // memory.
             if below.len() as u64 > most_chunks(state.length) {
                 return Err(Error::corrupt("the content tree lists more chunks than the state can have"));
             }
@@ -85,10 +86,10 @@ pub(crate) fn walk(
     Ok(content)
 }
 
-/// Nodes that have been read already.
+/// Nodes that were read before.
 pub(crate) type Nodes = HashMap<ChunkId, Arc<Vec<ChunkRef>>>;
 
-/// Reads the content tree of a state; `nodes` saves reading what snapshots share.
+/// Reads the content tree of a state. `nodes` keeps what was read, because snapshots share nodes.
 pub(crate) fn closure(chunks: &Chunks, state: &State, nodes: &mut Nodes) -> Result<Closure> {
     let mut scratch = Scratch::new();
     let mut metadata: HashSet<ChunkId> = state.structure.iter().map(|c| c.id).collect();

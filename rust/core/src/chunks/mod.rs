@@ -1,4 +1,4 @@
-//! Chunks in packs: where each one stands, how it is read, and how packs are written and checked.
+//! Chunks in packs: where each one is, how it is read, and how packs are written and checked.
 
 pub(crate) mod check_pack;
 pub(crate) mod closure;

@@ -1,4 +1,4 @@
-//! Packs that are being written, one after the other.
+//! The pack writer: writes chunks into packs, one pack after the other.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,7 +12,7 @@ use crate::format::pack::{self, Codec, Entry, Kind};
 use crate::format::tree::ChunkRef;
 use crate::storage;
 
-/// A chunk as it goes into a pack.
+/// An encoded chunk, ready to be written into a pack.
 pub(crate) struct Encoded<'a> {
     pub(crate) id: ChunkRef,
     pub(crate) kind: Kind,
@@ -21,13 +21,14 @@ pub(crate) struct Encoded<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-/// Fills packs one after the other; flushing a full one to disk goes on behind it.
+/// Writes packs. A full pack is flushed to disk by a thread while the next one is filled.
 pub(crate) struct PackWriter {
     temp: PathBuf,
     folder: PathBuf,
     target: u64,
     avoid: HashSet<PackName>,
-    /// Chunks that are stored whole, and deltas: a reader without them may refuse their packs.
+    /// The pack of whole chunks and the pack of deltas. They are apart because an older reader may refuse packs with
+    /// deltas.
     open: [Option<OpenPack>; 2],
     opened: usize,
     flushing: Option<std::thread::JoinHandle<Result<()>>>,
@@ -36,7 +37,7 @@ pub(crate) struct PackWriter {
 }
 
 impl PackWriter {
-    /// Packs of about `target` bytes that are made in `temp` and moved to `folder`; none has a name that is to be avoided.
+    /// Writes packs of about `target` bytes in `temp` and moves them to `folder`. No pack gets a name in `avoid`.
     pub(crate) fn new(temp: &Path, folder: &Path, target: u64, avoid: HashSet<PackName>) -> Self {
         Self {
             temp: temp.to_owned(),
@@ -51,17 +52,17 @@ impl PackWriter {
         }
     }
 
-    /// Whether the chunk has been stored.
+    /// Whether this writer has stored the chunk.
     pub(crate) fn has(&self, id: &ChunkId) -> bool {
         self.stored.contains(id)
     }
 
-    /// Whether nothing has been stored.
+    /// Whether this writer has stored nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.stored.is_empty()
     }
 
-    /// Stores a chunk, unless it has been stored.
+    /// Stores a chunk, unless this writer has stored it before.
     pub(crate) fn add(&mut self, chunk: &Encoded<'_>) -> Result<()> {
         if !self.stored.insert(chunk.id.id) {
             return Ok(());
@@ -81,7 +82,7 @@ impl PackWriter {
         Ok(())
     }
 
-    /// Ends the pack of whole chunks: those that follow stand in another.
+    /// Closes the pack of whole chunks. The next whole chunk goes into a new one.
     pub(crate) fn begin_another(&mut self) -> Result<()> {
         self.close(0)
     }
@@ -111,11 +112,12 @@ impl PackWriter {
         }
     }
 
-    /// Ends the last packs; from then on their chunks are there. Gives all packs, in the order in which they were filled.
+    /// Closes the last packs and makes all of them visible. Returns them in the order in which they were filled.
     pub(crate) fn finish(mut self) -> Result<Vec<Pack>> {
         (0..self.open.len()).try_for_each(|which| self.close(which))?;
         self.join()?;
-        // Also without packs of its own: a chunk may be known from a pack whose writer was killed before it flushed the folder.
+        // Also if this writer made no pack: a known chunk may be in a pack whose writer was killed before it flushed
+        // the folder.
         storage::sync_dir(&self.folder)?;
         Ok(std::mem::take(&mut self.packs))
     }
@@ -157,7 +159,8 @@ impl OpenPack {
         self.write(bytes)
     }
 
-    /// Ends the pack. Its name is drawn again while it is one of `avoid`: prune may be deleting the pack of that name.
+    /// Writes the footer. While the name is one of `avoid`, another salt changes it: a prune may be deleting the pack
+    /// of that name.
     fn finish(mut self, avoid: &HashSet<PackName>) -> Result<(File, Pack)> {
         let mut salt = 0;
         let (footer, name) = loop {

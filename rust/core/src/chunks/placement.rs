@@ -1,4 +1,5 @@
-//! Placement: which pack holds a chunk. Derived from the footers of packs, and rebuildable from them at any time.
+//! The placement: which pack holds a chunk. It is derived from the footers of packs and can be rebuilt from them at any
+//! time.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -11,19 +12,19 @@ use crate::format::words::{u32_at, u64_at};
 use crate::storage;
 
 const MAGIC: &[u8; 8] = b"LAMINAPL";
-/// A pack of which less than this part is alive in the newest snapshot is written again, as 1/n.
+/// A pack is rewritten if less than 1/HALF of its encoded bytes is used by the newest snapshot.
 const HALF: u64 = 2;
 
-/// A pack whose footer is known.
+/// A pack whose footer has been read.
 #[derive(Debug, Clone)]
 pub struct Pack {
-    /// Its name.
+    /// The digest of the file.
     pub name: PackName,
-    /// Bytes of the file.
+    /// Length of the file in bytes.
     pub length: u64,
-    /// Its chunks.
+    /// The entries of its footer, one per chunk.
     pub entries: Vec<Entry>,
-    /// Salt of its name.
+    /// The salt in its footer; see [`crate::internals::pack::footer`].
     pub salt: u64,
 }
 
@@ -34,31 +35,31 @@ impl Pack {
         Ok(Self { name, length, entries, salt })
     }
 
-    /// Bytes of encoded chunks.
+    /// Bytes of its encoded chunks.
     pub(crate) fn encoded(&self) -> u64 {
         self.entries.iter().map(|e| u64::from(e.encoded)).sum()
     }
 }
 
-/// Where one chunk stands.
+/// Where a chunk is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Location<'a> {
     /// The pack.
     pub pack: &'a Pack,
-    /// Its entry there.
+    /// The entry of the chunk in the footer of the pack.
     pub entry: &'a Entry,
 }
 
 /// How a chunk can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// By itself.
+    /// From its own bytes.
     Whole,
-    /// As the difference to this chunk, which stands whole somewhere.
+    /// As the difference to this chunk, which is stored whole somewhere.
     Delta(ChunkId),
 }
 
-/// Packs, and the chunks in them.
+/// A set of packs, and an index of the chunks in them.
 #[derive(Debug, Clone, Default)]
 pub struct Placement {
     packs: HashMap<PackName, Pack>,
@@ -100,13 +101,14 @@ impl Placement {
         self.packs.values()
     }
 
-    /// The places outside `except` that hold the chunk whole.
+    /// Where the chunk is stored whole, in packs outside `except`.
     pub(crate) fn whole(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
         self.places(id).filter(|p| p.entry.base.is_none() && !except.contains(&p.pack.name))
     }
 
-    /// How the chunk is to be read from packs outside `except`; `None` where it cannot be. Whole if it stands whole
-    /// somewhere, else as a delta whose base does: of several that with the smallest base (docs/format.md §9).
+    /// How to read the chunk from packs outside `except`; `None` if that is impossible. Whole if it is stored whole,
+    /// else as a delta whose base is stored whole: of several deltas, the one with the smallest base id (docs/format.md
+    /// §9).
     pub(crate) fn stored(&self, id: &ChunkId, except: &HashSet<PackName>) -> Option<Stored> {
         if self.whole(id, except).next().is_some() {
             return Some(Stored::Whole);
@@ -116,7 +118,7 @@ impl Placement {
         bases.min().map(Stored::Delta)
     }
 
-    /// The places outside `except` from which the chunk is to be read.
+    /// The places outside `except` from which [`Placement::stored`] says to read the chunk.
     pub(crate) fn readable(&self, id: &ChunkId, except: &HashSet<PackName>) -> impl Iterator<Item = Location<'_>> {
         let stored = self.stored(id, except);
         let fits = move |p: &Location<'_>| match stored {
@@ -127,7 +129,7 @@ impl Placement {
         self.places(id).filter(move |p| fits(p) && !except.contains(&p.pack.name))
     }
 
-    /// The places of a chunk.
+    /// Every place where the chunk is stored, whole or as a delta.
     pub fn places(&self, id: &ChunkId) -> impl Iterator<Item = Location<'_>> {
         self.chunks.get(id).into_iter().flatten().filter_map(|(name, index)| {
             let pack = self.packs.get(name)?;
@@ -135,15 +137,15 @@ impl Placement {
         })
     }
 
-    /// Any place from which a chunk can be read.
+    /// A place from which the chunk can be read.
     ///
     /// # Errors
-    /// `Corrupt` where no pack holds it.
+    /// `Corrupt` if no pack holds it.
     pub(crate) fn find(&self, id: &ChunkId) -> Result<Location<'_>> {
         self.readable(id, &HashSet::new()).next().ok_or_else(|| self.missing(id))
     }
 
-    /// Names the chunk that is missing: this one, or the base that it needs.
+    /// The error for a chunk that cannot be read. It names this chunk, or the base that it needs.
     pub(crate) fn missing(&self, id: &ChunkId) -> Error {
         match self.places(id).find_map(|p| p.entry.base) {
             Some(base) => missing(&base).context(format!("chunk {} is the difference to another", id.hex())),
@@ -151,9 +153,12 @@ impl Placement {
         }
     }
 
-    /// For each chunk of a closure, and each base that it needs, the pack that serves it: of the packs from which it can be
-    /// read the one with the largest share of its bytes in the closure, so
-    /// that packs which are mostly something else's drop out (docs/format.md §9).
+    /// Chooses a pack for each chunk of a closure, and for each base that it needs (docs/format.md §9). Of the packs
+    /// from which a chunk can be read, it takes the one that has the largest part of its bytes in the closure. So packs
+    /// that mostly hold other data are not needed.
+    ///
+    /// # Errors
+    /// `Corrupt` if a chunk cannot be read from any pack.
     pub fn serve(&self, closure: &HashSet<ChunkId>) -> Result<Serving> {
         let all = HashSet::new();
         let bases = closure.iter().filter_map(|id| match self.stored(id, &all) {
@@ -169,7 +174,7 @@ impl Placement {
         }
         let mut serving = Serving::default();
         for id in &closure {
-            // Shares are compared as fractions, crosswise, so that no rounding decides.
+            // Fractions are compared by cross-multiplication, so that rounding cannot decide.
             let best = self.readable(id, &all).max_by(|a, b| {
                 let part = |p: &Location<'_>, other: &Location<'_>| {
                     u128::from(share[&p.pack.name]) * u128::from(other.pack.length)
@@ -183,14 +188,14 @@ impl Placement {
         Ok(serving)
     }
 
-    /// The packs of which less than half is alive, with the bytes that are.
+    /// The packs of which the closure uses less than half, each with the bytes that it uses.
     pub(crate) fn sparse<'a>(&'a self, serving: &'a Serving) -> impl Iterator<Item = (&'a Pack, u64)> {
         serving.live.iter().filter_map(|(name, &live)| {
             self.pack(name).filter(|pack| live * HALF < pack.encoded()).map(|pack| (pack, live))
         })
     }
 
-    /// The bytes of `lamina.placement` for these packs (docs/format.md §6.4).
+    /// The bytes of `lamina.placement` for these packs (docs/format.md §6.4). Packs that are not known are left out.
     pub fn to_bytes(&self, names: &HashSet<PackName>) -> Vec<u8> {
         let mut packs: Vec<&Pack> = names.iter().filter_map(|n| self.packs.get(n)).collect();
         packs.sort_by_key(|p| p.name);
@@ -209,12 +214,15 @@ impl Placement {
         bytes
     }
 
-    /// Reads the bytes of `lamina.placement`.
+    /// Reads the bytes of `lamina.placement` (docs/format.md §6.4). `what` names the file in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are damaged, `Unsupported` if a newer version of the format wrote them.
     pub fn parse(bytes: &[u8], what: &str) -> Result<Self> {
         let damaged = |why: &str| Error::corrupt(format!("{what} is damaged: {why}"));
-        let size = bytes.len().checked_sub(32).filter(|&s| s >= 16).ok_or_else(|| damaged("it was cut off"))?;
+        let size = bytes.len().checked_sub(32).filter(|&s| s >= 16).ok_or_else(|| damaged("it is cut off"))?;
         if PackName::of(&bytes[..size]).as_bytes()[..] != bytes[size..] || bytes[..8] != *MAGIC {
-            return Err(damaged("its digest is not that of its bytes"));
+            return Err(damaged("its digest does not match its bytes"));
         }
         let version = u32_at(bytes, 8);
         if version != VERSION {
@@ -229,7 +237,7 @@ impl Placement {
             let head = rest.get(..48).ok_or_else(|| damaged("it ends inside a pack"))?;
             let name = PackName::from_slice(&head[..32]).ok_or_else(|| damaged("it ends inside a pack"))?;
             if last.replace(name) >= Some(name) {
-                return Err(damaged("its packs do not ascend by name"));
+                return Err(damaged("its packs are not sorted by name"));
             }
             let (length, footer) = (u64_at(head, 32), u64_at(head, 40));
             let footer = usize::try_from(footer).ok().and_then(|n| rest.get(48..48usize.checked_add(n)?));
@@ -238,7 +246,7 @@ impl Placement {
             placement.insert(Pack { name, length, entries, salt });
             rest = &rest[48 + footer.len()..];
         }
-        if rest.is_empty() { Ok(placement) } else { Err(damaged("bytes are left over")) }
+        if rest.is_empty() { Ok(placement) } else { Err(damaged("it has bytes after the last pack")) }
     }
 }
 
@@ -246,12 +254,12 @@ fn missing(id: &ChunkId) -> Error {
     Error::corrupt(format!("no pack holds chunk {}; a pack was deleted or lost", id.hex()))
 }
 
-/// Which pack serves which chunk of a closure.
+/// Which pack serves which chunk of a closure; made by [`Placement::serve`].
 #[derive(Debug, Default)]
 pub struct Serving {
-    /// Chunk → pack.
+    /// The pack of each chunk.
     pub pack_of: HashMap<ChunkId, PackName>,
-    /// Pack → encoded bytes of the closure that it serves.
+    /// For each pack, the encoded bytes of the chunks that it serves.
     pub(crate) live: HashMap<PackName, u64>,
 }
 

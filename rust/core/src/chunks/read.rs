@@ -1,4 +1,4 @@
-//! Bytes of chunks, read from packs and verified.
+//! Reads chunks from packs and verifies them.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::format::tree::ChunkRef;
 use crate::storage;
 use crate::storage::open_files::OpenFiles;
 
-/// The chunks of a folder of packs: where each one stands, and the files that it is read from.
+/// The chunks in a folder of packs: the placement, and the open files.
 #[derive(Debug)]
 pub struct Chunks {
     placement: Arc<Placement>,
@@ -22,32 +22,32 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Those of `placement`, whose packs stand in `folder`.
+    /// The chunks of `placement`, whose packs are in `folder`.
     pub fn new(placement: Arc<Placement>, folder: PathBuf) -> Self {
         Self { placement, packs: PackFiles::new(folder) }
     }
 
-    /// Where they stand.
+    /// Where the chunks are stored.
     pub(crate) fn placement(&self) -> &Placement {
         &self.placement
     }
 
-    /// The same, to be kept.
+    /// A shared handle to the placement.
     pub(crate) fn shared_placement(&self) -> Arc<Placement> {
         Arc::clone(&self.placement)
     }
 
-    /// Path of a pack.
+    /// The path of a pack file.
     pub(crate) fn path(&self, name: &PackName) -> PathBuf {
         self.packs.path(name)
     }
 
-    /// Reads and verifies a chunk from any pack that holds it.
+    /// Reads and verifies a chunk, from any pack that holds it. `into` has the raw length of the chunk.
     pub(crate) fn read(&self, id: &ChunkId, into: &mut [u8], scratch: &mut Scratch) -> Result<()> {
         self.read_choosing(id, None, into, scratch)
     }
 
-    /// The same, first from the pack `chosen`; where it is damaged there, from any other.
+    /// Like [`Chunks::read`], but tries the pack `chosen` first.
     pub(crate) fn read_choosing(
         &self,
         id: &ChunkId,
@@ -56,7 +56,7 @@ impl Chunks {
         scratch: &mut Scratch,
     ) -> Result<()> {
         let mut places: Vec<_> = self.placement.places(id).collect();
-        // A pack may hold it as a delta although another one has it whole: then that is the second choice.
+        // After the chosen pack come those that store the chunk whole, then deltas: `None` sorts before `Some`.
         places.sort_by_key(|p| (Some(&p.pack.name) != chosen, p.entry.base));
         let mut failure = None;
         for place in places {
@@ -68,14 +68,14 @@ impl Chunks {
         Err(failure.unwrap_or_else(|| self.placement.missing(id)))
     }
 
-    /// A chunk of metadata, verified.
+    /// Reads and verifies a chunk of metadata into memory of its own.
     pub(crate) fn read_small(&self, chunk: &ChunkRef, scratch: &mut Scratch) -> Result<Vec<u8>> {
         let mut bytes = vec![0; chunk.len as usize];
         self.read(&chunk.id, &mut bytes, scratch)?;
         Ok(bytes)
     }
 
-    /// Reads and verifies the chunk at this place into `into`, which has its raw length.
+    /// Reads and verifies the chunk at this place. `into` has the raw length of the chunk.
     pub(crate) fn read_at(&self, place: Location<'_>, into: &mut [u8], scratch: &mut Scratch) -> Result<()> {
         let Entry { id, codec, raw, encoded, base, .. } = place.entry;
         if *raw as usize != into.len() {
@@ -100,11 +100,12 @@ impl Chunks {
         if Digest::of(into) == *id {
             Ok(())
         } else {
-            Err(Error::corrupt(format!("{} is damaged: its digest is not its name", what())))
+            Err(Error::corrupt(format!("{} is damaged: its digest does not match its id", what())))
         }
     }
 
-    /// Reads the base of a delta, verified, into the scratch. A base is never a delta itself, so this ends.
+    /// Reads and verifies the base of a delta into `scratch.base`. A base is never a delta itself, so this does not
+    /// recurse further.
     fn read_base(&self, id: &ChunkId, length: usize, scratch: &mut Scratch) -> Result<()> {
         let mut base = std::mem::take(&mut scratch.base);
         base.resize(length, 0);
@@ -119,12 +120,12 @@ impl Chunks {
         result
     }
 
-    /// Fills `into` with the encoded bytes of a chunk from `within` on.
+    /// Fills `into` with the encoded bytes of a chunk, starting at byte `within`.
     pub(crate) fn read_encoded(&self, place: Location<'_>, within: usize, into: &mut [u8]) -> Result<()> {
         self.packs.read(place, within, into)
     }
 
-    /// Decodes a zstd frame that stands in an encoded chunk, `len` bytes from `within` on.
+    /// Decodes a zstd frame inside an encoded chunk: `len` bytes from byte `within` on.
     pub(crate) fn read_frame(
         &self,
         place: Location<'_>,
@@ -142,7 +143,7 @@ impl Chunks {
     }
 }
 
-/// Open pack files of a folder.
+/// The pack files of a folder, opened on demand.
 #[derive(Debug)]
 struct PackFiles {
     folder: PathBuf,
@@ -174,7 +175,7 @@ impl PackFiles {
     }
 }
 
-/// A thread's decoder and buffers.
+/// The decoder and the buffers of one thread.
 pub(crate) struct Scratch {
     decoder: Decoder,
     encoded: Vec<u8>,

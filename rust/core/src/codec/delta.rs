@@ -5,10 +5,10 @@ use super::planes;
 use super::steps::{Form, sum};
 use crate::error::{Error, Result};
 
-/// Bytes before the planes: form and age.
+/// Bytes before the planes: the form, then the age.
 pub(super) const HEADER: usize = 2;
 
-/// Decodes to `dst`, which has the length of `base`.
+/// Decodes into `dst`, which must be as long as `base`.
 pub(super) fn decode(
     frames: &mut FrameDecoder,
     scratch: &mut Vec<u8>,
@@ -19,7 +19,7 @@ pub(super) fn decode(
     let damaged = |what: String| Error::corrupt(format!("a delta chunk is damaged: {what}"));
     let (form, width) = match *encoded {
         [form @ (0 | 1), 1..=u8::MAX, width, ..] => (if form == 1 { Form::Floats } else { Form::Integers }, width),
-        _ => return Err(damaged(format!("it begins with {:?}", &encoded[..encoded.len().min(3)]))),
+        _ => return Err(damaged(format!("it begins with the bytes {:?}", &encoded[..encoded.len().min(3)]))),
     };
     if base.len() != dst.len() {
         return Err(damaged(format!("it has {} bytes, its base {}", dst.len(), base.len())));

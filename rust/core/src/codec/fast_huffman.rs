@@ -1,42 +1,43 @@
-//! Decodes the zstd frames of byte planes faster than zstd does, where that is possible.
+//! A decoder for the zstd frames of byte planes that is faster than zstd.
 //!
-//! A plane of exponents has few values, 2 to 3 bits each. One look into zstd's table gives one or two of them, here it
-//! gives as many as fit into the 11 bits that are looked at, up to six: three to four of such a plane.
+//! A plane of exponents has few values, of 2 to 3 bits each. One lookup in zstd's table decodes one or two symbols. A
+//! lookup in the table here decodes all symbols that fit into its 11 bits, up to six; in such a plane, three to four.
 //!
-//! What is read is the format of RFC 8878, in the shape that Huffman-only compression gives it: a content size, blocks
-//! without sequences, literals in four streams. Frames of another shape, damaged ones, and those where a look would give
-//! little are refused, which means that zstd decodes them: whatever is accepted here zstd decodes to the same bytes.
+//! The format is that of RFC 8878, as Huffman-only compression writes it: a content size, blocks without sequences, and
+//! literals in four streams. This decoder refuses other frames, damaged frames, and frames where a lookup would decode
+//! few symbols; zstd then decodes them. Whatever is accepted here, zstd decodes to the same bytes.
 
 use std::array;
 
 /// First bytes of a frame.
 pub(super) const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
-/// Bits of a look into the table: the longest code of a literal.
+/// Bits of a lookup: the longest code of a literal.
 const LOOK: u32 = 11;
-/// The most symbols of a look.
+/// The most symbols of one lookup.
 const MOST: usize = 6;
-/// Looks between two loads of a stream's bits: 57 are there after a load.
+/// Lookups between two loads of a stream's bits: a load provides 57 bits.
 const LOOKS: usize = 5;
 /// Bytes that a round may write.
 const ROOM: usize = 40;
 const STREAMS: usize = 4;
 const MAX_BLOCK: usize = 128 << 10;
-/// Below that, building the table takes longer than it saves.
+/// For a shorter frame, building the table takes longer than it saves. In bytes after decoding.
 const WORTHWHILE_LEN: usize = 64 << 10;
-/// The largest part of the bytes, in percent, that a frame may take: 3.2 bits per symbol. With more, a look gives hardly two.
+/// The largest size of a frame, in percent of its decoded bytes: 3.2 bits per symbol. Above that, a lookup decodes
+/// hardly two symbols.
 const WORTHWHILE_SHARE: usize = 40;
 
-/// Whether a frame that gives `len` bytes is one to decode here.
+/// Whether this decoder is faster than zstd for a frame that decodes to `len` bytes.
 pub(super) fn is_worthwhile(frame: &[u8], len: usize) -> bool {
     len >= WORTHWHILE_LEN && frame.len() <= len / 100 * WORTHWHILE_SHARE
 }
 
-/// What a look gives: in its lowest byte the bits of its symbols, in the highest how many they are, between them the symbols.
+/// A table entry. Bits 0–7: the bits that all its symbols take; bits 8–55: up to six symbols; bits 56–63: their number.
 type Entry = u64;
 
 const SYMBOLS: Entry = u64::MAX >> 8 & !0xFF;
 
-/// A symbol before those of `entry`, which are at most `MOST - 1`.
+/// Puts a symbol before those of `entry`, which has at most `MOST - 1`.
 fn prepend(entry: Entry, symbol: u8, bits: u32) -> Entry {
     let rest = (entry & SYMBOLS) << 8 & SYMBOLS;
     let counts = (entry & !SYMBOLS) + (1 << 56) + u64::from(bits);
@@ -48,12 +49,13 @@ fn symbols(entry: Entry) -> [u8; 8] {
     (entry >> 8).to_le_bytes()
 }
 
-/// The code of a block, and what it was made from.
+/// The Huffman code of a block, and its lookup tables.
 pub(super) struct Huffman {
     /// Bits of each symbol's code, 0 for none; all 0 before the first block.
     bits: [u8; 256],
     table: [Entry; 1 << LOOK],
-    /// The same for looks of fewer bits, `k` of them from `1 << k` on: with no symbol where none fits.
+    /// The tables for lookups of fewer bits: that for `k` bits begins at index `1 << k`. An entry into which no symbol
+    /// fits is 0.
     shorter: [Entry; 1 << LOOK],
 }
 
@@ -62,7 +64,8 @@ impl Huffman {
         Self { bits: [0; 256], table: [0; 1 << LOOK], shorter: [0; 1 << LOOK] }
     }
 
-    /// Fills `dst` from a frame that gives exactly that; `None` where this is for zstd, and `dst` then holds anything.
+    /// Decodes a frame into `dst`, which it must fill exactly. `None` leaves the frame to zstd; `dst` then holds any
+    /// bytes.
     pub(super) fn decode(&mut self, frame: &[u8], dst: &mut [u8]) -> Option<()> {
         self.bits = [0; 256];
         let mut src = behind_header(frame, dst.len())?;
@@ -91,7 +94,7 @@ impl Huffman {
         }
     }
 
-    /// Decodes the literals of a compressed block to the front of `dst`; how many there are.
+    /// Decodes the literals of a compressed block to the front of `dst`. Returns their number.
     fn block(&mut self, block: &[u8], dst: &mut [u8]) -> Option<usize> {
         let (kind, form) = (*block.first()? & 3, usize::from(*block.first()? >> 2 & 3));
         if kind < 2 || form == 0 {
@@ -116,7 +119,7 @@ impl Huffman {
         Some(dst.len())
     }
 
-    /// Reads the description of a code; how many bytes it has.
+    /// Reads the description of a code. Returns the bytes that it takes.
     fn read_code(&mut self, src: &[u8]) -> Option<usize> {
         let mut weights = [0; 256];
         let (&head, behind) = src.split_first()?;
@@ -127,7 +130,7 @@ impl Huffman {
                 for (pair, byte) in weights.chunks_exact_mut(2).zip(behind.get(..len)?) {
                     pair.copy_from_slice(&[byte >> 4, byte & 15]);
                 }
-                weights[count] = 0; // half a byte may be left over
+                weights[count] = 0; // an odd count leaves half a byte
                 (count, len)
             }
         };
@@ -135,7 +138,7 @@ impl Huffman {
         Some(1 + len)
     }
 
-    /// Makes the tables. The weight of the last symbol follows from the others.
+    /// Builds the tables. The weight of the last symbol follows from the others.
     fn set_code(&mut self, weights: &mut [u8; 256], count: usize) -> Option<()> {
         if weights.iter().any(|&weight| u32::from(weight) > LOOK) {
             return None;
@@ -147,7 +150,7 @@ impl Huffman {
             return None;
         }
         *weights.get_mut(count)? = left.ilog2() as u8 + 1;
-        // Codes stand in the order of their weights, and of their symbols where these are equal: the longest come first.
+        // Codes are sorted by weight, then by symbol, so the longest codes come first.
         let mut places = [0; LOOK as usize + 2];
         for &weight in &weights[..=count] {
             places[usize::from(weight) + 1] += usize::from(weight > 0);
@@ -170,7 +173,8 @@ impl Huffman {
         for &(symbol, bits) in code {
             self.bits[usize::from(symbol)] = bits as u8;
         }
-        // Where a code has one bit, more symbols may fit than an entry has room for, so what stands behind the first is looked up by fewer.
+        // With a code of one bit, more symbols could fit into a lookup than into an entry. Then the bits after the
+        // first symbol are looked up in a smaller table.
         let shortest = code[symbols - 1].1;
         let most = if shortest == 1 { MOST as u32 - 1 } else { LOOK - shortest };
         for look in 0..=most {
@@ -204,7 +208,7 @@ impl Huffman {
         Some(())
     }
 
-    /// Decodes what is left, a symbol at a time; `None` where the stream does not end there.
+    /// Decodes the rest, one symbol at a time. `None` if bits are left over or missing.
     fn finish(&self, stream: &mut Stream<'_>) -> Option<()> {
         while stream.at < stream.dst.len() {
             let symbol = symbols(self.table[(stream.load_last() >> (64 - LOOK)) as usize])[0];
@@ -216,9 +220,9 @@ impl Huffman {
     }
 }
 
-/// Decodes as long as each stream has bits, and room for whatever these may give.
+/// Decodes while every stream has enough bits, and room for all symbols that they may decode to.
 ///
-/// What limits it is the time from one look of a stream to its next: a shift, a load, a shift.
+/// The speed is limited by the latency from one lookup of a stream to the next: a shift, a load, a shift.
 #[inline(always)]
 fn run<const N: usize>(table: &[Entry; 1 << LOOK], streams: &mut [Stream<'_>; N]) {
     loop {
@@ -229,7 +233,7 @@ fn run<const N: usize>(table: &[Entry; 1 << LOOK], streams: &mut [Stream<'_>; N]
         let mut end = streams.each_ref().map(|s| s.left.div_ceil(8));
         let mut moved: [usize; N] = array::from_fn(|k| 8 * end[k] - streams[k].left);
         for _ in 0..rounds {
-            // The lowest bit, which no look sees, marks how far the bits have moved.
+            // No lookup sees the lowest bit. It marks how far the bits have moved.
             let mut bits: [u64; N] = array::from_fn(|k| (load(streams[k].src, end[k]) | 1) << moved[k]);
             let mut at = [0; N];
             let rooms = streams.each_mut().map(|s| &mut s.dst[s.at..s.at + ROOM]);
@@ -237,7 +241,8 @@ fn run<const N: usize>(table: &[Entry; 1 << LOOK], streams: &mut [Stream<'_>; N]
                 for k in 0..N {
                     let entry = table[(bits[k] >> (64 - LOOK)) as usize];
                     bits[k] = bits[k].wrapping_shl(entry as u32);
-                    // What stands behind the symbols is overwritten by the next ones. No place is above 31, as the compiler sees.
+                    // Bytes after the symbols are overwritten by the next ones. The mask shows the compiler that `at`
+                    // is at most 31.
                     rooms[k][at[k]..at[k] + 8].copy_from_slice(&symbols(entry));
                     at[k] = (at[k] + (entry >> 56) as usize) & 31;
                 }
@@ -254,7 +259,8 @@ fn run<const N: usize>(table: &[Entry; 1 << LOOK], streams: &mut [Stream<'_>; N]
     }
 }
 
-/// Fills a table for looks of `look` bits: each symbol stands before what the bits behind its own give.
+/// Fills the table for lookups of `look` bits: each entry is a symbol, then the symbols that the remaining bits decode
+/// to.
 fn fill(table: &mut [Entry], look: u32, code: &[(u8, u32)], shorter: &[Entry], most: u32) {
     let mut free = table;
     let unknown: usize = code.iter().filter(|(_, bits)| *bits > look).map(|(_, bits)| 1 << (LOOK - bits)).sum();
@@ -277,31 +283,31 @@ fn fill(table: &mut [Entry], look: u32, code: &[(u8, u32)], shorter: &[Entry], m
     }
 }
 
-/// Bits that are read from the last one to the first, and where their symbols go.
+/// A stream of bits, which is read from its end, and the place for its symbols.
 #[derive(Default)]
 struct Stream<'a> {
     src: &'a [u8],
-    /// Bits that are left.
+    /// Bits that are not decoded yet.
     left: usize,
     dst: &'a mut [u8],
-    /// Symbols that are there.
+    /// Symbols that are decoded.
     at: usize,
 }
 
 impl<'a> Stream<'a> {
-    /// The highest bit that is set ends the bits.
+    /// The highest bit that is set in the last byte marks the end of the bits.
     fn new(src: &'a [u8]) -> Option<Self> {
         let last = src.last()?.checked_ilog2()? as usize;
         Some(Self { src, left: 8 * (src.len() - 1) + last, dst: &mut [], at: 0 })
     }
 
-    /// Rounds of [`LOOKS`] that need no look at bounds.
+    /// Rounds of [`LOOKS`] lookups that need no check of bounds.
     fn rounds(&self) -> usize {
         let bits = self.left.saturating_sub(64) / (LOOKS * LOOK as usize);
         bits.min((self.dst.len() - self.at).saturating_sub(ROOM - LOOKS * MOST) / (LOOKS * MOST))
     }
 
-    /// The last bits, the next one highest; zeros stand for bits that it does not have.
+    /// The last bits of the stream, the next one highest. Missing bits are zeros.
     fn load_last(&self) -> u64 {
         let end = self.left.div_ceil(8);
         let mut bytes = [0; 8];
@@ -310,7 +316,7 @@ impl<'a> Stream<'a> {
         u64::from_le_bytes(bytes) << (8 * end - self.left)
     }
 
-    /// The next `count` bits, 8 at most, as a number; `None` where so many are not left.
+    /// The next `count` bits, at most 8, as a number. `None` if fewer are left.
     fn take(&mut self, count: u32) -> Option<usize> {
         let found = (self.load_last() >> 1 >> (63 - count)) as usize;
         self.left = self.left.checked_sub(count as usize)?;
@@ -326,12 +332,12 @@ fn load(src: &[u8], end: usize) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// What stands behind the header of a frame, if it has `len` bytes and neither a checksum nor a dictionary.
+/// The bytes after the header of a frame, if it declares `len` bytes and has neither a checksum nor a dictionary.
 fn behind_header(frame: &[u8], len: usize) -> Option<&[u8]> {
     let (&descriptor, src) = frame.strip_prefix(&MAGIC)?.split_first()?;
     let src = match descriptor & 0x3F {
         0x20 => src, // a single segment
-        // Blocks are as long as the window at most, which is 2¹⁷ bytes to 2²⁷ here.
+        // A block is at most as long as the window: here 2¹⁷ to 2²⁷ bytes.
         0 if descriptor > 0 => src.split_first().filter(|(window, _)| (7 << 3..=17 << 3).contains(*window))?.1,
         _ => return None,
     };
@@ -343,7 +349,7 @@ fn behind_header(frame: &[u8], len: usize) -> Option<&[u8]> {
     (size == len as u64).then_some(src)
 }
 
-/// A state of the code of the weights.
+/// A state of the finite-state decoder of the weights.
 #[derive(Clone, Copy, Default)]
 struct State {
     weight: u8,
@@ -351,10 +357,10 @@ struct State {
     next: usize,
 }
 
-/// The most bits of a state.
+/// log2 of the most states.
 const MAX_STATE: u32 = 6;
 
-/// Weights of symbols, which two states in turns give (RFC 8878 §4.2.1.2); how many there are.
+/// Decodes the weights of symbols, from two states in turns (RFC 8878 §4.2.1.2). Returns their number.
 fn read_weights(src: &[u8], weights: &mut [u8; 256]) -> Option<usize> {
     let mut states = [State::default(); 1 << MAX_STATE];
     let (log, len) = read_states(src, &mut states)?;
@@ -374,7 +380,8 @@ fn read_weights(src: &[u8], weights: &mut [u8; 256]) -> Option<usize> {
     None
 }
 
-/// Reads how often each weight occurs (RFC 8878 §4.1.1) and spreads them; the bits of a state, and the bytes read.
+/// Reads the frequency of each weight (RFC 8878 §4.1.1) and spreads the weights over the states. Returns log2 of the
+/// number of states, and the bytes read.
 fn read_states(src: &[u8], states: &mut [State; 1 << MAX_STATE]) -> Option<(u32, usize)> {
     let mut at = 0;
     let peek = |at: usize| {
@@ -389,7 +396,7 @@ fn read_states(src: &[u8], states: &mut [State; 1 << MAX_STATE]) -> Option<(u32,
     let mut counts = [0i32; LOOK as usize + 1];
     let (mut weight, mut left) = (0, (1i32 << log) + 1);
     while left > 1 {
-        // Values up to `left` have so many bits, and the lowest of them one less.
+        // Values up to `left` take `width` bits; the `short` lowest take one bit less.
         let width = left.ilog2() + 1;
         let short = (1i32 << width) - 1 - left;
         let (low, whole) = (peek(at) as i32 & ((1 << (width - 1)) - 1), peek(at) as i32 & ((1 << width) - 1));
@@ -400,7 +407,7 @@ fn read_states(src: &[u8], states: &mut [State; 1 << MAX_STATE]) -> Option<(u32,
             false if whole >= 1 << (width - 1) => whole - short,
             false => whole,
         };
-        // One less: -1 stands for less than once, which takes one state.
+        // The stored value is the count plus one. A count of -1 means "less than one" and takes one state.
         let count = value - 1;
         *counts.get_mut(weight)? = count;
         left -= count.abs();
@@ -419,7 +426,7 @@ fn read_states(src: &[u8], states: &mut [State; 1 << MAX_STATE]) -> Option<(u32,
     Some((log, len))
 }
 
-/// Gives each weight its states.
+/// Assigns states to the weights (RFC 8878 §4.1.1).
 fn spread(counts: &[i32], log: u32, states: &mut [State; 1 << MAX_STATE]) -> Option<()> {
     let size = 1usize << log;
     let mut top = size;
@@ -469,7 +476,7 @@ mod tests {
         frame
     }
 
-    /// What this decoder gives, where it accepts a frame; zstd must give the same then.
+    /// The decoded bytes if this decoder accepts the frame; then zstd must decode it to the same bytes.
     fn decode(huffman: &mut Huffman, frame: &[u8], len: usize) -> Option<Vec<u8>> {
         let mut found = vec![0xA5; len];
         if !is_worthwhile(frame, len) {
@@ -487,7 +494,8 @@ mod tests {
         (0..len).map(|_| (random.next() % values) as u8).collect()
     }
 
-    /// Bytes of which each has `odds` of 256 to be the one before the next rarer one; they begin anywhere.
+    /// Geometrically distributed bytes: with `odds` of 256 a byte is the first value, else with the same odds the
+    /// second, and so on. The first value depends on the seed.
     fn geometric(odds: u32, len: usize, seed: u64) -> Vec<u8> {
         let mut random = Random(seed);
         let mut next = || random.next() as u32 & 255;
@@ -544,7 +552,7 @@ mod tests {
             prop_assert!(found.is_none_or(|found| found == plane));
         }
 
-        /// Whatever is changed: no panic, and nothing is accepted that zstd does not give.
+        /// Changed bytes cause no panic, and whatever is accepted is what zstd decodes.
         #[test]
         fn damage(odds in 60u32..256, seed: u64, hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4)) {
             let len = WORTHWHILE_LEN + (seed % 5000) as usize;
@@ -556,7 +564,7 @@ mod tests {
             decode(&mut Huffman::new(), &frame, len);
         }
 
-        /// The description of a code that nobody has made.
+        /// Random bytes as the description of a code.
         #[test]
         fn any_description(bytes in prop::collection::vec(any::<u8>(), 0..140)) {
             Huffman::new().read_code(&bytes);

@@ -1,29 +1,31 @@
 //! zstd frames.
 //!
-//! What determinism relies on: the version of zstd is pinned by Cargo.lock and built from source, never taken from the
-//! system; no worker threads; every parameter that is not set follows from the level and the length of the input;
-//! both strategies used (fast, double fast) ignore what an earlier frame left in the context's tables. The tests encode
-//! the same data with fresh and with used contexts.
+//! Frames are deterministic because:
+//! * Cargo.lock pins the version of zstd, which is built from source and never taken from the system;
+//! * there are no worker threads;
+//! * every parameter that is not set follows from the level and the length of the input;
+//! * both strategies in use (fast, double fast) ignore what an earlier frame left in a context. The tests encode
+//!   the same data with fresh and with used contexts.
 
 use zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch};
 
 use super::fast_huffman::{self, Huffman, MAGIC};
 use crate::error::{Error, Result};
 
-/// Negative levels step over `-level` bytes between two searches for a match: with the lowest one, a whole block, nothing is
-/// searched, and what remains of zstd is its Huffman coder.
+/// A negative level skips `-level` bytes between two searches for a match. This one skips a whole block, so nothing is
+/// searched and only the Huffman coder of zstd remains.
 const HUFFMAN_LEVEL: i32 = -(128 << 10);
-/// So the table of positions, which is cleared for each frame, is not needed: as small as zstd allows.
+/// Then the hash table is not needed. It is cleared for each frame, so it is as small as zstd allows.
 const HUFFMAN_HASH_LOG: u32 = 6;
-/// Matches are worth their time where they are found at all, so the sample decides about them, not the level.
+/// The sample, not the level, decides whether matches are worth searching for.
 const SEARCH_LEVEL: i32 = 3;
 
 /// How to look for redundancy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
-    /// Only unequal frequencies of bytes.
+    /// Huffman coding of single bytes, without matches.
     Huffman,
-    /// Repeated strings too.
+    /// Matches too.
     Search,
 }
 
@@ -43,7 +45,8 @@ impl Frames {
         Self { huffman: context(&huffman), search: context(&[CParameter::CompressionLevel(SEARCH_LEVEL)]) }
     }
 
-    /// Writes one frame and gives its length. `dst` has [`bound`] bytes, so `None` (out of memory) means "store it".
+    /// Writes one frame to `dst`, which has [`bound`] bytes, and returns its length. `None` (zstd ran out of memory)
+    /// means that the bytes are stored uncompressed.
     pub(super) fn compress(&mut self, method: Method, src: &[u8], dst: &mut [u8]) -> Option<usize> {
         let context = match method {
             Method::Huffman => &mut self.huffman,
@@ -55,16 +58,16 @@ impl Frames {
 
 fn context(parameters: &[CParameter]) -> CCtx<'static> {
     let mut context = CCtx::create();
-    // The content size makes a frame a single segment: readers need no window beside the output.
+    // With the content size a frame is a single segment: a reader needs no window besides the output.
     let common = [CParameter::ContentSizeFlag(true), CParameter::ChecksumFlag(false), CParameter::DictIdFlag(false)];
     for &parameter in common.iter().chain(parameters) {
-        // These constants are valid for every zstd since 1.4; going on without one would change the bytes written.
+        // Every zstd since 1.4 accepts these constants. To ignore a failure would change the bytes that are written.
         context.set_parameter(parameter).expect("zstd accepts constant parameters");
     }
     context
 }
 
-/// The most bytes that a frame of `len` bytes can have.
+/// The largest possible length of a frame that holds `len` bytes.
 pub(super) fn bound(len: usize) -> usize {
     zstd_safe::compress_bound(len)
 }
@@ -77,7 +80,7 @@ pub(super) fn grown(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
     &mut buffer[..len]
 }
 
-/// Undoes frames; keeps its tables, so one per thread is used for many.
+/// Decodes frames. It keeps its tables, so a thread uses one decoder for many frames.
 #[derive(Default)]
 pub(super) struct FrameDecoder {
     pub(super) zstd: DCtx<'static>,
@@ -85,10 +88,10 @@ pub(super) struct FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// Undoes exactly one frame that gives exactly `dst`.
+    /// Decodes exactly one frame, which must fill `dst` exactly.
     ///
-    /// zstd alone would accept several frames and skippable ones. Decoding in one shot writes to `dst` directly, so a frame
-    /// that declares a large content or window makes nobody allocate it.
+    /// zstd alone would accept several frames and skippable frames. It decodes directly into `dst`, so a frame that
+    /// declares a large content or window allocates nothing.
     pub(super) fn decompress(&mut self, src: &[u8], dst: &mut [u8]) -> Result<()> {
         if fast_huffman::is_worthwhile(src, dst.len()) {
             let huffman = self.huffman.get_or_insert_with(|| Box::new(Huffman::new()));
@@ -106,18 +109,18 @@ fn decompress(context: &mut DCtx<'static>, src: &[u8], dst: &mut [u8]) -> Result
         return Err(damaged("no magic number"));
     }
     if zstd_safe::find_frame_compressed_size(src) != Ok(src.len()) {
-        return Err(damaged("it does not end where it should"));
+        return Err(damaged("its length is wrong"));
     }
     match zstd_safe::get_frame_content_size(src) {
         Ok(Some(size)) if size != dst.len() as u64 => {
             return Err(damaged(&format!("it declares {size} bytes instead of {}", dst.len())));
         }
         Ok(_) => {}
-        Err(_) => return Err(damaged("its header")),
+        Err(_) => return Err(damaged("its header is not valid")),
     }
     match context.decompress(dst, src) {
         Ok(size) if size == dst.len() => Ok(()),
-        Ok(size) => Err(damaged(&format!("it gives {size} bytes instead of {}", dst.len()))),
+        Ok(size) => Err(damaged(&format!("it decodes to {size} bytes instead of {}", dst.len()))),
         Err(code) => Err(damaged(zstd_safe::get_error_name(code))),
     }
 }

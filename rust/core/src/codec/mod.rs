@@ -1,9 +1,10 @@
 //! Codecs: how the bytes of one chunk are stored (docs/format.md §7).
 //!
-//! [`Encoder`] decides from a small sample what to try, [`Decoder`] undoes whatever an encoder chose. The bytes of an
-//! encoded chunk depend on the raw bytes, the element and the choice only: not on the processor, the thread or what the
-//! same encoder did before. That holds because the sample is evaluated in integers, every kernel equals its portable
-//! twin, and zstd is pinned (see `frame`).
+//! [`Encoder`] decides from a small sample which codecs to try. [`Decoder`] decodes whatever an encoder chose.
+//!
+//! The bytes of an encoded chunk depend only on the raw bytes, the element and the choice: not on the processor, the
+//! thread or what the encoder did before. That holds because the sample is evaluated in integers, every kernel equals
+//! its portable twin, and zstd is pinned (see `frame`).
 
 mod delta;
 mod fast_huffman;
@@ -26,24 +27,24 @@ use planes::PlaneEncoder;
 use sampler::Sampler;
 use steps::Form;
 
-/// What the user asked for; resolved by [`Encoder::encode`] and never stored.
+/// The `codec` that a user asked for. [`Encoder::encode`] turns it into a [`Codec`]; it is never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodecChoice {
-    /// Whatever a sample of the data speaks for.
+    /// What a sample of the data suggests, and deltas where they save much.
     Auto,
     /// No compression.
     Raw,
-    /// zstd wherever it is smaller.
+    /// zstd if that is smaller.
     Zstd,
-    /// Byte planes wherever they are smaller.
+    /// Byte planes if they are smaller.
     Planes,
-    /// As `Auto`, but deltas also where they gain less.
+    /// Like `Auto`, but deltas also where they save less.
     Delta,
 }
 
 impl CodecChoice {
-    /// The largest part, in percent, of what a chunk would take by itself that its delta may take; `None`: no deltas. A
-    /// delta costs a second read and holds its base in place, so it must be worth it unless the user has asked for it.
+    /// The largest size of a delta, in percent of the size of the whole chunk; `None` means no deltas. A delta costs a
+    /// second read and keeps its base alive, so `Auto` asks for more than `Delta`.
     pub(crate) fn delta_share(self) -> Option<usize> {
         match self {
             Self::Auto => Some(60),
@@ -53,23 +54,23 @@ impl CodecChoice {
     }
 }
 
-/// The chunk that another one is to be stored as the difference to.
+/// The base of a delta.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Base<'a> {
-    /// Its bytes.
+    /// Its raw bytes.
     pub(crate) raw: &'a [u8],
-    /// Bytes that it takes itself.
+    /// Its encoded length in bytes.
     pub(crate) encoded: usize,
-    /// How many versions it will have served then, 1 or more.
+    /// The age of the delta: how many versions, 1 or more, have used the base, this one included.
     pub(crate) age: u8,
 }
 
-/// A chunk as a difference.
+/// A chunk that is encoded as a delta.
 #[derive(Debug)]
 pub(crate) struct Delta<'a> {
-    /// Its bytes.
+    /// The encoded bytes.
     pub(crate) bytes: &'a [u8],
-    /// What the chunk would take by itself.
+    /// Estimated length, in bytes, of the same chunk stored whole.
     pub(crate) whole: usize,
 }
 
@@ -88,7 +89,7 @@ impl FromStr for CodecChoice {
     }
 }
 
-/// Encodes chunks; keeps its buffers and zstd contexts, so one per thread is used for many chunks.
+/// Encodes chunks. It keeps its buffers and zstd contexts, so a thread uses one encoder for many chunks.
 pub struct Encoder {
     sampler: Sampler,
     frames: Frames,
@@ -105,7 +106,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// An encoder without buffers; they come with the first chunk.
+    /// A new encoder. Its buffers are allocated with the first chunk.
     pub fn new() -> Self {
         Self {
             sampler: Sampler::new(),
@@ -117,10 +118,29 @@ impl Encoder {
         }
     }
 
-    /// The smallest form found: never longer than `raw`, which is what comes back where nothing pays.
+    /// Encodes a chunk with the codec that makes it smallest, of those that `choice` allows and a sample suggests.
+    ///
+    /// The result is never longer than `raw`: if nothing saves bytes, it is [`Codec::Raw`] and `raw` itself.
     ///
     /// # Errors
-    /// `InvalidInput` for an element width other than 1, 2, 4, 8, and for a `LAMINA_CPU` that cannot be met.
+    /// `InvalidInput` if the width of the element is not 1, 2, 4 or 8, or if this processor lacks the level in
+    /// `LAMINA_CPU`.
+    ///
+    /// # Examples
+    /// ```
+    /// use lamina_core::{CodecChoice, Decoder, Encoder, parse_dtype};
+    ///
+    /// let raw: Vec<u8> = (0..4096u16).flat_map(|n| f32::from(n).to_le_bytes()).collect();
+    /// let (_, element) = parse_dtype("<f4")?;
+    /// let mut encoder = Encoder::new();
+    /// let (codec, encoded) = encoder.encode(&raw, element, CodecChoice::Auto)?;
+    /// assert!(encoded.len() < raw.len());
+    ///
+    /// let mut decoded = vec![0; raw.len()];
+    /// Decoder::new().decode_into(codec, encoded, &mut decoded)?;
+    /// assert_eq!(decoded, raw);
+    /// # Ok::<(), lamina_core::Error>(())
+    /// ```
     pub fn encode<'a>(&'a mut self, raw: &'a [u8], element: Element, choice: CodecChoice) -> Result<(Codec, &'a [u8])> {
         if !matches!(element.width, 1 | 2 | 4 | 8) {
             return Err(Error::invalid(format!("an element has 1, 2, 4 or 8 bytes. Received: {}", element.width)));
@@ -134,7 +154,8 @@ impl Encoder {
         })
     }
 
-    /// Tries what the choice allows and the sample suggests; gives the lengths of what was tried.
+    /// Tries what the choice allows and the sample suggests. Returns the encoded lengths as planes and as zstd, if
+    /// tried.
     fn lengths(&mut self, raw: &[u8], element: Element, choice: CodecChoice) -> Result<(Option<usize>, Option<usize>)> {
         let whole = raw.len().is_multiple_of(element.width);
         if raw.is_empty() || choice == CodecChoice::Raw {
@@ -149,18 +170,18 @@ impl Encoder {
             return Ok((None, if sample.is_promising() { self.zstd(raw) } else { None }));
         }
         let planes = self.planes.encode(&mut self.frames, raw, element.width, &sample)?;
-        // With one plane, zstd would only repeat what the plane has tried; where the planes are next to nothing, less would
-        // be no gain.
+        // With one plane, zstd would only repeat what the plane has tried. If the planes take next to nothing, there is
+        // nothing left to save.
         let worthwhile = sample.repetitive && element.width > 1 && planes.is_none_or(|len| len > raw.len() / 64);
         let zstd = if worthwhile && choice != CodecChoice::Planes { self.zstd(raw) } else { None };
         Ok((planes, zstd))
     }
 
-    /// `raw` as the difference to `base`, if that takes no more than `share` percent of what it takes by itself, which is
-    /// what its base takes or less.
+    /// Encodes `raw` as a delta to `base`. `None` if that takes more than `share` percent of the whole chunk, whose
+    /// length is estimated as at most that of its base.
     ///
     /// # Errors
-    /// As [`Encoder::encode`].
+    /// Those of [`Encoder::encode`].
     pub(crate) fn encode_delta(
         &mut self,
         raw: &[u8],
@@ -194,7 +215,7 @@ impl Encoder {
     }
 }
 
-/// Decodes chunks; keeps its buffers and tables, so one per thread is used for many chunks.
+/// Decodes chunks. It keeps its buffers and tables, so a thread uses one decoder for many chunks.
 pub struct Decoder {
     frames: FrameDecoder,
     scratch: Vec<u8>,
@@ -207,23 +228,24 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// A decoder without buffers; they come with the first chunk.
+    /// A new decoder. Its buffers are allocated with the first chunk.
     pub fn new() -> Self {
         Self { frames: FrameDecoder::default(), scratch: Vec::new() }
     }
 
-    /// Fills `dst`, whose length is the chunk's raw length, from `encoded`.
+    /// Decodes a chunk that is stored whole into `dst`, which has its raw length.
     ///
-    /// Whether the bytes are the right ones is for the caller to find out, from the chunk's id.
+    /// The caller checks the decoded bytes against the id of the chunk.
     ///
     /// # Errors
-    /// `Corrupt` for encoded bytes that do not give exactly `dst.len()` bytes; what `dst` then holds is undefined.
+    /// `Corrupt` if `encoded` does not decode to exactly `dst.len()` bytes; `dst` then holds any bytes. `Unsupported`
+    /// for a delta, which needs its base.
     pub fn decode_into(&mut self, codec: Codec, encoded: &[u8], dst: &mut [u8]) -> Result<()> {
         match codec {
             Codec::Raw if encoded.len() == dst.len() => dst.copy_from_slice(encoded),
             Codec::Raw => {
                 return Err(Error::corrupt(format!(
-                    "a raw chunk of {} bytes should have {} bytes",
+                    "a raw chunk has {} bytes, {} were expected",
                     encoded.len(),
                     dst.len()
                 )));
@@ -235,19 +257,19 @@ impl Decoder {
         Ok(())
     }
 
-    /// The same for a delta, from the bytes of its base.
+    /// Decodes a delta into `dst`, with the raw bytes of its base.
     ///
     /// # Errors
-    /// `Corrupt` as [`Decoder::decode_into`], and for a base of another length.
+    /// `Corrupt` as [`Decoder::decode_into`], or if the base has another length.
     pub(crate) fn decode_delta_into(&mut self, encoded: &[u8], base: &[u8], dst: &mut [u8]) -> Result<()> {
         delta::decode(&mut self.frames, &mut self.scratch, encoded, base, dst)
     }
 }
 
-/// Bytes at the beginning of a delta that do not belong to its planes.
+/// Bytes at the beginning of a delta, before its planes.
 pub(crate) const DELTA_HEAD: usize = delta::HEADER;
 
-/// How many versions the base of a delta has served.
+/// The age that stands in the head of a delta: how many versions have used its base.
 pub(crate) fn delta_age(head: [u8; DELTA_HEAD]) -> u8 {
     head[1]
 }

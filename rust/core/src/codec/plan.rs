@@ -1,44 +1,44 @@
-//! What to do with each byte plane of a chunk: what a sample gives, and byte planes are made by.
+//! Plans: how each byte plane of a chunk is encoded. The sampler makes them, the encoder of planes follows them.
 
-/// Most planes that there can be: the widest element has 8 bytes.
+/// The most planes of a chunk: the widest element has 8 bytes.
 pub(super) const MAX_WIDTH: usize = 8;
 
-/// Fractional bits of the fixed-point logarithms.
+/// Fractional bits of fixed-point numbers.
 pub(super) const FRACTION: u32 = 16;
 
-/// What to do with a plane.
+/// How a plane is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// Leave it as it is.
+    /// Stored as it is.
     Store,
-    /// Bytes of unequal frequency, without repetition.
+    /// Huffman-coded: its bytes have unequal frequencies, but it does not repeat itself.
     Huffman,
-    /// There is repetition.
+    /// Searched for matches: it repeats itself.
     Search,
-    /// One value, as far as the sample goes.
+    /// One value, in the sample at least.
     Constant,
 }
 
-/// The result.
+/// What a sample says about a chunk.
 #[derive(Debug)]
 pub(super) struct Sample {
-    /// Rotating the elements makes the planes smaller.
+    /// Whether rotated elements make smaller planes.
     pub(super) rotate: bool,
-    /// The chunk repeats itself across planes, so zstd over the whole of it may win.
+    /// Whether the chunk repeats itself across planes, so that zstd over the whole chunk may be smaller.
     pub(super) repetitive: bool,
     /// One plan per plane.
     pub(super) plans: [Plan; MAX_WIDTH],
-    /// Bits that the planes of the sample would take, in fixed point, and its bytes.
+    /// Estimated size of the sample's planes in bits, in fixed point, and the length of the sample in bytes.
     pub(super) cost: (u64, usize),
 }
 
 impl Sample {
-    /// Whether anything but storing the bytes is worth a try.
+    /// Whether an encoding other than the raw bytes is worth trying.
     pub(super) fn is_promising(&self) -> bool {
         self.repetitive || self.plans.iter().any(|&plan| plan != Plan::Store)
     }
 
-    /// Bytes that the planes of a chunk of `len` bytes will take, as far as the sample goes.
+    /// Estimated size, in bytes, of the planes of a chunk of `len` bytes.
     pub(super) fn estimate(&self, len: usize) -> usize {
         let (bits, sampled) = self.cost;
         ((bits >> FRACTION) as usize / 8).saturating_mul(len) / sampled.max(1)

@@ -1,4 +1,4 @@
-//! The planes codec: byte p of all elements stands together, and each such plane is stored in its own way.
+//! The planes codec: plane p holds byte p of every element, and each plane is stored in its own way.
 
 use super::frame::{self, FrameDecoder, Frames, Method, grown};
 use super::plan::{MAX_WIDTH, Plan, Sample};
@@ -13,7 +13,7 @@ fn header_len(width: usize) -> usize {
     2 + 5 * width
 }
 
-/// Buffers of the encoder.
+/// The encoder of planes, with its buffers.
 #[derive(Default)]
 pub(super) struct PlaneEncoder {
     scratch: Vec<u8>,
@@ -21,12 +21,12 @@ pub(super) struct PlaneEncoder {
 }
 
 impl PlaneEncoder {
-    /// The buffer that [`PlaneEncoder::encode`] has written to.
+    /// The buffer that [`PlaneEncoder::encode`] wrote to.
     pub(super) fn encoded(&self) -> &[u8] {
         &self.out
     }
 
-    /// Encodes `raw`, a whole number of elements, and gives the encoded length; `None` where no plane promises anything.
+    /// Encodes `raw`, a whole number of elements, and returns the encoded length. `None` if no plane is worth encoding.
     pub(super) fn encode(
         &mut self,
         frames: &mut Frames,
@@ -40,11 +40,11 @@ impl PlaneEncoder {
         let plane_len = raw.len() / width;
         let plans = &sample.plans[..width];
         let header = header_len(width);
-        // Two frames of a plane stand behind each other while it is decided which one stays.
+        // There is room for two frames of one plane, so that the smaller one can be chosen.
         let out = grown(&mut self.out, header + raw.len() + 2 * frame::bound(plane_len));
         let scratch = grown(&mut self.scratch, raw.len());
 
-        // Planes that are stored and stand before all compressed ones are split to where they stay.
+        // The stored planes before the first compressed one are split directly into the output.
         let direct = plans.iter().take_while(|&&plan| plan == Plan::Store).count();
         let (in_place, _) = out[header..].split_at_mut(direct * plane_len);
         let (apart, _) = scratch.split_at_mut((width - direct) * plane_len);
@@ -73,13 +73,13 @@ fn split(raw: &[u8], rotate: bool, plane_len: usize, first: &mut [u8], rest: &mu
     kernels::split(raw, rotate, &mut planes[..width])
 }
 
-/// Writes one plane to the front of `out`; gives its mode and length.
+/// Writes one plane to the front of `out`. Returns its mode and length.
 fn encode_plane(frames: &mut Frames, plan: Plan, plane: &[u8], out: &mut [u8]) -> (u8, usize) {
-    // A plane that hardly shrinks costs a decoding for nothing.
+    // A plane that hardly shrinks is not worth the time that decoding takes.
     let worthwhile = |len: &usize| *len < plane.len() - plane.len() / 32;
     let best = match plan {
         Plan::Store => None,
-        // As one comparison of memory, which is far faster than byte by byte.
+        // One comparison of memory is far faster than a loop over bytes.
         Plan::Constant if plane[1..] == plane[..plane.len() - 1] => {
             out[0] = plane[0];
             return (CONSTANT, 1);
@@ -94,10 +94,10 @@ fn encode_plane(frames: &mut Frames, plan: Plan, plane: &[u8], out: &mut [u8]) -
     (STORED, plane.len())
 }
 
-/// Matches pay for repetition, Huffman alone for random bytes of few values; nothing but trying both tells.
+/// Tries both methods: matches win where bytes repeat, Huffman coding alone wins for random bytes of few values.
 fn smaller_frame(frames: &mut Frames, plane: &[u8], out: &mut [u8]) -> Option<usize> {
     let search = frames.compress(Method::Search, plane, out)?;
-    // Huffman codes have a bit per byte at least; only blocks of one byte take less, and a search finds those too.
+    // A Huffman code takes at least one bit per byte. Only constant blocks take less, and the search finds those too.
     if search < plane.len() / 64 {
         return Some(search);
     }
@@ -108,34 +108,36 @@ fn smaller_frame(frames: &mut Frames, plane: &[u8], out: &mut [u8]) -> Option<us
     Some(huffman.min(search))
 }
 
-/// The most significant plane that stands uncoded in a chunk of byte planes, a few runs of which can be had without decoding;
-/// or the one below the exponent where that is coded: a quarter of float32 is decoded then.
+/// A cheap look at an encoded chunk of byte planes: its most significant plane that is stored uncoded, of which a few
+/// runs can be read without decoding. If the plane below the exponent is coded, it is that plane, which must be
+/// decoded: a quarter of a float32 chunk.
 #[derive(Debug)]
 pub(crate) struct Glimpse {
-    /// Where the plane stands in the encoded chunk.
+    /// First byte of the plane in the encoded chunk.
     pub(crate) offset: usize,
-    /// Bytes that it takes there.
+    /// Encoded length of the plane in bytes.
     pub(crate) encoded: usize,
-    /// Bytes that it has.
+    /// Decoded length of the plane in bytes.
     pub(crate) plane_len: usize,
-    /// Whether it is a zstd frame.
+    /// Whether the plane is a zstd frame.
     pub(crate) coded: bool,
     plane: usize,
     width: usize,
     rotate: bool,
 }
 
-/// Runs of a glimpse: of a matrix they see many rows, since what is constant in a row is often not so in the next.
+/// Runs of a glimpse. They cover many rows of a matrix, because one row often stays the same while the next one
+/// changes.
 const GLIMPSES: usize = 32;
 
 impl Glimpse {
-    /// Bytes of the beginning of an encoded chunk that [`Glimpse::new`] wants.
+    /// Bytes at the beginning of an encoded chunk that [`Glimpse::new`] needs.
     pub(crate) const HEADER: usize = 2 + 5 * MAX_WIDTH;
-    /// The most bytes of a run.
+    /// The longest run in bytes.
     pub(crate) const RUN: usize = 128;
 
-    /// From the beginning of a chunk of byte planes; `None` where it has no such plane, or its elements are not `width` bytes
-    /// wide.
+    /// Finds the plane from the first bytes of an encoded chunk. `None` if there is no such plane, or its elements are
+    /// not `width` bytes wide.
     pub(crate) fn new(header: &[u8], raw_len: usize, width: usize) -> Option<Self> {
         let &[found, transform @ (0 | 1), ..] = header else { return None };
         if usize::from(found) != width || !raw_len.is_multiple_of(width) {
@@ -157,21 +159,21 @@ impl Glimpse {
         best
     }
 
-    /// Whether the bytes below make up half of an element or more.
+    /// Whether half of an element or more is below the plane.
     pub(crate) fn is_above_noise(&self) -> bool {
         2 * self.plane >= self.width
     }
 
-    /// What to look at in the plane: the first byte and the bytes of each run.
+    /// The runs to compare: the first byte in the plane, and the length, of each.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let len = self.plane_len.min(Self::RUN);
-        // Runs that overlap would be read for nothing.
+        // No more runs than fit without overlap.
         let count = self.plane_len.checked_div(len).unwrap_or(1).min(GLIMPSES);
         let apart = (self.plane_len - len).checked_div(count - 1).unwrap_or(0);
         (0..count).map(move |run| (run * apart, len))
     }
 
-    /// How many of the elements of `raw` from `first` on have these bytes in the plane.
+    /// How many elements of `raw`, from element `first` on, have these bytes in the plane.
     pub(crate) fn equal(&self, raw: &[u8], first: usize, bytes: &[u8]) -> usize {
         let Self { plane, width, rotate, .. } = *self;
         let byte = |word: &[u8]| match rotate {
@@ -182,7 +184,7 @@ impl Glimpse {
     }
 }
 
-/// Decodes to `dst`; stored planes are read where they stand, the others through `scratch`.
+/// Decodes into `dst`. Stored planes are merged from `encoded` directly, the others by way of `scratch`.
 pub(super) fn decode(frames: &mut FrameDecoder, scratch: &mut Vec<u8>, encoded: &[u8], dst: &mut [u8]) -> Result<()> {
     let damaged = |what: String| Error::corrupt(format!("a chunk of byte planes is damaged: {what}"));
     let (width, rotate) = match *encoded {
@@ -191,7 +193,7 @@ pub(super) fn decode(frames: &mut FrameDecoder, scratch: &mut Vec<u8>, encoded: 
         _ => return Err(damaged(format!("it has {} bytes", encoded.len()))),
     };
     if !dst.len().is_multiple_of(width) {
-        return Err(damaged(format!("{} bytes are no whole number of elements of {width} bytes", dst.len())));
+        return Err(damaged(format!("{} bytes are not a whole number of elements of {width} bytes", dst.len())));
     }
     let Some((header, mut rest)) = encoded.split_at_checked(header_len(width)) else {
         return Err(damaged(format!("it has {} bytes", encoded.len())));
@@ -203,7 +205,7 @@ pub(super) fn decode(frames: &mut FrameDecoder, scratch: &mut Vec<u8>, encoded: 
     for (plane, entry) in planes.iter_mut().zip(header[2..].chunks_exact(5)) {
         let len = u32::from_le_bytes([entry[1], entry[2], entry[3], entry[4]]) as usize;
         let Some((bytes, behind)) = rest.split_at_checked(len) else {
-            return Err(damaged(format!("a plane of {len} bytes where {} are left", rest.len())));
+            return Err(damaged(format!("a plane has {len} bytes, but {} are left", rest.len())));
         };
         rest = behind;
         let target;
@@ -218,11 +220,11 @@ pub(super) fn decode(frames: &mut FrameDecoder, scratch: &mut Vec<u8>, encoded: 
                 target.fill(byte);
                 target
             }
-            (mode, _) => return Err(damaged(format!("a plane of mode {mode} with {len} bytes"))),
+            (mode, _) => return Err(damaged(format!("a plane has mode {mode} and {len} bytes"))),
         };
     }
     if !rest.is_empty() {
-        return Err(damaged(format!("{} bytes behind the last plane", rest.len())));
+        return Err(damaged(format!("{} bytes follow the last plane", rest.len())));
     }
     kernels::merge(&planes[..width], rotate, dst)
 }

@@ -1,7 +1,7 @@
-//! What a sample of a chunk says about how to store it.
+//! The sampler: looks at a sample of a chunk and plans how to encode it.
 //!
-//! 2048 elements in runs of 64, spread over the chunk, are enough: the entropy of a plane estimated from them is off by
-//! about one per cent, and evaluating them takes a fiftieth of the time of encoding 1 MiB.
+//! A sample is 2048 elements, in runs of 64 that are spread over the chunk. It estimates the entropy of a plane to
+//! about one percent, and takes a fiftieth of the time that encoding 1 MiB takes.
 
 use std::sync::LazyLock;
 
@@ -13,10 +13,10 @@ use crate::kernels::{self, Level};
 const RUNS: usize = 32;
 const RUN: usize = 64;
 const SAMPLE: usize = RUNS * RUN;
-/// Slots of the table that remembers words; as many as a sample of float32 has.
+/// log2 of the slots of the table of words. A sample of float32 has as many words as the table has slots.
 const SLOTS_LOG: u32 = 10;
 
-/// Buffers for taking samples.
+/// Takes samples. It keeps its buffers.
 pub(super) struct Sampler {
     elements: Vec<u8>,
     base: Vec<u8>,
@@ -34,18 +34,18 @@ impl Sampler {
         }
     }
 
-    /// Looks at `raw`, a whole number of elements, at least one.
+    /// Samples `raw`, which has a whole number of elements, at least one.
     pub(super) fn take(&mut self, raw: &[u8], element: Element) -> Sample {
         gather(&mut self.elements, raw, element.width);
         self.look(element)
     }
 
-    /// Looks at the steps from `base` to `raw`, which has the same length.
+    /// Samples the steps from `base` to `raw`, which has the same length.
     pub(super) fn take_steps(&mut self, raw: &[u8], base: &[u8], width: usize, form: Form) -> Sample {
         let Self { elements, base: sampled, planes, .. } = self;
         gather(elements, raw, width);
         gather(sampled, base, width);
-        // What planes are split to is free until then.
+        // The buffer of the planes is not in use yet.
         let steps = &mut planes[..elements.len()];
         steps::difference(elements, sampled, width, form, steps);
         elements.copy_from_slice(steps);
@@ -55,8 +55,8 @@ impl Sampler {
     fn look(&mut self, element: Element) -> Sample {
         let width = element.width;
         let repetitive = repeats(&mut self.words, &self.elements);
-        // Always worth it for float32, whose exponent straddles two bytes. Of the others, float16 and float64 have wider or
-        // narrower exponents, and bfloat16 shares its width with float16: the sample knows.
+        // The exponent of float32 straddles two bytes, so rotation always helps. The exponents of float16 and float64
+        // are narrower and wider, and bfloat16 is as wide as float16: both are tried.
         let rotations: &[bool] = match (element.class, width) {
             (Class::Float, 4) => &[true],
             (Class::Float, 2 | 8) => &[true, false],
@@ -72,7 +72,7 @@ impl Sampler {
         Sample { rotate: best.1, repetitive, plans: best.2, cost: (best.0, self.elements.len()) }
     }
 
-    /// What to do with each plane, and the bits that this would need, in fixed point.
+    /// The plan of each plane, and the bits that all planes would take, in fixed point.
     fn plan(&mut self, width: usize, rotate: bool) -> (u64, [Plan; MAX_WIDTH]) {
         let count = self.elements.len() / width;
         let mut targets: [&mut [u8]; MAX_WIDTH] = Default::default();
@@ -91,7 +91,7 @@ impl Sampler {
     }
 }
 
-/// Copies the sampled elements together. Runs begin at multiples of 8 elements, so that what repeats at such
+/// Copies the sampled elements to `elements`. Runs begin at multiples of 8 elements, so that data which repeats at such
 /// distances looks equal.
 fn gather(elements: &mut Vec<u8>, raw: &[u8], width: usize) {
     elements.clear();
@@ -106,7 +106,7 @@ fn gather(elements: &mut Vec<u8>, raw: &[u8], width: usize) {
     }
 }
 
-/// Plan and cost of a plane.
+/// The plan of a plane, and its cost in bits, in fixed point.
 fn judge(words: &mut [u64], plane: &[u8]) -> (Plan, u64) {
     let stored = (plane.len() as u64 * 8) << FRACTION;
     let (symbols, entropy) = entropy(plane);
@@ -116,14 +116,14 @@ fn judge(words: &mut [u64], plane: &[u8]) -> (Plan, u64) {
     if repeats(words, plane) {
         return (Plan::Search, entropy.min(stored));
     }
-    // A Huffman code has at least one bit per byte. Below 3 % the gain does not pay for the decoding.
+    // A Huffman code takes at least one bit per byte. A gain below 3 % is not worth the time that decoding takes.
     let huffman = entropy.max(stored / 8);
     if huffman < stored - stored / 32 { (Plan::Huffman, huffman) } else { (Plan::Store, stored) }
 }
 
-/// Different bytes, and the bits that an ideal order-0 code needs for all of them, in fixed point.
+/// The number of distinct bytes, and the bits that an ideal order-0 code takes for all bytes, in fixed point.
 ///
-/// The entropy of a sample is smaller than that of its source; the Miller-Madow term makes up for it.
+/// The entropy of a sample is smaller than that of its source; the Miller-Madow term corrects for that.
 fn entropy(bytes: &[u8]) -> (usize, u64) {
     let mut counts = [0u16; 256];
     for &byte in bytes {
@@ -142,9 +142,9 @@ fn entropy(bytes: &[u8]) -> (usize, u64) {
     (symbols, total - sum + (symbols as u64 - 1) * MILLER_MADOW)
 }
 
-/// log2(n) in fixed point for every count that a sample can have.
+/// log2(n) in fixed point, for every count that a sample can have.
 ///
-/// In integers, because the last bit of a floating-point logarithm differs between machines.
+/// It is computed in integers, because the last bit of a floating-point logarithm differs between machines.
 static LOG2: LazyLock<Vec<u32>> = LazyLock::new(|| (0..=SAMPLE as u32).map(log2).collect());
 
 fn log2(n: u32) -> u32 {
@@ -165,7 +165,8 @@ fn log2(n: u32) -> u32 {
     result
 }
 
-/// Whether an eighth of the 8-byte words has been seen before: by chance that does not happen above 1.2 bits per byte.
+/// Whether at least an eighth of the 8-byte words occurred before. Above 1.2 bits per byte that does not happen by
+/// chance.
 fn repeats(seen: &mut [u64], bytes: &[u8]) -> bool {
     seen.fill(u64::MAX);
     let words = bytes.len() / 8;

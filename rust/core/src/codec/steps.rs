@@ -1,11 +1,11 @@
 //! Steps: the difference of two chunks, word by word.
 //!
-//! Floats are compared by integers that ascend with them, so a small step is a small difference, whatever the exponents; and
-//! that image is one to one over all bits, so NaNs, zeros of both signs and words that are no floats come back as they were.
-//! The sign of a difference goes to its lowest bit: what hardly changed has zeros in all upper planes, and what did not
-//! change has nothing else.
+//! A float is mapped to an integer that grows with it, so that a small change is a small integer, whatever the
+//! exponent. The map is one to one over all bit patterns, so NaNs, zeros of both signs and words that are not floats
+//! come back unchanged. The sign of a difference is moved to its lowest bit (zigzag): a word that hardly changed has
+//! zeros in all upper planes, and a word that did not change is zero.
 
-/// Whether words are compared as floats or as the integers that they are.
+/// Whether words are compared as floats or as integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Form {
@@ -48,7 +48,7 @@ kernels!(difference_2, sum_2, u16, i16);
 kernels!(difference_4, sum_4, u32, i32);
 kernels!(difference_8, sum_8, u64, i64);
 
-/// Writes the steps from `base` to `raw`, word by word; all three have the same length, a whole number of words.
+/// Writes the steps from `base` to `raw` to `out`. All three have the same length, a whole number of words.
 pub(super) fn difference(raw: &[u8], base: &[u8], width: usize, form: Form, out: &mut [u8]) {
     match width {
         1 => difference_1(raw, base, form, out),
@@ -58,7 +58,7 @@ pub(super) fn difference(raw: &[u8], base: &[u8], width: usize, form: Form, out:
     }
 }
 
-/// Turns steps from `base` into the words they lead to.
+/// Replaces steps from `base` by the words that they lead to.
 pub(super) fn sum(base: &[u8], width: usize, form: Form, steps: &mut [u8]) {
     match width {
         1 => sum_1(base, form, steps),

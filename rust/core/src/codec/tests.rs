@@ -189,8 +189,8 @@ fn the_past_of_an_encoder_does_not_show() {
     }
 }
 
-/// The bytes of version 1's encoder. When they move on purpose, chunks that users already have stay readable, but packs of
-/// the same state are no longer the same files: say so in the changelog.
+/// The bytes of version 1's encoder. When they move on purpose, chunks that users already have stay readable, but packs
+/// of the same state are no longer the same files: say so in the changelog.
 #[test]
 fn encoded_bytes_are_pinned() {
     let mut hasher = blake3::Hasher::new();
@@ -271,7 +271,8 @@ fn bombs_are_refused_without_memory() {
             assert_eq!(decoder.decode_into(codec, encoded, &mut dst).unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }
-    // A header that asks for a window of 2 GiB and more (no content size; exponents 21 to 31), then an empty last block.
+    // A header that asks for a window of 2 GiB and more (no content size; exponents 21 to 31), then an empty last
+    // block.
     for exponent in 21..32u8 {
         let header = [0x28, 0xB5, 0x2F, 0xFD, 0x00, exponent << 3, 0x01, 0x00, 0x00];
         assert!(decoder.decode_into(Codec::Zstd, &header, &mut dst).is_err());

@@ -1,5 +1,5 @@
-//! MD5 digests of files: what W&B names the files of an artifact by. Several files at once, because one MD5 stream cannot
-//! use what a core has.
+//! MD5 digests of files, by which W&B identifies the files of an artifact. Several files are digested at once, because
+//! one MD5 stream cannot keep a core busy.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,17 @@ use crate::format::digest::hex;
 use crate::kernels::{self, Md5};
 use crate::storage;
 
-/// Bytes of each file that are read at a time: those of all lanes are still in the cache of the core when they are digested.
+/// Bytes of each file that are read at a time. Those of all lanes fit into the cache of a core until they are digested.
 const STEP: usize = 64 << 10;
-/// Between the bytes of two files: at distances of a power of two they would push each other out of the cache.
+/// Distance between the buffers of two files. At a power of two they would evict each other from the cache.
 const STRIDE: usize = STEP + 192;
-/// Files digested at once: the widest kernel has 16 lanes.
+/// Files that are digested at once: the widest kernel has 16 lanes.
 const LANES: usize = 16;
 
-/// The MD5 digest of each file, as 32 hex digits.
+/// The MD5 digest of each file, as 32 lower-case hex digits.
+///
+/// # Errors
+/// `NotFound` or `Io` if a file cannot be read, `InvalidInput` if this processor lacks the level in `LAMINA_CPU`.
 pub fn of_files(paths: &[PathBuf]) -> Result<Vec<String>> {
     let mut digests = vec![];
     for group in paths.chunks(LANES) {

@@ -1,4 +1,4 @@
-//! Files outside a repository: written from memory, compared, and digested.
+//! Files outside a repository: writing them from memory, comparing and digesting them.
 
 pub(crate) mod md5;
 pub(crate) mod plain_file;

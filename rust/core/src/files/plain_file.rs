@@ -1,4 +1,4 @@
-//! A file as it stands in memory: tensors, and literal bytes between them. Written in one go, or not at all.
+//! The image of a file in memory: tensors, and literal bytes between them. It is written completely or not at all.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use crate::storage;
 use crate::storage::temporary::Temporary;
 use crate::task::Task;
 
-/// Bytes that one thread writes or sums at a time.
+/// Bytes that a thread writes, compares or sums at a time.
 const STEP: usize = 4 << 20;
 
-/// The bytes of a file in file order.
+/// The bytes of a file, in file order.
 #[derive(Debug)]
 pub struct Image<'a> {
     size: u64,
@@ -18,10 +18,21 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// A file of `size` bytes from tensors (offset, bytes) and the literal bytes between them, in file order.
+    /// The image of a file of `size` bytes. Each tensor is its offset in the file and its bytes; `literals` are the
+    /// bytes between the tensors, in file order.
     ///
     /// # Errors
-    /// `InvalidInput` where they overlap or do not fill the file exactly.
+    /// `InvalidInput` if tensors overlap, or if all bytes do not fill the file exactly.
+    ///
+    /// # Examples
+    /// ```
+    /// use lamina_core::{Image, Task};
+    ///
+    /// let image = Image::new(6, vec![(2, b"CD")], b"abef")?;
+    /// assert_eq!(image.crc32(&Task::new(1)?)?, 0xd3f1_d031);
+    /// assert!(Image::new(6, vec![(2, b"CD")], b"abe").is_err());
+    /// # Ok::<(), lamina_core::Error>(())
+    /// ```
     pub fn new(size: u64, mut tensors: Vec<(u64, &'a [u8])>, literals: &'a [u8]) -> Result<Self> {
         tensors.retain(|t| !t.1.is_empty());
         tensors.sort_by_key(|t| t.0);
@@ -60,7 +71,11 @@ impl<'a> Image<'a> {
         })
     }
 
-    /// Writes the file: temporary name beside it, flush, rename, flush of the folder. Until the rename the old file stands.
+    /// Writes the file under a temporary name beside `path`, flushes and renames it, and flushes the folder. An
+    /// existing file is replaced by the rename.
+    ///
+    /// # Errors
+    /// `Io` if the file cannot be written, or the error of an interrupt of `task`; an existing file is then unchanged.
     pub fn write(&self, path: &Path, task: &Task<'_>) -> Result<()> {
         let temporary = Temporary::file(&storage::parent(path))?;
         temporary.sweep();
@@ -78,7 +93,11 @@ impl<'a> Image<'a> {
         storage::sync(file, temp)
     }
 
-    /// Whether the file at `path` holds these bytes and no others.
+    /// Whether the file at `path` holds exactly these bytes.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no file, `Corrupt` if it is not a regular file, `Io` if it cannot be read, or the error
+    /// of an interrupt of `task`.
     pub fn is_at(&self, path: &Path, task: &Task<'_>) -> Result<bool> {
         let file = storage::open(path)?;
         if storage::length(&file, path)? != self.size {
@@ -99,7 +118,10 @@ impl<'a> Image<'a> {
         Ok(same)
     }
 
-    /// CRC-32 of the file, as zip archives hold it.
+    /// The CRC-32 of the file, as zip archives use it.
+    ///
+    /// # Errors
+    /// The error of an interrupt of `task`.
     pub fn crc32(&self, task: &Task<'_>) -> Result<u32> {
         let mut steps = self.steps();
         let work = |_: &mut (), (_, bytes): (u64, &[u8])| {
@@ -122,7 +144,11 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Copies each source to its destination of the same length, in parallel.
+/// Copies each source to its destination, in parallel.
+///
+/// # Errors
+/// `InvalidInput` if a destination has another length than its source; nothing is copied then. Else the error of an
+/// interrupt of `task`.
 pub fn copy_into(pairs: Vec<(&[u8], &mut [u8])>, task: &Task<'_>) -> Result<()> {
     if let Some((from, to)) = pairs.iter().find(|(from, to)| from.len() != to.len()) {
         return Err(Error::invalid(format!("{} bytes cannot be copied to {} bytes", from.len(), to.len())));

@@ -1,14 +1,14 @@
-//! BLAKE3 digests: the names of chunks and packs.
+//! BLAKE3 digests: the ids of chunks and the names of packs.
 
 use std::fmt;
 
-/// A BLAKE3 digest, 32 bytes.
+/// A BLAKE3 digest of 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
-/// Name of a chunk: the digest of its unencoded bytes.
+/// The id of a chunk: the digest of its raw bytes.
 pub(crate) type ChunkId = Digest;
-/// Name of a pack: the digest of the whole file.
+/// The name of a pack: the digest of the whole file.
 pub type PackName = Digest;
 
 impl Digest {
@@ -17,27 +17,36 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest that a hasher has arrived at.
+    /// The digest of all bytes that the hasher was given.
     pub(crate) fn finish(hasher: &blake3::Hasher) -> Self {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// The digest with these bytes; `None` unless there are 32.
+    /// The digest with these bytes; `None` if there are not 32.
     pub(crate) fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The bytes.
+    /// Its bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// 64 lower-case hex digits.
+    /// The digest as 64 lower-case hex digits.
     pub fn hex(&self) -> String {
         hex(&self.0)
     }
 
-    /// The digest written as 64 lower-case hex digits.
+    /// Parses 64 lower-case hex digits; `None` for any other text.
+    ///
+    /// # Examples
+    /// ```
+    /// use lamina_core::Digest;
+    ///
+    /// let digest = Digest::of(b"bytes");
+    /// assert_eq!(Digest::from_hex(&digest.hex()), Some(digest));
+    /// assert_eq!(Digest::from_hex("af13"), None);
+    /// ```
     pub fn from_hex(text: &str) -> Option<Self> {
         let text = text.as_bytes();
         if text.len() != 64 {
@@ -56,7 +65,7 @@ impl Digest {
     }
 }
 
-/// Lower-case hex digits of `bytes`.
+/// The bytes as lower-case hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()

@@ -1,39 +1,49 @@
-//! Tensors: what the engine has to know of a dtype.
+//! Dtypes: their sizes, and how the codecs treat their elements.
 
 use crate::error::{Error, Result};
 
-/// The most dimensions that a tensor may have (numpy's limit).
+/// The most dimensions of a tensor (numpy's limit).
 pub(crate) const MAX_RANK: usize = 64;
 
-/// How the bytes of one element hang together; the codecs use it.
+/// What a word is to the codecs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// IEEE-like float, little-endian.
+    /// A little-endian float with sign, exponent and mantissa.
     Float,
-    /// Integer, bool, or a part of a complex number.
+    /// Anything else of a known width: an integer, a bool, a big-endian float.
     Integer,
-    /// Opaque bytes.
+    /// Bytes without structure.
     Bytes,
 }
 
-/// The element of a chunk: `width` bytes of `class`. What a codec is told.
+/// The element of a chunk, as the codecs see it: words of `width` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Element {
-    /// Bytes of one word: 1, 2, 4 or 8.
+    /// Bytes of a word: 1, 2, 4 or 8.
     pub width: usize,
     /// What a word is.
     pub class: Class,
 }
 
 impl Element {
-    /// Bytes of which nothing is known.
+    /// The element of bytes of which nothing is known.
     pub const OPAQUE: Self = Self { width: 1, class: Class::Bytes };
 }
 
-/// Element size in bytes of a dtype name of the format (docs/format.md §5.1), and its [`Element`] for the codecs.
+/// The size in bytes of an element of this dtype (docs/format.md §5.1), and its [`Element`] for the codecs.
 ///
 /// # Errors
-/// `InvalidInput` for a name that the format does not have.
+/// `InvalidInput` if the format does not have the name.
+///
+/// # Examples
+/// ```
+/// use lamina_core::{Class, Element, parse_dtype};
+///
+/// assert_eq!(parse_dtype("<f4")?, (4, Element { width: 4, class: Class::Float }));
+/// assert_eq!(parse_dtype("<c16")?, (16, Element { width: 8, class: Class::Float }));
+/// assert!(parse_dtype("float32").is_err());
+/// # Ok::<(), lamina_core::Error>(())
+/// ```
 pub fn parse_dtype(name: &str) -> Result<(usize, Element)> {
     let unknown = || Error::invalid(format!("unknown dtype {name:?}; expected a numpy dtype.str or an ml_dtypes name"));
     let element = |width: usize, class| Element { width, class };
@@ -63,10 +73,11 @@ pub fn parse_dtype(name: &str) -> Result<(usize, Element)> {
     }
 }
 
-/// Bytes of a tensor of this dtype and shape.
+/// The bytes of a tensor of this dtype and shape.
 ///
 /// # Errors
-/// `InvalidInput` where the dtype is unknown, the rank too high or the product does not fit.
+/// `InvalidInput` if the dtype is unknown, if there are more than 64 dimensions, or if the tensor has 2^64 bytes or
+/// more.
 pub fn tensor_bytes(dtype: &str, shape: &[u64]) -> Result<u64> {
     let (size, _) = parse_dtype(dtype)?;
     if shape.len() > MAX_RANK {
@@ -81,7 +92,7 @@ pub fn tensor_bytes(dtype: &str, shape: &[u64]) -> Result<u64> {
     shape
         .iter()
         .try_fold(size as u64, |product, &n| product.checked_mul(n))
-        .ok_or_else(|| Error::invalid(format!("shape {shape:?} of dtype {dtype} has more bytes than 2^64")))
+        .ok_or_else(|| Error::invalid(format!("shape {shape:?} of dtype {dtype} has 2^64 bytes or more")))
 }
 
 #[cfg(test)]

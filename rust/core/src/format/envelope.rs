@@ -6,16 +6,31 @@ use crate::error::{Error, Result};
 use crate::format::digest::Digest;
 use crate::format::limits::MAX_JSON;
 
-/// Version that this engine writes and the newest it reads.
-pub const VERSION: u32 = 1;
+/// The version of the format that this engine writes, and the only one that it reads.
+pub(crate) const VERSION: u32 = 1;
 
-/// Required features of JSON bodies that this engine knows.
+/// The features that this engine knows, of those that a body may require.
 const KNOWN_FEATURES: &[&str] = &["delta"];
 
-/// Digits of the longest whole number; Python reads no longer ones.
+/// The most digits of a whole number: Python reads no longer ones.
 const MAX_DIGITS: usize = 4300;
 
-/// The bytes of an envelope around `body`.
+/// Puts a body into an envelope: the bytes of a file of this kind (docs/format.md §4).
+///
+/// # Errors
+/// `InvalidInput` if a number has more than 4300 digits or exceeds the range of a 64-bit float, or if the file would be
+/// longer than 64 MiB.
+///
+/// # Examples
+/// ```
+/// use lamina_core::envelope;
+///
+/// let body = envelope::body([("alias", "release".into())]);
+/// let file = envelope::seal("alias", &body)?;
+/// let (_, read) = envelope::unseal(&file, "alias", "the file")?;
+/// assert_eq!(read, body);
+/// # Ok::<(), lamina_core::Error>(())
+/// ```
 pub fn seal(kind: &str, body: &Map<String, Value>) -> Result<Vec<u8>> {
     if let Some(number) = body.values().find_map(unusable) {
         return Err(Error::invalid(format!("{kind} cannot be written: {}", too_large(number))));
@@ -36,10 +51,12 @@ fn digest_of(head: &str, tail: &str) -> Digest {
     Digest::finish(&hasher)
 }
 
-/// Checks an envelope and gives its digest and body. `what` names the file in messages.
+/// Checks a file of this kind (docs/format.md §4), and returns the digest of its envelope and its body. `what` names
+/// the file in messages.
 ///
 /// # Errors
-/// `Corrupt` for anything but the bytes that [`seal`] wrote, `Unsupported` for a newer version or a feature unknown here.
+/// `Corrupt` if the bytes are not what [`seal`] writes. `Unsupported` for another version of the format, or if the body
+/// requires a feature that this engine does not know.
 pub fn unseal(bytes: &[u8], kind: &str, what: &str) -> Result<(Digest, Map<String, Value>)> {
     let damaged = |why: &str| Error::corrupt(format!("{what} is damaged: {why}"));
     let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not UTF-8"))?;
@@ -54,7 +71,7 @@ pub fn unseal(bytes: &[u8], kind: &str, what: &str) -> Result<(Digest, Map<Strin
         .filter(|b| !b.contains('\n'))
         .ok_or_else(|| damaged("it does not have the three lines of a lamina file"))?;
     if digest_of(head, &text[at + 64..]) != digest {
-        return Err(damaged("its digest is not that of its bytes"));
+        return Err(damaged("its digest does not match its bytes"));
     }
     let (found, version) = parse_head(head).ok_or_else(|| damaged("its first line is not that of a lamina file"))?;
     if found != kind {
@@ -74,7 +91,8 @@ pub fn unseal(bytes: &[u8], kind: &str, what: &str) -> Result<(Digest, Map<Strin
     Ok((digest, body))
 }
 
-/// A number that not every reader can hold: a whole one that is too long, or another that is larger than any float.
+/// The text of the first number that some readers cannot hold: a whole number of too many digits, or another number
+/// that no 64-bit float can hold.
 fn unusable(value: &Value) -> Option<&str> {
     match value {
         Value::Number(number) => {
@@ -112,7 +130,7 @@ fn check_features(body: &Map<String, Value>, what: &str) -> Result<()> {
                 name.as_str().ok_or_else(|| Error::corrupt(format!("{what} is damaged: a feature is not a string")))?;
             if list == "required" && !KNOWN_FEATURES.contains(&name) {
                 return Err(Error::unsupported(format!(
-                    "{what} requires the feature {name:?}, unknown here: upgrade lamina"
+                    "{what} requires the feature {name:?}, which this lamina does not know: upgrade lamina"
                 )));
             }
         }
@@ -120,7 +138,7 @@ fn check_features(body: &Map<String, Value>, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A body that requires nothing, with `fields`.
+/// A body with `fields`, which requires no features.
 pub fn body<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("required".into(), Value::Array(vec![]));

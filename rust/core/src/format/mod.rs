@@ -1,4 +1,4 @@
-//! The bytes of docs/format.md: every file that lamina writes is laid out, written and checked here.
+//! The bytes that docs/format.md defines: how every file is laid out, written and checked.
 
 pub(crate) mod digest;
 pub(crate) mod dtype;

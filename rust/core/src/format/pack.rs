@@ -1,4 +1,4 @@
-//! Packs: files of encoded chunks with a footer (docs/format.md §6).
+//! Packs: files of encoded chunks, with a footer (docs/format.md §6).
 
 use std::fs::File;
 use std::path::Path;
@@ -10,50 +10,50 @@ use crate::format::limits::MAX_CHUNK;
 use crate::format::words::{u32_at, u64_at};
 use crate::storage;
 
-/// First bytes of a pack.
+/// The first bytes of a pack.
 pub const MAGIC: &[u8; 8] = b"LAMINAPK";
-/// Last bytes of a pack.
+/// The last bytes of a pack.
 pub const END_MAGIC: &[u8; 8] = b"LAMINAFT";
-/// Bytes of the trailer.
+/// Bytes of the trailer, which ends the footer.
 pub const TRAILER: usize = 80;
-/// Entries of a pack: a footer of at most 76 MiB.
+/// The most entries of a pack: its footer has at most 76 MiB.
 pub const MAX_ENTRIES: u32 = 1 << 20;
 /// Bytes of a footer entry.
 const ENTRY: usize = 44;
-/// Required feature bits that this engine knows: bit 0 is `delta`.
+/// The required feature bits that this engine knows: bit 0 is `delta`.
 const KNOWN_BITS: u64 = 1;
 
-/// Name of the file of a pack.
-pub fn file_name(name: &Digest) -> String {
+/// The file name of a pack.
+pub(crate) fn file_name(name: &Digest) -> String {
     format!("{}.pack", name.hex())
 }
 
-/// The name of the pack that a file of this name holds, if it holds one.
-pub fn name_of(file: &str) -> Option<Digest> {
+/// The name of the pack in a file of this name; `None` if it is not the file name of a pack.
+pub(crate) fn name_of(file: &str) -> Option<Digest> {
     Digest::from_hex(file.strip_suffix(".pack")?)
 }
 
-/// How a chunk is stored; the value is the tag on disk.
+/// How a chunk is encoded (docs/format.md §7). The value is the tag on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Codec {
-    /// The bytes themselves.
+    /// The raw bytes.
     Raw = 0,
     /// One zstd frame.
     Zstd = 1,
-    /// Byte planes, each stored in the way that suits it.
+    /// Byte planes, each encoded in its own way.
     Planes = 2,
-    /// Difference to a base chunk.
+    /// The difference to a base chunk.
     Delta = 3,
 }
 
 impl Codec {
-    /// The codec of a tag, if there is one.
+    /// The codec with this tag; `None` if there is none.
     pub fn from_tag(tag: u8) -> Option<Codec> {
         [Self::Raw, Self::Zstd, Self::Planes, Self::Delta].into_iter().find(|&codec| codec as u8 == tag)
     }
 
-    /// The name in messages and statistics.
+    /// The name of the codec, as messages and statistics show it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -64,39 +64,40 @@ impl Codec {
     }
 }
 
-/// What a chunk is for; prune and restore treat all alike, people and statistics do not.
+/// What a chunk is for. Only statistics use it; prune and restore treat all kinds alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Bytes of a state.
+    /// Content: bytes of a state.
     Content = 0,
-    /// Node of a content tree.
+    /// A node of a content tree.
     Node = 1,
-    /// Part of a structure.
+    /// A part of a structure.
     Structure = 2,
 }
 
-/// An entry of a footer.
+/// An entry of a footer: one chunk of the pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// The chunk.
+    /// The id of the chunk.
     pub id: ChunkId,
-    /// Where its encoded bytes stand in the pack.
+    /// First byte of the encoded chunk in the pack file.
     pub offset: u64,
-    /// Bytes there.
+    /// Bytes of the encoded chunk.
     pub encoded: u32,
-    /// Bytes of the chunk.
+    /// Bytes of the raw chunk.
     pub raw: u32,
-    /// How it is stored.
+    /// How the chunk is encoded.
     pub codec: Codec,
-    /// What it is for.
+    /// What the chunk is for.
     pub kind: Kind,
-    /// For codec delta, the chunk it is the difference to.
+    /// The base of a delta; `None` for the other codecs.
     pub base: Option<ChunkId>,
 }
 
-/// The footer and trailer of a pack with these entries.
-/// `salt` is 0 but for a pack that must not have the name of a condemned one.
+/// The bytes of the footer and trailer of a pack with these entries (docs/format.md §6.2, §6.3).
+///
+/// `salt` is 0, except for a pack that would otherwise get the name of a condemned pack.
 pub fn footer(entries: &[Entry], salt: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
     for e in entries {
@@ -122,26 +123,29 @@ pub fn footer(entries: &[Entry], salt: u64) -> Vec<u8> {
     bytes
 }
 
-/// Digest of the header, the footer and the trailer's fields.
+/// The digest of the header, the footer and the fields of the trailer.
 fn digest(footer_and_fields: &[u8]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(MAGIC).update(footer_and_fields);
     Digest::finish(&hasher)
 }
 
-/// Reads the footer of a pack file: the file's length, its entries and its salt.
+/// Reads and checks the footer of a pack file. Returns the length of the file in bytes, its entries and its salt.
+///
+/// # Errors
+/// `Corrupt` if the footer is damaged, `Unsupported` if a newer lamina wrote the pack, `Io` if the file cannot be read.
 pub fn read_footer(file: &File, path: &Path) -> Result<(u64, Vec<Entry>, u64)> {
     let (length, footer) = read_footer_bytes(file, path)?;
     let (entries, salt) = parse_footer(&footer, length, &path.display().to_string())?;
     Ok((length, entries, salt))
 }
 
-/// Length of a pack file, and the bytes of its footer and trailer.
-pub fn read_footer_bytes(file: &File, path: &Path) -> Result<(u64, Vec<u8>)> {
+/// Reads the footer of a pack file. Returns the length of the file, and the bytes of footer and trailer.
+pub(crate) fn read_footer_bytes(file: &File, path: &Path) -> Result<(u64, Vec<u8>)> {
     let what = path.display();
     let length = storage::length(file, path)?;
     if length < (MAGIC.len() + TRAILER) as u64 {
-        return Err(Error::corrupt(format!("pack {what} has {length} bytes; it was cut off")));
+        return Err(Error::corrupt(format!("pack {what} has {length} bytes; it is cut off")));
     }
     let mut magic = [0; 8];
     storage::read_at(file, path, &mut magic, 0)?;
@@ -149,15 +153,15 @@ pub fn read_footer_bytes(file: &File, path: &Path) -> Result<(u64, Vec<u8>)> {
     storage::read_at(file, path, &mut trailer, length - TRAILER as u64)?;
     if magic != *MAGIC || trailer[72..] != *END_MAGIC {
         return Err(Error::corrupt(format!(
-            "pack {what} does not begin and end as a pack does; it was cut off or overwritten"
+            "pack {what} does not begin and end like a pack; it is cut off or overwritten"
         )));
     }
     let footer = u64_at(&trailer, 8);
     let count = u64::from(u32_at(&trailer, 4));
-    // Before a buffer is taken for it: a hole in a file is cheap, so its length earns nothing.
+    // Checked before a buffer is allocated: a sparse file can have any length.
     let fits = count <= u64::from(MAX_ENTRIES) && footer <= count * (ENTRY as u64 + 32);
     if !fits || footer > length - (MAGIC.len() + TRAILER) as u64 {
-        return Err(Error::corrupt(format!("pack {what} names a footer of {footer} bytes for {count} entries")));
+        return Err(Error::corrupt(format!("pack {what} declares a footer of {footer} bytes for {count} entries")));
     }
     let mut bytes = vec![0; footer as usize + TRAILER];
     let at = length - bytes.len() as u64;
@@ -165,13 +169,17 @@ pub fn read_footer_bytes(file: &File, path: &Path) -> Result<(u64, Vec<u8>)> {
     Ok((length, bytes))
 }
 
-/// Checks the bytes of a footer and trailer against the length of the pack file and gives the entries and the salt.
+/// Checks the bytes of a footer and trailer against the length of the pack file. Returns the entries and the salt.
+/// `what` names the pack in messages.
+///
+/// # Errors
+/// `Corrupt` if the bytes are damaged or do not fit the length, `Unsupported` if a newer lamina wrote them.
 pub fn parse_footer(bytes: &[u8], length: u64, what: &str) -> Result<(Vec<Entry>, u64)> {
     let damaged = |why: &str| Error::corrupt(format!("the footer of pack {what} is damaged: {why}"));
     let size = bytes.len().checked_sub(TRAILER).ok_or_else(|| damaged("it is too short"))?;
     let (footer, trailer) = bytes.split_at(size);
     if trailer[72..] != *END_MAGIC || digest(&bytes[..size + 40]).as_bytes()[..] != trailer[40..72] {
-        return Err(damaged("its digest is not that of its bytes"));
+        return Err(damaged("its digest does not match its bytes"));
     }
     let version = u32_at(trailer, 0);
     if version != VERSION {
@@ -182,13 +190,13 @@ pub fn parse_footer(bytes: &[u8], length: u64, what: &str) -> Result<(Vec<Entry>
     let unknown = u64_at(trailer, 16) & !KNOWN_BITS;
     if unknown != 0 {
         return Err(Error::unsupported(format!(
-            "pack {what} requires feature bit {}, unknown here: upgrade lamina",
+            "pack {what} requires feature bit {}, which this lamina does not know: upgrade lamina",
             unknown.trailing_zeros()
         )));
     }
     let count = u32_at(trailer, 4);
     if count == 0 || count > MAX_ENTRIES || u64_at(trailer, 8) != size as u64 {
-        return Err(damaged("its lengths do not fit together"));
+        return Err(damaged("its lengths contradict each other"));
     }
     let entries = parse_entries(footer, count as usize).map_err(damaged)?;
     if entries.iter().any(|e| e.base.is_some()) && u64_at(trailer, 16) & 1 == 0 {
@@ -236,7 +244,7 @@ fn parse_entries(footer: &[u8], count: usize) -> std::result::Result<Vec<Entry>,
     }
     match bases.next() {
         None => Ok(entries),
-        Some(_) => Err("bytes are left over"),
+        Some(_) => Err("it has more bytes than its entries take"),
     }
 }
 

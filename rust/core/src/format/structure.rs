@@ -1,4 +1,4 @@
-//! The structure of a state: which of its bytes are which files and tensors (docs/format.md §5.1).
+//! The structure of a state: which of its bytes belong to which file and tensor (docs/format.md §5.1).
 
 use std::collections::HashSet;
 
@@ -9,53 +9,53 @@ use crate::error::{Error, Result};
 use crate::format::dtype::tensor_bytes;
 use crate::format::limits::{MAX_FILES, MAX_STRUCTURE, MAX_TENSORS};
 
-/// What a tensor can be to training.
+/// The roles that a tensor may have.
 pub(crate) const ROLES: [&str; 4] = ["weights", "optimizer", "counters", "training"];
-/// Names that a message lists before it says how many more there are.
+/// The most names that a message lists; then it says how many more there are.
 const NAMED: usize = 4;
 
-/// What the bytes of a state mean.
+/// Which bytes of a state belong to which file and tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Structure {
-    /// Files.
+    /// The files.
     pub files: Vec<FileEntry>,
-    /// Tensors that stand in no file.
+    /// The tensors that are in no file.
     pub training: Vec<TensorEntry>,
 }
 
-/// A file of the structure.
+/// A file of a structure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Relative path, `/`-separated.
+    /// The path in the snapshot, relative and `/`-separated.
     pub path: String,
-    /// Bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// Its tensors.
+    /// The tensors in the file.
     pub tensors: Vec<TensorEntry>,
-    /// What Keras calls the variable of each tensor, where that is known; empty if of none.
+    /// Keras's path of the variable of each tensor, if it is known; empty if none is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variables: Vec<Option<String>>,
-    /// Runs of the state (offset, length) whose concatenation is the file.
+    /// Runs of the state, as offset and length in bytes. Concatenated, they are the file.
     pub extents: Vec<(u64, u64)>,
 }
 
-/// A tensor of the structure.
+/// A tensor of a structure.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "WireTensor")]
 pub struct TensorEntry {
-    /// Its name, which no other tensor of its file has.
+    /// The name, which is unique in its file.
     pub name: String,
-    /// Its dtype, as docs/format.md §5.1 writes it.
+    /// The dtype, as docs/format.md §5.1 writes it.
     pub dtype: String,
-    /// Its shape.
+    /// The shape.
     pub shape: Vec<u64>,
-    /// One of [`ROLES`].
+    /// `weights`, `optimizer`, `counters` or `training`.
     pub role: String,
-    /// Its first byte in the state; 0 where it has none.
+    /// The first byte in the state; 0 if the tensor has no bytes.
     pub offset: u64,
 }
 
-/// A tensor as JSON holds it: an array of its fields, in this order.
+/// A tensor in JSON: an array of its fields, in this order.
 type WireTensor = (String, String, Vec<u64>, String, u64);
 
 impl From<WireTensor> for TensorEntry {
@@ -71,7 +71,10 @@ impl Serialize for TensorEntry {
 }
 
 impl Structure {
-    /// Reads and checks the bytes of a structure against the length of its state.
+    /// Reads the bytes of a structure and checks them against the length of its state, in bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not a structure, or if its paths, sizes or offsets are not allowed.
     pub fn parse(bytes: &[u8], length: u64) -> Result<Self> {
         let structure: Self =
             serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("the structure is damaged: {e}")))?;
@@ -80,6 +83,9 @@ impl Structure {
     }
 
     /// The bytes that [`Structure::parse`] reads.
+    ///
+    /// # Errors
+    /// `InvalidInput` if there are more than 1 GiB of them.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let bytes =
             serde_json::to_vec(self).map_err(|e| Error::invalid(format!("the structure cannot be written: {e}")))?;
@@ -92,8 +98,8 @@ impl Structure {
         Ok(bytes)
     }
 
-    /// Checks paths, names, sizes, offsets and limits. No byte of the state may be used twice, so that what is read or
-    /// written of a snapshot is never longer than its state.
+    /// Checks paths, names, sizes, offsets and limits. No byte of the state may be used twice, so that no more bytes
+    /// are read or written than the state has.
     pub(crate) fn check(&self, length: u64) -> Result<()> {
         if self.files.len() > MAX_FILES {
             return Err(Error::invalid(format!("{} files; at most {MAX_FILES} are supported", self.files.len())));
@@ -151,7 +157,7 @@ impl FileEntry {
 }
 
 impl TensorEntry {
-    /// Where its bytes stand in the state, if it has any.
+    /// Offset and length of its bytes in the state; `None` if it has none.
     fn run(&self, length: u64) -> Result<Option<(u64, u64)>> {
         let Self { name, dtype, shape, role, offset } = self;
         let bytes = tensor_bytes(dtype, shape)?;
@@ -159,7 +165,8 @@ impl TensorEntry {
             return Err(Error::invalid(format!("tensor {name:?} has the role {role:?}, expected one of {ROLES:?}")));
         }
         if bytes == 0 {
-            let none = || Error::invalid(format!("tensor {name:?} has no bytes, but the offset {offset}"));
+            let none =
+                || Error::invalid(format!("tensor {name:?} has no bytes, so its offset must be 0. Received: {offset}"));
             return if *offset == 0 { Ok(None) } else { Err(none()) };
         }
         in_state(*offset, bytes, length)?;
@@ -167,7 +174,7 @@ impl TensorEntry {
     }
 }
 
-/// Refuses runs, none of which is empty or leaves the state, if two share a byte.
+/// Refuses runs if two of them share a byte. No run is empty or leaves the state.
 fn disjoint(mut runs: Vec<(u64, u64)>) -> Result<()> {
     runs.sort_unstable();
     match runs.windows(2).find(|pair| pair[0].0 + pair[0].1 > pair[1].0) {
@@ -183,7 +190,8 @@ fn in_state(offset: u64, run: u64, length: u64) -> Result<()> {
     }
 }
 
-/// Checks that file paths stay inside the folder they are written to, and that no file system takes two for one.
+/// Checks that file paths stay inside the folder that they are written to, and that no file system takes two of them
+/// for the same file.
 pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = HashSet::new();
     let mut folders = HashSet::new();
@@ -193,7 +201,7 @@ pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()
             return Err(bad("it has more than 1024 bytes"));
         }
         if path.chars().any(|c| c == '\\' || c == ':' || c.is_control()) {
-            return Err(bad("it holds a backslash, a colon or a control character"));
+            return Err(bad("it has a backslash, a colon or a control character"));
         }
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(bad("it is absolute or has an empty, '.' or '..' part"));
@@ -201,24 +209,24 @@ pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a str>) -> Result<()
         let folded = folded(path);
         folders.extend(folded.match_indices('/').map(|(at, _)| folded[..at].to_owned()));
         if !seen.insert(folded) {
-            return Err(bad("some file systems take it for the path of another file"));
+            return Err(bad("some file systems take it for another path in the snapshot"));
         }
     }
     match seen.intersection(&folders).next() {
-        Some(both) => Err(Error::invalid(format!("{both:?} is a file and a folder"))),
+        Some(both) => Err(Error::invalid(format!("{both:?} is both a file and a folder"))),
         None => Ok(()),
     }
 }
 
-/// What a path has in common with those that some file system takes for the same: letter case, the form of composed
-/// characters (macOS), and dots and spaces at the end of a part (Windows) make no difference.
+/// A path in a form that is equal for all paths which some file system takes for the same file. It ignores letter case,
+/// the form of composed characters (macOS), and dots and spaces at the end of a part (Windows).
 fn folded(path: &str) -> String {
     let lower: String = path.nfd().collect::<String>().to_lowercase().nfd().collect();
     let parts: Vec<_> = lower.split('/').map(|part| part.trim_end_matches(['.', ' '])).collect();
     parts.join("/")
 }
 
-/// The files and tensors that have bytes in `parts` of a state, which ascend.
+/// The files and tensors that have bytes in `parts` of a state. The parts are sorted.
 pub(crate) fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<String>, Vec<(Option<String>, String)>) {
     let hit = |at: u64, len: u64| {
         let first = parts.partition_point(|part| part.1 <= at);
@@ -237,7 +245,7 @@ pub(crate) fn holders(structure: &Structure, parts: &[(u64, u64)]) -> (Vec<Strin
     (files, tensors)
 }
 
-/// What `parts` of a state hold, for a message: tensors, or files where no tensor is among them.
+/// Describes what is in `parts` of a state, for a message: the tensors, or the files if there are no tensors.
 pub(crate) fn describe(structure: &Structure, parts: &[(u64, u64)]) -> String {
     let (files, tensors) = holders(structure, parts);
     let (what, names) = match tensors.is_empty() {

@@ -7,19 +7,19 @@ use crate::format::digest::{ChunkId, Digest};
 use crate::format::limits::MAX_CHUNK;
 use crate::format::words;
 
-/// Bytes of one entry of the content list.
+/// Bytes of an entry of the content list: an id and a length.
 pub(crate) const ENTRY: usize = 36;
-/// A node of the content tree may end from this many entries on …
+/// The fewest entries of a node, except the last one of a level.
 pub(crate) const NODE_MIN: usize = 32;
-/// … and must end here.
+/// The most entries of a node.
 pub(crate) const NODE_MAX: usize = 1024;
 
-/// A chunk as a content list names it.
+/// A reference to a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChunkRef {
-    /// Name.
+    /// The id of the chunk.
     pub id: ChunkId,
-    /// Raw bytes.
+    /// Its raw length in bytes, 1 byte to 4 MiB.
     pub len: u32,
 }
 
@@ -41,13 +41,16 @@ impl<'de> Deserialize<'de> for ChunkRef {
 }
 
 impl ChunkRef {
-    /// Appends the 36 bytes of a content entry.
+    /// Appends the 36 bytes of an entry of a node.
     pub fn append_to(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(self.id.as_bytes());
         bytes.extend_from_slice(&self.len.to_le_bytes());
     }
 
-    /// The entries of a node.
+    /// Reads the entries of a node.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not whole entries, or if the length of a chunk is not allowed.
     pub fn parse_node(bytes: &[u8]) -> Result<Vec<Self>> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(ENTRY) {
             return Err(Error::corrupt(format!(
@@ -65,12 +68,12 @@ impl ChunkRef {
     }
 }
 
-/// Whether a node of `entries` entries ends behind the one with this id.
+/// Whether a node of `entries` entries ends after the one with this id (docs/format.md §5.2).
 pub(crate) fn node_ends(entries: usize, id: &ChunkId) -> bool {
     entries >= NODE_MAX || (entries >= NODE_MIN && id.as_bytes()[0] == 0)
 }
 
-/// A level of the content tree cut into nodes: the bytes of each.
+/// Cuts a level of the content tree into nodes. Returns the bytes of each.
 pub(crate) fn nodes(level: &[ChunkRef]) -> Vec<Vec<u8>> {
     let mut nodes = vec![];
     let mut node = vec![];

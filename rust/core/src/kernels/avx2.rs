@@ -1,7 +1,7 @@
-//! Kernels in AVX2.
+//! Kernels with AVX2.
 //!
-//! The only unsafe operations are the loads and stores of [`load`] and [`store`]; all else is bounds-checked slices and
-//! instructions without side effects.
+//! The only unsafe operations are in [`load`] and [`store`]. Everything else is bounds-checked slices and instructions
+//! without side effects.
 
 use std::arch::x86_64::*;
 
@@ -9,14 +9,14 @@ use super::md5_round::{Inputs, SINES, State, md5_compress, md5_round};
 
 /// Bytes of a vector.
 const V: usize = 32;
-/// Streams that MD5 digests at once.
+/// Streams that MD5 digests at once: the 32-bit lanes of a vector.
 pub(super) const LANES: usize = 8;
 
 #[inline]
 #[target_feature(enable = "avx2")]
 #[allow(unsafe_code)]
 fn load(src: &[u8; V]) -> __m256i {
-    // SAFETY: the reference is valid for reads of 32 bytes; `loadu` has no alignment to ask for.
+    // SAFETY: the reference is valid for reads of 32 bytes; `loadu` needs no alignment.
     unsafe { _mm256_loadu_si256(src.as_ptr().cast()) }
 }
 
@@ -24,11 +24,11 @@ fn load(src: &[u8; V]) -> __m256i {
 #[target_feature(enable = "avx2")]
 #[allow(unsafe_code)]
 fn store(dst: &mut [u8; V], vector: __m256i) {
-    // SAFETY: the exclusive reference is valid for writes of 32 bytes; `storeu` has no alignment to ask for.
+    // SAFETY: the exclusive reference is valid for writes of 32 bytes; `storeu` needs no alignment.
     unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), vector) }
 }
 
-/// The same 16 bytes in both halves, which is how AVX2 shuffles bytes.
+/// The same 16 bytes in both halves, because AVX2 shuffles the bytes of each half separately.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn both(index: [i8; 16]) -> __m256i {
@@ -36,7 +36,7 @@ fn both(index: [i8; 16]) -> __m256i {
     _mm256_broadcastsi128_si256(_mm_set_epi64x((index >> 64) as i64, index as i64))
 }
 
-/// Splits as many whole blocks as there are; gives the number of elements done.
+/// Splits all whole blocks. Returns the number of elements done.
 #[target_feature(enable = "avx2")]
 pub(super) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> usize {
     match (planes, rotate) {
@@ -50,7 +50,7 @@ pub(super) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> usize
     }
 }
 
-/// Merges as many whole blocks as there are; gives the number of elements done.
+/// Merges all whole blocks. Returns the number of elements done.
 #[target_feature(enable = "avx2")]
 pub(super) fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> usize {
     match (planes, rotate) {
@@ -73,7 +73,7 @@ fn split2<const ROTATE: bool>(src: &[u8], low: &mut [u8], high: &mut [u8]) -> us
     for (block, (low, high)) in blocks.iter().zip(targets) {
         let (rows, _) = block.as_chunks();
         let (x, y) = (rotl(load(&rows[0])), rotl(load(&rows[1])));
-        // Packing works on halves, so the quarters end up in the order 0 2 1 3.
+        // Packing works on each half, so the quarters come out in the order 0 2 1 3.
         let lows = _mm256_packus_epi16(_mm256_and_si256(x, mask), _mm256_and_si256(y, mask));
         let highs = _mm256_packus_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8));
         store(low, _mm256_permute4x64_epi64(lows, 0b11_01_10_00));
@@ -283,7 +283,7 @@ fn mix4(sum: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
     add(sum, _mm256_xor_si256(c, _mm256_or_si256(b, _mm256_xor_si256(d, splat(u32::MAX)))))
 }
 
-/// Word n of the lanes' blocks in vector n.
+/// Vector n has word n of the block of each lane.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn message(inputs: &Inputs<'_, LANES>, step: usize) -> [__m256i; 16] {

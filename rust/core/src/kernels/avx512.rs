@@ -1,6 +1,6 @@
-//! Kernels in AVX-512 (F and BW).
+//! Kernels with AVX-512 (F and BW).
 //!
-//! As in AVX2, the only unsafe operations are loads and stores through references of the right size.
+//! As with AVX2, the only unsafe operations are loads and stores through references of the right size.
 
 use std::arch::x86_64::*;
 
@@ -8,14 +8,14 @@ use super::md5_round::{Inputs, SINES, State, md5_compress, md5_round};
 
 /// Bytes of a vector.
 const V: usize = 64;
-/// Streams that MD5 digests at once.
+/// Streams that MD5 digests at once: the 32-bit lanes of a vector.
 pub(super) const LANES: usize = 16;
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 #[allow(unsafe_code)]
 fn load(src: &[u8; V]) -> __m512i {
-    // SAFETY: the reference is valid for reads of 64 bytes; `loadu` has no alignment to ask for.
+    // SAFETY: the reference is valid for reads of 64 bytes; `loadu` needs no alignment.
     unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
 }
 
@@ -23,11 +23,11 @@ fn load(src: &[u8; V]) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw")]
 #[allow(unsafe_code)]
 fn store(dst: &mut [u8; V], vector: __m512i) {
-    // SAFETY: the exclusive reference is valid for writes of 64 bytes; `storeu` has no alignment to ask for.
+    // SAFETY: the exclusive reference is valid for writes of 64 bytes; `storeu` needs no alignment.
     unsafe { _mm512_storeu_si512(dst.as_mut_ptr().cast(), vector) }
 }
 
-/// Splits as many whole blocks as there are; gives the number of elements done.
+/// Splits all whole blocks. Returns the number of elements done.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> usize {
     match (planes, rotate) {
@@ -41,7 +41,7 @@ pub(super) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> usize
     }
 }
 
-/// Merges as many whole blocks as there are; gives the number of elements done.
+/// Merges all whole blocks. Returns the number of elements done.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> usize {
     match (planes, rotate) {
@@ -55,7 +55,7 @@ pub(super) fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> usize {
     }
 }
 
-/// Puts the even bytes of both vectors behind each other.
+/// The even bytes of `x`, then those of `y`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn even_bytes(x: __m512i, y: __m512i) -> __m512i {
@@ -220,7 +220,7 @@ fn transpose8([a, b, c, d, e, f, g, h]: [__m512i; 8]) -> [__m512i; 8] {
     [i, j, k, l, m, n, o, p]
 }
 
-/// Columns q, 4 + q, 8 + q, 12 + q of four rows of 32-bit words, as the quarters of vector q.
+/// Vector q has columns q, 4 + q, 8 + q and 12 + q of four rows of 32-bit words, one in each quarter.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn columns(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
@@ -234,7 +234,7 @@ fn columns(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
     ]
 }
 
-/// Word n of the lanes' blocks in vector n.
+/// Vector n has word n of the block of each lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn message(inputs: &Inputs<'_, LANES>, step: usize) -> [__m512i; 16] {

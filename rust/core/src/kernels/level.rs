@@ -1,10 +1,10 @@
-//! Levels: which instructions the kernels of a processor may use, and which of them are in use.
+//! Levels: which instructions the kernels may use on this processor, and which they do use.
 
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
-/// The instructions that kernels may use.
+/// A set of instructions that kernels may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
     /// Plain Rust.
@@ -13,15 +13,15 @@ pub enum Level {
     Avx2,
     /// x86-64 with AVX2 and AVX-512 F and BW.
     Avx512,
-    /// aarch64.
+    /// aarch64 with NEON.
     Neon,
 }
 
-/// Every level, worst first.
+/// All levels, the slowest first.
 const LEVELS: [Level; 4] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Neon];
 
 impl Level {
-    /// The name, as `LAMINA_CPU` takes it.
+    /// The name of the level, as the environment variable `LAMINA_CPU` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -31,7 +31,7 @@ impl Level {
         }
     }
 
-    /// Whether this processor has it.
+    /// Whether this processor has the level.
     pub(crate) fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
@@ -51,15 +51,16 @@ impl Level {
     }
 }
 
-/// The levels of this processor, worst first.
+/// The levels that this processor has, the slowest first.
 pub fn available() -> Vec<Level> {
     LEVELS.into_iter().filter(|level| level.is_available()).collect()
 }
 
-/// The level in use: the best one, or the one that `LAMINA_CPU` demands.
+/// The level in use: the fastest one, or the one that the environment variable `LAMINA_CPU` names.
 ///
 /// # Errors
-/// `InvalidInput` where `LAMINA_CPU` is no level, or one that this processor lacks: a demand is never met by less.
+/// `InvalidInput` if `LAMINA_CPU` is not the name of a level that this processor has. There is no fallback, so that
+/// measurements measure what they say.
 pub fn level() -> Result<Level> {
     static LEVEL: OnceLock<Result<Level>> = OnceLock::new();
     LEVEL.get_or_init(|| choose(std::env::var_os("LAMINA_CPU").map(|name| name.to_string_lossy().into_owned()))).clone()

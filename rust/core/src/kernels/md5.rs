@@ -1,7 +1,7 @@
-//! MD5 of many streams at once. One stream cannot be hashed faster than its chain of 64 dependent steps per block allows;
-//! a vector carries one stream in each lane.
+//! MD5 of many streams at once. The 64 steps of a block depend on each other, which limits the speed of one stream. A
+//! vector therefore has one stream in each lane.
 //!
-//! MD5 is here because object stores want it, not for security.
+//! MD5 is here because object stores use it, not for security.
 
 use super::level::Level;
 use super::md5_one;
@@ -9,11 +9,11 @@ use super::md5_round::{BLOCK, Inputs, State};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
-/// One digest that takes its bytes piece by piece, through [`update_many`].
+/// A digest that is computed piece by piece, with [`update_many`].
 #[derive(Debug, Clone)]
 pub(crate) struct Md5 {
     state: [u32; 4],
-    /// The bytes behind the last whole block.
+    /// The bytes after the last whole block.
     pending: [u8; BLOCK],
     len: u64,
 }
@@ -25,7 +25,7 @@ impl Default for Md5 {
 }
 
 impl Md5 {
-    /// The digest of nothing so far.
+    /// A digest of no bytes yet.
     pub(crate) fn new() -> Self {
         Self { state: [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476], pending: [0; BLOCK], len: 0 }
     }
@@ -34,7 +34,7 @@ impl Md5 {
         (self.len % BLOCK as u64) as usize
     }
 
-    /// Takes bytes until a block is full or `input` at its end; gives what is left of `input`.
+    /// Takes bytes until a block is full or `input` ends. Returns the rest of `input`.
     fn fill<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
         let used = self.pending_len();
         let (bytes, rest) = input.split_at(input.len().min(BLOCK - used));
@@ -43,7 +43,7 @@ impl Md5 {
         rest
     }
 
-    /// The one or two blocks that end the message: what is pending, padding, the length in bits.
+    /// The one or two blocks that end the message: the pending bytes, the padding, and the length in bits.
     fn ending(&self) -> ([[u8; BLOCK]; 2], usize) {
         let mut blocks = [[0; BLOCK]; 2];
         let used = self.pending_len();
@@ -64,20 +64,21 @@ impl Md5 {
     }
 }
 
-/// The MD5 digest of each input, with the kernels of one level. Fastest with 16 inputs of about the same length, or many more.
+/// The MD5 digest of each input, with the kernels of one level. It is fastest with 16 inputs of about the same length,
+/// or with many more.
 ///
 /// # Panics
-/// Where the processor lacks the level.
+/// If the processor lacks the level.
 pub fn md5_many_at(level: Level, inputs: &[&[u8]]) -> Vec<[u8; 16]> {
     let mut digests = vec![Md5::new(); inputs.len()];
     update_many(level, &mut digests, inputs);
     digest_many(level, digests)
 }
 
-/// Goes on with each digest by the input of the same index.
+/// Adds to each digest the input of the same index.
 ///
 /// # Panics
-/// Where there are not as many inputs as digests, or the processor lacks the level.
+/// If there are not as many inputs as digests, or if the processor lacks the level.
 pub(crate) fn update_many(level: Level, digests: &mut [Md5], inputs: &[&[u8]]) {
     assert_eq!(digests.len(), inputs.len(), "one input per digest");
     let mut rests = inputs.to_vec();
@@ -94,7 +95,7 @@ pub(crate) fn update_many(level: Level, digests: &mut [Md5], inputs: &[&[u8]]) {
     let mut jobs = Vec::new();
     for (digest, rest) in digests.iter_mut().zip(rests) {
         let (blocks, end) = rest.as_chunks();
-        // Where the head did not fill a block, nothing is left, and nothing happens here.
+        // If the input did not fill the pending block, nothing is left of it, and this does nothing.
         digest.len = digest.len.wrapping_add((blocks.len() * BLOCK) as u64);
         digest.fill(end);
         jobs.push(Job { state: &mut digest.state, blocks });
@@ -102,10 +103,10 @@ pub(crate) fn update_many(level: Level, digests: &mut [Md5], inputs: &[&[u8]]) {
     run(level, jobs);
 }
 
-/// Ends each digest.
+/// Finishes each digest.
 ///
 /// # Panics
-/// Where the processor lacks the level.
+/// If the processor lacks the level.
 pub(crate) fn digest_many(level: Level, mut digests: Vec<Md5>) -> Vec<[u8; 16]> {
     let endings: Vec<_> = digests.iter().map(Md5::ending).collect();
     let blocks = endings.iter().map(|(blocks, count)| &blocks[..*count]);
@@ -116,7 +117,7 @@ pub(crate) fn digest_many(level: Level, mut digests: Vec<Md5>) -> Vec<[u8; 16]> 
     digests.iter().map(Md5::bytes).collect()
 }
 
-/// Whole blocks that go into one state.
+/// Whole blocks that are added to one state.
 struct Job<'a> {
     state: &'a mut [u32; 4],
     blocks: &'a [[u8; BLOCK]],
@@ -124,7 +125,7 @@ struct Job<'a> {
 
 #[allow(unsafe_code)]
 fn run(level: Level, jobs: Vec<Job<'_>>) {
-    assert!(level.is_available(), "{} on a processor without it", level.name());
+    assert!(level.is_available(), "this processor does not have {}", level.name());
     match level {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
@@ -146,18 +147,19 @@ fn run_portable(jobs: Vec<Job<'_>>) {
     }
 }
 
-/// Runs jobs side by side: each lane takes the next job when its own is done.
+/// Runs jobs in parallel: each lane takes the next job when its own is done.
 ///
-/// A single job left over is faster without lanes.
+/// The last job runs without lanes, which is faster.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 fn run_lanes<const LANES: usize>(mut jobs: Vec<Job<'_>>, compress: impl Fn(&mut State<LANES>, &Inputs<'_, LANES>)) {
     jobs.retain(|job| !job.blocks.is_empty());
-    // The shortest first in the vector means the longest first off its end, so that lanes end at about the same time.
+    // Jobs are taken from the end of the vector, so the longest ones come first and all lanes end at about the same
+    // time.
     jobs.sort_by_key(|job| job.blocks.len());
     let mut active = jobs.split_off(jobs.len().saturating_sub(LANES));
     while active.len() > 1 {
         let steps = active.iter().map(|job| job.blocks.len()).min().unwrap_or(0);
-        // Lanes without a job do the work of the first once more.
+        // Lanes without a job repeat the first one.
         let job = |lane: usize| active.get(lane).unwrap_or(&active[0]);
         let mut state: State<LANES> = std::array::from_fn(|word| std::array::from_fn(|lane| job(lane).state[word]));
         compress(&mut state, &std::array::from_fn(|lane| &job(lane).blocks[..steps]));

@@ -1,12 +1,12 @@
 //! MD5 of one stream, in plain Rust.
 //!
-//! Each of the 64 steps of a block waits for the one before, so the time is that of the longest way from one word to the
-//! next. Left alone, the compiler makes it longer: it regroups the additions, and finds forms of fewer instructions that
-//! have to wait for each other.
+//! Each of the 64 steps of a block depends on the step before, so the latency of this chain is what counts. The
+//! compiler, left alone, makes the chain longer: it regroups the additions, and prefers fewer instructions that depend
+//! on each other.
 
 use super::md5_round::{BLOCK, SINES, md5_round};
 
-/// Goes on with a digest by whole blocks.
+/// Adds whole blocks to a digest.
 pub(super) fn compress(state: &mut [u32; 4], blocks: &[[u8; BLOCK]]) {
     let [mut a, mut b, mut c, mut d] = *state;
     for block in blocks {
@@ -21,14 +21,15 @@ pub(super) fn compress(state: &mut [u32; 4], blocks: &[[u8; BLOCK]]) {
     *state = [a, b, c, d];
 }
 
-/// The same word, of which the compiler does not know how it was come by.
+/// The same word, but the compiler does not know how it was computed.
 #[inline]
 #[allow(unsafe_code, asm_sub_register, reason = "the register is only named in a comment")]
 fn settled(word: u32) -> u32 {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         let mut word = word;
-        // SAFETY: no instruction at all; the comment names the operand because it has to be named.
+        // SAFETY: this emits no instruction. The operand stands in a comment because the syntax demands that it is
+        // used.
         unsafe {
             std::arch::asm!("/* {0} */", inout(reg) word, options(pure, nomem, nostack, preserves_flags));
         }
@@ -54,7 +55,7 @@ fn mix1(sum: u32, b: u32, c: u32, d: u32) -> u32 {
     add(settled(sum), d ^ (b & (c ^ d)))
 }
 
-/// The half that does not need `b`, which comes last, is added before: no bit is in both halves.
+/// `b` is the word that is computed last. The part that does not need it is added first; the two parts share no bit.
 fn mix2(sum: u32, b: u32, c: u32, d: u32) -> u32 {
     add(settled(add(sum, c & !d)), b & d)
 }

@@ -1,4 +1,4 @@
-//! The rounds of MD5, once for words and once for vectors of them: who uses the macros says what adding and mixing is.
+//! The rounds of MD5, for words and for vectors of words. The module that uses the macros defines how to add and mix.
 
 /// Bytes of a block.
 pub(super) const BLOCK: usize = 64;
@@ -16,14 +16,14 @@ pub(super) const SINES: [u32; 64] = [
     0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391,
 ];
 
-/// Word n of the states of all lanes.
+/// The states of all lanes: array n has word n of each.
 pub(super) type State<const LANES: usize> = [[u32; LANES]; 4];
 
-/// The next blocks of each lane, all of the same number.
+/// The next blocks of each lane. All lanes have the same number of blocks.
 pub(super) type Inputs<'a, const LANES: usize> = [&'a [[u8; BLOCK]]; LANES];
 
-/// The compression function over a vector type, for a module that has `LANES`, `lanes`, `unlanes`, `splat`, `add`,
-/// `rotate_left`, `message` and `mix1` to `mix4`, which add to a sum what MD5 makes of three words.
+/// The compression function over a vector type. The module must have `LANES`, `lanes`, `unlanes`, `splat`, `add`,
+/// `rotate_left`, `message`, and `mix1` to `mix4`, which add MD5's function of three words to a sum.
 #[cfg(target_arch = "x86_64")]
 macro_rules! md5_compress {
     ($feature:literal) => {
@@ -46,7 +46,7 @@ macro_rules! md5_compress {
     };
 }
 
-/// 16 steps. Each pair is a rotation and what it lacks to 32.
+/// 16 steps. Each pair is a rotation, and 32 minus that rotation.
 macro_rules! md5_round {
     (
         ($a:ident, $b:ident, $c:ident, $d:ident), $words:ident, $mix:ident, $first:literal, |$n:ident| $index:expr,
@@ -65,7 +65,7 @@ macro_rules! md5_round {
         |$n:ident| $index:expr, ($by:literal, $rest:literal)
     ) => {
         let $n: usize = $next;
-        // Grouped so that only what is mixed in last waits for the step before.
+        // Grouped so that only the last addition depends on the step before.
         let sum = add($a, add($words[($index) % 16], splat(SINES[$first + $n])));
         $a = add($b, rotate_left::<$by, $rest>($mix(sum, $b, $c, $d)));
     };

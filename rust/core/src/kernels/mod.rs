@@ -1,8 +1,8 @@
-//! Kernels: the few loops that are written for the processor at hand. Elsewhere `unsafe` stands only around two system calls,
+//! Kernels: the few loops that are written for a certain processor. Elsewhere `unsafe` is only around two system calls,
 //! in `storage::lock` and `storage::writeback`.
 //!
-//! Each has a portable form that the others must equal byte for byte. Which one runs is decided once; the environment
-//! variable `LAMINA_CPU` demands another one, for tests and measurements.
+//! Each kernel has a portable form, which the others must equal byte for byte. The level is chosen once per process;
+//! the environment variable `LAMINA_CPU` chooses another one, for tests and measurements.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

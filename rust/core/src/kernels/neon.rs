@@ -1,12 +1,14 @@
-//! Kernels in NEON, which every aarch64 target of the standard library has. Its interleaving loads and stores do most of
-//! the work; elements are rotated as planes, where the bit that leaves a byte enters the same byte of the next plane.
+//! Kernels with NEON, which every aarch64 target of the standard library has.
+//!
+//! Interleaving loads and stores do most of the work. Elements are rotated after they are split into planes: the bit
+//! that leaves a byte enters the same byte of the next plane.
 
 use std::arch::aarch64::*;
 
 /// Elements of a block: the bytes of a vector.
 const V: usize = 16;
 
-/// Splits as many whole blocks as there are; gives the number of elements done.
+/// Splits all whole blocks. Returns the number of elements done.
 #[target_feature(enable = "neon")]
 pub(super) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> usize {
     match planes {
@@ -17,7 +19,7 @@ pub(super) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> usize
     }
 }
 
-/// Merges as many whole blocks as there are; gives the number of elements done.
+/// Merges all whole blocks. Returns the number of elements done.
 #[target_feature(enable = "neon")]
 pub(super) fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> usize {
     match *planes {
@@ -43,7 +45,7 @@ fn split_blocks<const W: usize, const BLOCK: usize>(
         let x = load(block);
         for p in 0..W {
             let plane = if rotate { vsriq_n_u8::<7>(vshlq_n_u8::<1>(x[p]), x[(p + W - 1) % W]) } else { x[p] };
-            // SAFETY: the exclusive reference is valid for writes of 16 bytes; no alignment is asked for.
+            // SAFETY: the exclusive reference is valid for writes of 16 bytes; no alignment is needed.
             unsafe { vst1q_u8(planes[p][index].as_mut_ptr(), plane) };
         }
     }
@@ -63,7 +65,7 @@ fn merge_blocks<const W: usize, const BLOCK: usize>(
     let planes = planes.map(|plane| plane.as_chunks::<V>().0);
     let done = blocks.len() * V;
     for (index, block) in blocks.iter_mut().enumerate() {
-        // SAFETY: the reference is valid for reads of 16 bytes; no alignment is asked for.
+        // SAFETY: the reference is valid for reads of 16 bytes; no alignment is needed.
         let x = planes.map(|plane| unsafe { vld1q_u8(plane[index].as_ptr()) });
         let rotated = |p: usize| vsliq_n_u8::<7>(vshrq_n_u8::<1>(x[p]), x[(p + 1) % W]);
         store(block, if rotate { std::array::from_fn(rotated) } else { x });
@@ -105,7 +107,7 @@ fn store4(block: &mut [u8; 4 * V], [a, b, c, d]: [uint8x16_t; 4]) {
     unsafe { vst4q_u8(block.as_mut_ptr(), uint8x16x4_t(a, b, c, d)) }
 }
 
-/// Taking every fourth byte gives bytes p and p + 4 of the elements in turn, which are then parted.
+/// Every fourth byte gives bytes p and p + 4 of the elements in turn; they are then separated.
 #[inline]
 #[target_feature(enable = "neon")]
 fn load8(block: &[u8; 8 * V]) -> [uint8x16_t; 8] {

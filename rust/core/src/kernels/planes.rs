@@ -1,7 +1,7 @@
 //! Byte planes: the entry to the kernels, and their portable form.
 //!
-//! A kernel of a level works on whole blocks of elements and returns how many elements it has done; the portable form does
-//! the rest.
+//! The kernel of a level does whole blocks of elements and returns how many elements it has done. The portable form
+//! does the rest.
 
 use super::level::{Level, level};
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -10,12 +10,13 @@ use super::neon;
 use super::{avx2, avx512};
 use crate::error::Result;
 
-/// Splits elements into byte planes: byte p of every element, rotated left by one bit if `rotate`, goes to `planes[p]`.
+/// Splits elements into byte planes: byte p of every element goes to `planes[p]`. With `rotate`, each element is
+/// rotated left by one bit first.
 ///
-/// The number of planes, 1, 2, 4 or 8, is the width of an element.
+/// The number of planes, 1, 2, 4 or 8, is the width of an element in bytes.
 ///
 /// # Errors
-/// As [`level`].
+/// Those of [`level`].
 ///
 /// # Panics
 /// As [`split_at`].
@@ -24,10 +25,10 @@ pub(crate) fn split(src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) -> Resul
     Ok(())
 }
 
-/// Undoes [`split`].
+/// Merges byte planes into elements: the inverse of [`split`].
 ///
 /// # Errors
-/// As [`level`].
+/// Those of [`level`].
 ///
 /// # Panics
 /// As [`split_at`].
@@ -36,17 +37,18 @@ pub(crate) fn merge(planes: &[&[u8]], rotate: bool, dst: &mut [u8]) -> Result<()
     Ok(())
 }
 
-/// [`split`] with the kernels of one level.
+/// Splits elements into byte planes, with the kernels of one level: byte p of every element goes to `planes[p]`. With
+/// `rotate`, each element is rotated left by one bit first.
 ///
 /// # Panics
-/// Where the planes are not 1, 2, 4 or 8 or do not fit the elements, or the processor lacks the level.
+/// If there are not 1, 2, 4 or 8 planes, if their lengths do not fit `src`, or if the processor lacks the level.
 #[allow(unsafe_code)]
 pub fn split_at(level: Level, src: &[u8], rotate: bool, planes: &mut [&mut [u8]]) {
     assert!(planes.iter().all(|plane| plane.len() * planes.len() == src.len()), "planes fit the elements");
     assert!(level.is_available(), "{} on a processor without it", level.name());
     let done = match level {
-        // SAFETY: each arm calls functions that need nothing but the instructions of its level, which was found to be
-        // available just above.
+        // SAFETY: each arm calls functions that need only the instructions of its level. The assertion above has
+        // checked that they are available.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::split(src, rotate, planes) },
         #[cfg(target_arch = "x86_64")]
@@ -60,7 +62,7 @@ pub fn split_at(level: Level, src: &[u8], rotate: bool, planes: &mut [&mut [u8]]
     split_portable(&src[done * planes.len()..], rotate, planes, done);
 }
 
-/// [`merge`] with the kernels of one level.
+/// Merges byte planes into elements, with the kernels of one level: the inverse of [`split_at`].
 ///
 /// # Panics
 /// As [`split_at`].
@@ -69,7 +71,7 @@ pub fn merge_at(level: Level, planes: &[&[u8]], rotate: bool, dst: &mut [u8]) {
     assert!(planes.iter().all(|plane| plane.len() * planes.len() == dst.len()), "planes fit the elements");
     assert!(level.is_available(), "{} on a processor without it", level.name());
     let done = match level {
-        // SAFETY: as in `split_at`: only the instructions of a level that is available.
+        // SAFETY: as in `split_at`: each arm needs only the instructions of its level, which is available.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::merge(planes, rotate, dst) },
         #[cfg(target_arch = "x86_64")]
@@ -107,9 +109,10 @@ fn merge_portable(planes: &[&[u8]], rotate: bool, dst: &mut [u8], done: usize) {
     }
 }
 
-/// Rotating a little-endian word left gives each byte the top bit of the byte before it, the first that of the last.
+/// A little-endian word that is rotated left: each byte gets the top bit of the byte before it, and the first byte that
+/// of the last.
 fn split_words<const W: usize>(src: &[u8], rotate: bool, mut planes: [&mut [u8]; W]) {
-    // All planes have the length of the first, which the compiler can see here and nowhere else.
+    // All planes have the same length. This shows it to the compiler, which then checks no bounds.
     let count = planes[0].len();
     planes = planes.map(|plane| &mut plane[..count]);
     for (index, word) in src.as_chunks::<W>().0[..count].iter().enumerate() {

@@ -1,4 +1,5 @@
-//! From tensors and files to a state: in which order its bytes stand, where it is cut, and where they come from.
+//! From files and tensors to a state: the order of its bytes, where it is cut into chunks, and where the bytes come
+//! from.
 
 pub(crate) mod cdc;
 pub(crate) mod pieces;

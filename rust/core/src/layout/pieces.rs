@@ -1,7 +1,7 @@
-//! Pieces: in which order a state stands, and where it is cut (docs/format.md §5.2).
+//! Pieces: the order of the bytes of a state, and where they are cut (docs/format.md §5.2).
 //!
-//! Cuts never depend on the bytes of tensors, only on their names and sizes: a frozen tensor keeps its chunks whatever
-//! happens around it, and a layer that is inserted makes chunks of its own.
+//! Cuts depend on the names and sizes of tensors, never on their bytes. So a frozen tensor keeps its chunks whatever
+//! happens around it, and an inserted layer gets chunks of its own.
 
 use std::collections::HashMap;
 
@@ -13,60 +13,61 @@ use crate::format::structure::{FileEntry, Structure, TensorEntry};
 use crate::layout::cdc::{METADATA_CDC, OPAQUE_CDC};
 use crate::layout::plan::{FileSpec, TensorSpec};
 
-/// A tensor below this size shares a chunk with its neighbours.
+/// A tensor of fewer bytes shares a chunk with other small tensors.
 pub(crate) const SMALL_TENSOR: u64 = 16 << 10;
-/// A group ends behind the tensor with which it has this size.
+/// A group ends with the tensor with which it has at least this many bytes.
 pub(crate) const GROUP: u64 = 64 << 10;
-/// Bytes of a run of a large tensor.
+/// Bytes of each run of a tensor that is not small.
 pub(crate) const RUN: u64 = 1 << 20;
-/// From this size on a tensor is cut into longer runs.
+/// A tensor of this many bytes or more is cut into longer runs.
 pub(crate) const HUGE_TENSOR: u64 = 1 << 30;
-/// Bytes of a run of a huge tensor.
+/// Bytes of each run of such a tensor.
 pub(crate) const HUGE_RUN: u64 = 4 << 20;
 
-/// Which tensor: `file` counts the files, and the tensors without file as one more.
+/// Identifies a tensor. The tensors that are in no file count as those of one more file, after the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorAt {
     /// Index of the file.
     pub(crate) file: usize,
-    /// Index in the file's tensors.
+    /// Index in the tensors of the file.
     pub(crate) tensor: usize,
 }
 
-/// One or more whole tensors, or a run of one, that make a chunk.
+/// A part of a state: a run of a tensor or a group of small tensors, each of which becomes one chunk, or the literals
+/// of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// Bytes `start..start + len` of a tensor.
     Run {
-        /// Which.
+        /// The tensor.
         at: TensorAt,
-        /// First byte.
+        /// First byte in the tensor.
         start: u64,
-        /// Bytes.
+        /// Bytes of the run.
         len: usize,
-        /// What the codec is told.
+        /// The element for the codec.
         element: Element,
     },
     /// Whole tensors, one after the other.
     Group {
-        /// Which, and the bytes of each.
+        /// The tensors, each with its bytes.
         members: Vec<(TensorAt, usize)>,
-        /// What the codec is told.
+        /// The element for the codec.
         element: Element,
     },
-    /// All literal bytes of a file; cut by content.
+    /// All literal bytes of a file. They are cut by content.
     Literals {
         /// Index of the file.
         file: usize,
-        /// Bytes.
+        /// Number of the bytes.
         len: u64,
-        /// Smallest, average and largest chunk.
+        /// Smallest, average and largest chunk in bytes.
         cdc: (usize, usize, usize),
     },
 }
 
 impl Piece {
-    /// Bytes.
+    /// Its bytes.
     pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Run { len, .. } => *len as u64,
@@ -76,26 +77,27 @@ impl Piece {
     }
 }
 
-/// A state in its order: what stands where.
+/// The layout of a state: which bytes it has, and in which order.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// What the bytes mean.
+    /// The structure of the state.
     pub(crate) structure: Structure,
-    /// Pieces in state order.
+    /// The pieces, in the order of the state.
     pub(crate) pieces: Vec<Piece>,
-    /// Where each piece begins in the state.
+    /// The first byte of each piece in the state.
     pub(crate) starts: Vec<u64>,
-    /// Bytes of the state.
+    /// Length of the state in bytes.
     pub(crate) length: u64,
-    /// Per file, the runs (file offset, bytes) outside its tensors.
+    /// For each file, the runs outside its tensors, as offset in the file and length in bytes.
     pub(crate) literals: Vec<Vec<(u64, u64)>>,
 }
 
 impl Layout {
-    /// Lays out files and the tensors that stand in none.
+    /// Lays out files, and the training tensors, which are in no file.
     ///
     /// # Errors
-    /// `InvalidInput` where names repeat, extents overlap or leave their file, a path or dtype is not allowed.
+    /// `InvalidInput` if a name repeats, if tensors overlap or leave their file, if a path or dtype is not allowed, or
+    /// if a limit of docs/format.md §10 is exceeded.
     pub fn new(files: &[FileSpec], training: &[TensorSpec]) -> Result<Self> {
         let total = training.len() + files.iter().map(|f| f.tensors.len()).sum::<usize>();
         if total > MAX_TENSORS {
@@ -147,7 +149,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Pushes the pieces of tensors; gives their entries, in the order of `tensors`.
+    /// Adds the pieces of tensors. Returns their entries, in the order of `tensors`.
     fn add_tensors(&mut self, file: usize, tensors: &[TensorSpec]) -> Result<Vec<TensorEntry>> {
         let mut entries = Vec::with_capacity(tensors.len());
         let mut names = std::collections::HashSet::new();
@@ -196,15 +198,16 @@ impl Layout {
     }
 }
 
-/// Groups of small tensors as (index, bytes), under the index of the first small tensor of their family.
+/// Groups of small tensors, each tensor as its index and its bytes. The key is the index of the first tensor of the
+/// family.
 type Groups = HashMap<usize, Vec<Vec<(usize, u64)>>>;
 
-/// Small tensors of one folder, dtype and role.
+/// The small tensors of one folder, dtype and role.
 #[derive(Default)]
 struct Family {
     first: usize,
     groups: Vec<Vec<(usize, u64)>>,
-    /// Bytes of the last group; 0 once it has ended.
+    /// Bytes of the last group; 0 after it has ended.
     open: u64,
 }
 
@@ -246,7 +249,7 @@ fn complement(file: &FileSpec) -> Result<Vec<(u64, u64)>> {
         let end = offset.checked_add(bytes).filter(|&end| offset >= at && end <= file.size);
         let end = end.ok_or_else(|| {
             Error::invalid(format!(
-                "tensor {name:?} at {offset} + {bytes} overlaps another or leaves {:?} ({} bytes)",
+                "tensor {name:?} at bytes {offset} + {bytes} overlaps another, or exceeds {:?} ({} bytes)",
                 file.path, file.size
             ))
         })?;
@@ -261,7 +264,7 @@ fn complement(file: &FileSpec) -> Result<Vec<(u64, u64)>> {
     Ok(runs)
 }
 
-/// The extents of a file: its tensors and literals in file order, neighbours in the state merged.
+/// The extents of a file: its tensors and literals in file order. Extents that are adjacent in the state are merged.
 fn extents(
     file: &FileSpec,
     tensors: &[TensorEntry],
@@ -306,7 +309,7 @@ mod tests {
         FileSpec { path: "f".into(), size, tensors }
     }
 
-    /// The text of entries without the names of their fields, as it was pinned.
+    /// The debug text of entries without field names, which is what was pinned.
     fn unnamed(text: &str) -> String {
         let names = ["name: ", "dtype: ", "shape: ", "role: ", "offset: "];
         let mut parts = text.split("TensorEntry { ");
@@ -318,7 +321,7 @@ mod tests {
         })
     }
 
-    /// Moving a cut silently doubles every user's storage.
+    /// A moved cut silently doubles the storage of every user.
     #[test]
     fn cuts_are_pinned() {
         let mut tensors = vec![];

@@ -1,27 +1,27 @@
-//! The plan of a save: which bytes of a file are which tensors.
+//! The plan of a save: which bytes of a file belong to which tensor.
 
-/// A tensor to be saved.
+/// A tensor to save.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Name, unique in its file.
+    /// The name, unique in its file.
     pub name: String,
-    /// dtype (docs/format.md §5.1).
+    /// The dtype, as docs/format.md §5.1 writes it.
     pub dtype: String,
-    /// Shape.
+    /// The shape.
     pub shape: Vec<u64>,
     /// `weights`, `optimizer`, `counters` or `training`.
     pub role: String,
-    /// Where its bytes stand in the file; nothing for tensors without file or bytes.
+    /// The first byte in the file. It is ignored for a tensor that is in no file or has no bytes.
     pub offset: u64,
 }
 
-/// A file to be saved: tensors, and literal bytes between them.
+/// A file to save: tensors, and literal bytes between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSpec {
-    /// Path inside the snapshot.
+    /// The path in the snapshot, relative and `/`-separated.
     pub path: String,
-    /// Bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// Tensors, none overlapping another.
+    /// The tensors in the file. They must not overlap.
     pub tensors: Vec<TensorSpec>,
 }

@@ -1,4 +1,4 @@
-//! Where the bytes of a state come from when it is saved: files on disk, or memory.
+//! The source of the bytes of a state when it is saved: files on disk, or memory.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,23 @@ use crate::storage::{self, Identity};
 
 /// Random access to the bytes of a state, from several threads at once.
 pub trait StateSource: Sync {
-    /// Bytes `start..start + len` of a tensor; `scratch` may hold them.
+    /// Bytes `start..start + len` of a tensor. An implementation may read them into `scratch`.
+    ///
+    /// # Errors
+    /// `Io` if the bytes cannot be read, `InvalidInput` if their file has changed.
     fn tensor<'a>(&'a self, at: TensorAt, start: u64, len: usize, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]>;
 
-    /// Fills `buffer` with the bytes of a file that stand at `offset` of the file, outside its tensors. `literal` is how
-    /// many literal bytes of the file stand before.
+    /// Fills `buffer` with literal bytes of a file, from byte `offset` of the file on. `literal` is the number of
+    /// literal bytes before them.
+    ///
+    /// # Errors
+    /// Those of [`StateSource::tensor`].
     fn literal(&self, file: usize, offset: u64, literal: u64, buffer: &mut [u8]) -> Result<()>;
 
-    /// Called when all has been read: was it one state?
+    /// Called after everything was read: checks that all bytes belong to one state.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the source has changed since it was opened.
     fn finish(&self) -> Result<()> {
         Ok(())
     }
@@ -35,9 +44,13 @@ pub struct FileSource<'a> {
 
 impl<'a> FileSource<'a> {
     /// Opens the file of each spec.
+    ///
+    /// # Errors
+    /// `NotFound` or `Io` if a file cannot be opened, `InvalidInput` if it has not the size of its spec, or if there
+    /// are not as many paths as specs.
     pub fn open(specs: &'a [FileSpec], paths: Vec<PathBuf>) -> Result<Self> {
         if paths.len() != specs.len() {
-            return Err(Error::invalid(format!("{} files for {} file plans", paths.len(), specs.len())));
+            return Err(Error::invalid(format!("{} paths for {} file plans", paths.len(), specs.len())));
         }
         let open = OpenFiles::default();
         let look = |(index, path): (usize, PathBuf)| {
@@ -51,7 +64,7 @@ impl<'a> FileSource<'a> {
         Ok(source)
     }
 
-    /// A file, opened anew if it had to be closed; then it must be the one that it was.
+    /// A file. If it was closed to save descriptors, it is opened again, and must still be the same file.
     fn file(&self, index: usize) -> Result<Arc<File>> {
         let (path, identity) = &self.files[index];
         self.open.get(index, || {
@@ -100,14 +113,17 @@ impl StateSource for FileSource<'_> {
 /// Tensors and literals in memory, in the order of the specs.
 #[derive(Debug)]
 pub struct MemorySource<'a> {
-    /// Per file, and at last for the tensors without file, the bytes of each tensor.
+    /// The bytes of each tensor: a list for each file, and a last one for the training tensors.
     pub tensors: Vec<Vec<&'a [u8]>>,
-    /// Per file the bytes outside its tensors, in file order.
+    /// For each file, the literal bytes, in file order.
     pub literals: Vec<&'a [u8]>,
 }
 
 impl<'a> MemorySource<'a> {
     /// Checks that every buffer has the length that the layout needs.
+    ///
+    /// # Errors
+    /// `InvalidInput` if one has not, or if a buffer is missing.
     pub fn check(&self, layout: &Layout) -> Result<()> {
         let s = &layout.structure;
         let wanted = s.files.iter().map(|f| &f.tensors).chain([&s.training]);
@@ -156,7 +172,7 @@ impl StateSource for MemorySource<'_> {
     }
 }
 
-/// Fills `buffer` with literal bytes of a file from `position`, counted in literal bytes.
+/// Fills `buffer` with literal bytes of a file. `position` is the number of literal bytes before them.
 pub(crate) fn read_literals(
     source: &dyn StateSource,
     layout: &Layout,
@@ -182,7 +198,7 @@ pub(crate) fn read_literals(
     Ok(())
 }
 
-/// The bytes of a run or group; `scratch` and `joined` may hold them.
+/// The bytes of a run or a group. They may be read into `scratch` or `joined`.
 pub(crate) fn read_piece<'a>(
     source: &'a dyn StateSource,
     piece: &Piece,

@@ -1,4 +1,4 @@
-//! The aliases that users give to snapshots: a small file for each.
+//! User aliases of snapshots: one small file for each alias.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::repository::session::Session;
 use crate::repository::small_file;
 use crate::storage;
 
-/// The files of the aliases.
+/// The alias files of a repository.
 #[derive(Debug)]
 pub(crate) struct Aliases {
     paths: Paths,
@@ -24,7 +24,7 @@ impl Aliases {
         Self { paths }
     }
 
-    /// The id of the snapshot that an alias of a series names.
+    /// The id of the snapshot that an alias of a series names; `None` if there is no such alias.
     pub(super) fn find(&self, series: &str, alias: &str) -> Result<Option<String>> {
         Ok(self.read(&self.paths.alias(series, alias))?.map(|(_, id)| id))
     }
@@ -39,13 +39,13 @@ impl Aliases {
         let (series, alias, snapshot) = (field("series")?, field("alias")?, field("snapshot")?);
         if self.paths.alias(&series, &alias).file_name() != path.file_name() {
             return Err(Error::corrupt(format!(
-                "{what} is damaged: it holds the alias {alias:?} of {series:?}, its name is that of another"
+                "{what} is damaged: it holds the alias {alias:?} of {series:?}, which belongs under another name"
             )));
         }
         Ok(Some((alias, snapshot)))
     }
 
-    /// Each alias with the id of the snapshot that it names.
+    /// Every alias, with the id of the snapshot that it names.
     pub(super) fn all(&self) -> Result<Vec<(String, String)>> {
         let mut aliases = vec![];
         for path in small_files(&self.paths.aliases())? {
@@ -55,14 +55,14 @@ impl Aliases {
         Ok(aliases)
     }
 
-    /// Ids of the snapshots that aliases name, as far as these can be read.
+    /// The ids of the snapshots that aliases name. Aliases that cannot be read are left out.
     pub(super) fn readable_targets(&self) -> Result<HashSet<String>> {
         let bodies =
             small_files(&self.paths.aliases())?.into_iter().filter_map(|p| small_file::read(&p, "alias").ok()?);
         Ok(bodies.filter_map(|body| Some(body.get("snapshot")?.as_str()?.to_owned())).collect())
     }
 
-    /// Lets an alias name a snapshot of its series; it moves if it exists.
+    /// Makes an alias name this snapshot. An alias that exists is moved.
     pub(super) fn set(&self, snapshot: &Snapshot, alias: &str, session: &Session) -> Result<()> {
         let fields = [("series", snapshot.body.series.as_str()), ("alias", alias), ("snapshot", snapshot.id.as_str())];
         let bytes = envelope::seal("alias", &envelope::body(fields.map(|(k, v)| (k, v.into()))))?;
@@ -78,13 +78,25 @@ impl Aliases {
         Ok(there)
     }
 
-    /// Flushes the names of the aliases that are seen.
+    /// Flushes the folder of the aliases, so that those which are visible survive a crash.
     pub(super) fn sync(&self) -> Result<()> {
         storage::sync_dir_if_any(&self.paths.aliases())
     }
 }
 
-/// Refuses a name that no user alias may have.
+/// Checks the name of a user alias: 1 to 128 bytes, without `/`, `:`, `@` and control characters, and not `latest`.
+///
+/// # Errors
+/// `InvalidInput` for any other name.
+///
+/// # Examples
+/// ```
+/// use lamina_core::check_alias;
+///
+/// assert!(check_alias("release").is_ok());
+/// assert!(check_alias("a/b").is_err());
+/// assert!(check_alias("latest").is_err());
+/// ```
 pub fn check_alias(alias: &str) -> Result<()> {
     if alias.is_empty() || alias.len() > 128 || alias.chars().any(|c| matches!(c, '/' | ':' | '@') || c.is_control()) {
         return Err(Error::invalid(format!(

@@ -1,4 +1,4 @@
-//! Condemned packs: those that a prune will delete once the saves that may know them have ended (docs/format.md §9).
+//! Condemned packs: packs that a prune will delete after all saves that may use them have ended (docs/format.md §9).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,10 +11,10 @@ use crate::repository::paths::Paths;
 use crate::repository::small_file;
 use crate::storage;
 
-/// The list of condemned packs, each with the sessions that may know it; `None` until a prune has looked for them.
+/// The condemned packs, each with the sessions that may use it; `None` until a prune has listed them.
 pub(super) type List = BTreeMap<PackName, Option<Vec<String>>>;
 
-/// The file that holds it. Only the holder of the prune lock writes it.
+/// The file of condemned packs. Only the holder of the prune lock writes it.
 #[derive(Debug)]
 pub(crate) struct Condemned {
     paths: Paths,
@@ -38,7 +38,7 @@ impl Condemned {
             .map(Some)
     }
 
-    /// The condemned packs; `None` if the list cannot be read: then no pack may be deduplicated against.
+    /// The names of the condemned packs; `None` if the file is damaged. Then a save must not use any known pack.
     pub(crate) fn for_save(&self) -> Result<Option<HashSet<PackName>>> {
         match self.read() {
             Ok(list) => Ok(Some(list.unwrap_or_default().into_keys().collect())),
@@ -56,12 +56,12 @@ impl Condemned {
         )
     }
 
-    /// Nothing is condemned any more.
+    /// Deletes the file: no pack is condemned any more.
     pub(super) fn clear(&self) -> Result<()> {
         storage::remove_file(&self.paths.condemned())
     }
 
-    /// Removes what a killed prune has left.
+    /// Deletes the temporary file of a prune that was killed.
     pub(super) fn sweep(&self) -> Result<()> {
         storage::remove_file(&self.paths.condemned_temp())
     }

@@ -1,4 +1,4 @@
-//! Copies: other repositories and artifact directories that may hold what a repository has lost.
+//! Sources of a repair: other repositories, and artifact directories, which may hold what a repository has lost.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::repository::parts::Parts;
 use crate::repository::paths::{Paths, small_files, snapshot_number};
 use crate::storage;
 
-/// A folder that may hold what the repository has lost: another repository, or an artifact directory.
+/// A source: another repository, or an artifact directory.
 pub(crate) struct Source {
     pub(crate) paths: Paths,
     id: Option<String>,
@@ -22,7 +22,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Reads what can be read; a source may be damaged too.
+    /// Opens a source. What is damaged in it is left out.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         let paths = Paths::new(folder);
         let mut placement = Placement::default();
@@ -38,7 +38,7 @@ impl Source {
         Ok(Self { paths, id, chunks })
     }
 
-    /// The bytes of the snapshot file with this digest.
+    /// The bytes of the snapshot file with this digest; `None` if the source has no such file.
     fn snapshot(&self, digest: Digest) -> Result<Option<Vec<u8>>> {
         let mut paths = vec![self.paths.artifact()];
         paths.extend(small_files(&self.paths.snapshots())?);
@@ -46,16 +46,17 @@ impl Source {
         Ok(paths.iter().filter_map(|path| storage::read_small(path, MAX_JSON).ok()).find(is_it))
     }
 
-    /// The bytes of the snapshot file of this number, if this is a copy of the repository `id` and the damaged file still
-    /// names the session that wrote it. A copy may have gone its own way, and call another state by the same number.
+    /// The bytes of the snapshot file of this number, if this source is a copy of the repository `id`, and the damaged
+    /// file still contains the session that wrote it. Without the session it may be another snapshot: a copy that was
+    /// saved to uses the same numbers.
     fn counterpart(&self, damaged: &[u8], number: u64, id: &str) -> Option<Vec<u8>> {
         let bytes = storage::read_small(&self.paths.snapshot(number), MAX_JSON).ok()?;
         let found = Snapshot::parse(&bytes, number, "").ok()?;
         (self.is_copy_of(id) && occurs(&found.body.session, damaged)).then_some(bytes)
     }
 
-    /// The bytes of an alias file, if this is a copy of the repository `id` and the damaged file still has the digest of
-    /// these, or the id of the snapshot that they name.
+    /// The bytes of an alias file, if this source is a copy of the repository `id`, and the damaged file still contains
+    /// their digest or the id of their snapshot.
     pub(super) fn alias(&self, path: &Path, damaged: &[u8], id: &str) -> Option<Vec<u8>> {
         let bytes = storage::read_small(path, MAX_JSON).ok()?;
         let (digest, body) = envelope::unseal(&bytes, "alias", "").ok()?;
@@ -63,12 +64,12 @@ impl Source {
         (self.is_copy_of(id) && same).then_some(bytes)
     }
 
-    /// Whether this is a copy of the repository with this id.
+    /// Whether this source is a copy of the repository with this id.
     pub(super) fn is_copy_of(&self, id: &str) -> bool {
         self.id.as_deref() == Some(id)
     }
 
-    /// The file of the snapshot with this id: its bytes and its number.
+    /// The file of the snapshot with this id: its bytes, and its number.
     pub(super) fn file_of(&self, id: &str) -> Option<(Vec<u8>, u64)> {
         let names = storage::list(&self.paths.snapshots()).ok()?;
         names.iter().filter_map(|name| snapshot_number(name)).find_map(|number| {
@@ -79,8 +80,8 @@ impl Source {
     }
 }
 
-/// The bytes of the snapshot file of which these are left: what has its digest, in whichever source, before what only its
-/// session speaks for.
+/// Finds the bytes of a damaged snapshot file in the sources. A file with the digest that is left in the damaged one
+/// comes first, then one that [`Source::counterpart`] accepts.
 pub(super) fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id: &str) -> Result<Option<Vec<u8>>> {
     if let Some(digest) = digest_in(damaged) {
         for source in sources {
@@ -92,25 +93,25 @@ pub(super) fn find_snapshot(sources: &[Source], damaged: &[u8], number: u64, id:
     Ok(sources.iter().find_map(|source| source.counterpart(damaged, number, id)))
 }
 
-/// Whether a word stands in what is left of a file.
+/// Whether a damaged file still contains this word.
 pub(super) fn occurs(word: &str, bytes: &[u8]) -> bool {
     !word.is_empty() && bytes.windows(word.len()).any(|part| part == word.as_bytes())
 }
 
-/// The digest that stands in the first line of a snapshot file, which may be damaged behind it.
+/// The digest in the first line of a file that may be damaged elsewhere.
 pub(super) fn digest_in(bytes: &[u8]) -> Option<Digest> {
     let mark = b"\"blake3\":\"";
     let at = bytes.windows(mark.len()).position(|w| w == mark)? + mark.len();
     Digest::from_hex(std::str::from_utf8(bytes.get(at..at + 64)?).ok()?)
 }
 
-/// Copies a pack if it is whole; false if it is not.
+/// Copies a pack, and returns whether the copy has the right digest.
 pub(super) fn copy_pack(from: &Path, to: &Path, name: PackName) -> Result<bool> {
     storage::remove_file(to)?;
     Ok(copy(from, to)? == name)
 }
 
-/// Copies a file to a free name, flushed; gives the digest of its bytes.
+/// Copies a file to a name that is free, and flushes the copy. Returns the digest of its bytes.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<Digest> {
     let source = storage::open(from)?;
     let length = storage::length(&source, from)?;

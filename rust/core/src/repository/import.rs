@@ -1,5 +1,5 @@
-//! Import: the very snapshot that an artifact directory holds, under the same id (docs/format.md §8). The directory is
-//! hostile until every chunk that is taken from it has been read.
+//! Import: brings the snapshot of an artifact directory into a repository, under the same id (docs/format.md §8). The
+//! directory is not trusted: every chunk that is taken from it is verified.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,14 @@ use crate::restore::reader::Reader;
 use crate::storage;
 use crate::task::Task;
 
-/// What came of an import.
+/// The result of an import.
 #[derive(Debug, Clone)]
 pub struct Imported {
-    /// The snapshot as it stands in the repository.
+    /// The snapshot in the repository.
     pub snapshot: Arc<Snapshot>,
-    /// False where it was there already, and nothing was changed.
+    /// `false` if the repository had the snapshot already; then nothing was changed.
     pub new: bool,
-    /// Bytes that the repository has grown by.
+    /// Bytes by which the packs of the repository have grown.
     pub bytes: u64,
 }
 
@@ -42,11 +42,7 @@ struct Import<'a> {
     task: &'a Task<'a>,
 }
 
-/// Brings the snapshot of an artifact directory in: its packs under their names, its file byte for byte under the next
-/// number. With another `series` the file is written anew with that name, and has the id that follows from it.
-///
-/// # Errors
-/// `Corrupt` where anything of it is not what its name says; then there is no snapshot.
+/// Imports the snapshot of an artifact directory; see [`crate::Repository::import`].
 pub(super) fn import(parts: &Parts, folder: &Path, series: Option<&str>, task: &Task<'_>) -> Result<Imported> {
     let (bytes, snapshot) = file_of(folder, series)?;
     if let Some(there) = parts.snapshots.readable()?.into_iter().find(|s| s.id == snapshot.id) {
@@ -65,7 +61,7 @@ pub(super) fn import(parts: &Parts, folder: &Path, series: Option<&str>, task: &
     Ok(Imported { snapshot, new: true, bytes: copied + rescued })
 }
 
-/// The bytes of the snapshot file that is to be committed.
+/// The bytes of the snapshot file to commit, and the snapshot in it.
 fn file_of(folder: &Path, series: Option<&str>) -> Result<(Vec<u8>, Snapshot)> {
     let path = Paths::new(folder).artifact();
     let what = path.display().to_string();
@@ -80,14 +76,15 @@ fn file_of(folder: &Path, series: Option<&str>) -> Result<(Vec<u8>, Snapshot)> {
     };
     let snapshot = Snapshot::parse(&bytes, 0, &what)?;
     if snapshot.body.series.is_empty() {
-        return Err(Error::invalid(format!("{what} names no series; say which one it is to belong to")));
+        return Err(Error::invalid(format!("{what} names no series; pass the name of a series")));
     }
     Ok((bytes, snapshot))
 }
 
 impl Import<'_> {
-    /// Copies the packs that the repository lacks, each chunk verified. One with deltas whose base is nowhere is left out:
-    /// nobody can tell whether they lie, and a later save would build on them. Gives the new packs, and their bytes.
+    /// Copies the packs that the repository lacks, and verifies each chunk. A pack with a delta whose base is missing
+    /// is left out: the delta cannot be verified, and a later save could use it. Returns the new packs, and their
+    /// bytes.
     fn bring_packs(&self, serving: &HashSet<PackName>) -> Result<(HashSet<PackName>, u64)> {
         let known = self.parts.packs.refresh()?;
         let lacking = |name: &&PackName| known.pack(name).is_none() && !self.saving.condemned.contains(name);
@@ -124,7 +121,7 @@ impl Import<'_> {
         Ok((new, bytes))
     }
 
-    /// Copies a pack first and looks at the copy, which nobody else can change; false where a delta in it cannot be decoded.
+    /// Copies a pack and verifies the copy, which nobody else can change. `false` if a delta in it cannot be decoded.
     fn copy_verified(
         &self,
         name: &PackName,
@@ -135,7 +132,7 @@ impl Import<'_> {
         let from = self.source.chunks.path(name);
         let lies = || format!("pack {} cannot be imported", from.display());
         if copy(&from, temp)? != *name {
-            return Err(Error::corrupt("its digest is not its name").context(lies()));
+            return Err(Error::corrupt("its digest does not match its name").context(lies()));
         }
         let vouched = AtomicBool::new(true);
         let delta = |entry: &_, raw: &mut _| {
@@ -152,7 +149,7 @@ impl Import<'_> {
         }
     }
 
-    /// Stores the chunks that no trusted pack holds in packs of the import's own.
+    /// Stores the chunks that no pack of the repository holds in new packs. Returns the bytes of these packs.
     fn bring_chunks(&self, wanted: &HashSet<ChunkId>) -> Result<u64> {
         let known = self.parts.packs.refresh()?;
         let condemned = &self.saving.condemned;
@@ -171,7 +168,7 @@ impl Import<'_> {
         rescue.finish()
     }
 
-    /// Reads the chunks that the repository had before: a snapshot is not built on damage.
+    /// Verifies the chunks that the repository had before, so that no snapshot is committed on damaged data.
     fn check(&self, wanted: &HashSet<ChunkId>, verified: &HashSet<PackName>) -> Result<()> {
         let known = self.parts.packs.chunks()?;
         let mut wanted = wanted.iter();

@@ -1,4 +1,4 @@
-//! Losses: which snapshots, files and tensors need chunks that stand whole nowhere.
+//! Losses: which snapshots, files and tensors need chunks that no pack holds undamaged.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,29 +14,29 @@ use crate::format::snapshot::Snapshot;
 use crate::format::structure::{Structure, holders};
 use crate::format::tree::ChunkRef;
 
-/// What a snapshot has lost.
+/// What is lost of a snapshot.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct Lost {
-    /// Its number.
+    /// The number of the snapshot.
     pub snapshot: u64,
-    /// Its id, series and epoch, as far as its file can be read.
+    /// The id of the snapshot; `None` if its file cannot be read.
     pub id: Option<String>,
-    /// Name of its series.
+    /// The name of its series; `None` if its file cannot be read.
     pub series: Option<String>,
-    /// 0-based epoch.
+    /// Its epoch, counted from 0; `None` if it has none, or its file cannot be read.
     pub epoch: Option<i64>,
-    /// Nothing of it can be read: its file, its structure or its content tree is lost.
+    /// Whether nothing of it can be read, because its file, its structure or its content tree is lost.
     pub everything: bool,
-    /// Paths of the files that have lost bytes.
+    /// The paths of the files that have lost bytes.
     pub files: Vec<String>,
-    /// Tensors that have lost bytes: (file, name); no file for the training state.
+    /// The tensors that have lost bytes, each with its file and its name. Training tensors have no file.
     pub tensors: Vec<(Option<String>, String)>,
 }
 
-/// Looks for a chunk in other copies, and keeps it if it finds it.
+/// Looks for a chunk in other copies, and stores it in the repository if it is found.
 pub(crate) type Elsewhere<'a> = dyn FnMut(&ChunkId) -> Result<Option<Vec<u8>>> + 'a;
 
-/// Whether chunks are there, and the way to them: in packs, else elsewhere.
+/// A search for chunks: in packs, else in other copies.
 pub(crate) struct Search<'a> {
     chunks: &'a Chunks,
     damaged: &'a HashSet<(PackName, ChunkId)>,
@@ -47,7 +47,7 @@ pub(crate) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Among `chunks`, but for the places that are known to be damaged.
+    /// Searches `chunks`, except for the places that are known to be damaged.
     pub(crate) fn new(
         chunks: &'a Chunks,
         damaged: &'a HashSet<(PackName, ChunkId)>,
@@ -61,12 +61,12 @@ impl<'a> Search<'a> {
         self.chunks.placement().places(id).filter(|p| !self.damaged.contains(&(p.pack.name, p.entry.id))).collect()
     }
 
-    /// Whether the chunk is there, or has been found elsewhere now.
+    /// Whether the chunk is in a pack, or was found elsewhere.
     fn has(&mut self, id: &ChunkId) -> Result<bool> {
         if let Some(&known) = self.known.get(id) {
             return Ok(known);
         }
-        self.known.insert(*id, false); // ends a ring of bases, which no writer makes
+        self.known.insert(*id, false); // breaks cycles of bases in hostile input
         let mut there = false;
         for place in self.places(id) {
             there = there
@@ -80,7 +80,7 @@ impl<'a> Search<'a> {
         Ok(there)
     }
 
-    /// The bytes of a node or of a part of the structure.
+    /// The bytes of a node, or of a part of a structure; `None` if they are lost.
     fn metadata(&mut self, chunk: &ChunkRef) -> Result<Option<Arc<Vec<u8>>>> {
         if let Some(bytes) = self.nodes.get(&chunk.id) {
             return Ok(Some(Arc::clone(bytes)));
@@ -107,7 +107,7 @@ impl<'a> Search<'a> {
         Ok(bytes)
     }
 
-    /// The parts of the state that are lost; `None` where not even that can be told.
+    /// The parts of the state that are lost; `None` if the content tree itself is lost.
     fn missing(&mut self, snapshot: &Snapshot) -> Result<Option<Vec<(u64, u64)>>> {
         let mut refused = None;
         let content = walk(&snapshot.body.state, |node| {
@@ -146,7 +146,7 @@ impl<'a> Search<'a> {
         Ok(Structure::parse(&bytes, snapshot.body.state.length).ok())
     }
 
-    /// What a snapshot has lost, if it is not whole.
+    /// What is lost of a snapshot; `None` if nothing is.
     pub(crate) fn lost(&mut self, snapshot: &Snapshot) -> Result<Option<Lost>> {
         let structure = self.structure(snapshot)?;
         let missing = self.missing(snapshot)?;

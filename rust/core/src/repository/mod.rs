@@ -1,4 +1,4 @@
-//! A repository: packs, snapshots, aliases, and the rules by which they change (docs/format.md §§3, 8, 9).
+//! Repositories: packs, snapshots, aliases, and the rules by which they change (docs/format.md §§3, 8, 9).
 
 mod aliases;
 mod condemned;
@@ -43,100 +43,174 @@ use crate::repository::verify::Report;
 use crate::restore::reader::Reader;
 use crate::task::Task;
 
-/// An open repository. Safe to use from several threads; other processes may use the same folder at once.
+/// An open repository.
+///
+/// Several threads may use it at the same time. So may several processes use the same folder.
+///
+/// # Examples
+/// ```
+/// use lamina_core::{Body, CodecChoice, Layout, MemorySource, Repository, Task, TensorSpec, Want};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// let repository = Repository::open_or_create(folder, "2026-01-01T00:00:00Z")?;
+///
+/// // One training tensor of two float32 numbers, and no files.
+/// let seed = TensorSpec {
+///     name: "seed".into(),
+///     dtype: "<f4".into(),
+///     shape: vec![2],
+///     role: "training".into(),
+///     offset: 0,
+/// };
+/// let layout = Layout::new(&[], &[seed])?;
+/// let source = MemorySource { tensors: vec![vec![&[1, 2, 3, 4, 5, 6, 7, 8]]], literals: vec![] };
+/// source.check(&layout)?;
+/// let fields = r#"{"created_at": "2026-01-01T00:00:00Z", "series": "main", "kind": "files"}"#;
+/// let body: Body = serde_json::from_str(fields).unwrap();
+/// let snapshot = repository.save(body, &layout, &source, CodecChoice::Auto, &Task::new(1)?)?;
+///
+/// let mut bytes = [0; 8];
+/// repository.reader(&snapshot)?.read(vec![Want { offset: 0, to: &mut bytes }], &Task::new(1)?)?;
+/// assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8]);
+/// # Ok::<(), lamina_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Repository {
     parts: Parts,
 }
 
 impl Repository {
-    /// Opens a repository.
+    /// Opens the repository in the folder `root`.
     ///
     /// # Errors
-    /// `NotFound` where there is none, `Corrupt` or `Unsupported` where its config is.
+    /// `NotFound` if there is none, `Corrupt` if its `config.json` is damaged, `Unsupported` if a newer lamina wrote
+    /// it.
     pub fn open(root: &Path) -> Result<Self> {
         Ok(Self { parts: Parts::open(root)? })
     }
 
-    /// Opens a repository, and makes it first where there is none; the folder may exist if it is empty of other things.
+    /// Opens the repository in the folder `root`, or creates it if there is none. `created_at` is the time that a new
+    /// `config.json` records.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the folder has other files, `Io` if it cannot be written, else those of [`Repository::open`].
     pub fn open_or_create(root: &Path, created_at: &str) -> Result<Self> {
         Ok(Self { parts: Parts::open_or_create(root, created_at)? })
     }
 
-    /// Brings back the `config.json` of the repository in `root` if it is damaged or missing: from a copy among `sources`
-    /// that can still be told, else a new one, with another id, by which older copies are not known any more.
+    /// Restores a `config.json` that is damaged or missing. It is copied from the source whose id is still in the
+    /// damaged file. If there is no such source, it is new and has another id; older copies are then not recognized as
+    /// copies any more.
     ///
     /// # Errors
-    /// `NotFound` where nothing speaks for a repository, `Io` where a prune is running.
+    /// `NotFound` if the folder is not a repository at all, `Busy` if a prune is running, `Unsupported` if file locks
+    /// do not work there, `Io` if a file cannot be read or written.
     pub fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str, task: &Task<'_>) -> Result<Repaired> {
         repair::restore_config(root, sources, created_at, task)
     }
 
-    /// Its folder.
+    /// The folder of the repository.
     pub fn root(&self) -> &Path {
         self.parts.root()
     }
 
-    /// Its random id.
+    /// The id of the repository: random hex digits in its `config.json`.
     pub fn id(&self) -> &str {
         self.parts.id()
     }
 
-    /// All snapshots by number.
+    /// All snapshots, sorted by number.
     ///
     /// # Errors
-    /// `Corrupt` where one is damaged.
+    /// `Corrupt` if one is damaged, `Unsupported` if a newer lamina wrote one, `Io` if one cannot be read.
     pub fn snapshots(&self) -> Result<Vec<Arc<Snapshot>>> {
         self.parts.snapshots.all()
     }
 
-    /// The bytes of a snapshot file, for an artifact.
+    /// The bytes of the snapshot file with this number.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `Corrupt` if it is longer than 64 MiB, `Io` if it cannot be read.
     pub fn snapshot_bytes(&self, number: u64) -> Result<Vec<u8>> {
         self.parts.snapshots.bytes(number)
     }
 
-    /// The snapshot that a user means: a user alias, `latest`, `best`, `epoch_N`, `epoch_N_batch_B`, a number, or the first 6
-    /// or more digits of an id.
+    /// The snapshot that a reference names: a user alias, `latest`, `best`, `epoch_N`, `epoch_N_batch_B`, a number, or
+    /// the first 6 or more digits of an id.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such snapshot or series. `InvalidInput` if the repository has several series, and
+    /// neither `series` nor the reference says which. `Corrupt` if a damaged file may be the one that is meant.
     pub fn resolve(&self, series: Option<&str>, reference: &str) -> Result<Arc<Snapshot>> {
         names::resolve(&self.parts, series, reference)
     }
 
-    /// Number → the aliases of each snapshot: computed ones first, then the user's.
+    /// The aliases of each snapshot, by its number: first the computed ones, then those of the user.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported` or `Io` if a snapshot file or an alias file cannot be read.
     pub fn aliases(&self) -> Result<HashMap<u64, Vec<String>>> {
         names::aliases(&self.parts)
     }
 
-    /// Lets a user alias name a snapshot of its series; it moves if it exists.
+    /// Makes a user alias name this snapshot, in the series of the snapshot. An alias that exists is moved.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that [`check_alias`] refuses, `NotFound` if a prune has deleted the snapshot, `Busy`
+    /// if a prune holds its lock for more than 10 s, `Io` if the alias cannot be written.
     pub fn set_alias(&self, snapshot: &Snapshot, alias: &str) -> Result<()> {
         names::set_alias(&self.parts, snapshot, alias)
     }
 
-    /// Deletes a user alias; `false` if there was none.
+    /// Deletes a user alias. `false` if there was none.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be deleted.
     pub fn remove_alias(&self, series: &str, alias: &str) -> Result<bool> {
         self.parts.aliases.remove(series, alias)
     }
 
-    /// Reads the footers of packs that have come, forgets packs that have gone.
+    /// Reads the footers of new packs, and forgets packs that are gone. Returns what is known then. A damaged pack is
+    /// left out.
+    ///
+    /// # Errors
+    /// `Io` if the folder or a pack cannot be read.
     pub fn refresh(&self) -> Result<Arc<Placement>> {
         self.parts.packs.refresh()
     }
 
-    /// A reader of one snapshot.
+    /// A reader of a snapshot. It may be opened even if some chunks are lost: what does not need them can be read.
+    ///
+    /// # Errors
+    /// `NotFound` if the snapshot is gone, `Corrupt` if its structure or its content tree is damaged or lost.
     pub fn reader(&self, snapshot: &Snapshot) -> Result<Reader> {
         serving::reader(&self.parts, snapshot)
     }
 
-    /// The packs that serve a snapshot, by name: each with its length.
+    /// The packs that a reader of this snapshot needs, sorted by name, each with its length in bytes.
+    ///
+    /// # Errors
+    /// `NotFound` if the snapshot is gone, `Corrupt` if a chunk of it is lost.
     pub fn packs_of(&self, snapshot: &Snapshot) -> Result<Vec<(PackName, u64)>> {
         serving::packs_of(&self.parts, snapshot)
     }
 
-    /// The bytes of `lamina.placement` for a snapshot.
+    /// The bytes of `lamina.placement` for a snapshot (docs/format.md §6.4).
+    ///
+    /// # Errors
+    /// Those of [`Repository::packs_of`].
     pub fn placement_bytes(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
         serving::placement_bytes(&self.parts, snapshot)
     }
 
-    /// Saves a state and commits a snapshot of it with the fields of `body`; its state, session and figures are filled in here.
+    /// Saves a state and commits a snapshot of it. `body` has the fields that the caller knows; the state, the session
+    /// and the numbers of bytes are filled in here. Chunks that the repository has are not stored again.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `body` names no series, if the source changed while it was read, or if a limit of
+    /// docs/format.md §10 is exceeded. `Io` if something cannot be read or written, or the error of an interrupt of
+    /// `task`. No snapshot is committed then.
     pub fn save(
         &self,
         body: Body,
@@ -148,17 +222,26 @@ impl Repository {
         save::save(&self.parts, body, layout, source, codec, task)
     }
 
-    /// Brings the snapshot of an artifact directory in: its packs under their names, its file byte for byte under the next
-    /// number. With another `series` the file is written anew with that name, and has the id that follows from it.
+    /// Imports the snapshot of an artifact directory (docs/format.md §8): its packs keep their names, and its file is
+    /// copied byte for byte under the next number. If `series` differs from the series in the file, the file is
+    /// rewritten with that series and gets another id.
     ///
     /// # Errors
-    /// `Corrupt` where anything of it is not what its name says; then there is no snapshot.
+    /// `NotFound` if the folder has no `lamina.json`, `Corrupt` if anything that is needed from it is damaged,
+    /// `InvalidInput` if no series is named, `Io` if something cannot be read or written. No snapshot is committed
+    /// then.
     pub fn import(&self, folder: &Path, series: Option<&str>, task: &Task<'_>) -> Result<Imported> {
         import::import(&self.parts, folder, series, task)
     }
 
-    /// Deletes the snapshots that `keep` does not hold (of `series`, or of each), then packs that nothing needs any more.
-    /// Without `keep` only the latter. A prune that is interrupted can be started again.
+    /// Deletes the snapshots that `keep` does not keep, in `series` or in every series, then the packs that are not
+    /// needed any more. Without `keep` it deletes only such packs. An interrupted prune can be started again. With
+    /// `dry_run` nothing is deleted.
+    ///
+    /// # Errors
+    /// `Busy` if another prune is running, `Unsupported` if file locks do not work there, `InvalidInput` if `keep` is
+    /// empty, `NotFound` if there is no such series. `Corrupt` if a snapshot that stays is not complete; nothing is
+    /// deleted then.
     pub fn prune(&self, keep: Option<&Keep>, series: Option<&str>, dry_run: bool, task: &Task<'_>) -> Result<Pruned> {
         prune::prune(&self.parts, keep, series, dry_run, task)
     }
@@ -166,36 +249,45 @@ impl Repository {
     /// Deletes one snapshot, then packs that nothing needs any more.
     ///
     /// # Errors
-    /// `InvalidInput` where an alias names it, or its upload is under way.
+    /// `InvalidInput` if an alias names it, or its upload is under way.
     pub fn forget(&self, number: u64, dry_run: bool, task: &Task<'_>) -> Result<Pruned> {
         prune::forget(&self.parts, number, dry_run, task)
     }
 
-    /// Verifies the structure of everything, with `full` also every byte of every pack.
+    /// Verifies all files except the contents of packs; with `full` also every byte of every pack. Nothing is changed.
     ///
     /// # Errors
-    /// Only where the operating system refuses; damage is in the report.
+    /// `Io` if something cannot be read, or the error of an interrupt of `task`. Damage is not an error: it is in the
+    /// report.
     pub fn verify(&self, full: bool, task: &Task<'_>) -> Result<Report> {
         verify::verify(&self.parts, full, task)
     }
 
-    /// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.
+    /// Like [`Repository::verify`] without `full`, and verifies a sample of the stored chunks: `share` is the expected
+    /// part, 0 to 1, and `seed` decides which chunks.
     ///
     /// # Errors
-    /// `InvalidInput` for a share outside 0..=1, else only where the operating system refuses; damage is in the report.
+    /// `InvalidInput` if `share` is not between 0 and 1, else those of [`Repository::verify`].
     pub fn verify_sample(&self, share: f64, seed: u64, task: &Task<'_>) -> Result<Report> {
         verify_sample::verify_sample(&self.parts, share, seed, task)
     }
 
-    /// Which of these packs are damaged, or of all without names: every byte of them is read.
+    /// Reads every byte of the packs `names`, or of all packs, and returns the names of those that are damaged.
+    ///
+    /// # Errors
+    /// `Io` if a pack cannot be read, or the error of an interrupt of `task`.
     pub fn damaged_packs(&self, names: Option<Vec<PackName>>, task: &Task<'_>) -> Result<Vec<PackName>> {
         repair::damaged_packs(&self.parts, names, task)
     }
 
-    /// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.
+    /// Repairs the damaged packs among `suspects`, and all other damaged files, with what `sources` hold. `sources` are
+    /// folders of repositories or artifact directories. A damaged file that no source has is moved to the folder
+    /// `quarantine`.
     ///
     /// # Errors
-    /// `Io` where a prune is running, `Unsupported` where locks do not work: nothing was changed.
+    /// `Busy` if a prune is running, `Unsupported` if file locks do not work there; nothing was changed then. `Io` if
+    /// something cannot be read or written, or the error of an interrupt of `task`; the repair can then be started
+    /// again.
     pub fn repair(&self, suspects: Vec<PackName>, sources: &[PathBuf], task: &Task<'_>) -> Result<Repaired> {
         repair::repair(&self.parts, suspects, sources, task)
     }

@@ -1,4 +1,4 @@
-//! Names of snapshots: the aliases that are computed, and those of the user.
+//! Names of snapshots: computed aliases, and user aliases.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::repository::retention::ranking;
 use crate::repository::session::{PruneLock, Session};
 use crate::storage;
 
-/// The snapshot that a user means: a user alias, `latest`, `best`, `epoch_N`, `epoch_N_batch_B`, a number, or the first 6 or more digits of an id.
+/// The snapshot that a reference names; see [`crate::Repository::resolve`].
 pub(super) fn resolve(parts: &Parts, series: Option<&str>, reference: &str) -> Result<Arc<Snapshot>> {
     let (all, damaged) = parts.snapshots.readable_and_damage()?;
     if let Some((number, damage)) = damaged {
-        // A damaged one may be what is meant, unless a number, an id, or a newer one is.
+        // The damaged snapshot may be the one that is meant, unless a number, an id, or a newer `latest` names another.
         let newest = all.last().map_or(0, |s| s.number);
         let inside: Vec<&Snapshot> = all.iter().map(|s| &**s).collect();
         if by_id(reference, &inside).is_none() && (reference != "latest" || newest < number) {
@@ -39,7 +39,7 @@ pub(super) fn resolve(parts: &Parts, series: Option<&str>, reference: &str) -> R
             Some(number) => Some(number),
             None => {
                 return Err(Error::invalid(format!(
-                    "{} holds several series; say which: DIR@SERIES:{reference} with one of {names:?}",
+                    "{} holds several series; name one: DIR@SERIES:{reference}, with one of {names:?}",
                     parts.root().display()
                 )));
             }
@@ -54,15 +54,15 @@ pub(super) fn resolve(parts: &Parts, series: Option<&str>, reference: &str) -> R
     all.iter()
         .find(|s| s.number == number)
         .cloned()
-        .ok_or_else(|| Error::not_found(format!("snapshot {number} is gone")))
+        .ok_or_else(|| Error::not_found(format!("snapshot {number} does not exist any more")))
 }
 
 fn named(parts: &Parts, series: &str, reference: &str, inside: &[&Snapshot]) -> Result<Option<u64>> {
     if let Some(id) = parts.aliases.find(series, reference)? {
         let target = inside.iter().find(|s| s.id == id);
-        return target
-            .map(|s| Some(s.number))
-            .ok_or_else(|| Error::not_found(format!("alias {reference:?} names snapshot {id}, which is gone")));
+        return target.map(|s| Some(s.number)).ok_or_else(|| {
+            Error::not_found(format!("alias {reference:?} names snapshot {id}, which does not exist any more"))
+        });
     }
     let newest = |test: &dyn Fn(&Snapshot) -> bool| inside.iter().filter(|s| test(s)).map(|s| s.number).max();
     Ok(match reference {
@@ -80,7 +80,7 @@ fn named(parts: &Parts, series: &str, reference: &str, inside: &[&Snapshot]) -> 
     })
 }
 
-/// Number → the aliases of each snapshot: computed ones first, then the user's.
+/// The aliases of each snapshot, by its number: first the computed ones, then those of the user.
 pub(super) fn aliases(parts: &Parts) -> Result<HashMap<u64, Vec<String>>> {
     let all = parts.snapshots.all()?;
     let mut out: HashMap<u64, Vec<String>> = HashMap::new();
@@ -113,12 +113,12 @@ pub(super) fn aliases(parts: &Parts) -> Result<HashMap<u64, Vec<String>>> {
     Ok(out)
 }
 
-/// Lets a user alias name a snapshot of its series; it moves if it exists.
+/// Makes a user alias name this snapshot. An alias that exists is moved.
 pub(super) fn set_alias(parts: &Parts, snapshot: &Snapshot, alias: &str) -> Result<()> {
     check_alias(alias)?;
     storage::create_dir(&parts.paths.aliases())?;
     parts.flush_names()?;
-    // A prune either sees the alias or is over: else it would delete what the alias has just come to name.
+    // No prune may run meanwhile: it would not see the alias, and could delete the snapshot.
     let _lock = PruneLock::share(parts.root())?;
     if !storage::exists(&parts.paths.snapshot(snapshot.number))? {
         return Err(Error::not_found(format!("snapshot {} is gone: a prune has deleted it", snapshot.number)));
@@ -126,7 +126,7 @@ pub(super) fn set_alias(parts: &Parts, snapshot: &Snapshot, alias: &str) -> Resu
     parts.aliases.set(snapshot, alias, &Session::begin(parts.root())?)
 }
 
-/// The best of a series: the best value among the snapshots that were the best when they were saved.
+/// The best snapshot of a series: that with the best value, of those that were the best when they were saved.
 fn best(inside: &[&Snapshot]) -> Option<u64> {
     let flagged: Vec<&Snapshot> = inside.iter().copied().filter(|s| s.body.best).collect();
     ranking(&flagged).first().map(|s| s.number).or_else(|| flagged.iter().map(|s| s.number).max())
@@ -141,6 +141,6 @@ fn by_id(reference: &str, inside: &[&Snapshot]) -> Option<u64> {
     }
     let mut matching = inside.iter().filter(|s| reference.len() >= 6 && s.id.starts_with(reference));
     let first = matching.next()?;
-    // Two imports at once may have brought the same one twice.
+    // Two imports at the same time may have committed the same snapshot twice.
     matching.all(|s| s.id == first.id).then_some(first.number)
 }

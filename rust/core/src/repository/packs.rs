@@ -1,4 +1,4 @@
-//! The packs of a repository: what has been read of their footers.
+//! The packs of a repository, and a cache of their footers.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::digest::PackName;
 use crate::repository::paths::Paths;
 
-/// What is known of the packs that are there.
+/// The packs of a repository, as far as their footers have been read.
 #[derive(Debug)]
 pub(crate) struct Packs {
     paths: Paths,
@@ -31,17 +31,17 @@ impl Packs {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what has been read: the next look is at the files.
+    /// Forgets what was read, so that the files are read again.
     pub(super) fn forget(&self) {
         *self.known() = Known::default();
     }
 
-    /// Reads the footers of packs that have come, forgets packs that have gone.
+    /// Reads the footers of new packs, and forgets packs that are gone.
     pub(crate) fn refresh(&self) -> Result<Arc<Placement>> {
         let names: HashSet<PackName> = self.paths.pack_names()?.into_iter().collect();
         let mut known = self.known();
         let gone: Vec<_> = known.placement.packs().map(|p| p.name).filter(|n| !names.contains(n)).collect();
-        // Those that were damaged are looked at again: they may have been mended.
+        // Damaged packs are read again, because they may have been repaired.
         let come: Vec<_> = names.iter().copied().filter(|n| known.placement.pack(n).is_none()).collect();
         let (mut read, mut damaged) = (vec![], BTreeMap::new());
         for name in come {
@@ -62,12 +62,12 @@ impl Packs {
         Ok(Arc::clone(&known.placement))
     }
 
-    /// The chunks that stand in packs now.
+    /// The chunks in the packs, after a refresh.
     pub(crate) fn chunks(&self) -> Result<Chunks> {
         Ok(Chunks::new(self.refresh()?, self.paths.packs()))
     }
 
-    /// Refuses where a damaged file has the name of this pack.
+    /// Refuses if the file of this pack is damaged.
     pub(crate) fn refuse_damaged(&self, name: &PackName) -> Result<()> {
         match self.known().damaged.get(name) {
             Some(damage) => Err(damage.clone().context("the repository is damaged, repair it first")),
@@ -75,7 +75,7 @@ impl Packs {
         }
     }
 
-    /// Makes an error that names a missing chunk say which pack is damaged, if one is.
+    /// Adds to an error about a missing chunk which pack is damaged, if one is.
     pub(super) fn explain(&self, error: Error) -> Error {
         match self.known().damaged.values().next() {
             Some(damage) if error.kind() == ErrorKind::Corrupt && damage.kind() == ErrorKind::Unsupported => {
@@ -86,7 +86,7 @@ impl Packs {
         }
     }
 
-    /// Adds packs that have just been written.
+    /// Adds packs that were just written.
     pub(super) fn add(&self, packs: Vec<Pack>) {
         let mut known = self.known();
         let placement = Arc::make_mut(&mut known.placement);

@@ -1,4 +1,4 @@
-//! The parts of a repository, which know nothing of each other. What is done with several of them stands in a file of its
+//! The parts of a repository. They do not depend on each other. Each operation on several of them has a file of its
 //! own: save, import, prune, verify, repair.
 
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::repository::snapshots::Snapshots;
 use crate::storage;
 use crate::storage::names::random_name;
 
-/// What a repository consists of.
+/// The parts of a repository.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) paths: Paths,
@@ -31,10 +31,7 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Opens a repository.
-    ///
-    /// # Errors
-    /// `NotFound` where there is none, `Corrupt` or `Unsupported` where its config is.
+    /// Opens a repository; see [`crate::Repository::open`].
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let body = small_file::read(&Paths::new(root).config(), "config")?.ok_or_else(|| {
             Error::not_found(format!("{} is not a lamina repository: it has no config.json", root.display()))
@@ -42,7 +39,7 @@ impl Parts {
         Ok(Self::at(root, body.get("id").and_then(Value::as_str).unwrap_or_default()))
     }
 
-    /// The repository in this folder, whatever its config says.
+    /// The repository in this folder, without reading its config.
     pub(crate) fn at(root: &Path, id: &str) -> Self {
         let paths = Paths::new(root);
         Self {
@@ -61,7 +58,7 @@ impl Parts {
         envelope::seal("config", &envelope::body([("id", random_name().into()), ("created_at", created_at.into())]))
     }
 
-    /// Opens a repository, and makes it first where there is none; the folder may exist if it is empty of other things.
+    /// Opens a repository, or creates it; see [`crate::Repository::open_or_create`].
     pub(crate) fn open_or_create(root: &Path, created_at: &str) -> Result<Self> {
         match Self::open(root) {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -72,7 +69,7 @@ impl Parts {
             .find(|n| !matches!(n.as_str(), ".gitignore" | "packs" | "snapshots" | "sessions") && !n.starts_with('.'));
         if let Some(name) = foreign {
             return Err(Error::invalid(format!(
-                "{} is no lamina repository and not empty (it holds {name:?}); give an empty or new folder",
+                "{} is not a lamina repository, and not empty (it holds {name:?}); pass an empty or a new folder",
                 root.display()
             )));
         }
@@ -85,7 +82,7 @@ impl Parts {
         if !storage::exists(&ignore)? {
             storage::write_atomic(&session.temp("gitignore"), &ignore, b"*\n")?;
         }
-        // Another process may do the same now; the one who renames last wins, and both open what then stands there.
+        // Another process may do the same now. The last rename wins, and both open that config.
         let config = paths.config();
         if !storage::exists(&config)? {
             storage::write_atomic(&session.temp("config"), &config, &Self::new_config(created_at)?)?;
@@ -93,23 +90,23 @@ impl Parts {
         Self::open(root)
     }
 
-    /// Its folder.
+    /// The folder of the repository.
     pub(crate) fn root(&self) -> &Path {
         self.paths.root()
     }
 
-    /// Its random id.
+    /// The id of the repository.
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Forgets what has been read: the next look is at the files.
+    /// Forgets what was read, so that the files are read again.
     pub(crate) fn forget(&self) {
         self.packs.forget();
         self.snapshots.forget();
     }
 
-    /// Flushes the names that everything else stands under; who made them may have been killed before it did. Once is enough.
+    /// Flushes the folder and its parent, once: the process that created them may have been killed before it did.
     pub(crate) fn settle(&self) -> Result<()> {
         if !self.settled.load(Ordering::Acquire) {
             storage::sync_dir(&storage::parent(self.root()))?;
@@ -119,7 +116,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Flushes the names of the snapshots that are seen: their saver may have been killed before it did.
+    /// Flushes the folder of snapshots: the process that saved one may have been killed before it did.
     pub(crate) fn flush_names(&self) -> Result<()> {
         self.settle()?;
         storage::sync_dir(&self.paths.snapshots())

@@ -1,4 +1,4 @@
-//! Paths: where everything of a repository stands (docs/format.md §3).
+//! The paths of a repository (docs/format.md §3).
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,12 @@ use crate::format::digest::{Digest, PackName};
 use crate::format::pack;
 use crate::storage;
 
-/// Ending of a snapshot, an alias, a journal entry.
+/// The extension of snapshots, aliases and journal entries.
 const JSON: &str = ".json";
-/// Ending of a number that is taken before its snapshot has it.
+/// The extension of a claim, which reserves a number for a snapshot.
 const CLAIM: &str = ".claim";
 
-/// The places of one repository, or of an artifact directory.
+/// The paths of a repository, or of an artifact directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     root: PathBuf,
@@ -39,7 +39,7 @@ impl Paths {
         self.packs().join(pack::file_name(name))
     }
 
-    /// Names of the packs that are there, sorted.
+    /// The names of the packs in the folder, sorted.
     pub(crate) fn pack_names(&self) -> Result<Vec<PackName>> {
         let mut names: Vec<_> = storage::list(&self.packs())?.iter().filter_map(|file| pack::name_of(file)).collect();
         names.sort();
@@ -80,7 +80,7 @@ impl Paths {
         self.root.join("condemned.json")
     }
 
-    /// Only the holder of the prune lock writes it.
+    /// The temporary name of that file. Only the holder of the prune lock writes it.
     pub(crate) fn condemned_temp(&self) -> PathBuf {
         self.root.join(".condemned.tmp")
     }
@@ -97,7 +97,7 @@ impl Paths {
         self.root.join("prune.lock")
     }
 
-    /// The small files that a repository may lack, each with its kind.
+    /// The optional small files of the repository, each with its kind.
     pub(crate) fn small_files(&self) -> Result<Vec<(&'static str, PathBuf)>> {
         let mut files = vec![("condemned", self.condemned())];
         files.extend(small_files(&self.aliases())?.into_iter().map(|path| ("alias", path)));
@@ -105,31 +105,31 @@ impl Paths {
         Ok(files)
     }
 
-    /// The same places in the quarantine, where damaged files go.
+    /// The same paths below the folder `quarantine`, to which damaged files are moved.
     pub(crate) fn quarantine(&self) -> Self {
         Self { root: self.root.join("quarantine") }
     }
 
-    /// The part of a path behind the root, as reports name it.
+    /// A path relative to the repository, `/`-separated, as reports show it.
     pub(crate) fn shown(&self, path: &Path) -> String {
         let inside = path.strip_prefix(&self.root).unwrap_or(path);
         inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
     }
 }
 
-/// The small files in a folder that are ours.
+/// The small files in a folder, without temporary ones.
 pub(crate) fn small_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut names = storage::list(folder)?;
     names.retain(|name| name.ends_with(JSON) && !name.starts_with('.'));
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// The number of a snapshot file.
+/// The number of the snapshot with this file name; `None` if it is not one.
 pub(crate) fn snapshot_number(file: &str) -> Option<u64> {
     file.strip_suffix(JSON).and_then(number)
 }
 
-/// The number of a claim.
+/// The number of the claim with this file name; `None` if it is not one.
 pub(crate) fn claim_number(file: &str) -> Option<u64> {
     file.strip_suffix(CLAIM).and_then(number)
 }

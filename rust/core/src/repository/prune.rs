@@ -1,4 +1,4 @@
-//! Prune: snapshots that no rule keeps, and packs that nothing needs any more, are deleted (docs/format.md §9).
+//! Prune: deletes snapshots that no rule keeps, and packs that are not needed any more (docs/format.md §9).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -17,21 +17,20 @@ use crate::repository::small_file;
 use crate::storage;
 use crate::task::Task;
 
-/// What prune did, or would do.
+/// What a prune deleted, or would delete.
 #[derive(Debug, Default, Clone)]
 pub struct Pruned {
-    /// Numbers of the snapshots that were deleted.
+    /// The numbers of the deleted snapshots.
     pub snapshots: Vec<u64>,
-    /// Packs that were deleted, and their bytes.
+    /// The number of deleted packs.
     pub packs: usize,
-    /// Bytes of these.
+    /// The bytes of the deleted packs.
     pub bytes: u64,
-    /// Packs that wait until the saves that are under way have ended.
+    /// The number of packs that a later prune deletes, because saves that are running may use them.
     pub waiting: usize,
 }
 
-/// Deletes the snapshots that `keep` does not hold (of `series`, or of each), then packs that nothing needs any more.
-/// Without `keep` only the latter. A prune that is interrupted can be started again.
+/// Prunes a repository; see [`crate::Repository::prune`].
 pub(super) fn prune(
     parts: &Parts,
     keep: Option<&Keep>,
@@ -77,7 +76,8 @@ fn delete(
     let _lock = PruneLock::take(parts.root())?;
     if !dry_run {
         parts.condemned.sweep()?;
-        // What is seen and was not flushed, because its writer was killed, must not come or go once things are deleted.
+        // Flush names whose writer may have been killed before it did: after the deletion they must neither appear nor
+        // vanish.
         parts.settle()?;
         parts.aliases.sync()?;
     }
@@ -85,7 +85,7 @@ fn delete(
     let doomed = choose(&all)?;
     refuse_lost(parts, &all)?;
     let stay: Vec<_> = all.iter().filter(|s| !doomed.contains(&s.number)).cloned().collect();
-    // Before anything is deleted: whatever stays must be complete, else prune would hide what was lost.
+    // Before anything is deleted: whatever stays must be complete, else the prune would hide a loss.
     let needed = needed_packs(parts, &stay, task)?;
     let mut pruned = Pruned { snapshots: doomed.iter().copied().collect(), ..Pruned::default() };
     if dry_run {
@@ -103,14 +103,14 @@ fn delete(
     Ok(pruned)
 }
 
-/// Refuses where the file of a snapshot that an alias holds is lost: its packs, from which it can be brought back with a
-/// copy of that file, would be deleted.
+/// Refuses if an alias names a snapshot whose file is lost: its packs would be deleted, but with a copy of that file
+/// the snapshot can be restored from them.
 fn refuse_lost(parts: &Parts, all: &[Arc<Snapshot>]) -> Result<()> {
     let lost = parts.aliases.all()?.into_iter().find(|(_, id)| all.iter().all(|s| s.id != *id));
     lost.map_or(Ok(()), |(alias, id)| {
         Err(Error::corrupt(format!(
             "alias {alias:?} names snapshot {id}, whose file is lost; nothing was deleted. Repair the repository from \
-             a copy first, or remove the alias to give up what it held"
+             a copy first, or remove the alias to give up the snapshot"
         )))
     })
 }
@@ -136,7 +136,7 @@ fn doomed(parts: &Parts, keep: &Keep, series: Option<&str>, all: &[Arc<Snapshot>
     Ok(doomed)
 }
 
-/// The packs that snapshots or uploads under way need.
+/// The packs that these snapshots, or uploads that are running, need.
 fn needed_packs(parts: &Parts, snapshots: &[Arc<Snapshot>], task: &Task<'_>) -> Result<HashSet<PackName>> {
     let chunks = parts.packs.chunks()?;
     let mut nodes = Nodes::new();
@@ -153,7 +153,7 @@ fn needed_packs(parts: &Parts, snapshots: &[Arc<Snapshot>], task: &Task<'_>) -> 
     Ok(needed)
 }
 
-/// Snapshot ids and packs that uploads under way need.
+/// The snapshot ids and the packs that uploads need which are running.
 fn journal(parts: &Parts) -> Result<(HashSet<String>, HashSet<PackName>)> {
     let (mut ids, mut packs) = (HashSet::new(), HashSet::new());
     for path in small_files(&parts.paths.journal())? {
@@ -184,7 +184,7 @@ fn delete_packs(parts: &Parts, needed: &HashSet<PackName>, task: &Task<'_>, prun
         return parts.condemned.clear();
     }
     parts.condemned.write(&condemned)?;
-    // Only now: a save that could have missed the list is alive now, or has ended.
+    // Only after the list is written: a save that has not read it is alive now, or has ended.
     let alive = session::alive(parts.root())?;
     for sessions in condemned.values_mut() {
         sessions.get_or_insert_with(|| alive.clone());
@@ -195,7 +195,7 @@ fn delete_packs(parts: &Parts, needed: &HashSet<PackName>, task: &Task<'_>, prun
         .filter(|(_, s)| !s.iter().flatten().any(|n| session::is_alive(parts.root(), n)))
         .map(|(n, _)| *n)
         .collect();
-    // These sessions have ended, so what they committed can be seen now.
+    // The sessions of these packs have ended, so the snapshots that they committed are visible now.
     let needed = needed_packs(parts, &parts.snapshots.all()?, task)?;
     for name in due {
         task.check()?;

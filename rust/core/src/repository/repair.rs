@@ -1,7 +1,7 @@
-//! Repair: brings back what another copy still holds, moves damaged files aside, and says what is lost.
+//! Repair: restores what another copy has, moves damaged files to the quarantine, and reports what is lost.
 //!
-//! Nothing is deleted, and nothing leaves its place before what could be read of it stands somewhere else. So a repair
-//! that is interrupted can simply be started again (docs/format.md §3, "quarantine").
+//! Nothing is deleted, and no file is moved before everything that is readable in it is stored elsewhere. So an
+//! interrupted repair can simply be started again (docs/format.md §3, "quarantine").
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -26,35 +26,34 @@ use crate::repository::verify::{damaged_among, verify};
 use crate::storage;
 use crate::task::Task;
 
-/// What a repair did, and what it could not do.
+/// What a repair did, and what it could not repair.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct Repaired {
-    /// Files that were moved to the quarantine, by the path that they had in the repository.
+    /// The files that were moved to the quarantine, as the paths that they had in the repository.
     pub quarantined: Vec<String>,
-    /// Files that came back whole from a source.
+    /// The files that were restored from a source, as their paths in the repository.
     pub restored: Vec<String>,
-    /// Whole chunks of damaged packs that were stored anew.
+    /// The number of undamaged chunks of damaged packs that were stored in new packs.
     pub chunks_rescued: u64,
-    /// Chunks that came from a source.
+    /// The number of chunks that were copied from a source.
     pub chunks_fetched: u64,
-    /// Snapshots that are not whole.
+    /// The snapshots that have lost something.
     pub lost: Vec<Lost>,
-    /// What a verify of everything but contents finds afterwards.
+    /// The problems that a verify without `full` finds afterwards.
     pub problems: Vec<String>,
 }
 
 impl Repaired {
-    /// As one JSON object.
+    /// The report as a JSON object.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it cannot be written as JSON.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|e| Error::invalid(format!("the report cannot be written: {e}")))
     }
 }
 
-/// Brings back the `config.json` of the repository in `root` if it is damaged or missing: from a copy among `sources`
-/// that can still be told, else a new one, with another id, by which older copies are not known any more.
-///
-/// # Errors
-/// `NotFound` where nothing speaks for a repository, `Io` where a prune is running.
+/// Restores a damaged or missing config; see [`crate::Repository::restore_config`].
 pub(super) fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str, task: &Task<'_>) -> Result<Repaired> {
     let (paths, mut done) = (Paths::new(root), Repaired::default());
     match Parts::open(root) {
@@ -65,7 +64,7 @@ pub(super) fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str,
     let parts = Parts::at(root, "");
     let _lock = PruneLock::take(root)?;
     let session = Session::begin(root)?;
-    // Another repository may hold the same snapshots; a copy of this one is who has an id that stands in the damaged file.
+    // Another repository may hold the same snapshots. A copy is one whose id is still in the damaged file.
     let damaged = storage::read_small_if_any(&paths.config(), MAX_JSON).ok().flatten().unwrap_or_default();
     let is_copy = |other: &Parts| occurs(other.id(), &damaged);
     let mut copy = None;
@@ -84,15 +83,12 @@ pub(super) fn restore_config(root: &Path, sources: &[PathBuf], created_at: &str,
     Ok(done)
 }
 
-/// Which of these packs are damaged, or of all without names: every byte of them is read.
+/// The damaged packs; see [`crate::Repository::damaged_packs`].
 pub(super) fn damaged_packs(parts: &Parts, names: Option<Vec<PackName>>, task: &Task<'_>) -> Result<Vec<PackName>> {
     damaged_among(parts, names.map_or_else(|| parts.paths.pack_names(), Ok)?, task)
 }
 
-/// Repairs the packs of `suspects` that are damaged, and every other file, with what `sources` hold.
-///
-/// # Errors
-/// `Io` where a prune is running, `Unsupported` where locks do not work: nothing was changed.
+/// Repairs a repository; see [`crate::Repository::repair`].
 pub(super) fn repair(parts: &Parts, suspects: Vec<PackName>, sources: &[PathBuf], task: &Task<'_>) -> Result<Repaired> {
     let _lock = PruneLock::take(parts.root())?;
     let session = Session::begin(parts.root())?;
@@ -114,7 +110,7 @@ pub(super) fn repair(parts: &Parts, suspects: Vec<PackName>, sources: &[PathBuf]
     Ok(done)
 }
 
-/// Damaged packs that a source has whole come back under their names.
+/// Restores damaged packs from a source that has them undamaged.
 fn restore_packs(
     parts: &Parts,
     damaged: &mut BTreeSet<PackName>,
@@ -135,7 +131,8 @@ fn restore_packs(
     Ok(())
 }
 
-/// The whole chunks of damaged packs are stored anew, also those that no snapshot needs: a save under way may.
+/// Stores the undamaged chunks of damaged packs in new packs. Also those that no snapshot needs: a running save may
+/// need them.
 fn rescue_chunks(
     parts: &Parts,
     damaged: &BTreeSet<PackName>,
@@ -160,7 +157,7 @@ fn rescue_chunks(
     rescue.finish().map(drop)
 }
 
-/// Looks for every chunk that the snapshots need.
+/// Copies chunks that the snapshots need, and that no pack has, from the sources. Records what is lost.
 fn fetch_chunks(
     parts: &Parts,
     damaged: &BTreeSet<PackName>,
@@ -188,7 +185,8 @@ fn fetch_chunks(
     rescue.finish().map(drop)
 }
 
-/// Damaged snapshot files, and those that an earlier repair moved aside, come back from a source or are moved aside.
+/// Restores snapshot files that are damaged, or that an earlier repair moved to the quarantine. Those that no source
+/// has are moved there. Returns what is lost.
 fn repair_snapshots(parts: &Parts, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<Vec<Lost>> {
     let mut lost = vec![];
     let mut numbers = BTreeSet::new();
@@ -203,7 +201,7 @@ fn repair_snapshots(parts: &Parts, sources: &[Source], session: &Session, done: 
                 Err(e) if e.kind() == ErrorKind::Corrupt => (false, bytes),
                 _ => continue,
             },
-            Err(e) if e.kind() == ErrorKind::Corrupt => (false, vec![]), // longer than any
+            Err(e) if e.kind() == ErrorKind::Corrupt => (false, vec![]), // longer than a snapshot file may be
             Err(e) => return Err(e),
         };
         if let Some(bytes) = find_snapshot(sources, &damaged, number, parts.id())? {
@@ -226,7 +224,7 @@ fn repair_snapshots(parts: &Parts, sources: &[Source], session: &Session, done: 
     Ok(lost)
 }
 
-/// Snapshots that aliases name and whose files are gone come back from a copy of this repository, under their numbers.
+/// Restores missing snapshot files that aliases name, from a copy of this repository, under their numbers.
 fn restore_named(parts: &Parts, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
     let there: HashSet<String> = parts.snapshots.readable()?.iter().map(|s| s.id.clone()).collect();
     for id in parts.aliases.readable_targets()?.difference(&there) {
@@ -244,8 +242,8 @@ fn restore_named(parts: &Parts, sources: &[Source], session: &Session, done: &mu
     Ok(())
 }
 
-/// Damaged aliases, journal entries and the list of condemned packs hinder prune: they are moved aside. An alias
-/// comes back from a copy of this repository.
+/// Moves damaged aliases, journal entries and the list of condemned packs to the quarantine, because prune refuses to
+/// run with them. An alias is restored from a copy of this repository, if there is one.
 fn repair_small_files(parts: &Parts, sources: &[Source], session: &Session, done: &mut Repaired) -> Result<()> {
     for (kind, path) in parts.paths.small_files()? {
         if !is_damaged(&path, kind)? {
@@ -267,7 +265,8 @@ fn repair_small_files(parts: &Parts, sources: &[Source], session: &Session, done
     Ok(())
 }
 
-/// Puts `temp` where the damaged file `place` stands, which is kept in the quarantine; the name is never without a file.
+/// Replaces the damaged file at `place` by `temp`, and keeps the damaged one in the quarantine. At no time is there no
+/// file.
 fn replace(parts: &Parts, temp: &Path, place: &Path, done: &mut Repaired) -> Result<()> {
     if storage::exists(place)? {
         let aside = free_place(parts, place)?;
@@ -286,14 +285,14 @@ fn replace(parts: &Parts, temp: &Path, place: &Path, done: &mut Repaired) -> Res
 fn quarantine(parts: &Parts, place: &Path, done: &mut Repaired) -> Result<()> {
     let aside = free_place(parts, place)?;
     storage::rename(place, &aside)?;
-    // Its new name first: a crash between the two may leave both, but not neither.
+    // The new name is flushed first: a crash between the two may leave both names, but never none.
     storage::sync_dir(&storage::parent(&aside))?;
     storage::sync_dir(&storage::parent(place))?;
     done.quarantined.push(parts.paths.shown(place));
     Ok(())
 }
 
-/// A name in the quarantine that nothing has.
+/// A free name in the quarantine.
 fn free_place(parts: &Parts, damaged: &Path) -> Result<PathBuf> {
     let place = parts.paths.quarantine().root().join(parts.paths.shown(damaged));
     storage::create_dir(&storage::parent(&place))?;

@@ -1,4 +1,4 @@
-//! Rescue: chunks that are whole where they stand are stored anew, in packs of their own.
+//! Rescue: copies undamaged chunks into new packs.
 
 use std::collections::HashSet;
 
@@ -15,10 +15,10 @@ use crate::repository::copies::Source;
 use crate::repository::parts::Parts;
 use crate::repository::session::Session;
 
-/// A pack of rescued chunks ends here.
+/// Size, in bytes, at which a pack of rescued chunks is closed.
 const PACK_TARGET: u64 = 16 << 20;
 
-/// Chunks on their way into packs of their own.
+/// Writes rescued chunks into packs of their own.
 pub(crate) struct Rescue {
     packs: PackWriter,
     scratch: Scratch,
@@ -36,12 +36,12 @@ impl Rescue {
         }
     }
 
-    /// Whether the chunk has been stored anew.
+    /// Whether the chunk was rescued.
     pub(super) fn has(&self, id: &ChunkId) -> bool {
         self.packs.has(id)
     }
 
-    /// Stores a chunk anew if it is whole where it stands, and gives its bytes.
+    /// Rescues a chunk, if it is undamaged at this place. Returns its raw bytes.
     pub(crate) fn copy(&mut self, chunks: &Chunks, place: Location<'_>) -> Result<Option<Vec<u8>>> {
         let mut raw = vec![0; place.entry.raw as usize];
         match chunks.read_at(place, &mut raw, &mut self.scratch) {
@@ -55,7 +55,7 @@ impl Rescue {
         Ok(Some(raw))
     }
 
-    /// Stores a chunk anew from the first source that has it whole, and gives its bytes.
+    /// Rescues a chunk from the first source that has it undamaged. Returns its raw bytes.
     pub(super) fn fetch(&mut self, id: &ChunkId, sources: &[Source]) -> Result<Option<Vec<u8>>> {
         for source in sources {
             for place in source.chunks.placement().places(id) {
@@ -67,7 +67,7 @@ impl Rescue {
         Ok(None)
     }
 
-    /// As it is encoded already; but a delta, whose base may be lost, as a chunk of its own.
+    /// Stores a chunk with its encoded bytes. A delta is encoded anew as a whole chunk, because its base may be lost.
     fn store(&mut self, chunks: &Chunks, place: Location<'_>, raw: &[u8]) -> Result<()> {
         let &Entry { id, kind, codec, encoded, raw: len, .. } = place.entry;
         let (codec, bytes) = if codec == Codec::Delta {
@@ -80,9 +80,9 @@ impl Rescue {
         self.packs.add(&Encoded { id: ChunkRef { id, len }, kind, codec, base: None, bytes })
     }
 
-    /// Ends the packs; from then on their chunks are there. Gives their bytes.
+    /// Closes the packs and makes them visible. Returns their bytes.
     pub(crate) fn finish(self) -> Result<u64> {
-        // Where nothing was stored there may be no folder of packs.
+        // If nothing was stored, the folder of packs may not exist.
         if self.packs.is_empty() {
             return Ok(0);
         }

@@ -1,23 +1,26 @@
-//! Retention: which snapshots of a series are held.
+//! Retention: which snapshots of a series a prune keeps.
 
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::format::snapshot::Snapshot;
 
-/// Which snapshots are kept: those that match any rule.
+/// Which snapshots of each series to keep. A snapshot is kept if at least one rule keeps it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// Number of newest snapshots to keep.
+    /// How many of the newest to keep.
     pub last: Option<usize>,
-    /// Number of snapshots to keep with the best values of the metric that the newest monitored snapshot names.
+    /// How many of the best to keep, by the metric that the newest monitored snapshot names.
     pub best: Option<usize>,
-    /// Keep the snapshot at the end of every so many epochs.
+    /// Keep one at the end of every `every` epochs.
     pub every: Option<u64>,
 }
 
 impl Keep {
-    /// Refuses rules that keep nothing.
+    /// Checks that at least one rule is set, and that none is 0.
+    ///
+    /// # Errors
+    /// `InvalidInput` if that is not so.
     pub fn check(&self) -> Result<()> {
         let zero = self.last == Some(0) || self.best == Some(0) || self.every == Some(0);
         if zero || *self == Self::default() {
@@ -28,7 +31,7 @@ impl Keep {
         Ok(())
     }
 
-    /// Numbers of the snapshots that stay, of one series.
+    /// The numbers of the snapshots to keep, of one series.
     pub(crate) fn held(&self, series: &[&Snapshot]) -> BTreeSet<u64> {
         let mut by_number: Vec<_> = series.to_vec();
         by_number.sort_by_key(|s| std::cmp::Reverse(s.number));
@@ -44,7 +47,8 @@ impl Keep {
     }
 }
 
-/// Snapshots with a value of the series' newest monitored metric, the best first; among equals the older one.
+/// The snapshots with a value of the metric that the newest monitored snapshot names, the best first. Of equal values
+/// the older one is first.
 pub(crate) fn ranking<'a>(series: &[&'a Snapshot]) -> Vec<&'a Snapshot> {
     let newest =
         series.iter().filter(|s| s.body.monitor.is_some() && s.body.value().is_some()).max_by_key(|s| s.number);

@@ -1,4 +1,4 @@
-//! A save into a repository: from the first look at what is there to the commit (docs/format.md §§8, 9).
+//! A save into a repository: from opening a session to the commit (docs/format.md §§8, 9).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::save::writer::{Options, Writer};
 use crate::storage;
 use crate::task::Task;
 
-/// A save, or an import, that has begun.
+/// A save or an import that is running.
 pub(crate) struct Saving {
     pub(crate) session: Session,
-    /// Packs that nothing may be built on.
+    /// Packs that this save must not use.
     pub(crate) condemned: HashSet<PackName>,
 }
 
-/// Saves a state and commits a snapshot of it with the fields of `body`; its state, session and figures are filled in here.
+/// Saves a state and commits a snapshot; see [`crate::Repository::save`].
 pub(super) fn save(
     parts: &Parts,
     mut body: Body,
@@ -38,11 +38,11 @@ pub(super) fn save(
     let Saving { session, condemned } = begin_save(parts)?;
     let known = parts.packs.chunks()?;
     let newest = parts.snapshots.newest(&body.series);
-    // What the newest save found new; the whole state for a first one.
+    // As many bytes as were new in the newest save of the series; for a first save, the whole state.
     let expected_new = newest.as_ref().map_or(layout.length, |s| s.body.bytes_new.min(layout.length));
     let settings = Options { codec, expected_new };
     let bases = newest.filter(|_| codec.delta_share().is_some()).and_then(|newest| {
-        // Damage of an earlier version must not keep this one from being saved.
+        // If the newest version is damaged, this one is saved without bases.
         Bases::find(&known, &newest, layout, &condemned).ok()
     });
     let writer = Writer::new(layout, source, known.placement(), &condemned, bases.as_ref(), settings, task);
@@ -65,7 +65,7 @@ pub(super) fn save(
     Ok(snapshot)
 }
 
-/// Begins what ends in a commit: from now on no pack goes that is not condemned already.
+/// Begins a save or an import. From now on a prune deletes no pack that is not condemned already.
 pub(crate) fn begin_save(parts: &Parts) -> Result<Saving> {
     let session = Session::begin(parts.root())?;
     if session.locks_work() {

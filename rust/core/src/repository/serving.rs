@@ -1,4 +1,4 @@
-//! What serves a snapshot: a reader, and the packs that it reads from.
+//! Serving a snapshot: its reader, and the packs that it needs.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::format::snapshot::Snapshot;
 use crate::repository::parts::Parts;
 use crate::restore::reader::{self, Reader};
 
-/// A reader of one snapshot.
+/// A reader of a snapshot; see [`crate::Repository::reader`].
 pub(super) fn reader(parts: &Parts, snapshot: &Snapshot) -> Result<Reader> {
     let (path, number) = (parts.paths.snapshot(snapshot.number), snapshot.number);
     match Reader::open_partly(parts.packs.chunks()?, snapshot) {
@@ -19,7 +19,7 @@ pub(super) fn reader(parts: &Parts, snapshot: &Snapshot) -> Result<Reader> {
     }
 }
 
-/// The packs that serve a snapshot, by name: each with its length.
+/// The packs that a snapshot needs; see [`crate::Repository::packs_of`].
 pub(super) fn packs_of(parts: &Parts, snapshot: &Snapshot) -> Result<Vec<(PackName, u64)>> {
     let (placement, names) = serving(parts, snapshot)?;
     let mut packs: Vec<_> = names.iter().filter_map(|n| placement.pack(n)).map(|p| (p.name, p.length)).collect();
@@ -27,13 +27,13 @@ pub(super) fn packs_of(parts: &Parts, snapshot: &Snapshot) -> Result<Vec<(PackNa
     Ok(packs)
 }
 
-/// The bytes of `lamina.placement` for a snapshot.
+/// The placement of a snapshot; see [`crate::Repository::placement_bytes`].
 pub(super) fn placement_bytes(parts: &Parts, snapshot: &Snapshot) -> Result<Vec<u8>> {
     let (placement, names) = serving(parts, snapshot)?;
     Ok(placement.to_bytes(&names))
 }
 
-/// The packs that serve a snapshot, and the placement that they were found in: a second look may find others.
+/// The packs that a snapshot needs, and the placement in which they were found: a later placement may have other packs.
 fn serving(parts: &Parts, snapshot: &Snapshot) -> Result<(Arc<Placement>, HashSet<PackName>)> {
     let chunks = parts.packs.chunks()?;
     let placement = chunks.shared_placement();

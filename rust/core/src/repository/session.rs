@@ -1,4 +1,4 @@
-//! Sessions and locks: how saves and prune stay out of each other's way (docs/format.md §9).
+//! Sessions and locks: how saves and prunes can run at the same time (docs/format.md §9).
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::storage::lock::{LockFile, dead, hold, try_lock};
 use crate::storage::names::{is_random_name, random_name};
 use crate::storage::{self, Lockable, Node};
 
-/// A save under way: a locked folder that holds its temporary files. Dropping it removes the folder.
+/// The session of a running save: a locked folder for its temporary files. Dropping the session removes the folder.
 #[derive(Debug)]
 pub struct Session {
     name: String,
@@ -19,11 +19,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins a session: the folder gets its name only once its lock is held.
+    /// Begins a session. Its folder becomes visible only after its lock is held.
+    ///
+    /// # Errors
+    /// `Io` if the folder cannot be created.
     pub fn begin(repository: &Path) -> Result<Self> {
         let sessions = Paths::new(repository).sessions();
         storage::create_dir(&sessions)?;
-        // Another process that sweeps may take the folder for a dead one before its lock is held; then draw again.
+        // Before the lock is held, the sweep of another process may take the folder for a dead session. Then try
+        // another name.
         (0..8)
             .find_map(|_| Self::try_begin(&sessions).transpose())
             .unwrap_or_else(|| Err(Error::io("begin a session in", &sessions, std::io::ErrorKind::WouldBlock.into())))
@@ -44,22 +48,22 @@ impl Session {
         Ok(Some(session))
     }
 
-    /// The session's name.
+    /// The name of the session.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its folder, for temporary files.
+    /// The folder of the session, for temporary files.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// A temporary file of it.
+    /// The path of a temporary file in the folder.
     pub(crate) fn temp(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.tmp"))
     }
 
-    /// Whether locks do on this file system what they should.
+    /// Whether file locks work on this file system.
     pub(crate) fn locks_work(&self) -> bool {
         self.locks_work
     }
@@ -72,7 +76,10 @@ impl Drop for Session {
     }
 }
 
-/// Sessions of a repository that another process holds, or may hold.
+/// The names of the sessions that are running, or may be, sorted.
+///
+/// # Errors
+/// `Io` if the folder of sessions cannot be read.
 pub fn alive(repository: &Path) -> Result<Vec<String>> {
     let sessions = Paths::new(repository).sessions();
     let mut names: Vec<_> = storage::list(&sessions)?.into_iter().filter(|n| !n.starts_with('.')).collect();
@@ -81,23 +88,23 @@ pub fn alive(repository: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether the session may still be under way; yes where the system cannot tell.
-pub fn is_alive(repository: &Path, name: &str) -> bool {
+/// Whether the session may still be running. `true` if the operating system cannot tell.
+pub(crate) fn is_alive(repository: &Path, name: &str) -> bool {
     let lock = Paths::new(repository).session_lock(name);
-    // A folder without a lock file is being removed by its owner, who needs it no more.
+    // A folder without a lock file is being removed by its owner.
     storage::exists(&lock).unwrap_or(true) && try_lock(&lock).0 != Lockable::Free
 }
 
-/// Removes the folders of sessions whose process is gone, as far as it can. Only where locks work.
-pub fn sweep(repository: &Path) -> Result<()> {
+/// Removes the folders of sessions whose process has ended, as far as possible. Only call it where file locks work.
+pub(crate) fn sweep(repository: &Path) -> Result<()> {
     let sessions = Paths::new(repository).sessions();
     for name in storage::list(&sessions)?.iter().filter(|name| is_ours(name)) {
         let folder = sessions.join(name);
-        // A link is none of ours, and what it leads to even less.
+        // A link is not a session, and must not be followed.
         if storage::node(&folder) != Node::Folder {
             continue;
         }
-        // What cannot be removed (another user's, say) is in nobody's way.
+        // A folder that cannot be removed, for example that of another user, does no harm.
         if let Some(_held) = dead(&folder.join("lock")) {
             let _ = storage::remove_dir(&folder);
         }
@@ -105,36 +112,38 @@ pub fn sweep(repository: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a folder of this name is a session, begun or beginning; others in there are somebody else's.
+/// Whether a folder of this name is a session, or one that is just beginning.
 fn is_ours(name: &str) -> bool {
     is_random_name(name.strip_prefix('.').unwrap_or(name))
 }
 
-/// How long a prune waits for another or for whoever sets an alias, how long the latter waits for a prune, and how long
-/// it is between two looks.
+/// How long a prune waits for the prune lock.
 const SHORT: Duration = Duration::from_millis(300);
+/// How long the setter of an alias waits for it.
 const LONG: Duration = Duration::from_secs(10);
+/// The time between two tries.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The lock that only one prune holds, or one that sets an alias: a snapshot must not go while it gets a name.
+/// The prune lock. A prune holds it, and whoever sets an alias: a snapshot must not be deleted while it gets an alias.
 #[derive(Debug)]
-pub struct PruneLock {
+pub(crate) struct PruneLock {
     _file: LockFile,
 }
 
 impl PruneLock {
-    /// Takes the lock.
+    /// Takes the lock for a prune.
     ///
     /// # Errors
-    /// `Busy` where another prune holds it, `Unsupported` where locks do not work on this file system.
+    /// `Busy` if another process holds it, `Unsupported` if locks do not work on this file system.
     pub(crate) fn take(repository: &Path) -> Result<Self> {
         Self::take_within(repository, SHORT)
     }
 
-    /// The same for whoever needs it for a moment; `None` where locks do not work, since nobody prunes there.
+    /// Takes the lock for a moment, to set an alias. `None` if locks do not work on this file system: then there is no
+    /// prune either.
     ///
     /// # Errors
-    /// `Busy` where a prune goes on holding it.
+    /// `Busy` if a prune holds it for more than 10 s.
     pub(crate) fn share(repository: &Path) -> Result<Option<Self>> {
         match Self::take_within(repository, LONG) {
             Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),

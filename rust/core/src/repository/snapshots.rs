@@ -11,10 +11,10 @@ use crate::repository::session::Session;
 use crate::storage;
 use crate::task::Task;
 
-/// Snapshots by number, and the newest damaged one.
+/// Snapshots, sorted by number, and the newest one that cannot be read, with its error.
 type Readable = (Vec<Arc<Snapshot>>, Option<(u64, Error)>);
 
-/// The snapshot files, and what has been read of them.
+/// The snapshot files of a repository, and a cache of them.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     paths: Paths,
@@ -30,11 +30,12 @@ impl Snapshots {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what has been read: the next look is at the files.
+    /// Forgets what was read, so that the files are read again.
     pub(super) fn forget(&self) {
         self.held().clear();
     }
 
+    /// The numbers of the snapshot files, and the highest number that is taken: by a file or a claim.
     pub(super) fn numbers(&self) -> Result<(BTreeSet<u64>, u64)> {
         let (mut numbers, mut highest) = (BTreeSet::new(), 0);
         for name in storage::list(&self.paths.snapshots())? {
@@ -56,10 +57,7 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    /// All snapshots by number.
-    ///
-    /// # Errors
-    /// `Corrupt` where one is damaged.
+    /// All snapshots, sorted by number. An error if one cannot be read.
     pub(crate) fn all(&self) -> Result<Vec<Arc<Snapshot>>> {
         match self.readable_and_damage()? {
             (all, None) => Ok(all),
@@ -67,12 +65,12 @@ impl Snapshots {
         }
     }
 
-    /// The snapshots that can be read.
+    /// The snapshots that can be read, sorted by number.
     pub(crate) fn readable(&self) -> Result<Vec<Arc<Snapshot>>> {
         Ok(self.readable_and_damage()?.0)
     }
 
-    /// The snapshots that can be read by number, and the newest one that cannot, with its damage.
+    /// The snapshots that can be read, sorted by number, and the newest one that cannot, with its error.
     pub(super) fn readable_and_damage(&self) -> Result<Readable> {
         let (numbers, _) = self.numbers()?;
         self.held().retain(|n, _| numbers.contains(n));
@@ -88,22 +86,23 @@ impl Snapshots {
         Ok((all, damaged))
     }
 
-    /// The bytes of a snapshot file, for an artifact.
+    /// The bytes of a snapshot file.
     pub(super) fn bytes(&self, number: u64) -> Result<Vec<u8>> {
         storage::read_small(&self.paths.snapshot(number), MAX_JSON)
     }
 
-    /// The newest snapshot of a series that can be read.
+    /// The newest snapshot of a series, of those that can be read.
     pub(super) fn newest(&self, series: &str) -> Option<Arc<Snapshot>> {
         let (numbers, _) = self.numbers().unwrap_or_default();
         numbers.iter().rev().filter_map(|&n| self.load(n).ok()).find(|s| s.body.series == series)
     }
 
-    /// Gives a snapshot file its number. What no reader would take is refused before it has one: it would stand in the way of
-    /// every later look at the repository.
+    /// Commits a snapshot: writes its file under the next number. It is checked first, because a file that cannot be
+    /// read would make every later list of snapshots fail.
     pub(crate) fn commit(&self, bytes: &[u8], session: &Session) -> Result<Arc<Snapshot>> {
-        let mut snapshot = Snapshot::parse(bytes, 0, "it")
-            .map_err(|e| Error::invalid(format!("the snapshot cannot be written, no reader would take it: {e}")))?;
+        let mut snapshot = Snapshot::parse(bytes, 0, "it").map_err(|e| {
+            Error::invalid(format!("the snapshot cannot be written, because no reader would accept it: {e}"))
+        })?;
         let folder = self.paths.snapshots();
         storage::create_dir(&folder)?;
         let temp = session.temp("snapshot");
@@ -112,7 +111,7 @@ impl Snapshots {
         let path = self.paths.snapshot(number);
         storage::rename(&temp, &path)?;
         storage::sync_dir(&folder)?;
-        // The snapshot is committed; a claim that stays does no harm.
+        // The snapshot is committed. A claim that remains does no harm.
         let _ = storage::remove_file(&self.paths.claim(number));
         snapshot.number = number;
         let snapshot = Arc::new(snapshot);
@@ -120,10 +119,11 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    /// Deletes snapshots; the number of the newest stays taken.
+    /// Deletes snapshots. The highest number stays taken, by a claim.
     pub(super) fn delete(&self, doomed: &BTreeSet<u64>, task: &Task<'_>) -> Result<()> {
         let folder = self.paths.snapshots();
-        // Also where nothing is doomed: a prune that was killed may have deleted snapshots whose packs are deleted now.
+        // Also if there is nothing to delete: a prune that was killed may have deleted snapshots, and this one deletes
+        // their packs.
         storage::sync_dir(&folder)?;
         if doomed.is_empty() {
             return Ok(());
@@ -139,7 +139,7 @@ impl Snapshots {
             self.held().remove(&number);
         }
         for name in storage::list(&folder)? {
-            // A claim below the highest number guards nothing any more: its number is never drawn again.
+            // A claim below the highest number is not needed any more: lower numbers are never used again.
             if claim_number(&name).is_some_and(|n| n < highest) {
                 storage::remove_file(&folder.join(name))?;
             }
@@ -152,7 +152,7 @@ impl Snapshots {
             let number = self.numbers()?.1 + 1;
             if number > LAST_NUMBER {
                 return Err(Error::corrupt(format!(
-                    "{} holds a file with the number {LAST_NUMBER}, behind which there is none for a new snapshot",
+                    "{} holds a file with the number {LAST_NUMBER}, which is the last one; a new snapshot cannot get a number",
                     self.paths.snapshots().display()
                 )));
             }
@@ -167,5 +167,5 @@ impl Snapshots {
     }
 }
 
-/// Numbers have ten digits.
+/// The last number: numbers have ten digits.
 const LAST_NUMBER: u64 = 9_999_999_999;

@@ -1,4 +1,4 @@
-//! Verification: is everything that a repository holds what was written? Nothing is changed.
+//! Verification: checks that a repository holds what was written. Nothing is changed.
 
 use std::collections::HashSet;
 
@@ -17,27 +17,24 @@ use crate::restore::reader::Reader;
 use crate::storage;
 use crate::task::Task;
 
-/// What was looked at, and what was found wrong.
+/// The result of a verify: what was checked, and what was found.
 #[derive(Debug, Default, Clone)]
 pub struct Report {
-    /// Snapshots looked at.
+    /// The number of snapshots.
     pub snapshots: usize,
-    /// Packs looked at.
+    /// The number of packs.
     pub packs: usize,
-    /// Chunks decoded and hashed; 0 for a quick verify.
+    /// The number of chunks that were decoded and hashed.
     pub chunks: u64,
-    /// Bytes of packs read; 0 for a quick verify.
+    /// The bytes of packs that were read for that.
     pub bytes: u64,
-    /// Problems, each a sentence.
+    /// The problems that were found, each a sentence.
     pub problems: Vec<String>,
-    /// Snapshots that are not whole, as far as it was looked.
+    /// The snapshots that have lost something, as far as it was checked.
     pub lost: Vec<Lost>,
 }
 
-/// Verifies the structure of everything, with `full` also every byte of every pack.
-///
-/// # Errors
-/// Only where the operating system refuses; damage is in the report.
+/// Verifies a repository; see [`crate::Repository::verify`].
 pub(super) fn verify(parts: &Parts, full: bool, task: &Task<'_>) -> Result<Report> {
     let mut report = Report::default();
     parts.forget();
@@ -50,7 +47,7 @@ pub(super) fn verify(parts: &Parts, full: bool, task: &Task<'_>) -> Result<Repor
     Ok(report)
 }
 
-/// What the snapshots have lost, where these chunks are damaged in these packs.
+/// What the snapshots have lost, if these chunks are damaged in these packs.
 pub(crate) fn lost(parts: &Parts, damaged: &HashSet<(PackName, ChunkId)>, task: &Task<'_>) -> Result<Vec<Lost>> {
     let chunks = parts.packs.chunks()?;
     let mut nowhere = |_: &ChunkId| Ok(None);
@@ -58,7 +55,7 @@ pub(crate) fn lost(parts: &Parts, damaged: &HashSet<(PackName, ChunkId)>, task: 
     let mut found = vec![];
     for snapshot in parts.snapshots.readable()? {
         task.check()?;
-        // Prune may have been faster.
+        // A snapshot that a prune has deleted meanwhile is not lost.
         if let Some(lost) = search.lost(&snapshot)?
             && storage::exists(&parts.paths.snapshot(snapshot.number))?
         {
@@ -91,7 +88,7 @@ fn verify_small_files(parts: &Parts, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Gives the chunks that are damaged, and the packs in which they are.
+/// Verifies the packs. Returns the damaged chunks, each with its pack.
 fn verify_packs(
     parts: &Parts,
     full: bool,
@@ -123,9 +120,9 @@ fn verify_packs(
     Ok(damaged)
 }
 
-/// Those of `names` that are damaged; every byte is read. A pack of a newer version is not.
+/// The damaged packs among `names`. Reads every byte. A pack of a newer version is not damaged.
 pub(crate) fn damaged_among(parts: &Parts, names: Vec<PackName>, task: &Task<'_>) -> Result<Vec<PackName>> {
-    // A delta is whole where its bytes are, which the digest of the pack tells; its base stands in another one.
+    // The digest of the pack verifies the bytes of a delta. To decode it would need its base, which is in another pack.
     let check = |(decoder, _): &mut (Decoder, Scratch), name: PackName| {
         check_pack(&parts.paths.pack(&name), name, decoder, |_, _| None)
     };
@@ -136,7 +133,7 @@ pub(crate) fn damaged_among(parts: &Parts, names: Vec<PackName>, task: &Task<'_>
     Ok(damaged)
 }
 
-/// Checks packs side by side; `each` is told what was found, in order.
+/// Checks packs in parallel. `each` gets the reports in the order of `names`.
 fn check_packs(
     names: Vec<PackName>,
     task: &Task<'_>,
@@ -164,7 +161,7 @@ fn verify_snapshots(parts: &Parts, task: &Task<'_>, report: &mut Report) -> Resu
         task.check()?;
         let open = |placement| Reader::open(Chunks::new(placement, parts.paths.packs()), &snapshot);
         let Err(_) = open(placement.clone()) else { continue };
-        // It may be newer than what was read of the packs, or a prune may have been faster.
+        // The snapshot may be newer than the placement, or a prune may have deleted it.
         if storage::exists(&parts.paths.snapshot(snapshot.number))? {
             let reader = parts.packs.refresh().and_then(open);
             note(report, reader.map_err(|e| e.context(format!("snapshot {}", snapshot.number))))?;
@@ -173,7 +170,7 @@ fn verify_snapshots(parts: &Parts, task: &Task<'_>, report: &mut Report) -> Resu
     Ok(())
 }
 
-/// Puts damage into the report and lets errors of the operating system through.
+/// Adds damage to the report. Errors of the operating system, and interrupts, stay errors.
 fn note<T>(report: &mut Report, result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -188,12 +185,15 @@ fn note<T>(report: &mut Report, result: Result<T>) -> Result<Option<T>> {
 }
 
 impl Report {
-    /// What is lost, as a JSON array.
+    /// `lost` as a JSON array.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it cannot be written as JSON.
     pub fn lost_json(&self) -> Result<String> {
         serde_json::to_string(&self.lost).map_err(|e| Error::invalid(format!("the report cannot be written: {e}")))
     }
 
-    /// An error that names the first problems, if there are any.
+    /// A `Corrupt` error with the first problem and the number of others; `None` if there is no problem.
     pub fn error(&self) -> Option<Error> {
         let (first, more) = (self.problems.first()?, self.problems.len() - 1);
         let more = if more == 0 { String::new() } else { format!(" (and {more} more problems)") };

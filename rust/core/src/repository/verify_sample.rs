@@ -1,4 +1,4 @@
-//! A sample of the chunks, read and verified: much of what a full verify finds, for a small part of its reads.
+//! Verification of a sample of the chunks. It finds much of the damage that a full verify finds, and reads far less.
 
 use std::collections::HashSet;
 
@@ -11,13 +11,10 @@ use crate::repository::verify::{Report, lost, verify};
 use crate::storage;
 use crate::task::Task;
 
-/// Verifies the structure of everything and the bytes of about `share` of all stored chunks; `seed` decides which.
-///
-/// # Errors
-/// `InvalidInput` for a share outside 0..=1, else only where the operating system refuses; damage is in the report.
+/// Verifies a sample of the chunks; see [`crate::Repository::verify_sample`].
 pub(super) fn verify_sample(parts: &Parts, share: f64, seed: u64, task: &Task<'_>) -> Result<Report> {
     if !(0.0..=1.0).contains(&share) {
-        return Err(Error::invalid(format!("the share of a sample is between 0 and 1. Received: {share}")));
+        return Err(Error::invalid(format!("the share of a sample must be between 0 and 1. Received: {share}")));
     }
     let mut report = verify(parts, false, task)?;
     let chunks = parts.packs.chunks()?;
@@ -25,7 +22,7 @@ pub(super) fn verify_sample(parts: &Parts, share: f64, seed: u64, task: &Task<'_
     let mut sorted: Vec<_> = placement.packs().collect();
     sorted.sort_by_key(|pack| pack.name);
     let all = sorted.iter().flat_map(|&pack| pack.entries.iter().map(move |entry| Location { pack, entry }));
-    // Of a delta that no snapshot needs any more the base may be gone.
+    // The base of a delta may be gone if no snapshot needs the delta any more.
     let is_readable = |place: &Location<'_>| {
         place.entry.base.is_none_or(|base| placement.whole(&base, &HashSet::new()).next().is_some())
     };
@@ -37,7 +34,7 @@ pub(super) fn verify_sample(parts: &Parts, share: f64, seed: u64, task: &Task<'_
         let bytes = u64::from(place.entry.encoded);
         match chunks.read_at(place, raw, scratch) {
             Ok(()) => Ok((bytes, None)),
-            // Prune may have been faster. Where the system cannot tell, that is an error: nothing was verified.
+            // A pack that a prune has deleted is not damaged. If the operating system cannot tell, that is an error.
             Err(_) if !storage::exists(&chunks.path(&place.pack.name))? => Ok((bytes, None)),
             Err(e) if e.kind() == ErrorKind::Io => Err(e),
             Err(e) => Ok((bytes, Some(((place.pack.name, place.entry.id), e.message().to_owned())))),
@@ -67,7 +64,8 @@ pub(super) fn verify_sample(parts: &Parts, share: f64, seed: u64, task: &Task<'_
     Ok(report)
 }
 
-/// Ids are evenly spread, and so are their digests with a seed; each chunk is asked on its own.
+/// Whether a chunk is in the sample. The digest of seed and id is uniformly distributed, so each chunk is drawn
+/// independently.
 fn is_in_sample(id: &ChunkId, share: f64, seed: u64) -> bool {
     let drawn = Digest::of(&[&seed.to_le_bytes()[..], id.as_bytes()].concat());
     let number = u64::from_le_bytes(std::array::from_fn(|i| drawn.as_bytes()[i]));

@@ -1,4 +1,4 @@
-//! Export: the files of a snapshot, into a folder.
+//! Export: writes the files of a snapshot into a folder.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -13,7 +13,13 @@ use crate::storage::temporary::Temporary;
 use crate::task::Task;
 
 impl Reader {
-    /// Writes the files of the snapshot into `folder`, each under a temporary name until it is complete.
+    /// Writes the files of the snapshot into `folder`. Each has a temporary name until all are complete; existing files
+    /// are then replaced. Returns the paths of the files.
+    ///
+    /// # Errors
+    /// `Corrupt` if bytes of the snapshot are lost or damaged, `NotFound` if a prune deletes the snapshot meanwhile,
+    /// `InvalidInput` if a folder has the path of a file. `Io` if a file cannot be written, or the error of an
+    /// interrupt of `task`.
     pub fn export(&self, folder: &Path, task: &Task<'_>) -> Result<Vec<PathBuf>> {
         self.refuse_lost(0..self.content.len())?;
         storage::create_dir(folder)?;
@@ -63,7 +69,7 @@ impl Reader {
     }
 }
 
-/// `len` bytes of a chunk from `within` go to `position` of a file.
+/// A copy of `len` bytes of a chunk, from byte `within` on, to byte `position` of a file.
 struct Copy {
     file: usize,
     position: u64,
@@ -73,13 +79,13 @@ struct Copy {
 
 /// A file that is being written.
 enum Output {
-    /// Open and locked, beside what it will be called.
+    /// A locked temporary file in the target folder.
     Alone(Temporary),
-    /// One of many that share a folder and its lock: so many cannot all be open.
+    /// One of many files in a locked temporary folder, because not all of them can be open at the same time.
     Shared(PathBuf),
 }
 
-/// Files being written, and what they will be called; those not committed are removed.
+/// The files of an export, each with its target path. If they are not committed, they are removed.
 #[derive(Default)]
 struct Outputs {
     files: Vec<(Output, PathBuf)>,
@@ -88,7 +94,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    /// For `count` files in `folder`.
+    /// Prepares an export of `count` files into `folder`.
     fn new(folder: &Path, count: usize) -> Result<Self> {
         let shared = if count > open_files::MOST { Some(Temporary::folder(folder)?) } else { None };
         shared.iter().for_each(Temporary::sweep);
@@ -101,7 +107,7 @@ impl Outputs {
         storage::create_dir(&parent)?;
         if target.is_dir() {
             return Err(Error::invalid(format!(
-                "{} is a folder; a file of this name is to be written",
+                "{} is a folder, but the snapshot has a file of this name",
                 target.display()
             )));
         }
@@ -115,7 +121,7 @@ impl Outputs {
             }
             None => {
                 let temporary = Temporary::file(&parent)?;
-                // Files of one folder follow each other; it is swept once.
+                // Files of the same folder follow each other, so each folder is swept once.
                 if self.files.last().is_none_or(|(_, before)| before.parent() != target.parent()) {
                     temporary.sweep();
                 }
@@ -127,7 +133,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Does something with a file, opened anew if it had to be closed.
+    /// Calls `action` with a file. A file that was closed to save descriptors is opened again.
     fn with(&self, index: usize, action: impl FnOnce(&File, &Path) -> Result<()>) -> Result<()> {
         match &self.files[index].0 {
             Output::Alone(temporary) => action(temporary.opened(), temporary.path()),

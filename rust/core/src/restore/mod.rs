@@ -1,4 +1,4 @@
-//! A restore: from a snapshot to the bytes of its state, or to its files.
+//! Restoring: from a snapshot to the bytes of its state, or to its files.
 
 mod export;
 pub(crate) mod reader;

@@ -1,4 +1,4 @@
-//! The reader: verified bytes of a snapshot, in parallel, straight to where they are wanted.
+//! The reader: reads and verifies bytes of a snapshot, in parallel, directly into their destinations.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,24 +16,25 @@ use crate::format::tree::ChunkRef;
 use crate::storage;
 use crate::task::Task;
 
-/// A destination: bytes of the state from `offset` go here.
+/// Bytes of the state that are wanted, and their destination.
 #[derive(Debug)]
 pub struct Want<'a> {
-    /// First byte in the state.
+    /// The first byte in the state.
     pub offset: u64,
-    /// Where they go.
+    /// The destination. Its length is the number of bytes.
     pub to: &'a mut [u8],
 }
 
-/// The error of reading a snapshot: where its file is gone, that says so instead of what is missing.
+/// Turns damage into `NotFound` if the file of the snapshot is gone: then a prune has deleted the snapshot and its
+/// packs.
 pub(crate) fn told(error: Error, path: &Path, number: u64) -> Error {
     match error.kind() == ErrorKind::Corrupt && !storage::exists(path).unwrap_or(true) {
-        true => Error::not_found(format!("snapshot {number} is gone: a prune has deleted it, or somebody its file")),
+        true => Error::not_found(format!("snapshot {number} is gone: a prune has deleted it, or its file was deleted")),
         false => error,
     }
 }
 
-/// A snapshot whose content list and structure have been read.
+/// An open snapshot: its structure and its content list have been read.
 #[derive(Debug)]
 pub struct Reader {
     chunks: Chunks,
@@ -41,19 +42,21 @@ pub struct Reader {
     pub(super) starts: Vec<u64>,
     pack_of: HashMap<ChunkId, PackName>,
     length: u64,
-    /// What says that chunks of the content are in no pack.
+    /// The error that says which chunks of the content are lost, if some are.
     gone: Option<Error>,
-    /// File of the snapshot, and its number: a prune may delete it at any time, and its packs.
+    /// The file of the snapshot, and its number. A prune may delete the snapshot at any time, and its packs.
     file: Option<(PathBuf, u64)>,
-    /// What the bytes mean.
+    /// The structure of the state.
     pub structure: Structure,
 }
 
 impl Reader {
-    /// Opens an artifact: the snapshot in the file `snapshot`, whose chunks stand in the packs that `placement` names.
+    /// Opens the snapshot of an artifact: its file, its placement file (docs/format.md §6.4), and the folder of its
+    /// packs.
     ///
     /// # Errors
-    /// `NotFound` if one of the two files does not exist, `Corrupt` or `Unsupported` if one cannot be read.
+    /// `NotFound` if one of the two files does not exist, `Corrupt` if something is damaged or missing, `Unsupported`
+    /// if a newer lamina wrote it.
     pub fn open_artifact(snapshot: &Path, placement: &Path, packs: PathBuf) -> Result<Self> {
         let bytes = storage::read_small(snapshot, MAX_JSON)?;
         let parsed = Snapshot::parse(&bytes, 0, &snapshot.display().to_string())?;
@@ -62,13 +65,16 @@ impl Reader {
         Self::open(Chunks::new(Arc::new(known), packs), &parsed)
     }
 
-    /// Reads content list and structure of a snapshot, every chunk of which stands in a pack.
+    /// Opens a snapshot of which every chunk is in a pack.
+    ///
+    /// # Errors
+    /// `Corrupt` if its structure or its content tree is damaged, or if a chunk is in no pack.
     pub fn open(chunks: Chunks, snapshot: &Snapshot) -> Result<Self> {
         let reader = Self::open_partly(chunks, snapshot)?;
         reader.gone.clone().map_or(Ok(reader), Err)
     }
 
-    /// The same, also where no pack holds some chunks of the content: what needs none of them can be read.
+    /// Opens a snapshot even if chunks of its content are in no pack. What does not need them can be read.
     pub(crate) fn open_partly(chunks: Chunks, snapshot: &Snapshot) -> Result<Self> {
         let state = &snapshot.body.state;
         let structure = structure(&chunks, state)?;
@@ -94,14 +100,14 @@ impl Reader {
         Ok(reader)
     }
 
-    /// The same for a snapshot of a repository, whose file this is; what is said of lost chunks is `explain`ed.
+    /// Names the file of a snapshot in a repository. `explain` may add to the error about lost chunks.
     pub(crate) fn of_file(mut self, path: PathBuf, number: u64, explain: impl FnOnce(Error) -> Error) -> Self {
         self.gone = self.gone.map(explain);
         self.file = Some((path, number));
         self
     }
 
-    /// What is missing of a snapshot that is gone is no damage.
+    /// The error of a read; see [`told`].
     pub(super) fn told(&self, error: Error) -> Error {
         match &self.file {
             Some((path, number)) => told(error, path, *number),
@@ -109,14 +115,14 @@ impl Reader {
         }
     }
 
-    /// Indices of the chunks of the content that no pack holds.
+    /// The indices of the content chunks that cannot be read from any pack.
     fn nowhere(&self) -> Vec<usize> {
         let is_gone =
             |&index: &usize| self.chunks.placement().stored(&self.content[index].id, &HashSet::new()).is_none();
         (0..self.content.len()).filter(is_gone).collect()
     }
 
-    /// The error, with what these chunks hold in front of it.
+    /// Adds to an error which tensors or files these chunks hold.
     fn name(&self, error: Error, indices: Vec<usize>) -> Error {
         let end = |index: usize| self.starts[index] + u64::from(self.content[index].len);
         let parts: Vec<_> = indices.into_iter().map(|index| (self.starts[index], end(index))).collect();
@@ -126,34 +132,34 @@ impl Reader {
         }
     }
 
-    /// The chunks that hold bytes `offset..offset + length` of the state.
+    /// The chunks that hold bytes `offset..offset + length` of the state, in order.
     pub fn chunks(&self, offset: u64, length: u64) -> &[ChunkRef] {
         &self.content[self.overlapping(offset, offset.saturating_add(length).min(self.length))]
     }
 
-    /// Bytes that a chunk takes in the pack that serves it.
+    /// The encoded bytes of a chunk in the pack from which it is read; `None` if the snapshot does not need the chunk.
     pub fn encoded(&self, id: &ChunkId) -> Option<u32> {
         let chosen = self.pack_of.get(id)?;
         self.chunks.placement().places(id).find(|p| p.pack.name == *chosen).map(|p| p.entry.encoded)
     }
 
-    /// All chunks that the snapshot needs, those of its structure and content tree and the bases of deltas included.
+    /// The ids of all chunks that the snapshot needs: content, structure, content tree, and the bases of deltas.
     pub fn closure(&self) -> HashSet<ChunkId> {
         self.pack_of.keys().copied().collect()
     }
 
-    /// Names of the packs that serve it.
+    /// The names of the packs that the snapshot needs.
     pub fn packs(&self) -> HashSet<PackName> {
         self.pack_of.values().copied().collect()
     }
 
-    /// Reads and verifies a chunk of the content; where its pack is damaged, from any other that holds it.
+    /// Reads and verifies a chunk of the content. If it is damaged in its pack, it is read from another pack.
     pub(super) fn chunk(&self, index: usize, scratch: &mut Scratch, dst: &mut [u8]) -> Result<()> {
         let id = &self.content[index].id;
         self.chunks.read_choosing(id, self.pack_of.get(id), dst, scratch).map_err(|e| self.name(e, vec![index]))
     }
 
-    /// Refuses before anything is read where one of these chunks is in no pack.
+    /// Refuses, before anything is read, if one of these chunks is lost.
     pub(super) fn refuse_lost(&self, mut indices: impl Iterator<Item = usize>) -> Result<()> {
         match &self.gone {
             Some(gone) if indices.any(|i| !self.pack_of.contains_key(&self.content[i].id)) => {
@@ -163,7 +169,7 @@ impl Reader {
         }
     }
 
-    /// The chunks that overlap `start..end`: index range.
+    /// The indices of the chunks that overlap bytes `start..end` of the state.
     pub(super) fn overlapping(&self, start: u64, end: u64) -> std::ops::Range<usize> {
         if start >= end {
             return 0..0;
@@ -172,12 +178,16 @@ impl Reader {
         first..self.starts.partition_point(|&s| s < end)
     }
 
-    /// Fills all destinations, verified. On an error some hold bytes, but never wrong ones that were reported as right.
+    /// Fills all destinations with verified bytes. After an error they hold any bytes.
+    ///
+    /// # Errors
+    /// `InvalidInput` if bytes outside the state are wanted. `Corrupt` if bytes are lost or damaged, `NotFound` if a
+    /// prune deletes the snapshot meanwhile, `Io` if a pack cannot be read, or the error of an interrupt of `task`.
     pub fn read(&self, wants: Vec<Want<'_>>, task: &Task<'_>) -> Result<()> {
         let mut fills: HashMap<usize, Vec<(usize, &mut [u8])>> = HashMap::new();
         for want in wants {
             let end = want.offset.checked_add(want.to.len() as u64).filter(|&e| e <= self.length);
-            let end = end.ok_or_else(|| Error::invalid("bytes outside the state were asked for"))?;
+            let end = end.ok_or_else(|| Error::invalid("the bytes that were asked for are outside the state"))?;
             let mut at = want.offset;
             let mut rest = want.to;
             for index in self.overlapping(at, end) {

@@ -1,8 +1,8 @@
-//! Bases: the chunks that the chunks of a save may be stored as the difference to.
+//! Bases: for each chunk of a save, the chunk that it may be stored as the difference to.
 //!
-//! For each piece of the layout that is the chunk which the newest snapshot of the series has at the same place of the same
-//! tensor; or that chunk's own base where it is a delta itself, since a base never is one. Finding them costs the content
-//! list of one snapshot, 36 bytes per chunk, however long the series is; how old a base is stands in the delta.
+//! The candidate for a piece is the chunk that the newest snapshot of the series has at the same place of the same
+//! tensor. If that is a delta, the candidate is its base, because a base is never a delta. Only the content list of one
+//! snapshot is read, 36 bytes per chunk, however long the series is. The age of a base is stored in the delta.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,38 +20,38 @@ use crate::format::tree::ChunkRef;
 use crate::layout::cdc::{METADATA_CDC, cut};
 use crate::layout::pieces::{Layout, Piece, TensorAt};
 
-/// Versions that a base serves; then the chunk is stored whole, so that nothing depends on bytes of long ago.
+/// The most versions that use a base. Then the chunk is stored whole, so that nothing depends on old packs for ever.
 pub(crate) const MAX_AGE: u8 = 8;
-/// With `Auto`, a base is read only if such a part of the elements has kept the byte that can be seen without decoding it: where
-/// fewer have, the difference takes more than the codec would accept.
+/// With `Auto`, a base is read only if at least this fraction of the elements kept the byte that the glimpse shows.
+/// With fewer, the delta would be larger than the codec accepts.
 const KEPT: (usize, usize) = (1, 8);
-/// The same where half of an element or more stands below that byte. What changes that byte changes all of those, and they do
-/// not shrink: of float32 with a third kept, the difference takes 0.7 of what the chunk takes itself.
+/// The fraction if half of an element or more is below that byte. A change of the byte changes all bytes below, which
+/// then do not shrink: for float32 with a third kept, the delta takes 0.7 of the whole chunk.
 const KEPT_ABOVE_NOISE: (usize, usize) = (2, 5);
 
-/// A base that a chunk could have.
+/// A candidate for the base of a chunk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
-    /// The base.
+    /// The id of the base.
     pub(crate) id: ChunkId,
     /// Its encoded bytes.
     pub(crate) encoded: u32,
-    /// How many versions it will have served.
+    /// The age of the delta: how many versions, this one included, have used the base.
     pub(crate) age: u8,
 }
 
-/// The bases of one save.
+/// The candidates of one save.
 #[derive(Debug)]
 pub(crate) struct Bases<'a> {
     chunks: &'a Chunks,
-    /// Packs that may be deleted, or that would stay for these bases only.
+    /// Packs whose chunks must not become bases: condemned packs, and packs that are mostly unused.
     avoid: HashSet<PackName>,
-    /// For each piece, what the newest snapshot has in its place.
+    /// For each piece, the chunk that the newest snapshot has in its place.
     before: Vec<Option<ChunkRef>>,
 }
 
 impl<'a> Bases<'a> {
-    /// Finds the bases that `newest` offers for a save of `layout`.
+    /// Finds the candidates in `newest` for a save of `layout`.
     pub(crate) fn find(
         chunks: &'a Chunks,
         newest: &Snapshot,
@@ -79,7 +79,7 @@ impl<'a> Bases<'a> {
         Ok(Self { chunks, avoid, before })
     }
 
-    /// The base of a piece, if it has one.
+    /// The candidate for a piece, if there is one.
     pub(crate) fn of(&self, piece: usize) -> Option<Candidate> {
         let before = self.before.get(piece).copied().flatten()?;
         let (id, age) = match self.chunks.placement().stored(&before.id, &HashSet::new())? {
@@ -94,7 +94,7 @@ impl<'a> Bases<'a> {
         self.chunks.placement().whole(id, &self.avoid).min_by_key(|p| p.pack.name)
     }
 
-    /// How many versions the base of a delta has served.
+    /// The age of a stored delta.
     fn age(&self, id: &ChunkId) -> Option<u8> {
         let place = self.chunks.placement().readable(id, &HashSet::new()).min_by_key(|p| p.pack.name)?;
         let mut head = [0; codec::DELTA_HEAD];
@@ -105,8 +105,8 @@ impl<'a> Bases<'a> {
         Some(codec::delta_age(head))
     }
 
-    /// Puts the verified bytes of a base into `buffer`; false where it is not worth it, or the base is damaged: then the chunk
-    /// is stored without it.
+    /// Reads and verifies the base into `buffer`. `false` if a delta is not worth it, or if the base is damaged: then
+    /// the chunk is stored whole.
     pub(crate) fn read(
         &self,
         base: &Candidate,
@@ -124,8 +124,8 @@ impl<'a> Bases<'a> {
         self.chunks.read_at(place, buffer, scratch).is_ok()
     }
 
-    /// Whether a glimpse of the base, without decoding more than one of its planes, shows that the chunk has hardly anything in
-    /// common with it. `None` where there is nothing to be seen.
+    /// Whether a glimpse of the base shows that the chunk has too little in common with it. At most one plane is
+    /// decoded. `None` if there is no glimpse.
     fn has_changed(
         &self,
         place: Location<'_>,
@@ -162,11 +162,11 @@ impl<'a> Bases<'a> {
     }
 }
 
-/// Where the tensors of a layout stand in the newest snapshot.
+/// Where the tensors of a layout are in the newest snapshot.
 enum Places<'a> {
-    /// Where they stand now.
+    /// At the same places.
     Same,
-    /// Under their names, and the place of their file among the files: its path often has the number of the epoch in it.
+    /// Found by their names and the index of their file. Not by the path, which often contains the epoch.
     Named(&'a Structure, HashMap<(Option<usize>, String), u64>),
 }
 
@@ -186,7 +186,7 @@ impl<'a> Places<'a> {
         Ok(Self::Named(&layout.structure, places.collect()))
     }
 
-    /// Where the bytes of a piece that begins at `start` stood.
+    /// The first byte, in the newest snapshot, of a piece that begins at `start` now.
     fn before(&self, piece: &Piece, start: u64) -> Option<u64> {
         let (at, within) = match piece {
             Piece::Run { at, start, .. } => (at, *start),

@@ -1,5 +1,5 @@
-//! The budget of a save: in which form a new chunk is stored, so that a restore never reads more than half as much again as
-//! without deltas, and how much may be stored once more.
+//! The restore budget: decides whether a new chunk is stored whole or as a delta, so that a restore reads at most 1.5
+//! times the bytes that it would read without deltas.
 
 use std::collections::HashSet;
 
@@ -9,23 +9,25 @@ use crate::format::pack::{Codec, Kind};
 use crate::format::tree::ChunkRef;
 use crate::save::chunk::{Cost, Form};
 
-/// From this age on a base is only kept where restores are far from reading too much: so dense updates, where they are not,
-/// renew a third of the chunks with each version, and the differences stay small.
+/// From this age on, a delta needs slack in the restore budget. Dense updates have none, so a third of their chunks is
+/// stored whole with each version, and the deltas stay small.
 const OLD: u8 = 3;
-/// How far: so many chunks like the one in question.
+/// The slack that the restore budget must have then, in multiples of the size of the chunk when it is stored whole.
 const FAR: i64 = 8;
 
-/// What the chunks of a state, as far as they are known, have cost and may still cost.
+/// The budget, after the chunks of the state so far.
 #[derive(Default)]
 pub(super) struct Budget {
-    /// What a restore may read more.
+    /// What is left of the budget in bytes: 1.5 times the whole chunks, minus what is read for them. Negative if a
+    /// restore reads too much.
     pub(super) credit: i64,
-    /// Whether a chunk is stored as a delta.
+    /// Whether a chunk of the state is stored as a delta.
     pub(super) deltas: bool,
-    /// Bases of deltas that this save has stored.
+    /// The bases of the deltas that this save has stored.
     pub(super) bases: HashSet<ChunkId>,
-    /// Raw bytes of the chunks that were new, and what they take in packs.
+    /// Raw bytes of the new chunks.
     pub(super) bytes_new: u64,
+    /// Encoded bytes of the new chunks.
     pub(super) bytes_encoded: u64,
 }
 
@@ -43,19 +45,19 @@ impl Chosen {
 }
 
 impl Budget {
-    /// Counts a chunk that is stored already.
+    /// Counts a chunk that an earlier save has stored.
     pub(super) fn count_known(&mut self, cost: Cost) {
         self.credit += cost.credit();
         self.deltas |= cost.reads > cost.whole;
     }
 
-    /// Counts a chunk that was not stored by an earlier save.
+    /// Counts a chunk that no earlier save has stored.
     pub(super) fn count_new(&mut self, id: ChunkRef, chosen: &Chosen) {
         self.bytes_new += u64::from(id.len);
         self.bytes_encoded += chosen.bytes.len() as u64;
     }
 
-    /// Decides, in state order, whether a chunk becomes a delta.
+    /// Decides whether a chunk becomes a delta. It is called in the order of the state.
     pub(super) fn choose(&mut self, form: Form) -> Chosen {
         let chosen = match form {
             Form::Whole(codec, bytes) => self.take_whole(codec, bytes),

@@ -1,22 +1,23 @@
-//! The chunks of a save on their way from the source to a pack.
+//! The chunks of a save, from the source to a pack.
 
 use crate::format::pack::{Codec, Kind};
 use crate::format::tree::ChunkRef;
 use crate::layout::pieces::Piece;
 use crate::save::bases::Candidate;
 
-/// What a worker is given.
+/// The input of a worker.
 pub(super) enum Job<'a> {
-    /// With its number, if it may become a delta.
+    /// A piece of the layout, with its index if it may become a delta.
     Piece(&'a Piece, Option<usize>),
+    /// Bytes of a literal chunk or of metadata.
     Bytes(Vec<u8>, Kind),
 }
 
-/// What a worker gives back.
+/// The output of a worker.
 pub(super) enum Chunk {
-    /// It is stored already.
+    /// A chunk that an earlier save has stored.
     Known { id: ChunkRef, kind: Kind, cost: Cost },
-    /// It is to be stored.
+    /// A chunk to store.
     New { id: ChunkRef, kind: Kind, form: Form },
 }
 
@@ -34,11 +35,11 @@ impl Chunk {
     }
 }
 
-/// How a new chunk could be stored.
+/// The encoded forms of a new chunk.
 pub(super) enum Form {
-    /// By itself.
+    /// Stored whole.
     Whole(Codec, Vec<u8>),
-    /// As a difference, unless that would make restores read too much; then by itself, if there is anything to choose.
+    /// As a delta, and also whole if the restore budget may refuse the delta.
     Delta(Delta, Option<(Codec, Vec<u8>)>),
 }
 
@@ -48,7 +49,7 @@ pub(super) struct Delta {
     pub(super) cost: Cost,
 }
 
-/// Bytes that reading a chunk takes, and would take if it were stored by itself.
+/// Bytes that a restore reads for a chunk, and would read if the chunk were stored whole.
 #[derive(Clone, Copy)]
 pub(super) struct Cost {
     pub(super) reads: u64,
@@ -56,7 +57,7 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    /// What the chunk leaves others to read, if all together may read half as much again as without deltas.
+    /// What the chunk adds to the restore budget: 1.5 times its whole size, minus what is read for it.
     pub(super) fn credit(self) -> i64 {
         (self.whole + self.whole / 2) as i64 - self.reads as i64
     }

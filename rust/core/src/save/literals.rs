@@ -1,10 +1,10 @@
-//! Literals: bytes of a file outside its tensors, cut by content.
+//! Literals: the bytes of a file outside its tensors. They are cut by content.
 
 use crate::error::Result;
 use crate::layout::pieces::Layout;
 use crate::layout::source::{StateSource, read_literals};
 
-/// Cuts the literal bytes of a file by content, a chunk at a time.
+/// Cuts the literal bytes of a file by content, one chunk at a time.
 pub(super) struct Cutter<'a> {
     pub(super) layout: &'a Layout,
     pub(super) source: &'a dyn StateSource,
@@ -20,7 +20,7 @@ impl Cutter<'_> {
         let (_, _, max) = self.cdc;
         if self.held.len() < max && self.at < self.len {
             let old = self.held.len();
-            // Twice the largest chunk at a time, so that bytes are not moved for every small chunk.
+            // Two of the largest chunks are read at a time, so that bytes are not moved for every small chunk.
             let more = (2 * max - old).min(usize::try_from(self.len - self.at).unwrap_or(usize::MAX));
             self.held.resize(old + more, 0);
             read_literals(self.source, self.layout, self.file, self.at, &mut self.held[old..])?;
@@ -30,7 +30,7 @@ impl Cutter<'_> {
             return Ok(None);
         }
         let (min, avg, max) = self.cdc;
-        // Only the first cut of what is held is used: it needs `max` bytes of look-ahead, which are there.
+        // Only the first cut is used. It needs a look-ahead of `max` bytes, which are there unless the file ends.
         let window = &self.held[..self.held.len().min(max)];
         let n = if window.len() <= min {
             window.len()

@@ -1,4 +1,4 @@
-//! A save: from a state to packs and a snapshot body.
+//! Saving: from a state to packs and the body of a snapshot.
 
 pub(crate) mod bases;
 mod budget;

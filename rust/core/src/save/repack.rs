@@ -1,4 +1,4 @@
-//! Repack: chunks of packs that are mostly dead, and deltas that cost too much to read, are stored again.
+//! Repack: stores chunks again that are in mostly unused packs, and deltas for which a restore would read too much.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,8 +13,8 @@ use crate::save::tree::Tree;
 use crate::save::writer::{Filling, Scratch, Writer};
 
 impl Writer<'_> {
-    /// Writes live chunks of packs that are mostly dead again, at most as many bytes as this save has added, so that the packs
-    /// of the newest snapshot stay close to its live bytes.
+    /// Stores live chunks of mostly unused packs again, so that the packs of the newest snapshot are not much larger
+    /// than its chunks. It writes at most as many bytes as this save has added.
     pub(super) fn repack(&self, tree: &Tree, filling: &mut Filling) -> Result<()> {
         if filling.budget.bytes_encoded == 0 {
             return Ok(());
@@ -26,12 +26,13 @@ impl Writer<'_> {
         if chosen.is_empty() {
             return Ok(());
         }
-        // What has outlived a pack will probably outlive what is new now: in a pack of its own it is not rewritten again.
+        // These chunks have outlived their pack, and will probably outlive the new ones. In a pack of their own they
+        // need not be stored again.
         filling.packs.begin_another()?;
         self.store_again(tree, &chosen, filling)
     }
 
-    /// Deltas of earlier versions that must become whole: what stood beside them and let a restore read more has changed.
+    /// Deltas of earlier versions that must be stored whole, because the restore budget is now exceeded.
     fn overdrawn(&self, tree: &Tree, filling: &Filling) -> HashSet<ChunkId> {
         let (mut credit, mut chosen) = (filling.budget.credit, HashSet::new());
         for id in tree.content.iter().map(|c| c.id).filter(|id| !filling.packs.has(id)) {
@@ -43,7 +44,7 @@ impl Writer<'_> {
         chosen
     }
 
-    /// Chunks of packs that are mostly dead, the emptiest first.
+    /// Chooses chunks of mostly unused packs, the least used pack first.
     fn choose_sparse(
         &self,
         closure: &HashSet<ChunkId>,
@@ -54,7 +55,7 @@ impl Writer<'_> {
         let alive = closure.iter().chain(&filling.budget.bases).copied().collect();
         let serving = self.known.serve(&alive)?;
         let mut sparse: Vec<(&Pack, u64)> = self.known.sparse(&serving).collect();
-        // Fractions are compared crosswise.
+        // Fractions are compared by cross-multiplication.
         sparse.sort_by(|a, b| {
             (u128::from(a.1) * u128::from(b.0.length))
                 .cmp(&(u128::from(b.1) * u128::from(a.0.length)))
@@ -63,7 +64,7 @@ impl Writer<'_> {
         let served_on = self.served_on(closure);
         let entries = sparse.iter().flat_map(|(pack, _)| pack.entries.iter().map(|e| (pack.name, e)));
         for (_, entry) in entries.filter(|(name, e)| serving.pack_of.get(&e.id) == Some(name)) {
-            // A base is not in the state: what needs it is stored whole instead.
+            // A base that is not in the state: the deltas that need it are stored whole instead.
             let ids = if closure.contains(&entry.id) {
                 vec![entry.id]
             } else {
@@ -78,7 +79,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The chunks that are deltas, under the base of each.
+    /// The deltas of the closure, by the id of their base.
     fn served_on(&self, closure: &HashSet<ChunkId>) -> HashMap<ChunkId, Vec<ChunkId>> {
         let mut found: HashMap<ChunkId, Vec<ChunkId>> = HashMap::new();
         for id in closure {
@@ -89,7 +90,7 @@ impl Writer<'_> {
         found
     }
 
-    /// Stores chunks once more, whole, read from the source anew.
+    /// Reads the chosen chunks from the source again, and stores them whole.
     fn store_again(&self, tree: &Tree, chosen: &HashSet<ChunkId>, filling: &mut Filling) -> Result<()> {
         let mut scratch = Scratch::new();
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! The content tree and the structure of a state, as chunks.
+//! The content tree and the structure of a state, cut into chunks.
 
 use crate::error::Result;
 use crate::format::digest::{ChunkId, Digest};
@@ -8,10 +8,10 @@ use crate::format::tree::{ChunkRef, nodes};
 use crate::layout::cdc::{METADATA_CDC, cut};
 use crate::save::chunk::Job;
 
-/// Entries that a snapshot file lists itself before a content tree is made.
+/// The most entries in the snapshot file itself. A longer content list becomes a tree.
 pub(super) const ROOT: usize = 32;
 
-/// The content of a state and the metadata chunks that describe it.
+/// The content list of a state, and the metadata chunks that describe it.
 pub(super) struct Tree {
     pub(super) content: Vec<ChunkRef>,
     root: Vec<ChunkRef>,

@@ -1,7 +1,7 @@
-//! The writer: from a state to packs and a snapshot body.
+//! The writer: writes a state into packs.
 //!
-//! Chunks are hashed and, if they are new, encoded in parallel while they are in cache; one thread takes them in state
-//! order and fills packs, so packs are the same for the same input whatever the number of threads.
+//! Several threads hash the chunks and encode those that are new, while they are in cache. One thread takes them in the
+//! order of the state and writes packs. So the same input gives the same packs, whatever the number of threads.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -26,31 +26,31 @@ use crate::save::literals::Cutter;
 use crate::save::tree::Tree;
 use crate::task::Task;
 
-/// What a save wrote.
+/// What the writer wrote.
 #[derive(Debug)]
 pub(crate) struct Written {
-    /// Where the state stands.
+    /// Where the state is stored.
     pub(crate) state: State,
-    /// Packs that were added, in the order they were filled.
+    /// The new packs, in the order in which they were filled.
     pub(crate) packs: Vec<Pack>,
-    /// Raw bytes of chunks that were stored for the first time.
+    /// Raw bytes of the chunks that no earlier save has stored.
     pub(crate) bytes_new: u64,
-    /// Bytes of the added packs.
+    /// Bytes of the new packs.
     pub(crate) bytes_stored: u64,
-    /// Whether a chunk is stored as a delta.
+    /// Whether a chunk of the state is stored as a delta.
     pub(crate) deltas: bool,
 }
 
-/// How to save.
+/// The options of a save.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
-    /// Codec for new chunks.
+    /// The codec for new chunks.
     pub(crate) codec: CodecChoice,
-    /// Raw bytes that are expected to be new; decides the size of packs.
+    /// Raw bytes that will probably be new. They decide the size of packs.
     pub(crate) expected_new: u64,
 }
 
-/// Everything the steps of a save share.
+/// The writer of one save.
 pub(crate) struct Writer<'a> {
     pub(super) layout: &'a Layout,
     pub(super) source: &'a dyn StateSource,
@@ -67,7 +67,7 @@ impl std::fmt::Debug for Writer<'_> {
     }
 }
 
-/// A worker's own memory.
+/// The encoder and the buffers of one worker.
 pub(super) struct Scratch {
     encoder: Encoder,
     read: Vec<u8>,
@@ -82,14 +82,14 @@ impl Scratch {
     }
 }
 
-/// Packs that are being filled, and what may go there.
+/// The packs that are being filled, and the restore budget.
 pub(super) struct Filling {
     pub(super) packs: PackWriter,
     pub(super) budget: Budget,
 }
 
 impl Filling {
-    /// Stores a chunk, unless it is stored already. `new` says that no earlier save has stored it.
+    /// Stores a chunk, unless it is stored already. `new`: no earlier save has stored it.
     pub(super) fn add(&mut self, chunk: Chunk, new: bool) -> Result<()> {
         match chunk {
             Chunk::Known { cost, .. } => self.budget.count_known(cost),
@@ -120,7 +120,7 @@ impl<'a> Writer<'a> {
         Self { layout, source, known, condemned, bases, options, task }
     }
 
-    /// Writes packs to `temp`, moves them to `packs`.
+    /// Writes packs in the folder `temp` and moves them to the folder `packs`.
     pub(crate) fn write(&self, temp: &Path, packs: &Path) -> Result<Written> {
         let target = (self.options.expected_new / 16).clamp(8 << 20, 64 << 20);
         let mut filling =
@@ -145,7 +145,7 @@ impl<'a> Writer<'a> {
         Ok(Written { state: tree.state(self.layout.length), packs, bytes_new, bytes_stored, deltas })
     }
 
-    /// Runs jobs through the pipeline: hash, look up, encode; new chunks go into packs.
+    /// Runs jobs: hashes the chunks, looks them up, encodes new ones and adds them to packs.
     fn store(
         &self,
         jobs: impl FnMut() -> Result<Option<Job<'a>>> + Send,
@@ -163,6 +163,7 @@ impl<'a> Writer<'a> {
         })
     }
 
+    /// Does one job. With `again` the chunk is encoded even if it is stored already.
     pub(super) fn chunk(&self, scratch: &mut Scratch, job: Job<'_>, again: bool) -> Result<Chunk> {
         let Scratch { encoder, read, joined, reader, base } = scratch;
         let (raw, element, kind, piece) = match &job {
@@ -187,7 +188,7 @@ impl<'a> Writer<'a> {
         let mut whole =
             || encoder.encode(raw, element, self.options.codec).map(|(codec, bytes)| (codec, bytes.to_vec()));
         let form = match delta {
-            // Where nothing that is read can be too much, it need not be known what the chunk would be by itself.
+            // The restore budget never refuses this delta, so the whole chunk need not be encoded.
             Some(delta) if delta.cost.credit() >= 0 => Form::Delta(delta, None),
             Some(delta) => Form::Delta(delta, Some(whole()?)),
             None => whole().map(|(codec, bytes)| Form::Whole(codec, bytes))?,
@@ -195,7 +196,7 @@ impl<'a> Writer<'a> {
         Ok(Chunk::New { id, kind, form })
     }
 
-    /// What reading a chunk that is stored already takes; `None` if it is not, or only where prune may be deleting it.
+    /// What a restore reads for a chunk that is stored already. `None` if it is not stored, or only in condemned packs.
     pub(super) fn cost(&self, id: &ChunkId) -> Option<Cost> {
         let bytes = |id: &ChunkId| Some(u64::from(self.known.readable(id, self.condemned).next()?.entry.encoded));
         let own = bytes(id)?;
@@ -205,7 +206,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// The chunk as the difference to its base, where that gains enough.
+    /// The chunk as a delta to its base; `None` if that saves too little.
     fn delta(
         &self,
         encoder: &mut Encoder,
@@ -228,7 +229,7 @@ impl<'a> Writer<'a> {
         }))
     }
 
-    /// The jobs of the content, in state order.
+    /// The jobs of the content, in the order of the state.
     fn content_jobs(&self) -> impl FnMut() -> Result<Option<Job<'a>>> + use<'a> {
         let (layout, source) = (self.layout, self.source);
         let mut next = 0;

@@ -1,4 +1,4 @@
-//! A look at, and a hand in, every call to the file system below a folder. For tests.
+//! Watching and refusing calls to the file system below a folder. For tests.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,26 +6,29 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::call::Call;
 
-/// Sees the calls below a folder.
+/// Watches the calls to the file system below a folder.
 pub trait Watcher: Send + Sync {
-    /// A thread is about to make a call; it may be held here.
+    /// Called when a thread is about to make a call. It may block the thread.
     fn arrive(&self, _call: &Call<'_>) {}
 
-    /// Before a call: an error is what the caller gets instead of it.
+    /// Called before a call.
+    ///
+    /// # Errors
+    /// An error makes the call fail with it; the call is not made.
     fn before(&self, call: &Call<'_>) -> io::Result<()>;
 
-    /// After a call that succeeded; no other call of the folder was made since `before`.
+    /// Called after a call that succeeded. No other call below the folder was made since `before`.
     fn after(&self, call: &Call<'_>);
 
-    /// How many of so many bytes a write takes.
+    /// How many bytes, of `bytes`, a write may write.
     fn limit(&self, bytes: usize) -> usize {
         bytes
     }
 
-    /// After a read, so many bytes of which there were.
+    /// Called after a read that returned so many bytes.
     fn has_read(&self, _bytes: usize) {}
 
-    /// Whether a flush or a lock does nothing and says that all is well.
+    /// Whether a flush or a lock does nothing and reports success.
     fn pretends(&self, _call: &Call<'_>) -> bool {
         false
     }
@@ -39,7 +42,7 @@ struct Watched {
 
 static WATCHED: RwLock<Vec<Arc<Watched>>> = RwLock::new(vec![]);
 
-/// Ends the watch when it is dropped.
+/// A running watch. Dropping it ends the watch.
 pub struct Watch(Arc<Watched>);
 
 impl Drop for Watch {
@@ -48,7 +51,7 @@ impl Drop for Watch {
     }
 }
 
-/// Lets `watcher` see all calls below `root`.
+/// Lets `watcher` watch all calls below `root`, until the returned value is dropped.
 pub fn watch(root: &Path, watcher: Arc<dyn Watcher>) -> Watch {
     let watched = Arc::new(Watched { root: root.to_owned(), watcher, order: Mutex::default() });
     WATCHED.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&watched));
@@ -79,7 +82,7 @@ fn path<'a>(call: &Call<'a>) -> &'a Path {
     }
 }
 
-/// Makes a call under the eyes of its watcher, if it has one.
+/// Makes a call, watched by its watcher if there is one.
 pub(super) fn watched<T>(call: &Call<'_>, action: &mut dyn FnMut() -> io::Result<T>) -> io::Result<T> {
     let Some(watched) = find(path(call)) else { return action() };
     watched.watcher.arrive(call);

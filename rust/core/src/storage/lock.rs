@@ -1,7 +1,7 @@
-//! Locks on files.
+//! File locks.
 //!
-//! A forked child inherits the descriptors of locked files, and a lock stands until all of them are
-//! closed. A data loader's worker must not keep the session of a saver alive that was killed.
+//! A forked child inherits the descriptors of locked files, and a lock is held until all of its descriptors are closed.
+//! The worker of a data loader must not keep the session of a killed process alive, so a child closes them.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -11,11 +11,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use crate::error::Result;
 use crate::storage::{self, Lockable};
 
-/// Descriptors of lock files that this process has open.
+/// The descriptors of the lock files that this process has open.
 static HELD: Mutex<Vec<i32>> = Mutex::new(vec![]);
 
-/// A fork has this alone; those who open or close a lock file have it together. So a fork finds every descriptor that is
-/// open in [`HELD`], and none there that is closed, whose number may be another file's by now.
+/// A fork holds this lock exclusively; whoever opens or closes a lock file shares it. So during a fork, [`HELD`] has
+/// exactly the descriptors that are open. The number of a closed one could already belong to another file.
 static FORK: RwLock<()> = RwLock::new(());
 
 fn together() -> RwLockReadGuard<'static, ()> {
@@ -26,7 +26,7 @@ fn held() -> MutexGuard<'static, Vec<i32>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A lock file whose descriptor a forked child closes.
+/// An open lock file. A forked child closes its descriptor.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: Option<File>,
@@ -43,13 +43,13 @@ fn descriptor(_file: &File) -> i32 {
 }
 
 impl LockFile {
-    /// The lock file that `open` opens.
+    /// Opens a lock file with `open`.
     pub(crate) fn new(open: impl FnOnce() -> Result<File>) -> Result<Self> {
         let _together = together();
         Ok(Self::of(open()?))
     }
 
-    /// The same, `None` where `open` gives none.
+    /// Like [`LockFile::new`]; `None` if `open` returns none.
     pub(crate) fn new_if(open: impl FnOnce() -> Result<Option<File>>) -> Result<Option<Self>> {
         let _together = together();
         Ok(open()?.map(Self::of))
@@ -60,7 +60,7 @@ impl LockFile {
         Self { file: Some(file) }
     }
 
-    /// The file.
+    /// The open file.
     pub(crate) fn file(&self) -> &File {
         self.file.as_ref().expect("open until it is dropped")
     }
@@ -79,14 +79,14 @@ impl Drop for LockFile {
     }
 }
 
-/// Tries to lock the file of this name; the lock stands as long as the file that comes with it is open.
+/// Tries to lock a file. The lock is held until the returned file is dropped.
 pub(crate) fn try_lock(path: &Path) -> (Lockable, Option<LockFile>) {
     let Ok(lock) = LockFile::new(|| storage::open_lock(path, false)) else { return (Lockable::Unknown, None) };
     let told = storage::try_lock(lock.file(), path);
     (told, Some(lock).filter(|_| told == Lockable::Free))
 }
 
-/// Holds the lock of a file just made; `None` where a sweep took it for a dead one's: then draw another name.
+/// Locks a file that was just created. `None` if a sweep took it for that of a dead process; then use another name.
 pub(crate) fn hold(lock: LockFile, path: &Path) -> Result<Option<LockFile>> {
     if storage::try_lock(lock.file(), path) == Lockable::Held {
         return Ok(None);
@@ -94,8 +94,9 @@ pub(crate) fn hold(lock: LockFile, path: &Path) -> Result<Option<LockFile>> {
     Ok(storage::exists(path)?.then_some(lock))
 }
 
-/// The lock of a session, or another folder, whose process is gone. Where a crash took the lock file it is made anew,
-/// exclusively, so that whoever is about to begin a session in this very folder draws another name.
+/// Takes the lock of a session, or another folder, whose process has ended; `None` if it is alive. If the lock file is
+/// missing after a crash, it is created exclusively: whoever is just about to begin a session in this folder then uses
+/// another name.
 pub(crate) fn dead(path: &Path) -> Option<LockFile> {
     if let Ok(Some(lock)) = LockFile::new_if(|| storage::create_if_free(path)) {
         return (storage::try_lock(lock.file(), path) == Lockable::Free).then_some(lock);
@@ -103,7 +104,7 @@ pub(crate) fn dead(path: &Path) -> Option<LockFile> {
     try_lock(path).1
 }
 
-/// Says that a living process is at work on something. It is given back when it is dropped, or when its process ends.
+/// A claim: says that a living process is working on something. It ends when it is dropped, or when the process ends.
 #[derive(Debug)]
 pub struct Claim {
     lock: Option<LockFile>,
@@ -111,8 +112,11 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes the claim that the file of this name stands for; `None` where somebody has it. Where locks do not work
-    /// nobody can tell, and everybody gets one.
+    /// Takes the claim whose lock file is `path`; `None` if another process has it. On a file system without locks
+    /// everybody gets it.
+    ///
+    /// # Errors
+    /// `Io` or `NotFound` if the lock file cannot be opened or created.
     pub fn take(path: &Path) -> Result<Option<Self>> {
         let lock = LockFile::new(|| storage::open_lock(path, true))?;
         let free = storage::try_lock(lock.file(), path) != Lockable::Held;
@@ -123,32 +127,32 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if std::process::id() != self.owner {
-            // A forked child has a copy, whose descriptor `close_inherited_locks` has closed already.
+            // This is the copy in a forked child. `close_inherited_locks` has closed its descriptor.
             std::mem::forget(self.lock.take());
         }
     }
 }
 
-/// What a thread that forks has, from before the fork until after it, in both processes.
+/// The locks that the forking thread holds from before the fork until after it, in both processes.
 type Forking = (RwLockWriteGuard<'static, ()>, MutexGuard<'static, Vec<i32>>);
 
 thread_local! {
     static FORKING: RefCell<Option<Forking>> = const { RefCell::new(None) };
 }
 
-/// To be called by the thread that forks, before it does: waits until no lock file is just being opened or closed, and lets
-/// none be until [`fork_ended`] in the parent and [`close_inherited_locks`] in the child.
+/// Call it before a fork, in the forking thread. It waits until no lock file is being opened or closed, and prevents
+/// that until [`fork_ended`] is called in the parent and [`close_inherited_locks`] in the child.
 pub fn fork_begins() {
     let forking = (FORK.write().unwrap_or_else(PoisonError::into_inner), held());
     FORKING.set(Some(forking));
 }
 
-/// To be called by the thread that forked, in the parent.
+/// Call it after a fork, in the forking thread of the parent.
 pub fn fork_ended() {
     FORKING.take();
 }
 
-/// To be called in a forked child before anything else runs there: closes the inherited lock descriptors.
+/// Call it in a forked child, before anything else runs there. It closes the inherited lock files.
 pub fn close_inherited_locks() {
     match FORKING.take() {
         Some((_, mut held)) => close_all(&mut held),
@@ -163,9 +167,9 @@ fn close_all(_: &mut Vec<i32>) {}
 #[allow(unsafe_code)]
 fn close_all(held: &mut Vec<i32>) {
     for descriptor in held.drain(..) {
-        // SAFETY: the descriptor belongs to a `LockFile` of a thread of the parent. A forked child has only the thread
-        // that forked; the engine's calls run in threads of their own (`interruptible` in the binding, the pipeline), so
-        // the `LockFile` is never used or dropped here, and closing its descriptor once takes it from nobody.
+        // SAFETY: the descriptor belongs to a `LockFile` of a thread of the parent. A forked child has only the forking
+        // thread. The engine's calls run in threads of their own (`interruptible` in the binding, the pipeline), so
+        // here the `LockFile` is never used or dropped, and nobody else closes the descriptor.
         unsafe {
             libc::close(descriptor);
         }

@@ -1,5 +1,5 @@
-//! All calls to the file system, so that there is one place to look at, and one to make fail: each goes through [`call`],
-//! which the feature `faults` lets a test watch, refuse and record.
+//! All calls to the file system. Each goes through [`call()`], so that with the feature `faults` a test can watch,
+//! refuse and record it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -17,7 +17,8 @@ pub(crate) mod open_files;
 pub(crate) mod temporary;
 mod writeback;
 
-/// Makes a call; one that a signal interrupted is made again (network file systems interrupt more than reads and writes).
+/// Makes a call, and repeats it if a signal interrupts it (on network file systems, not only reads and writes are
+/// interrupted).
 fn call<T>(what: Call<'_>, mut action: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         #[cfg(feature = "faults")]
@@ -31,7 +32,7 @@ fn call<T>(what: Call<'_>, mut action: impl FnMut() -> io::Result<T>) -> io::Res
     }
 }
 
-/// The same for a call that a test may leave out.
+/// Makes a call that a test may skip.
 fn command(what: Call<'_>, mut action: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     call(what, || {
         #[cfg(feature = "faults")]
@@ -42,12 +43,12 @@ fn command(what: Call<'_>, mut action: impl FnMut() -> io::Result<()>) -> io::Re
     })
 }
 
-/// Makes the error of `action` on `path`.
+/// Converts an error of `action` on `path`.
 fn failed<'a>(action: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
     move |e| Error::io(action, path, e)
 }
 
-/// Creates a folder and its parents, and flushes the entries of those that it made: what is saved there must be found again.
+/// Creates a folder and its parents, and flushes their entries, so that what is saved there is found after a crash.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {
     if exists(path)? {
         return Ok(());
@@ -60,7 +61,7 @@ pub(crate) fn create_dir(path: &Path) -> Result<()> {
     sync_dir(&parent(path))
 }
 
-/// Creates one folder, in one that exists. Nothing is flushed.
+/// Creates a folder in an existing one. Nothing is flushed.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
     call(Call::CreateDir(path), || fs::create_dir(path)).map_err(failed("create the folder", path))
 }
@@ -69,12 +70,12 @@ fn create_exclusively(path: &Path) -> io::Result<File> {
     call(Call::Create(path), || OpenOptions::new().read(true).write(true).create_new(true).open(path))
 }
 
-/// Creates a new file for writing and reading; it must not exist.
+/// Creates a file for reading and writing. It must not exist.
 pub(crate) fn create_new(path: &Path) -> Result<File> {
     create_exclusively(path).map_err(failed("create", path))
 }
 
-/// The same, `None` if the name is taken or its folder is gone.
+/// Like [`create_new`]; `None` if the file exists, or if its folder does not.
 pub(crate) fn create_if_free(path: &Path) -> Result<Option<File>> {
     match create_exclusively(path) {
         Ok(file) => Ok(Some(file)),
@@ -83,7 +84,7 @@ pub(crate) fn create_if_free(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Creates an empty file exclusively; `false` if the name is taken.
+/// Creates an empty file exclusively. `false` if it exists.
 pub(crate) fn claim(path: &Path) -> Result<bool> {
     match create_exclusively(path) {
         Ok(_) => Ok(true),
@@ -92,12 +93,13 @@ pub(crate) fn claim(path: &Path) -> Result<bool> {
     }
 }
 
-/// Whether there is a file or folder of this name. Where the system cannot tell this is an error: "no" may cost data.
+/// Whether a file or folder exists. If the operating system cannot tell, that is an error: a wrong "no" could cost
+/// data.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
     call(Call::Look(path), || path.try_exists()).map_err(failed("look at", path))
 }
 
-/// Whether a name is free, also of a link that leads nowhere.
+/// Whether a name is free. A dangling link takes its name, too.
 pub(crate) fn is_free(path: &Path) -> Result<bool> {
     match call(Call::Look(path), || path.symlink_metadata()) {
         Ok(_) => Ok(false),
@@ -106,23 +108,23 @@ pub(crate) fn is_free(path: &Path) -> Result<bool> {
     }
 }
 
-/// Length of what stands under a name, 0 where that cannot be told: for estimates.
+/// The length of a file in bytes, 0 if it is not known. For estimates.
 pub(crate) fn rough_length(path: &Path) -> u64 {
     call(Call::Look(path), || path.metadata()).map_or(0, |found| found.len())
 }
 
-/// What a name stands for.
+/// The type of what is under a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Node {
     /// A regular file.
     File,
     /// A folder.
     Folder,
-    /// Something else, a link too; or nothing, or the system cannot tell.
+    /// Something else, for example a link; or nothing, or the operating system cannot tell.
     Other,
 }
 
-/// What stands under this name; links are not followed.
+/// The type of what is under a path. Links are not followed.
 pub(crate) fn node(path: &Path) -> Node {
     match call(Call::Look(path), || path.symlink_metadata()) {
         Ok(found) if found.is_file() => Node::File,
@@ -131,12 +133,12 @@ pub(crate) fn node(path: &Path) -> Node {
     }
 }
 
-/// What a try to lock a file told.
+/// The result of trying to lock a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lockable {
-    /// Nobody held it; now the caller does.
+    /// The lock was free. Now the caller holds it.
     Free,
-    /// Somebody holds it.
+    /// Another open file holds the lock.
     Held,
     /// The file system cannot tell.
     Unknown,
@@ -156,7 +158,7 @@ pub(crate) fn try_lock(file: &File, path: &Path) -> Lockable {
     }
 }
 
-/// Opens a file in order to lock it, and makes it where `create` says so; not where a link would have it made.
+/// Opens a file to lock it. With `create` it is created if it does not exist. Links are not followed.
 pub(crate) fn open_lock(path: &Path, create: bool) -> Result<File> {
     let what = if create { Call::Create(path) } else { Call::Open(path) };
     let mut options = OpenOptions::new();
@@ -166,7 +168,7 @@ pub(crate) fn open_lock(path: &Path, create: bool) -> Result<File> {
     call(what, || options.open(path)).map_err(|e| not_found_or("open", path, e))
 }
 
-/// Opens a regular file for reading. Of anything else, an end may never come: a device, a pipe that nobody writes to.
+/// Opens a regular file for reading. Anything else is refused: reading a device or a pipe may never end.
 pub(crate) fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -188,12 +190,13 @@ fn not_found_or(action: &str, path: &Path, e: io::Error) -> Error {
     }
 }
 
-/// Length of an open file.
+/// The length of an open file in bytes.
 pub(crate) fn length(file: &File, path: &Path) -> Result<u64> {
     Ok(call(Call::Look(path), || file.metadata()).map_err(failed("look at", path))?.len())
 }
 
-/// What tells a file from another that has taken its name: when it was changed, and on Unix its disk and number there.
+/// What distinguishes a file from another one under the same path: its time of modification and, on Unix, its device
+/// and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     modified: Option<std::time::SystemTime>,
@@ -210,7 +213,8 @@ pub(crate) fn identity(file: &File, path: &Path) -> Result<Identity> {
     Ok(Identity { modified: found.modified().ok(), place })
 }
 
-/// Whether a file can be renamed from one folder to the other; yes where the system does not say.
+/// Whether two folders are on the same file system, so that a file can be renamed from one to the other. `true` if
+/// unknown.
 pub(crate) fn on_one_disk(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     if let (Ok(a), Ok(b)) = (call(Call::Look(a), || a.metadata()), call(Call::Look(b), || b.metadata())) {
@@ -221,23 +225,23 @@ pub(crate) fn on_one_disk(a: &Path, b: &Path) -> bool {
     true
 }
 
-/// Opens a file that is there for writing.
+/// Opens an existing file for writing.
 pub(crate) fn open_to_write(path: &Path) -> Result<File> {
     call(Call::Open(path), || OpenOptions::new().write(true).open(path)).map_err(|e| not_found_or("open", path, e))
 }
 
-/// Gives a file its length.
+/// Sets the length of a file in bytes.
 pub(crate) fn set_length(file: &File, path: &Path, length: u64) -> Result<()> {
     call(Call::SetLength { path, length }, || file.set_len(length)).map_err(failed("write", path))
 }
 
-/// Fills `buffer` from `offset`; a file that ends before is damaged.
+/// Fills `buffer` with bytes of a file from `offset` on. A shorter file is damaged.
 pub(crate) fn read_at(file: &File, path: &Path, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
     while !buffer.is_empty() {
         match read_some(path, || positional_read(file, buffer, offset)) {
             Ok(0) => {
                 return Err(Error::corrupt(format!(
-                    "{} ends at byte {offset}, {} more were expected",
+                    "{} ends at byte {offset}, {} more bytes were expected",
                     path.display(),
                     buffer.len()
                 )));
@@ -269,10 +273,10 @@ fn positional_read(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<us
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
-/// Parts of a file that are worth a call to the disk of their own.
+/// Writes of at least this many bytes start the writeback to disk.
 const EARLY: usize = 256 << 10;
 
-/// Writes all of `buffer` at `offset`, and has the disk begin with it if it is not small.
+/// Writes all of `buffer` at `offset`. If it is not small, the writeback to disk is started.
 pub(crate) fn write_early(file: &File, path: &Path, buffer: &[u8], offset: u64) -> Result<()> {
     write_at(file, path, buffer, offset)?;
     if buffer.len() >= EARLY {
@@ -302,7 +306,7 @@ fn write_some(file: &File, path: &Path, bytes: &[u8], offset: u64) -> io::Result
     call(Call::Write { path, offset, bytes }, || positional_write(file, bytes, offset))
 }
 
-/// A new file that is written from front to back.
+/// A new file that is written from its beginning to its end.
 #[derive(Debug)]
 pub(crate) struct Appended {
     file: File,
@@ -311,12 +315,12 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    /// Creates it; it must not exist.
+    /// Creates the file. It must not exist.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         Ok(Self { file: create_new(path)?, path: path.to_owned(), end: 0 })
     }
 
-    /// The file.
+    /// The open file.
     pub(crate) fn into_file(self) -> File {
         self.file
     }
@@ -344,12 +348,12 @@ fn positional_write(file: &File, buffer: &[u8], offset: u64) -> io::Result<usize
     std::os::windows::fs::FileExt::seek_write(file, buffer, offset)
 }
 
-/// Flushes a file's bytes to the disk.
+/// Flushes a file to disk (fsync).
 pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     command(Call::Sync(path), || file.sync_all()).map_err(failed("flush", path))
 }
 
-/// Flushes a folder's entries to the disk; where folders cannot be flushed (some file systems, Windows) this does nothing.
+/// Flushes the entries of a folder to disk. Does nothing where that is not possible (some file systems, Windows).
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
@@ -367,7 +371,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// The same for a folder that need not exist.
+/// Like [`sync_dir`]; the folder need not exist.
 pub(crate) fn sync_dir_if_any(path: &Path) -> Result<()> {
     if exists(path)? { sync_dir(path) } else { Ok(()) }
 }
@@ -377,12 +381,12 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     call(Call::Rename { from, to }, || fs::rename(from, to)).map_err(failed("rename to", to))
 }
 
-/// Gives a file a second name, where the file system has such; no name is taken from another file.
+/// Makes a hard link to a file. The new name must not exist, and the file system must support hard links.
 pub(crate) fn link(from: &Path, to: &Path) -> Result<()> {
     call(Call::Link { from, to }, || fs::hard_link(from, to)).map_err(failed("link to", to))
 }
 
-/// Deletes a file; one that is gone already is no error.
+/// Deletes a file. It need not exist.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match call(Call::Remove(path), || fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, e)),
@@ -390,7 +394,7 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Deletes a folder with all that is in it; one that is gone already is no error.
+/// Deletes a folder with everything in it. It need not exist.
 pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     match call(Call::RemoveDir(path), || fs::remove_dir_all(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path, e)),
@@ -398,7 +402,7 @@ pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// Names in a folder, in no order; none if the folder does not exist. Names that are not UTF-8 are not ours.
+/// The names in a folder, in no order; none if the folder does not exist. Names that are not UTF-8 are not lamina's.
 pub(crate) fn list(path: &Path) -> Result<Vec<String>> {
     let names = || fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
     match call(Call::List(path), names) {
@@ -408,7 +412,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// A whole small file; longer than `limit` is refused as damaged.
+/// Reads a small file. One of more than `limit` bytes is damaged.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let mut bytes = vec![];
@@ -419,7 +423,7 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same, `None` if the file does not exist.
+/// Like [`read_small`]; `None` if the file does not exist.
 pub(crate) fn read_small_if_any(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     match read_small(path, limit) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -427,7 +431,7 @@ pub(crate) fn read_small_if_any(path: &Path, limit: u64) -> Result<Option<Vec<u8
     }
 }
 
-/// Writes a small file so that it is there whole or not at all: temporary file, flush, rename, flush.
+/// Writes a small file atomically: temporary file, flush, rename, flush of the folder.
 pub(crate) fn write_atomic(temp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let result = write_synced(temp, bytes).and_then(|()| rename(temp, path));
     if result.is_err() {
@@ -437,14 +441,14 @@ pub(crate) fn write_atomic(temp: &Path, path: &Path, bytes: &[u8]) -> Result<()>
     sync_dir(&parent(path))
 }
 
-/// Writes and flushes a new file.
+/// Writes a new file and flushes it.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = create_new(path)?;
     write_at(&file, path, bytes, 0)?;
     sync(&file, path)
 }
 
-/// The folder that `path` stands in.
+/// The folder of `path`; `.` if it has none.
 pub(crate) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),

@@ -1,4 +1,5 @@
-//! Files that are open at once: so many that few are opened twice, and fewer than any system allows.
+//! A cache of open files: large enough that few files are opened twice, and smaller than the limit of any operating
+//! system.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
 
-/// A process may often have 1024, and needs some for itself; a state may have a million files.
+/// The most open files. A process may often have 1024, and needs some for other things; a state may have a million
+/// files.
 pub(crate) const MOST: usize = 128;
 
-/// Open files under their keys.
+/// Open files, by key.
 #[derive(Debug)]
 pub(crate) struct OpenFiles<K> {
     open: Mutex<HashMap<K, Arc<File>>>,
@@ -23,7 +25,7 @@ impl<K> Default for OpenFiles<K> {
 }
 
 impl<K: Eq + Hash> OpenFiles<K> {
-    /// The file of this key, opened where it is not open.
+    /// The file of this key. `open` opens it if it is not open.
     pub(crate) fn get(&self, key: K, open: impl FnOnce() -> Result<File>) -> Result<Arc<File>> {
         let mut files = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = files.get(&key) {

@@ -1,8 +1,8 @@
-//! Temporary files and folders under dot names, in which something is made beside the place that it is renamed to.
+//! Temporary files and folders with hidden names, beside the path to which they are renamed.
 //!
-//! A kill leaves them behind, gigabytes of them. Whoever makes one holds its lock until it is renamed or removed, so one whose
-//! lock is free belongs to nobody any more, and the next one made in the same folder takes it away. No clock is asked, and no
-//! process number, which another process or machine may have by now.
+//! A killed process leaves them behind, possibly gigabytes. The process that makes one holds its lock until it is
+//! renamed or removed. So a temporary file whose lock is free is abandoned, and the next save into the same folder
+//! removes it. Neither clocks nor process ids are used: another process or machine may have the same id.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::storage::lock::{LockFile, dead, hold, try_lock};
 use crate::storage::names::{is_random_name, random_name};
 use crate::storage::{self, Lockable, Node};
 
-/// Name of a folder's lock, which no model's file has.
+/// The name of the lock file in a temporary folder. No file of a model has it.
 const LOCK: &str = ".lamina-lock";
 
-/// A locked file or folder with a name of its own. Dropping it removes it.
+/// A locked temporary file or folder. Dropping it removes it.
 #[derive(Debug)]
 pub struct Temporary {
     path: PathBuf,
@@ -25,7 +25,7 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// A new empty file in `place`.
+    /// Creates an empty file in the folder `place`.
     pub(crate) fn file(place: &Path) -> Result<Self> {
         draw(place, |path| {
             let lock = hold(LockFile::new(|| storage::create_new(&path))?, &path)?;
@@ -33,7 +33,10 @@ impl Temporary {
         })
     }
 
-    /// A new folder in `place`.
+    /// Creates a folder in the folder `place`.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be created.
     pub fn folder(place: &Path) -> Result<Self> {
         draw(place, |path| {
             storage::make_dir(&path)?;
@@ -47,24 +50,25 @@ impl Temporary {
         Self { path, lock: Some(lock), folder, owner: std::process::id() }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file, open for writing; of a folder, its lock.
+    /// The open file; for a folder, its lock file.
     pub(crate) fn opened(&self) -> &File {
         self.lock.as_ref().expect("held until it is dropped").file()
     }
 
-    /// Renames it, held until it has its name.
+    /// Renames it. Its lock is held until then.
     pub(crate) fn rename_to(mut self, target: &Path) -> Result<()> {
         storage::rename(&self.path, target)?;
         self.path.clear();
         Ok(())
     }
 
-    /// Removes what dead processes left beside it. What cannot be removed (another user's, say) is in nobody's way.
+    /// Removes what dead processes have left in the same folder. What cannot be removed, for example that of another
+    /// user, stays.
     pub fn sweep(&self) {
         let place = storage::parent(&self.path);
         let names = storage::list(&place).unwrap_or_default();
@@ -75,7 +79,7 @@ impl Temporary {
         }
     }
 
-    /// Whether a lock that is held looks held: where it does not, a free one says nothing.
+    /// Whether file locks work: its own lock must look held. Else a free lock means nothing.
     fn locks_work(&self) -> bool {
         let lock = if self.folder { self.path.join(LOCK) } else { self.path.clone() };
         try_lock(&lock).0 == Lockable::Held
@@ -85,7 +89,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if std::process::id() != self.owner {
-            // A forked child has a copy, whose descriptor `close_inherited_locks` has closed already.
+            // This is the copy in a forked child. `close_inherited_locks` has closed its descriptor.
             std::mem::forget(self.lock.take());
         } else if !self.path.as_os_str().is_empty() {
             let _ = if self.folder { storage::remove_dir(&self.path) } else { storage::remove_file(&self.path) };
@@ -93,7 +97,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Tries names until one is held: a sweep may take what is just being made for something dead.
+/// Tries names until one works: the sweep of another process may remove what is just being created.
 fn draw(place: &Path, mut make: impl FnMut(PathBuf) -> Result<Option<Temporary>>) -> Result<Temporary> {
     for _ in 0..8 {
         if let Some(made) = make(place.join(format!(".lamina-{}.tmp", random_name())))? {

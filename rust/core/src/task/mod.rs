@@ -1,4 +1,4 @@
-//! What every long call has: threads that work side by side, a way to end it, and a count of what is done.
+//! Tasks: the threads of a long call, its interrupt, and its progress.
 
 mod pipeline;
 pub(crate) mod progress;
@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::{Error, Result};
 use progress::Progress;
 
-/// How a long call is carried out: in how many threads, what may end it, and who watches it.
+/// How a long call runs: its number of threads, what may interrupt it, and where it counts its progress.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
     threads: usize,
@@ -23,51 +23,58 @@ impl std::fmt::Debug for Task<'_> {
 }
 
 impl<'a> Task<'a> {
-    /// A call in `threads` threads, or where that is 0: in `LAMINA_THREADS`, else in one per core, at most 8.
+    /// A task with `threads` threads. 0 means the number in the environment variable `LAMINA_THREADS`, or, if it is not
+    /// set, one per core, at most 8.
     ///
     /// # Errors
-    /// `InvalidInput` where `LAMINA_THREADS` is no number of threads.
+    /// `InvalidInput` if `threads` is 0 and `LAMINA_THREADS` is not a whole number of at least 1.
+    ///
+    /// # Examples
+    /// ```
+    /// use lamina_core::Task;
+    ///
+    /// assert_eq!(Task::new(3)?.threads(), 3);
+    /// # Ok::<(), lamina_core::Error>(())
+    /// ```
     pub fn new(threads: usize) -> Result<Self> {
         Ok(Self { threads: pipeline::threads_or_default(threads)?, interrupt: None, progress: None })
     }
 
-    /// The same call, which asks `interrupt` again and again; its error ends the call.
+    /// The same task with an interrupt. It is called before each item, from any thread; its error ends the task.
     #[must_use]
     pub fn interrupted_by(self, interrupt: &'a (dyn Fn() -> Result<()> + Sync)) -> Self {
         Self { interrupt: Some(interrupt), ..self }
     }
 
-    /// The same call, which counts for `progress`.
+    /// The same task, which counts its progress in `progress`.
     #[must_use]
     pub fn watched_by(self, progress: Option<&'a Progress>) -> Self {
         Self { progress, ..self }
     }
 
-    /// Threads that work side by side.
+    /// The number of threads.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Whether the call goes on.
-    ///
-    /// # Errors
-    /// The one that ends it.
+    /// Asks the interrupt whether to go on; its error means no.
     pub(crate) fn check(&self) -> Result<()> {
         self.interrupt.map_or(Ok(()), |interrupt| interrupt())
     }
 
-    /// A phase of `total` bytes begins.
+    /// Begins a phase of `total` bytes.
     pub(crate) fn begin(&self, what: &str, total: u64) {
         self.progress.iter().for_each(|progress| progress.begin(what, total));
     }
 
-    /// So many bytes more are done.
+    /// Counts bytes as done.
     pub(crate) fn advance(&self, bytes: u64) {
         self.progress.iter().for_each(|progress| progress.advance(bytes));
     }
 
-    /// Runs `work` on the items of `source` side by side and gives the results to `sink` in order, on the calling thread;
-    /// at most `window` results wait. The first error, in order, ends it. Before each item it is asked whether to go on.
+    /// Runs `work` on the items of `source` in parallel, and passes the results to `sink` in order, on the calling
+    /// thread. At most `window` results wait. The first error, in order, ends the run. The interrupt is asked before
+    /// each item.
     pub(crate) fn run<T, R: Send, W>(
         &self,
         window: usize,
@@ -84,10 +91,10 @@ impl<'a> Task<'a> {
     }
 }
 
-/// Does `work`; a panic in it becomes an error, so that none reaches whoever is no Rust.
+/// Runs `work` and turns a panic into an error, so that no panic reaches a caller in another language.
 ///
 /// # Errors
-/// What `work` fails with, `Internal` where it panics.
+/// The error of `work`, or `Internal` if it panics.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::panicked(&*payload)))
 }

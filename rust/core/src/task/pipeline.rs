@@ -1,7 +1,7 @@
-//! A bounded parallel pipeline: items are made one after the other, worked on by several threads, and taken in order.
+//! A bounded parallel pipeline: a source makes items one by one, several threads work on them, and a sink takes the
+//! results in order.
 //!
-//! Everything that decides what is written happens in the first and the last step, so the result does not depend on the
-//! number of threads.
+//! Only the source and the sink decide what is written, so the result does not depend on the number of threads.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -18,27 +18,24 @@ struct Shared<S, R> {
 
 struct Queue<R> {
     done: BTreeMap<usize, Result<R>>,
-    /// Index that the sink takes next.
+    /// The index that the sink takes next.
     next: usize,
-    /// Number of items, once the source has ended.
+    /// The number of items, after the source has ended.
     total: Option<usize>,
     stopped: bool,
-    /// What a worker panicked with.
+    /// The payload of a panic in a worker.
     panicked: Option<Box<dyn Any + Send>>,
 }
 
-/// A lock whose holder panicked still guards data that is whole: every update is a single step.
+/// Locks a mutex, even if a holder panicked: every update is a single step, so the data is consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// More threads than this help nobody; a demand for more is taken as this.
+/// The most threads that `LAMINA_THREADS` can ask for. More do not help.
 const MAX_THREADS: usize = 1024;
 
-/// `wanted` threads, or where it is 0: `LAMINA_THREADS`, else one per core, at most 8.
-///
-/// # Errors
-/// `InvalidInput` where `LAMINA_THREADS` is no number of threads.
+/// The number of threads for `wanted`; see [`super::Task::new`].
 pub(super) fn threads_or_default(wanted: usize) -> Result<usize> {
     if wanted > 0 {
         return Ok(wanted);
@@ -56,9 +53,9 @@ fn named(text: Option<String>) -> Result<usize> {
     }
 }
 
-/// Runs `work` on the items of `source` in `threads` threads and gives the results to `sink` in order, on the calling thread.
-/// At most `window` results wait. The first error, in order, ends it. A panic of `source`, `worker` or `work` becomes an
-/// error; one of `sink` is the caller's, and the threads have ended when it goes on.
+/// Runs `work` on the items of `source` in `threads` threads, and passes the results to `sink` in order, on the calling
+/// thread. At most `window` results wait. The first error, in order, ends the run. A panic of `source`, `worker` or
+/// `work` becomes an error. A panic of `sink` continues in the caller, after the threads have ended.
 pub(super) fn run<T, R, W>(
     threads: usize,
     window: usize,
@@ -86,7 +83,7 @@ where
         for started in 0..threads.max(1) {
             match std::thread::Builder::new().name("lamina-work".into()).spawn_scoped(scope, each) {
                 Ok(_) => {}
-                // One is enough.
+                // One thread is enough.
                 Err(_) if started > 0 => break,
                 Err(e) => return Err(Error::no_thread(e)),
             }
@@ -97,14 +94,14 @@ where
 }
 
 impl<S, R> Shared<S, R> {
-    /// Nothing more is wanted: whoever waits gives up.
+    /// Stops the workers.
     fn stop(&self) {
         lock(&self.queue).stopped = true;
         self.changed.notify_all();
     }
 }
 
-/// Stops the workers once the sink takes no more, also where it panics: the scope waits for them.
+/// Stops the workers when the sink has ended, even by a panic: the scope waits for them.
 struct StopAtEnd<'a, S, R>(&'a Shared<S, R>);
 
 impl<S, R> Drop for StopAtEnd<'_, S, R> {
@@ -113,7 +110,7 @@ impl<S, R> Drop for StopAtEnd<'_, S, R> {
     }
 }
 
-/// One item from source to queue; false when there is nothing more to do.
+/// Takes one item from the source to the queue. `false` if there is nothing more to do.
 fn step<S, T, R>(shared: &Shared<S, R>, window: usize, work: impl FnOnce(T) -> Result<R>) -> bool
 where
     S: FnMut() -> Result<Option<T>>,

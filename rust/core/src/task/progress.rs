@@ -1,6 +1,4 @@
-//! How far a long call is, for whoever watches it from another thread.
-//!
-//! The call counts as it goes on, once per chunk.
+//! The progress of a long call, which another thread may read. The call updates it once per chunk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,19 +22,19 @@ impl Progress {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A phase of `total` bytes begins; 0 where nobody can say how many.
+    /// Begins a phase of `total` bytes; 0 if the number is not known.
     pub fn begin(&self, what: &str, total: u64) {
         let mut phase = self.phase();
         *phase = (what.to_owned(), total, Instant::now());
         self.done.store(0, Ordering::Relaxed);
     }
 
-    /// So many bytes more are done.
+    /// Counts bytes as done.
     pub fn advance(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The phase, its bytes that are done, all of them, and how long it has gone on.
+    /// The name of the phase, its bytes that are done, its bytes in total, and how long it has been running.
     pub fn read(&self) -> (String, u64, u64, Duration) {
         let phase = self.phase();
         (phase.0.clone(), self.done.load(Ordering::Relaxed), phase.1, phase.2.elapsed())
