@@ -1,7 +1,7 @@
 """THIRD-PARTY.md, made from what Cargo says: ``python rust/third_party.py > THIRD-PARTY.md``.
 
-Every crate that is linked into the extension on any platform, with the licence that lamina uses it under. It ends with
-an error where a crate offers none of the licences below.
+It lists every crate that is linked into the extension on any platform, with the licence under which lamina uses it.
+It fails if a crate offers none of the licences in ALLOWED.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Those that lamina may be linked with, the most wanted first; the first is lamina's own.
+#: The licences of crates that lamina may be linked with, the preferred one first. The first is lamina's own.
 ALLOWED = ("Apache-2.0", "MIT", "BSD-3-Clause", "BSD-2-Clause", "Zlib", "Unicode-3.0")
 _TEXT = re.compile(r"LICEN[CS]E(?:\.md|\.txt|[-.](\w+).*)?")
 
@@ -31,7 +31,7 @@ others stand below.
 
 
 def crates() -> list[dict[str, Any]]:
-    """The packages that are linked, by name."""
+    """The packages that are linked, sorted by name."""
     command = ["cargo", "metadata", "--format-version=1", "--locked", "--offline"]
     found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     packages = {package["id"]: package for package in found["packages"]}
@@ -52,7 +52,7 @@ def _runs_in_the_compiler(package: dict[str, Any]) -> bool:
 
 
 def licences(package: dict[str, Any]) -> list[str]:
-    """The licences that a crate is used under: one, or several that hold together (``AND``)."""
+    """The licences under which a crate is used: one, or several that all apply (``AND``)."""
     return [_chosen(package, part.strip(" ()")) for part in (package["license"] or "").split(" AND ")]
 
 
@@ -64,7 +64,7 @@ def _chosen(package: dict[str, Any], offered: str) -> str:
 
 
 def texts(package: dict[str, Any]) -> dict[str, str]:
-    """Path → text of the licence files of a crate, and of the C library in it; without the text of Apache-2.0."""
+    """Path → text of the licence files of a crate, and of a C library in it. Without the text of Apache-2.0."""
     folder = Path(package["manifest_path"]).parent
     wanted = {name.partition("-")[0].upper() for name in licences(package) if name != ALLOWED[0]}
     named = {path: _TEXT.fullmatch(path.name) for path in sorted(folder.rglob("*")) if path.is_file()}

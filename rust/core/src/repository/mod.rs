@@ -180,7 +180,7 @@ impl Repository {
         self.parts.packs.refresh()
     }
 
-    /// A reader of a snapshot. It may be opened even if some chunks are lost: what does not need them can be read.
+    /// A reader of a snapshot. It opens even if some chunks are lost; what does not need them can be read.
     ///
     /// # Errors
     /// `NotFound` if the snapshot is gone, `Corrupt` if its structure or its content tree is damaged or lost.
