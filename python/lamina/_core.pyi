@@ -121,7 +121,7 @@ class Repository:
         paths: Sequence[_Path],
         codec: str,
         threads: int = 0,
-        variables: Sequence[Sequence[str | None]] = (),
+        variables: Sequence[Sequence[str | None]] = ...,
     ) -> Snapshot: ...
     def save_memory(
         self,
@@ -132,7 +132,7 @@ class Repository:
         literals: Sequence[_Bytes],
         codec: str,
         threads: int = 0,
-        variables: Sequence[Sequence[str | None]] = (),
+        variables: Sequence[Sequence[str | None]] = ...,
     ) -> Snapshot: ...
     def reader(self, snapshot: Snapshot) -> Reader: ...
     def packs_of(self, snapshot: Snapshot) -> list[tuple[str, int]]: ...
