@@ -150,7 +150,7 @@ def test_resuming_and_loading_check_as_well(field: str, value: Any, mutated: Any
     before = state(model)
     with pytest.raises(CorruptDataError, match=rf"training\.{field}"):
         model.fit(X, X[:, :1], epochs=2, verbose=0, callbacks=[counts, checkpoint(folder, counts)])
-    if keras.backend.backend() != "jax":  # there `fit` builds the optimizer before any hook
+    if keras.backend.backend() == "tensorflow":  # elsewhere `fit` builds the optimizer before any hook
         assert len(state(model)) == len(before)
     for old, new in zip(before, state(model), strict=False):
         np.testing.assert_array_equal(old, new)

@@ -33,7 +33,7 @@ class Captured:
     def __init__(self, held: list[Any], release: Callable[[], None], staged: Staged | None = None) -> None:
         """``held`` has None for each value that ``staged`` has."""
         self._held: list[Any] | None = held
-        self._release = release
+        self._release: Callable[[], None] | None = release
         self._staged = staged
 
     def arrays(self) -> list[Bytes]:
@@ -51,9 +51,9 @@ class Captured:
 
     def release(self) -> None:
         """Free the memory; the arrays must not be used any more."""
-        if self._held is not None:
-            self._held = None
-            self._release()
+        release, self._held, self._release = self._release, None, None  # a commit that the user keeps refers to this
+        if release is not None:
+            release()
             if self._staged is not None:
                 self._staged.release()
 
