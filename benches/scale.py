@@ -283,7 +283,7 @@ def _holder(keras: Any, variables: list[Any]) -> Any:
 
 
 def _compare(keras: Any, snapshot: Any, variables: list[Any]) -> None:
-    names = [name for name, tensor in snapshot.tensors.items() if tensor.role == "weights"]
+    names = [tensor.name for tensor in snapshot.tensors.values() if tensor.role == "weights"]
     demand(len(names) == len(variables), f"{len(names)} tensors came back, not {len(variables)}")
     for name in names:
         (array,) = lamina.read_tensors(snapshot, [name]).values()

@@ -504,7 +504,7 @@ def test_verify_a_sample(repo: Path, tmp_path: Path) -> None:
         flip(pack)  # a byte of its first chunk
     done = lamina_command("verify", repo, "--sample", "1")
     assert done.returncode == 4
-    assert done.stdout.count("its digest does not match its name") == len(list((repo / "packs").iterdir()))
+    assert done.stdout.count("its digest does not match its id") == len(list((repo / "packs").iterdir()))
     for share in ("0", "0%", "101%", "-5%", "nan", "inf%", "many", "%", ""):
         assert "--sample" in refused(2, "verify", repo, "--sample", share)
     assert "--seed" in refused(2, "verify", repo, "--seed", 1)

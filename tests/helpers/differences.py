@@ -229,7 +229,7 @@ def _more_than_ended(found: Differing, name: str, error: str) -> bool:
 
 def _waits(scenario: Any, found: Differing, name: str) -> bool:
     offline = isinstance(scenario, Logging) and scenario.mode == "offline"
-    return offline and bool(re.match(r"said: wandb: \d+ checkpoints? waits? in ", name))
+    return offline and bool(re.match(r"said: wandb: \d+ checkpoints? (?:is|are) stored in ", name))
 
 
 def _not_monitored(scenario: Any, found: Differing, name: str) -> bool:
@@ -318,7 +318,7 @@ def _odd_run(scenario: Any, found: Differing, name: str) -> bool:
 
 
 #: How the cleaned name is told.
-_NO_NAME = "said: wandb: WARNING W&B takes no artifact name "
+_NO_NAME = "said: wandb: WARNING W&B does not allow the artifact name "
 
 
 DIFFERENCES = [

@@ -80,7 +80,7 @@ def main() -> None:
         warnings.simplefilter("always")
         train(folder)
     for warning in caught:
-        if "does this" in str(warning.message):
+        if "lacks what lamina needs" in str(warning.message):
             print(f"TOLD: {warning.message}")
 
 

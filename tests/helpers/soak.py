@@ -313,8 +313,9 @@ def judge(usage: list[Usage]) -> dict[str, float]:
         "KiB_per_round": round(slope / 2**10, 1),
         "MiB_per_hour": round(slope * (len(later) - 1) / 2**20 / hours, 1),
         "grown": slope * (len(later) - 1),
-        "descriptors_first": usage[0].descriptors,
-        "descriptors_last": usage[-1].descriptors,
+        # Threads are at work when these are counted: what stays open is open each time.
+        "descriptors_first": max(one.descriptors for one in usage[: len(usage) // 2]),
+        "descriptors_last": min(one.descriptors for one in later),
         # Threads of the backend, whose pools come and go; none of lamina's is left after a round.
         "threads_at_most": max(one.threads for one in usage),
         "threads_last": usage[-1].threads,

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +159,13 @@ def test_a_commit_that_comes_back_wrong_fails(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "right").mkdir()
     right = commit._table("commit", 1.0, {}, tmp_path / "right", small_bench(tmp_path))
     assert not any(row.failure for row in right.rows if row.ours)
-    monkeypatch.setattr(lamina, "read_tensors", lambda source: read(source) | {"layers/dense/vars/1": np.zeros(64)})
+
+    def changed(source: Any) -> Any:
+        found = read(source)
+        found["layers/dense/vars/1"][...] = 7
+        return found
+
+    monkeypatch.setattr(lamina, "read_tensors", changed)
     (tmp_path / "wrong").mkdir()
     wrong = commit._table("commit", 1.0, {}, tmp_path / "wrong", small_bench(tmp_path))
     assert all("layers/dense/vars/1 differs" in row.failure for row in wrong.rows if row.ours)

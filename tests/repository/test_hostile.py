@@ -108,7 +108,7 @@ def test_a_target_that_is_no_folder(target: str, tmp_path: Path) -> None:
 class Artifact:
     """A logged artifact with these entries. It records which files are requested, and has none of them."""
 
-    name = "evil:v0"
+    name, entity, project, version = "evil:v0", "nobody", "none", "v0"
 
     def __init__(self, entries: dict[str, Any]) -> None:
         files = {path: SimpleNamespace(size=size, ref=None, digest="", extra={}) for path, size in entries.items()}
