@@ -35,13 +35,14 @@ def over_processes(*axes):
 from lamina.errors import InvalidInputError
 from lamina.keras.capture.arena import ArenaPool
 from lamina.keras.capture.capture import capture
+from lamina.keras.capture.devices.stage import DeviceStage
 
 VALUES = np.arange(12, dtype="float32").reshape(4, 3)
 assert not over_processes().is_fully_addressable
-captured = capture([over_processes()], [VALUES.nbytes], ArenaPool(), 0)
+captured = capture([over_processes()], [VALUES.nbytes], ArenaPool(), DeviceStage(), 0)
 assert captured.arrays()[0].tobytes() == VALUES.tobytes()
 try:
-    capture([over_processes("all")], [VALUES.nbytes], ArenaPool(), 0)
+    capture([over_processes("all")], [VALUES.nbytes], ArenaPool(), DeviceStage(), 0)
 except InvalidInputError as error:
     print(error, flush=True)
 """
