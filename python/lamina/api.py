@@ -43,7 +43,7 @@ def save(
         weights_only: save a model as ``model.weights.h5`` instead of ``model.keras``.
         series: name of the series; ``latest``, ``best`` and retention apply within one series.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> lamina.save(model, "runs/a", aliases=["before-pruning"]).aliases
@@ -125,7 +125,7 @@ def restore(
             otherwise; True raises an error otherwise; False does not restore it.
         skip_mismatch: skip variables that the snapshot lacks or has with another shape (for example a new head).
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> lamina.save(model, "runs/a").number
@@ -151,7 +151,7 @@ def load_model(source: Source, **load_model_kwargs: Any) -> keras.Model:
 
     ``source`` takes the forms of `restore`; the other arguments are those of `keras.models.load_model`.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> lamina.save(model, "runs/a").kind
@@ -174,7 +174,7 @@ def export(source: Source, directory: str | os.PathLike[str]) -> list[Path]:
 
     Existing files are replaced. ``source`` takes the forms of `restore`.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> lamina.save(model, "runs/a").number
@@ -202,7 +202,7 @@ def read_tensors(source: Source, names: Iterable[str] | None = None) -> dict[str
     (``layers/dense/vars/0``; plain files have only these), or a prefix of several names (``encoder``).
     ``source`` takes the forms of `restore`.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> inputs = keras.Input((4,))
         >>> model = keras.Model(inputs, keras.layers.Dense(1, name="head")(inputs))

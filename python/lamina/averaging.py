@@ -139,7 +139,7 @@ def average(sources: Iterable[Source], weights: Iterable[float] | None = None) -
         sources: two or more, in the forms that `restore` takes, with the same weights: names, shapes, floats.
         weights: how much each counts, a number of 0 or more for each source; None: all the same.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> for value in (1.0, 3.0):

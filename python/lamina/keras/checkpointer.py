@@ -50,7 +50,7 @@ class Checkpointer:
     Raises:
         InvalidInputError: if an argument is wrong.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> with lamina.Checkpointer(model, "runs/a") as checkpointer:

@@ -25,7 +25,7 @@ def pull(remote: str, repository: str | os.PathLike[str] | Repository) -> Transf
         remote: the address of a repository, or with ``@REF`` of one of its snapshots, as for `lamina.restore`.
         repository: a directory; made where it is new.
 
-    Example:
+    Examples:
         >>> import keras, lamina, os
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> lamina.save(model, "runs/a", aliases=["paper"]).number

@@ -43,7 +43,7 @@ def push(repository: str | os.PathLike[str] | Repository, remote: str) -> Transf
         remote: ``"s3://BUCKET/PREFIX"``, ``"gs://…"``, ``"az://…"`` or ``"file:///FOLDER"``; it becomes a repository if
             it is none. Credentials and endpoints come from the conventions of the store, such as ``AWS_ENDPOINT_URL``.
 
-    Example:
+    Examples:
         >>> import keras, lamina, os
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> lamina.save(model, "runs/a").number

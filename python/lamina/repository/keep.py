@@ -16,7 +16,7 @@ class Keep:
         best: number of snapshots to keep with the best values of the monitored metric.
         every: keep the snapshot at the end of every so many epochs, counted from 1.
 
-    Example:
+    Examples:
         >>> import lamina
         >>> lamina.Keep(last=3, best=1)
         Keep(last=3, best=1, every=None)

@@ -35,7 +35,7 @@ _LISTED = 20
 class Repository:
     """An open repository. Several threads and processes may use the same directory at the same time.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a")
@@ -195,7 +195,7 @@ class Repository:
     def to_dataframe(self, series: str | None = None) -> pandas.DataFrame:
         """A row for each snapshot, or each of a series: its fields, its aliases, and a column for each metric.
 
-        Example:
+        Examples:
             >>> import keras, lamina
             >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
             >>> with lamina.Checkpointer(model, "runs/a") as checkpointer:
@@ -277,7 +277,7 @@ def open(path: str | os.PathLike[str]) -> Repository:
 
     One in a bucket is read as it is now, and written to by `lamina.push`.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> lamina.save(model, "runs/a").number

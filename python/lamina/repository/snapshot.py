@@ -29,7 +29,7 @@ class Snapshot:
 
     An attribute is None if it was not known at the save: only a save of a training loop has an epoch.
 
-    Example:
+    Examples:
         >>> import keras, lamina
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a", metadata={"lr": 0.001})

@@ -113,7 +113,7 @@ def log_checkpoint(
             the packs. All of them must call this, also those without a run. When it returns, the version is committed
             and its list of files was checked.
 
-    Example:
+    Examples:
         >>> import keras, lamina, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a")

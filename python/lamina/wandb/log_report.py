@@ -27,7 +27,7 @@ def log_report(source: Source, run: Any = None, *, series: str | None = None, di
         series: which series, if the repository has several.
         distances: False reads no tensors and leaves out ``report/movement``.
 
-    Example:
+    Examples:
         >>> import keras, lamina, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a")

@@ -32,7 +32,7 @@ def promote(
         aliases: aliases of the link.
         name: the collection that the plain file is logged to; default: the file's name.
 
-    Example:
+    Examples:
         >>> import keras, lamina, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a")

@@ -46,7 +46,7 @@ def pull(
         series: put the snapshot into this series instead of its own; this changes its id.
         aliases: aliases of the snapshot in the repository.
 
-    Example:
+    Examples:
         >>> import keras, lamina, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a")

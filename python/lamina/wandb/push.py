@@ -59,7 +59,7 @@ def push(
         name: for a file or a snapshot: the collection.
         options: for a file or a snapshot: further arguments of `log_checkpoint`.
 
-    Example:
+    Examples:
         >>> import keras, lamina, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a")

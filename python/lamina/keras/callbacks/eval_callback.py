@@ -31,7 +31,7 @@ class WandbEvalCallback(keras.callbacks.Callback, abc.ABC):  # type: ignore[misc
         InvalidInputError: if the columns are not a list of different names.
         wandb.Error: if `wandb.init` was not called.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> model.compile(loss="mse")

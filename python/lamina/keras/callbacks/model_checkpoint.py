@@ -50,7 +50,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
     `Overhead`. A ``filepath`` without an extension, or with a separator at its end, becomes a SavedModel for
     inference; training waits while it is exported.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np
         >>> from lamina.keras import ModelCheckpoint
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])

@@ -85,7 +85,7 @@ class WandbCallback(keras.callbacks.Callback):  # type: ignore[misc]
         InvalidInputError: if an argument is wrong.
         wandb.Error: if `wandb.init` was not called.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> model.compile(loss="mse")

@@ -39,7 +39,7 @@ class WandbModelCheckpoint(ModelCheckpoint):
     A version has the aliases ``latest`` and ``epoch_N`` or ``epoch_N_batch_B`` (both count from 0). ``best`` moves to
     each version whose monitored value improved. A failure of W&B never ends training, unless ``on_error="raise"``.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, wandb
         >>> from lamina.keras import WandbModelCheckpoint
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])

@@ -26,7 +26,7 @@ class EveryNEpochs(str):
     Raises:
         InvalidInputError: if ``n`` is not an int of 1 or more.
 
-    Example:
+    Examples:
         >>> from lamina.keras import EveryNEpochs, ModelCheckpoint
         >>> checkpoint = ModelCheckpoint("model-{epoch}.keras", save_freq=EveryNEpochs(5))
     """
@@ -51,7 +51,7 @@ class EveryMinutes(int):
     ``datetime.timedelta(minutes=10)`` is the same. To Keras it is a save at each batch, of which those in between are
     left out.
 
-    Example:
+    Examples:
         >>> from lamina.keras import EveryMinutes, ModelCheckpoint
         >>> checkpoint = ModelCheckpoint("model.keras", monitor="loss", save_freq=EveryMinutes(10))
     """
@@ -79,7 +79,7 @@ class Overhead(int):
     where the saves so far, and one more like the last one, fit into the share. With ``verbose=1`` each save tells what
     they have cost.
 
-    Example:
+    Examples:
         >>> from lamina.keras import ModelCheckpoint, Overhead
         >>> checkpoint = ModelCheckpoint("model.keras", monitor="loss", save_freq=Overhead(0.02), verbose=1)
     """

@@ -53,7 +53,7 @@ def open_artifact(
             ``LAMINA_LINEAGE`` is ``0``.
         repository: a local repository; its packs are not downloaded again.
 
-    Example:
+    Examples:
         >>> import keras, lamina, wandb
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         >>> snapshot = lamina.save(model, "runs/a")

@@ -36,7 +36,7 @@ class Writers:
     Raises:
         InvalidInputError: if ``rank`` is not from 0 to ``count - 1``.
 
-    Example:
+    Examples:
         >>> from lamina.wandb import Writers
         >>> alone = Writers(rank=0, count=1, gather=lambda message: [message])
     """
