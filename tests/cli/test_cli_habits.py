@@ -143,6 +143,8 @@ def test_names_are_given_and_taken_away(repo: Path) -> None:
     assert parsed("untag", f"{repo}@paper", "paper")["snapshot"]["aliases"] == ["best", "epoch_1"]
     assert "has no name 'kept'; it has best, epoch_1" in refused(3, "untag", f"{repo}@2", "kept")
     assert "'best' is computed" in refused(3, "untag", f"{repo}@2", "best")
+    assert "'epoch_0' is computed" in refused(3, "untag", f"{repo}@1", "kept", "epoch_0")
+    assert lamina.open(repo).snapshot(1).aliases == ["epoch_0", "kept"]
     assert lines("tag", f"{repo}@1", "again")[0].endswith("has the names epoch_0, again, kept")
 
 

@@ -27,9 +27,13 @@ def untag(
         raise NotFoundError(
             f"snapshot {found.number} has no name {missing[0]!r}; it has {', '.join(found.aliases) or 'none'}"
         )
-    computed = [name for name in names if not repository.remove_alias(found, name)]
-    if computed:
-        raise NotFoundError(f"{computed[0]!r} is computed, and no name that was given; it stays")
+    taken: list[str] = []
+    for name in names:
+        if not repository.remove_alias(found, name):
+            for other in taken:  # an error changes nothing
+                repository.set_alias(found, other)
+            raise NotFoundError(f"{name!r} is computed, and no name that was given; it stays")
+        taken.append(name)
     if as_json:
         print_json({"repository": str(repository.path), "snapshot": snapshot_json(found)})
     else:
