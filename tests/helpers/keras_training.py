@@ -8,6 +8,13 @@ from typing import Any
 import keras
 
 
+def one_layer() -> keras.Model:
+    """Three inputs, one output, compiled."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
 def fit_on(x: Any, y: Any) -> Callable[..., Any]:
     """``fit(model, *callbacks, **arguments)``, by default with two epochs in batches of 8."""
 

@@ -12,6 +12,7 @@ import pytest
 from keras import layers
 
 import lamina
+from keras_training import one_layer
 from lamina.errors import InvalidInputError, NotFoundError
 from lamina.keras import ModelCheckpoint
 from lamina.keras.saving.series import default_series
@@ -26,14 +27,8 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def network() -> keras.Model:
-    model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
-    model.compile("sgd", "mse")
-    return model
-
-
 def fit(*callbacks: Any, epochs: int = 2, model: Any = None) -> list[int]:
-    model = model or network()
+    model = model or one_layer()
     found: list[int] = model.fit(X, X[:, :1], verbose=0, epochs=epochs, callbacks=list(callbacks)).epoch
     return found
 
@@ -120,7 +115,7 @@ class Inner(ModelCheckpoint):
 
 def test_training_begins_where_it_is_said_to() -> None:
     def train(epochs: int, **more: Any) -> list[int]:
-        base = network()
+        base = one_layer()
         model = keras.Sequential([keras.Input((3,)), base, layers.Dense(1)])
         model.compile("sgd", "mse")
         callback = Inner(base, "i.keras", "loss", repository="i", resume=True)

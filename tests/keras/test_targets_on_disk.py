@@ -13,6 +13,7 @@ import pytest
 from keras import layers
 
 import lamina
+from keras_training import one_layer
 from lamina.errors import InvalidInputError, LaminaError
 from lamina.keras import ModelCheckpoint
 
@@ -26,14 +27,8 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def network() -> keras.Model:
-    model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
-    model.compile("sgd", "mse")
-    return model
-
-
 def fit(*callbacks: Any, epochs: int = 1) -> list[int]:
-    found: list[int] = network().fit(X, X[:, :1], verbose=0, epochs=epochs, callbacks=list(callbacks)).epoch
+    found: list[int] = one_layer().fit(X, X[:, :1], verbose=0, epochs=epochs, callbacks=list(callbacks)).epoch
     return found
 
 
@@ -52,7 +47,7 @@ def own_save() -> keras.Model:
 
 
 @pytest.mark.filterwarnings("ignore:ModelCheckpoint falls back to Keras")
-@pytest.mark.parametrize("made", [network, own_save])
+@pytest.mark.parametrize("made", [one_layer, own_save])
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
 def test_a_link_is_written_through_and_the_mode_stays(made: Any, mode: int) -> None:
     Path("disk").mkdir()
@@ -67,7 +62,7 @@ def test_a_link_is_written_through_and_the_mode_stays(made: Any, mode: int) -> N
 
 
 @pytest.mark.filterwarnings("ignore:ModelCheckpoint falls back to Keras")
-@pytest.mark.parametrize("made", [network, own_save])
+@pytest.mark.parametrize("made", [one_layer, own_save])
 @pytest.mark.parametrize(
     ("name", "stored"),
     [
@@ -105,4 +100,4 @@ def test_a_repository_that_is_a_file_is_refused_at_once(place: str) -> None:
     with pytest.raises(InvalidInputError, match=r"repository must be a directory, but .*file is not one"):
         ModelCheckpoint("m.keras", repository=place)
     with pytest.raises(InvalidInputError, match=r"repository must be a directory, but .*file is not one"):
-        lamina.Checkpointer(network(), place)
+        lamina.Checkpointer(one_layer(), place)
